@@ -1,0 +1,381 @@
+//! The register: the librarian's one durable statement on an object, kept as a TXT record at the object's name in `obj`.
+//!
+//! Specification: DESIGN.md section 5, PROTOCOL.md section 3.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::address::{Address, AddressError};
+use crate::server::{ServerName, ServerNameError};
+
+/// Most agents that may hold a copy.
+pub const HOLDERS_MAX: usize = 14;
+/// Longest type, in octets.
+pub const TYPE_OCTETS_MAX: usize = 64;
+/// Longest register: the RDATA of its TXT record, in octets.
+pub const REGISTER_OCTETS_MAX: usize = 1000;
+/// Longest character-string (RFC 1035 section 3.3).
+pub const STRING_OCTETS_MAX: usize = 255;
+
+/// Number of the ownership of an object: +1 at every change of owner. The first is 1.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Epoch(pub u64);
+
+impl Epoch {
+    /// The epoch of a new object.
+    pub const FIRST: Epoch = Epoch(1);
+
+    /// The one after this.
+    #[must_use]
+    pub fn next(self) -> Epoch {
+        Epoch(self.0.saturating_add(1))
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// 128 random bits, fresh at every change of a register, so that no register text occurs twice. Text: 32 lower-case
+/// hexadecimal digits.
+#[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Tx(pub [u8; 16]);
+
+impl fmt::Display for Tx {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|octet| write!(f, "{octet:02x}"))
+    }
+}
+
+impl fmt::Debug for Tx {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Tx {
+    type Err = RegisterError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let bad = || RegisterError::Value {
+            key: "tx",
+            value: text.to_owned(),
+        };
+        let octets = data_encoding::HEXLOWER.decode(text.as_bytes()).map_err(|_| bad())?;
+        octets.try_into().map(Tx).map_err(|_| bad())
+    }
+}
+
+/// Kind of an object, such as `photo`: 1 to 64 visible ASCII characters.
+#[derive(Clone, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ObjectType(Box<str>);
+
+impl ObjectType {
+    /// The type as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ObjectType {
+    type Err = RegisterError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.is_empty() || text.len() > TYPE_OCTETS_MAX || !text.bytes().all(|octet| octet.is_ascii_graphic()) {
+            return Err(RegisterError::Value {
+                key: "type",
+                value: text.to_owned(),
+            });
+        }
+        Ok(ObjectType(text.into()))
+    }
+}
+
+impl fmt::Display for ObjectType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Debug for ObjectType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Rank of a suite; an object's level never falls. 1 is the lowest.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Level(pub u8);
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What is happening to an object.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub enum State {
+    /// Its owner serves it.
+    Stable,
+    /// Its owner is copying it to `to`.
+    Moving {
+        /// The destination.
+        to: ServerName,
+    },
+    /// It is gone for ever; the address is not used again. The register still says who deleted it (`owner`) and has no
+    /// holders; it places nothing, so it keeps no server from being empty.
+    Deleted,
+}
+
+/// The librarian's one durable statement on an object.
+///
+/// Text, as character-strings of one TXT record, in this order:
+/// `v=hn1` `address=` `epoch=` `owner=` `state=` (`to=` when moving) `tx=` `holders=` `type=` `schema=` `level=`.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Register {
+    /// As it was spelled when created.
+    pub address: Address,
+    /// +1 at every change of owner.
+    pub epoch: Epoch,
+    /// Who acknowledges writes; who deleted it, once deleted.
+    pub owner: ServerName,
+    /// What is happening to it.
+    pub state: State,
+    /// Fresh at every change.
+    pub tx: Tx,
+    /// Agents with an in-sync durable copy, the owner among them; empty once deleted.
+    pub holders: Vec<ServerName>,
+    /// At the last change of owner: a hint for reports.
+    pub kind: ObjectType,
+    /// At the last change of owner: a hint for reports.
+    pub schema: u32,
+    /// At the last change of owner: a hint for reports.
+    pub level: Level,
+}
+
+/// Why character-strings are no register.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegisterError {
+    /// A key is missing, unknown, twice there or out of order.
+    #[error("register has {found:?} where {expected}= belongs")]
+    Key {
+        /// The key that belongs there.
+        expected: &'static str,
+        /// The string found there; empty at the end.
+        found: String,
+    },
+    /// A value breaks its grammar.
+    #[error("register has an illegal value {value:?} for {key}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// The value as found.
+        value: String,
+    },
+    /// The address breaks its grammar.
+    #[error("register has an illegal address")]
+    Address(#[from] AddressError),
+    /// A server's name breaks its grammar.
+    #[error("register names an illegal server")]
+    Server(#[from] ServerNameError),
+    /// The keys contradict each other.
+    #[error("register contradicts itself: {0}")]
+    Contradiction(&'static str),
+    /// Over 1,000 octets, or a string over 255.
+    #[error("register has {octets} octets where at most {allowed} are allowed")]
+    TooLong {
+        /// Octets found.
+        octets: usize,
+        /// Octets allowed.
+        allowed: usize,
+    },
+}
+
+impl Register {
+    /// The character-strings of the TXT record.
+    #[must_use]
+    pub fn strings(&self) -> Vec<String> {
+        let mut strings = vec![
+            "v=hn1".to_owned(),
+            format!("address={}", self.address),
+            format!("epoch={}", self.epoch),
+            format!("owner={}", self.owner),
+        ];
+        match &self.state {
+            State::Stable => strings.push("state=stable".to_owned()),
+            State::Moving { to } => {
+                strings.push("state=moving".to_owned());
+                strings.push(format!("to={to}"));
+            }
+            State::Deleted => strings.push("state=deleted".to_owned()),
+        }
+        let holders: Vec<&str> = self.holders.iter().map(ServerName::as_str).collect();
+        strings.push(format!("tx={}", self.tx));
+        strings.push(format!("holders={}", holders.join(",")));
+        strings.push(format!("type={}", self.kind));
+        strings.push(format!("schema={}", self.schema));
+        strings.push(format!("level={}", self.level));
+        strings
+    }
+
+    /// Reads the character-strings of a TXT record. Reading accepts exactly what [`Register::strings`] makes.
+    ///
+    /// # Errors
+    ///
+    /// [`RegisterError`], which the librarian answers with FORMERR.
+    pub fn from_strings<S: AsRef<[u8]>>(strings: &[S]) -> Result<Register, RegisterError> {
+        let octets: usize = strings.iter().map(|string| string.as_ref().len() + 1).sum();
+        if octets > REGISTER_OCTETS_MAX {
+            return Err(RegisterError::TooLong {
+                octets,
+                allowed: REGISTER_OCTETS_MAX,
+            });
+        }
+        let mut rest = strings.iter().map(AsRef::as_ref);
+        let mut take = |key: &'static str| take(rest.next(), key);
+        if take("v")? != "hn1" {
+            return Err(RegisterError::Value {
+                key: "v",
+                value: "another version".to_owned(),
+            });
+        }
+        let address = take("address")?.parse::<Address>()?;
+        let epoch = Epoch(number(take("epoch")?, "epoch")?);
+        let owner = take("owner")?.parse::<ServerName>()?;
+        let state = match take("state")? {
+            "stable" => State::Stable,
+            "moving" => State::Moving {
+                to: take("to")?.parse()?,
+            },
+            "deleted" => State::Deleted,
+            other => {
+                return Err(RegisterError::Value {
+                    key: "state",
+                    value: other.to_owned(),
+                });
+            }
+        };
+        let tx = take("tx")?.parse()?;
+        let holders = take("holders")?;
+        let holders: Vec<ServerName> = match holders {
+            "" => Vec::new(),
+            list => list.split(',').map(str::parse).collect::<Result<_, _>>()?,
+        };
+        let kind = take("type")?.parse()?;
+        let schema = u32::try_from(number(take("schema")?, "schema")?).map_err(|_| RegisterError::Value {
+            key: "schema",
+            value: "over 4294967295".to_owned(),
+        })?;
+        let level = u8::try_from(number(take("level")?, "level")?).map_err(|_| RegisterError::Value {
+            key: "level",
+            value: "over 255".to_owned(),
+        })?;
+        if let Some(more) = rest.next() {
+            return Err(RegisterError::Key {
+                expected: "nothing",
+                found: String::from_utf8_lossy(more).into_owned(),
+            });
+        }
+        let register = Register {
+            address,
+            epoch,
+            owner,
+            state,
+            tx,
+            holders,
+            kind,
+            schema,
+            level: Level(level),
+        };
+        register.check()?;
+        Ok(register)
+    }
+
+    /// Whether the keys fit each other and the bounds.
+    ///
+    /// # Errors
+    ///
+    /// [`RegisterError::Contradiction`], [`RegisterError::TooLong`].
+    pub fn check(&self) -> Result<(), RegisterError> {
+        let contradiction = |what| Err(RegisterError::Contradiction(what));
+        if self.epoch < Epoch::FIRST {
+            return contradiction("epochs begin at 1");
+        }
+        if self.level < Level(1) {
+            return contradiction("levels begin at 1");
+        }
+        if self.holders.len() > HOLDERS_MAX {
+            return contradiction("at most 14 holders are allowed");
+        }
+        let mut sorted: Vec<_> = self.holders.iter().collect();
+        sorted.sort();
+        if sorted.windows(2).any(|pair| pair[0] == pair[1]) {
+            return contradiction("a holder is named twice");
+        }
+        match &self.state {
+            State::Deleted if !self.holders.is_empty() => return contradiction("a deleted object has no holders"),
+            State::Deleted => {}
+            State::Stable | State::Moving { .. } if !self.holders.contains(&self.owner) => {
+                return contradiction("the owner is not among the holders");
+            }
+            State::Moving { to } if self.holders.contains(to) => {
+                return contradiction("the destination already holds a copy");
+            }
+            State::Stable | State::Moving { .. } => {}
+        }
+        let strings = self.strings();
+        if let Some(long) = strings.iter().find(|string| string.len() > STRING_OCTETS_MAX) {
+            return Err(RegisterError::TooLong {
+                octets: long.len(),
+                allowed: STRING_OCTETS_MAX,
+            });
+        }
+        let octets: usize = strings.iter().map(|string| string.len() + 1).sum();
+        if octets > REGISTER_OCTETS_MAX {
+            return Err(RegisterError::TooLong {
+                octets,
+                allowed: REGISTER_OCTETS_MAX,
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether the register places anything on `server`: as owner, holder or destination. A deleted register names
+    /// nobody.
+    #[must_use]
+    pub fn names(&self, server: &ServerName) -> bool {
+        match &self.state {
+            State::Deleted => false,
+            State::Stable => self.owner == *server || self.holders.contains(server),
+            State::Moving { to } => self.owner == *server || to == server || self.holders.contains(server),
+        }
+    }
+}
+
+fn take<'a>(string: Option<&'a [u8]>, key: &'static str) -> Result<&'a str, RegisterError> {
+    let string = string.unwrap_or_default();
+    let wrong = || RegisterError::Key {
+        expected: key,
+        found: String::from_utf8_lossy(string).into_owned(),
+    };
+    let text = std::str::from_utf8(string).map_err(|_| wrong())?;
+    text.strip_prefix(key)
+        .and_then(|rest| rest.strip_prefix('='))
+        .ok_or_else(wrong)
+}
+
+/// A decimal number spelled the one way it is made: no sign, no leading zero.
+fn number(text: &str, key: &'static str) -> Result<u64, RegisterError> {
+    match text.parse::<u64>() {
+        Ok(number) if number.to_string() == text => Ok(number),
+        Ok(_) | Err(_) => Err(RegisterError::Value {
+            key,
+            value: text.to_owned(),
+        }),
+    }
+}
