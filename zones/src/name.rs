@@ -184,7 +184,7 @@ impl Domain {
         if self.apex.zone_of(&join(labels(address), &Name::root())) {
             return Err(NameError::InsideZone {
                 address: address.clone(),
-                domain: self.clone(),
+                domain: self.to_string(),
             });
         }
         Ok(())
