@@ -1,1 +1,3 @@
-//! agent
+//! Keeps objects on one server, serves them to applications and moves them to other agents.
+
+pub mod clock;
