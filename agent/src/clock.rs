@@ -4,7 +4,7 @@
 //! `std::time::Instant` (CLOCK_MONOTONIC) nor the tokio clock decides there; they may only wake a task that then looks here.
 
 use std::ops::{Add, Sub};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -52,6 +52,33 @@ impl Sub<BootInstant> for BootInstant {
     fn sub(self, earlier: BootInstant) -> Duration {
         self.saturating_since(earlier)
     }
+}
+
+/// Longest single sleep of [`sleep_until`]: the runtime's timer stands still while the machine is suspended.
+const NAP: Duration = Duration::from_millis(500);
+
+/// Sleeps until a moment on the boot clock, and notices the end of a suspension within half a second.
+pub async fn sleep_until(moment: BootInstant) {
+    loop {
+        let rest = moment - BootInstant::now();
+        if rest.is_zero() {
+            return;
+        }
+        tokio::time::sleep(rest.min(NAP)).await;
+    }
+}
+
+/// Calendar time in milliseconds since 1970, as write ids carry it; 0 for a clock set before that.
+#[must_use]
+pub fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Calendar time in seconds since 1970, as signatures carry it (RFC 8945 section 4.2).
+#[must_use]
+pub fn unix_s() -> u64 {
+    unix_ms() / 1000
 }
 
 #[cfg(test)]

@@ -1,3 +1,4 @@
 //! Keeps objects on one server, serves them to applications and moves them to other agents.
 
 pub mod clock;
+pub mod config;

@@ -1,0 +1,533 @@
+//! The agent's settings, `agent.toml`: what an operator may change, each with its cost.
+//!
+//! Unknown keys are refused, so that a misspelt setting is never a silent default. [`template`] writes the file that
+//! `agent join` leaves behind, with a comment on every setting.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+use zones::{Domain, ServerName};
+
+/// Name of the file inside an agent's directory.
+pub const FILE: &str = "agent.toml";
+
+/// Everything in `agent.toml`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// This server's name in the pool.
+    #[serde(deserialize_with = "from_text")]
+    pub name: ServerName,
+    /// The pool's domain.
+    #[serde(deserialize_with = "from_text")]
+    pub domain: Domain,
+    /// The release that this agent reports.
+    #[serde(default = "release")]
+    pub release: String,
+    /// Where the librarian is.
+    pub librarian: Librarian,
+    /// Where this agent listens.
+    pub listen: Listen,
+    /// How much it keeps and how.
+    #[serde(default)]
+    pub store: Store,
+    /// Bounds of client access.
+    #[serde(default)]
+    pub access: Access,
+    /// Bounds of moves.
+    #[serde(default)]
+    pub moves: Moves,
+}
+
+/// Where the librarian is.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Librarian {
+    /// Address of its DNS, UDP and TCP.
+    pub dns: SocketAddr,
+    /// Address of its HTTPS port for joining and renewals.
+    pub https: SocketAddr,
+}
+
+/// Where this agent listens. Port 0 takes a free one; the ready line and the server's records tell which.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listen {
+    /// HTTPS for clients, TCP.
+    pub https: SocketAddr,
+    /// QUIC for other agents, UDP.
+    pub peer: SocketAddr,
+    /// Prometheus metrics over plain HTTP; absent: none.
+    #[serde(default)]
+    pub metrics: Option<SocketAddr>,
+    /// The addresses told to others; empty: those of the listeners.
+    #[serde(default)]
+    pub advertise: Vec<IpAddr>,
+}
+
+/// How much this agent keeps and how.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Store {
+    /// Most octets of disk for objects.
+    pub capacity: Octets,
+    /// By how much a volume grows at once.
+    pub volume_step: Octets,
+    /// Folder of the volumes; relative to the agent's directory.
+    pub volumes: PathBuf,
+}
+
+/// Bounds of client access.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Access {
+    /// Most client connections at once.
+    pub connections_max: usize,
+    /// Most requests that run at once.
+    pub requests_max: usize,
+    /// Most properties of one object, in octets of JSON.
+    pub properties_max: Octets,
+    /// Most writes that wait for one object.
+    pub queued_writes_max: usize,
+    /// Longest wait of a read or a write for one object.
+    #[serde(with = "humantime_serde")]
+    pub queue_wait: Duration,
+    /// Longest time a client may take between two pieces of a body.
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
+}
+
+/// Bounds of moves.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Moves {
+    /// Most objects that are on their way out at once.
+    pub window_objects: usize,
+    /// Most octets that are on their way out at once.
+    pub window_octets: Octets,
+    /// Longest time that writes to one object wait while its move commits.
+    #[serde(with = "humantime_serde")]
+    pub seal_budget: Duration,
+    /// How long a moved copy is kept at its source.
+    #[serde(with = "humantime_serde")]
+    pub retire_after: Duration,
+    /// How long a destination keeps space reserved for an object that does not come.
+    #[serde(with = "humantime_serde")]
+    pub reserve_for: Duration,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Store {
+            capacity: Octets(64 << 30),
+            volume_step: Octets(64 << 20),
+            volumes: PathBuf::from("volumes"),
+        }
+    }
+}
+
+impl Default for Access {
+    fn default() -> Self {
+        Access {
+            connections_max: 1024,
+            requests_max: 512,
+            properties_max: Octets(1 << 20),
+            queued_writes_max: 64,
+            queue_wait: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for Moves {
+    fn default() -> Self {
+        Moves {
+            window_objects: 512,
+            window_octets: Octets(32 << 20),
+            seal_budget: Duration::from_millis(100),
+            retire_after: Duration::from_secs(30),
+            reserve_for: Duration::from_secs(60),
+        }
+    }
+}
+
+/// A number of octets, written as `512MiB`, `64GiB` or a bare number of octets.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Octets(pub u64);
+
+/// Units of [`Octets`], the greatest first.
+const UNITS: [(&str, u32); 5] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10), ("", 0)];
+
+/// A text is not a number of octets.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{text:?} is not a size: write a whole number and KiB, MiB, GiB or TiB, such as 64GiB")]
+pub struct OctetsError {
+    /// What was given.
+    pub text: String,
+}
+
+impl FromStr for Octets {
+    type Err = OctetsError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let bad = || OctetsError { text: text.to_owned() };
+        let (digits, shift) = UNITS
+            .iter()
+            .find_map(|(unit, shift)| text.strip_suffix(unit).map(|digits| (digits, *shift)))
+            .ok_or_else(bad)?;
+        let number: u64 = digits.trim_end().parse().map_err(|_| bad())?;
+        number.checked_mul(1 << shift).map(Octets).ok_or_else(bad)
+    }
+}
+
+impl fmt::Display for Octets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whole = |shift: u32| self.0.is_multiple_of(1 << shift) && self.0 > 0;
+        let (unit, shift) = UNITS.iter().find(|(_, shift)| whole(*shift)).unwrap_or(&("", 0));
+        write!(f, "{}{unit}", self.0 >> shift)
+    }
+}
+
+impl<'de> Deserialize<'de> for Octets {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        from_text(deserializer)
+    }
+}
+
+/// Why the settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be read; `agent join` writes it.
+    #[error("cannot read the settings {path}: join a pool first with `agent join --token-file FILE --dir DIR`")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The file is no such TOML; the cause names line and key.
+    #[error("settings {path} are not understood")]
+    Toml {
+        /// The file.
+        path: PathBuf,
+        /// Line, column and reason.
+        source: Box<toml::de::Error>,
+    },
+    /// A value is outside its bounds.
+    #[error("settings {path}: {what}")]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// Which value and what it may be.
+        what: &'static str,
+    },
+}
+
+impl Config {
+    /// Reads `agent.toml` in an agent's directory.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] for a file that is absent, not understood or out of bounds.
+    pub fn read(dir: &Path) -> Result<Config, ConfigError> {
+        let path = dir.join(FILE);
+        let text = std::fs::read_to_string(&path).map_err(|source| ConfigError::Read {
+            path: path.clone(),
+            source,
+        })?;
+        Config::from_toml(&text, &path)
+    }
+
+    /// Reads settings from text; `path` is for the errors.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] for text that is not understood or out of bounds.
+    pub fn from_toml(text: &str, path: &Path) -> Result<Config, ConfigError> {
+        let config: Config = toml::from_str(text).map_err(|source| ConfigError::Toml {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })?;
+        match config.fault() {
+            None => Ok(config),
+            Some(what) => Err(ConfigError::Value {
+                path: path.to_owned(),
+                what,
+            }),
+        }
+    }
+
+    /// The first value outside its bounds.
+    fn fault(&self) -> Option<&'static str> {
+        let mut release = self.release.chars();
+        let release_legal = release.clone().count() <= 32
+            && !self.release.is_empty()
+            && release.all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '+' | '-'));
+        let rules = [
+            (
+                !release_legal,
+                "release holds 1 to 32 of letters, digits, '.', '+' and '-'",
+            ),
+            (self.store.capacity.0 < 16 << 20, "store.capacity is at least 16MiB"),
+            (
+                self.store.volume_step.0 < 1 << 20 || !self.store.volume_step.0.is_multiple_of(4096),
+                "store.volume_step is at least 1MiB and whole blocks of 4KiB",
+            ),
+            (
+                self.store.volume_step > self.store.capacity,
+                "store.volume_step is at most store.capacity",
+            ),
+            (self.access.connections_max == 0, "access.connections_max is at least 1"),
+            (self.access.requests_max == 0, "access.requests_max is at least 1"),
+            (
+                !(1..=16 << 20).contains(&self.access.properties_max.0),
+                "access.properties_max is between 1 octet and 16MiB",
+            ),
+            (
+                self.access.queued_writes_max == 0,
+                "access.queued_writes_max is at least 1",
+            ),
+            (
+                self.moves.window_objects == 0 || self.moves.window_octets.0 < 1 << 20,
+                "moves.window_objects is at least 1 and moves.window_octets at least 1MiB",
+            ),
+            (
+                self.moves.seal_budget.is_zero() || self.moves.seal_budget > Duration::from_secs(5),
+                "moves.seal_budget is between 1ms and 5s",
+            ),
+        ];
+        rules.iter().find(|(broken, _)| *broken).map(|(_, what)| *what)
+    }
+
+    /// The folder of the volumes.
+    #[must_use]
+    pub fn volumes(&self, dir: &Path) -> PathBuf {
+        dir.join(&self.store.volumes)
+    }
+}
+
+/// What `agent join` knows and writes into the settings.
+#[derive(Clone, Debug)]
+pub struct Joined {
+    /// This server's name.
+    pub name: ServerName,
+    /// The pool's domain.
+    pub domain: Domain,
+    /// The librarian's DNS.
+    pub librarian_dns: SocketAddr,
+    /// The librarian's HTTPS port.
+    pub librarian_https: SocketAddr,
+    /// HTTPS for clients.
+    pub listen_https: SocketAddr,
+    /// QUIC for other agents.
+    pub listen_peer: SocketAddr,
+    /// Most octets of disk for objects.
+    pub capacity: Octets,
+}
+
+/// The settings file of a server that has just joined: every setting with what it is, its unit, its default, and what a
+/// wrong value costs.
+#[must_use]
+pub fn template(joined: &Joined) -> String {
+    let Joined {
+        name,
+        domain,
+        librarian_dns,
+        librarian_https,
+        listen_https,
+        listen_peer,
+        capacity,
+    } = joined;
+    let store = Store::default();
+    let volume_step = store.volume_step.min(*capacity);
+    let access = Access::default();
+    let moves = Moves::default();
+    let release = release();
+    let time = humantime_serde::re::humantime::format_duration;
+    format!(
+        r#"# Settings of one agent. Read once, at the start; unknown keys are refused.
+
+# This server's name in the pool. Given by `librarian invite`; its certificate names it, so another name here only
+# keeps the agent from starting.
+name = "{name}"
+# The pool's domain. Fixed by the pool: with another one no name is found.
+domain = "{domain}"
+# Release that this agent reports. Default: that of the program. A wrong one misleads upgrades.
+# release = "{release}"
+
+[librarian]
+# DNS of the librarian, IP:PORT, UDP and TCP. With a wrong one the agent starts no move and creates no object.
+dns = "{librarian_dns}"
+# HTTPS of the librarian, IP:PORT, for joining and renewals. With a wrong one certificates run out.
+https = "{librarian_https}"
+
+[listen]
+# HTTPS for clients, IP:PORT. Port 0 takes a free one at every start. On an address that clients cannot reach, objects
+# are kept but not served.
+https = "{listen_https}"
+# QUIC for other agents, IP:PORT, UDP. Port 0 as above. Behind a firewall that drops UDP no object can move.
+peer = "{listen_peer}"
+# Prometheus metrics over plain HTTP, IP:PORT. Default: none. Anyone who reaches it reads counts, never addresses or
+# content, so keep it local.
+# metrics = "127.0.0.1:9201"
+# IP addresses told to others in DNS. Default: those of the listeners. Needed where the listeners are 0.0.0.0 or behind
+# address translation; a wrong one sends clients elsewhere.
+# advertise = ["192.0.2.10"]
+
+[store]
+# Most disk for objects (B, KiB, MiB, GiB, TiB). Default {default_capacity}. More than the disk has ends in "no space"
+# during writes; less leaves disk unused.
+capacity = "{capacity}"
+# By how much a volume grows at once, filled with random octets. Default {volume_step_default}. Small: slower first
+# writes. Large: a long pause at each growth.
+volume_step = "{volume_step}"
+# Folder of the volumes, relative to this file. Default "{volumes}". Moving it without its content loses every object.
+# volumes = "{volumes}"
+
+[access]
+# Most client connections at once. Default {connections_max}. Too few: clients wait to connect. Each costs about 100 KiB.
+# connections_max = {connections_max}
+# Most requests that run at once; more get 503. Default {requests_max}. Too many cost memory, about 1 MiB each.
+# requests_max = {requests_max}
+# Most properties of one object, octets of JSON. Default {properties_max}. They are kept in memory while in use.
+# properties_max = "{properties_max}"
+# Most writes that wait for one object; more get 503 at once. Default {queued_writes_max}.
+# queued_writes_max = {queued_writes_max}
+# Longest wait of a read or write for one object before 503. Default {queue_wait}. Longer rides out a slow librarian;
+# clients feel all of it.
+# queue_wait = "{queue_wait}"
+# Longest silence of a client within a body. Default {idle_timeout}. Short cuts off slow networks; long lets idle clients
+# keep connections.
+# idle_timeout = "{idle_timeout}"
+
+[moves]
+# Most objects on their way out at once. Default {window_objects}. More is faster for small objects and takes memory here
+# and at the destination.
+# window_objects = {window_objects}
+# Most octets on their way out at once. Default {window_octets}. As above, for large objects.
+# window_octets = "{window_octets}"
+# Longest time that writes to one object wait while its move commits. Default {seal_budget}. Longer values ride out a slow
+# librarian; writers feel all of it. Shorter ones abort and repeat moves under load.
+# seal_budget = "{seal_budget}"
+# How long a moved copy stays at its source. Default {retire_after}. Short frees disk sooner; long keeps more to look at
+# after a fault. It is never read again either way.
+# retire_after = "{retire_after}"
+# How long a destination keeps space for an object that does not come. Default {reserve_for}.
+# reserve_for = "{reserve_for}"
+"#,
+        default_capacity = store.capacity,
+        volume_step_default = store.volume_step,
+        volumes = store.volumes.display(),
+        connections_max = access.connections_max,
+        requests_max = access.requests_max,
+        properties_max = access.properties_max,
+        queued_writes_max = access.queued_writes_max,
+        queue_wait = time(access.queue_wait),
+        idle_timeout = time(access.idle_timeout),
+        window_objects = moves.window_objects,
+        window_octets = moves.window_octets,
+        seal_budget = time(moves.seal_budget),
+        retire_after = time(moves.retire_after),
+        reserve_for = time(moves.reserve_for),
+    )
+}
+
+/// The release of this program.
+fn release() -> String {
+    env!("CARGO_PKG_VERSION").to_owned()
+}
+
+/// Reads a value through its text form.
+fn from_text<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr,
+    T::Err: fmt::Display,
+{
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(serde::de::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn joined() -> Joined {
+        Joined {
+            name: "s2".parse().unwrap(),
+            domain: "hypernet.internal".parse().unwrap(),
+            librarian_dns: "127.0.0.1:5300".parse().unwrap(),
+            librarian_https: "127.0.0.1:8443".parse().unwrap(),
+            listen_https: "127.0.0.1:0".parse().unwrap(),
+            listen_peer: "127.0.0.1:0".parse().unwrap(),
+            capacity: Octets(32 << 20),
+        }
+    }
+
+    fn read(text: &str) -> Result<Config, ConfigError> {
+        Config::from_toml(text, Path::new("agent.toml"))
+    }
+
+    /// The lines of a TOML setting, with those behind a comment sign.
+    fn uncommented(template: &str) -> String {
+        let setting = |line: &str| {
+            let key = line.split(" = ").next().unwrap_or_default();
+            line.contains(" = ") && key.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+        };
+        template
+            .lines()
+            .map(|line| match line.strip_prefix("# ") {
+                Some(rest) if setting(rest) => rest,
+                Some(_) | None => line,
+            })
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+
+    #[test]
+    fn template_is_read_back() {
+        let config = read(&template(&joined())).unwrap();
+        assert_eq!(config.name.as_str(), "s2");
+        assert_eq!(config.domain.to_string(), "hypernet.internal.");
+        assert_eq!(config.store.capacity, Octets(32 << 20));
+        assert_eq!(config.listen.metrics, None);
+    }
+
+    #[test]
+    fn template_shows_every_setting_with_its_default() {
+        let shown = read(&uncommented(&template(&joined()))).unwrap();
+        assert_eq!(format!("{:?}", shown.access), format!("{:?}", Access::default()));
+        assert_eq!(format!("{:?}", shown.moves), format!("{:?}", Moves::default()));
+        assert_eq!(shown.release, release());
+        assert!(shown.listen.metrics.is_some() && !shown.listen.advertise.is_empty());
+    }
+
+    #[test]
+    fn unknown_setting_is_refused_by_name() {
+        let text = template(&joined()).replace("# seal_budget", "seal_budgt");
+        let refused = read(&text).unwrap_err();
+        let cause = std::error::Error::source(&refused).unwrap().to_string();
+        assert!(cause.contains("seal_budgt"), "{cause}");
+    }
+
+    #[test]
+    fn value_out_of_bounds_says_what_it_may_be() {
+        let text = template(&joined()).replace("capacity = \"32MiB\"", "capacity = \"1MiB\"");
+        assert!(read(&text).unwrap_err().to_string().contains("at least 16MiB"));
+    }
+
+    #[test]
+    fn size_is_read_as_it_is_written() {
+        for octets in [1, 4096, 5 << 20, 64 << 30, 3 << 40, (1 << 30) + 1] {
+            let text = Octets(octets).to_string();
+            assert_eq!(text.parse(), Ok(Octets(octets)), "{text}");
+        }
+        assert!("64GB".parse::<Octets>().is_err());
+        assert!("99999999TiB".parse::<Octets>().is_err());
+    }
+}
