@@ -1,0 +1,645 @@
+//! A librarian and its agents as separate processes, made the way an operator makes them: with the command line.
+
+use std::ffi::OsStr;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+
+use super::ports::free_port;
+use super::process::Process;
+use super::settings;
+use super::tools::{Captured, capture};
+
+/// How long a command of ours may take, unless said otherwise.
+const COMMAND_WAIT: Duration = Duration::from_secs(120);
+
+/// What to start. Made by [`Pool::builder`].
+#[derive(Clone, Debug)]
+pub struct PoolBuilder {
+    program: PathBuf,
+    agent_program: PathBuf,
+    dir: Option<PathBuf>,
+    parent: Option<PathBuf>,
+    domain: String,
+    servers: usize,
+    free: usize,
+    dns_port: Option<u16>,
+    https_port: Option<u16>,
+    agent_port: Option<u16>,
+    librarian_settings: Vec<(String, toml::Value)>,
+    agent_settings: Vec<(String, toml::Value)>,
+    agent_dirs: Vec<(String, PathBuf)>,
+    log: String,
+}
+
+impl PoolBuilder {
+    /// The pool's domain; `hypernet.internal.` unless said.
+    #[must_use]
+    pub fn domain(mut self, domain: &str) -> Self {
+        domain.clone_into(&mut self.domain);
+        self
+    }
+
+    /// How many servers there are, the free ones among them; 3 unless said. They are called s1, s2 and so on, and the
+    /// last ones are free.
+    #[must_use]
+    pub fn servers(mut self, servers: usize) -> Self {
+        self.servers = servers;
+        self
+    }
+
+    /// How many of the servers are free; 1 unless said.
+    #[must_use]
+    pub fn free(mut self, free: usize) -> Self {
+        self.free = free;
+        self
+    }
+
+    /// The librarian's directory, kept afterwards; a temporary one unless said.
+    #[must_use]
+    pub fn dir(mut self, dir: &Path) -> Self {
+        self.dir = Some(dir.to_owned());
+        self
+    }
+
+    /// Where the temporary directory is made, such as a file system of its own.
+    #[must_use]
+    pub fn temporary_in(mut self, parent: &Path) -> Self {
+        self.parent = Some(parent.to_owned());
+        self
+    }
+
+    /// The directory of one agent, where it is not `agents/<name>` under the librarian's.
+    #[must_use]
+    pub fn agent_dir(mut self, server: &str, dir: &Path) -> Self {
+        self.agent_dirs.push((server.to_owned(), dir.to_owned()));
+        self
+    }
+
+    /// Port of the librarian's DNS; a free one unless said.
+    #[must_use]
+    pub fn dns_port(mut self, port: Option<u16>) -> Self {
+        self.dns_port = port;
+        self
+    }
+
+    /// Port of the librarian's HTTPS; a free one unless said.
+    #[must_use]
+    pub fn https_port(mut self, port: Option<u16>) -> Self {
+        self.https_port = port;
+        self
+    }
+
+    /// First port of the agents: each takes two in a row, for HTTPS and for its peers. Free ones unless said.
+    #[must_use]
+    pub fn agent_port(mut self, port: Option<u16>) -> Self {
+        self.agent_port = port;
+        self
+    }
+
+    /// One setting of librarian.toml.
+    #[must_use]
+    pub fn librarian_setting(mut self, key: &str, value: impl Into<toml::Value>) -> Self {
+        self.librarian_settings.push((key.to_owned(), value.into()));
+        self
+    }
+
+    /// One setting of every agent.toml.
+    #[must_use]
+    pub fn agent_setting(mut self, key: &str, value: impl Into<toml::Value>) -> Self {
+        self.agent_settings.push((key.to_owned(), value.into()));
+        self
+    }
+
+    /// Another program for the agents, such as one built with other features. It takes the words `agent ...` too.
+    #[must_use]
+    pub fn agent_program(mut self, program: &Path) -> Self {
+        program.clone_into(&mut self.agent_program);
+        self
+    }
+
+    /// RUST_LOG of all processes; `info` unless said.
+    #[must_use]
+    pub fn log(mut self, filter: &str) -> Self {
+        filter.clone_into(&mut self.log);
+        self
+    }
+
+    /// Makes the pool and starts it; returns when every server is known to the librarian as alive.
+    ///
+    /// # Errors
+    ///
+    /// When a command fails or a process does not become ready; what it printed is in the message.
+    pub fn start(self) -> Result<Pool> {
+        self.start_telling(|_| ())
+    }
+
+    /// As [`PoolBuilder::start`], and says each step.
+    ///
+    /// # Errors
+    ///
+    /// As [`PoolBuilder::start`].
+    pub fn start_telling(self, mut tell: impl FnMut(&str)) -> Result<Pool> {
+        ensure!(self.servers > self.free, "a pool needs more servers than free ones");
+        let (dir, temporary) = match &self.dir {
+            Some(dir) => {
+                std::fs::create_dir_all(dir).with_context(|| format!("make directory {}", dir.display()))?;
+                (std::path::absolute(dir).context("name the directory")?, None)
+            }
+            None => {
+                let mut named = tempfile::Builder::new();
+                named.prefix("hypernet-");
+                let temporary = match &self.parent {
+                    Some(parent) => named.tempdir_in(parent),
+                    None => named.tempdir(),
+                }
+                .context("make a temporary directory")?;
+                (temporary.path().to_owned(), Some(temporary))
+            }
+        };
+        let dns_port = self.dns_port.map_or_else(free_port, Ok)?;
+        let https_port = self.https_port.map_or_else(free_port, Ok)?;
+        std::fs::create_dir_all(dir.join("logs")).context("make the directory of logs")?;
+        let mut pool = Pool {
+            builder: self,
+            dns: SocketAddr::from(([127, 0, 0, 1], dns_port)),
+            https: SocketAddr::from(([127, 0, 0, 1], https_port)),
+            dir,
+            librarian: None,
+            servers: Vec::new(),
+            temporary,
+        };
+        tell("makes the pool's authority, keys and registry (librarian init)");
+        let domain = pool.builder.domain.clone();
+        pool.librarian(&["init", "--domain", &domain])?;
+        settings::write(
+            &pool.dir.join("librarian.toml"),
+            &[
+                (settings::LIBRARIAN_DNS, pool.dns.to_string().into()),
+                (settings::LIBRARIAN_HTTPS, pool.https.to_string().into()),
+            ],
+            &pool.builder.librarian_settings,
+        )?;
+        tell(&format!("starts the librarian on {} (librarian run)", pool.dns));
+        pool.start_librarian()?;
+        let (count, free) = (pool.builder.servers, pool.builder.free);
+        for number in 1..=count {
+            let name = format!("s{number}");
+            let role = if number > count - free { "free" } else { "serving" };
+            tell(&format!(
+                "invites {name} ({role}), joins it and starts it (librarian invite, agent join, agent run)"
+            ));
+            pool.join(&name, role)?;
+            pool.start_server(&name)?;
+        }
+        tell("waits until the librarian has heard from every server");
+        pool.wait_for_servers()?;
+        Ok(pool)
+    }
+}
+
+/// The ready line of a librarian.
+#[derive(Clone, Debug, Deserialize)]
+pub struct LibrarianReady {
+    /// Where it answers DNS, UDP and TCP.
+    pub dns: SocketAddr,
+    /// Where servers join.
+    pub https: SocketAddr,
+}
+
+/// The ready line of an agent.
+#[derive(Clone, Debug, Deserialize)]
+pub struct AgentReady {
+    /// Its server's name.
+    pub name: String,
+    /// Where it serves clients.
+    pub https: SocketAddr,
+    /// Where it takes objects from other agents.
+    pub peer: SocketAddr,
+}
+
+/// One server of a pool.
+#[derive(Debug)]
+pub struct Server {
+    /// Its name, such as `s1`.
+    pub name: String,
+    /// The agent's directory.
+    pub dir: PathBuf,
+    /// Where it listens; as last told.
+    pub ready: AgentReady,
+    /// Its process, while it runs.
+    process: Option<Process>,
+}
+
+impl Server {
+    /// Its process.
+    ///
+    /// # Errors
+    ///
+    /// When it was stopped.
+    pub fn process(&self) -> Result<&Process> {
+        self.process
+            .as_ref()
+            .with_context(|| format!("{} is stopped", self.name))
+    }
+}
+
+/// A running pool. Dropping it ends its processes and removes its directory, if that is a temporary one.
+#[derive(Debug)]
+pub struct Pool {
+    builder: PoolBuilder,
+    dir: PathBuf,
+    dns: SocketAddr,
+    https: SocketAddr,
+    // Declared, and so dropped, in this order: agents end while the librarian still answers.
+    servers: Vec<Server>,
+    librarian: Option<Process>,
+    temporary: Option<tempfile::TempDir>,
+}
+
+impl Pool {
+    /// A pool of `program`, which takes the words `librarian ...` and `agent ...` (the `demo` binary does).
+    #[must_use]
+    pub fn builder(program: impl AsRef<Path>) -> PoolBuilder {
+        let program = program.as_ref().to_owned();
+        PoolBuilder {
+            agent_program: program.clone(),
+            program,
+            dir: None,
+            parent: None,
+            domain: "hypernet.internal.".to_owned(),
+            servers: 3,
+            free: 1,
+            dns_port: None,
+            https_port: None,
+            agent_port: None,
+            librarian_settings: Vec::new(),
+            agent_settings: Vec::new(),
+            agent_dirs: Vec::new(),
+            log: "info".to_owned(),
+        }
+    }
+
+    /// The pool's domain, with its last dot.
+    #[must_use]
+    pub fn domain(&self) -> &str {
+        &self.builder.domain
+    }
+
+    /// Where the librarian answers DNS.
+    #[must_use]
+    pub fn dns(&self) -> SocketAddr {
+        self.dns
+    }
+
+    /// Where the librarian's HTTPS is.
+    #[must_use]
+    pub fn https(&self) -> SocketAddr {
+        self.https
+    }
+
+    /// The librarian's directory: `keys/admin.key` and `ca/ca.pem` lie in it.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The admin's TSIG key file, for `dig -k` and `nsupdate -k`.
+    #[must_use]
+    pub fn admin_key(&self) -> PathBuf {
+        self.key("admin")
+    }
+
+    /// The TSIG key file of a server, a client or `admin`.
+    #[must_use]
+    pub fn key(&self, name: &str) -> PathBuf {
+        self.dir.join("keys").join(format!("{name}.key"))
+    }
+
+    /// The certificate of the pool's authority.
+    #[must_use]
+    pub fn ca(&self) -> PathBuf {
+        self.dir.join("ca").join("ca.pem")
+    }
+
+    /// The files of a client that was added: `client.pem`, `client.key`, `ca.pem`, `client.toml`.
+    #[must_use]
+    pub fn client_dir(&self, name: &str) -> PathBuf {
+        self.dir.join("clients").join(name)
+    }
+
+    /// The whole name of an object in `obj`.
+    #[must_use]
+    pub fn obj(&self, address: &str) -> String {
+        format!("{address}.obj.{}", self.builder.domain)
+    }
+
+    /// All servers, s1 first.
+    #[must_use]
+    pub fn servers(&self) -> &[Server] {
+        &self.servers
+    }
+
+    /// One server.
+    ///
+    /// # Errors
+    ///
+    /// When there is none of that name.
+    pub fn server(&self, name: &str) -> Result<&Server> {
+        let found = self.servers.iter().find(|server| server.name == name);
+        found.with_context(|| format!("the pool has no server {name}"))
+    }
+
+    fn server_mut(&mut self, name: &str) -> Result<&mut Server> {
+        let found = self.servers.iter_mut().find(|server| server.name == name);
+        found.with_context(|| format!("the pool has no server {name}"))
+    }
+
+    /// The librarian's process.
+    ///
+    /// # Errors
+    ///
+    /// When it was stopped.
+    pub fn librarian_process(&self) -> Result<&Process> {
+        self.librarian.as_ref().context("the librarian is stopped")
+    }
+
+    /// Every running process, with its name.
+    pub fn processes(&self) -> impl Iterator<Item = &Process> {
+        self.librarian
+            .iter()
+            .chain(self.servers.iter().filter_map(|server| server.process.as_ref()))
+    }
+
+    /// A command of the librarian, `--dir` added: `pool.librarian(&["where", "1.2.3"])`.
+    ///
+    /// # Errors
+    ///
+    /// When it fails.
+    pub fn librarian(&self, args: &[&str]) -> Result<Captured> {
+        self.librarian_any(args)?.success()
+    }
+
+    /// As [`Pool::librarian`], whatever the exit status.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started or does not end.
+    pub fn librarian_any(&self, args: &[&str]) -> Result<Captured> {
+        let mut command = self.command(&self.builder.program, "librarian");
+        command.args(args).arg("--dir").arg(&self.dir);
+        capture(command, b"", COMMAND_WAIT)
+    }
+
+    /// A librarian's command that may take long, such as a drain, given `wait` to end.
+    ///
+    /// # Errors
+    ///
+    /// When it fails or does not end in time.
+    pub fn librarian_within(&self, wait: Duration, args: &[&str]) -> Result<Captured> {
+        let mut command = self.command(&self.builder.program, "librarian");
+        command.args(args).arg("--dir").arg(&self.dir);
+        capture(command, b"", wait)?.success()
+    }
+
+    /// A command of the agent's command line, as a client types it; `input` is its standard input.
+    /// `pool.agent(&["get", "1.2.3", "--client", dir])`.
+    ///
+    /// # Errors
+    ///
+    /// When it fails.
+    pub fn agent<S: AsRef<OsStr>>(&self, args: &[S], input: &[u8]) -> Result<Captured> {
+        self.agent_any(args, input)?.success()
+    }
+
+    /// As [`Pool::agent`], whatever the exit status.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started or does not end.
+    pub fn agent_any<S: AsRef<OsStr>>(&self, args: &[S], input: &[u8]) -> Result<Captured> {
+        let mut command = self.command(&self.builder.agent_program, "agent");
+        command.args(args);
+        capture(command, input, COMMAND_WAIT)
+    }
+
+    /// Adds a client with grants such as `read:1` and returns the directory of its files.
+    ///
+    /// # Errors
+    ///
+    /// When the librarian refuses.
+    pub fn add_client(&self, name: &str, grants: &[&str]) -> Result<PathBuf> {
+        let mut args = vec!["client", "add", name];
+        for grant in grants {
+            args.extend(["--grant", grant]);
+        }
+        self.librarian(&args)?;
+        let dir = self.client_dir(name);
+        ensure!(
+            dir.join("client.pem").exists(),
+            "client add left no certificate in {}",
+            dir.display()
+        );
+        Ok(dir)
+    }
+
+    /// Starts the librarian, after [`Pool::stop_librarian`] or [`Pool::kill_librarian`] too.
+    ///
+    /// # Errors
+    ///
+    /// When it does not become ready.
+    pub fn start_librarian(&mut self) -> Result<()> {
+        let mut command = self.command(&self.builder.program, "librarian");
+        command.arg("run").arg("--dir").arg(&self.dir);
+        let process = Process::start("librarian", command, &self.dir.join("logs/librarian.log"))?;
+        let ready: LibrarianReady = serde_json::from_str(process.ready()).context("read the librarian's ready line")?;
+        self.dns = ready.dns;
+        self.https = ready.https;
+        self.librarian = Some(process);
+        Ok(())
+    }
+
+    /// Ends the librarian in order.
+    ///
+    /// # Errors
+    ///
+    /// When it ends with an error.
+    pub fn stop_librarian(&mut self) -> Result<()> {
+        self.librarian.take().context("the librarian is stopped")?.stop()
+    }
+
+    /// SIGKILLs the librarian.
+    ///
+    /// # Errors
+    ///
+    /// When it is not running.
+    pub fn kill_librarian(&mut self) -> Result<()> {
+        self.librarian.take().context("the librarian is stopped")?.kill()
+    }
+
+    /// Starts a server's agent, after [`Pool::stop_server`] or [`Pool::kill_server`] too.
+    ///
+    /// # Errors
+    ///
+    /// When it does not become ready.
+    pub fn start_server(&mut self, name: &str) -> Result<()> {
+        let log = self.dir.join("logs").join(format!("{name}.log"));
+        let mut command = self.command(&self.builder.agent_program, "agent");
+        let server = self.server_mut(name)?;
+        command.arg("run").arg("--dir").arg(&server.dir);
+        let process = Process::start(name, command, &log)?;
+        server.ready = serde_json::from_str(process.ready()).context("read the agent's ready line")?;
+        server.process = Some(process);
+        Ok(())
+    }
+
+    /// Ends a server's agent in order.
+    ///
+    /// # Errors
+    ///
+    /// When it ends with an error.
+    pub fn stop_server(&mut self, name: &str) -> Result<()> {
+        self.server_mut(name)?
+            .process
+            .take()
+            .context("the server is stopped")?
+            .stop()
+    }
+
+    /// SIGKILLs a server's agent.
+    ///
+    /// # Errors
+    ///
+    /// When it is not running.
+    pub fn kill_server(&mut self, name: &str) -> Result<()> {
+        self.server_mut(name)?
+            .process
+            .take()
+            .context("the server is stopped")?
+            .kill()
+    }
+
+    /// Leaves the directory where it is when the pool is dropped.
+    pub fn keep_dir(&mut self) {
+        if let Some(temporary) = self.temporary.take() {
+            let _ = temporary.keep();
+        }
+    }
+
+    /// Invites a server and joins it, without starting it.
+    ///
+    /// # Errors
+    ///
+    /// When the librarian refuses the invitation or the joining.
+    pub fn join(&mut self, name: &str, role: &str) -> Result<()> {
+        let set_elsewhere = self.builder.agent_dirs.iter().find(|(server, _)| server == name);
+        let dir = match set_elsewhere {
+            Some((_, dir)) => dir.clone(),
+            None => self.dir.join("agents").join(name),
+        };
+        let mut args = vec!["invite", name];
+        if role != "serving" {
+            args.extend(["--role", role]);
+        }
+        let token = self.librarian(&args)?.stdout;
+        std::fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
+        let mut command = self.command(&self.builder.agent_program, "agent");
+        command.args(["join", "--token-file", "-", "--dir"]).arg(&dir);
+        capture(command, token.as_bytes(), COMMAND_WAIT)?.success()?;
+        let (https, peer) = match self.builder.agent_port {
+            Some(first) => {
+                let first = first + 2 * u16::try_from(self.servers.len()).context("count servers")?;
+                (first, first + 1)
+            }
+            None => (free_port()?, free_port()?),
+        };
+        let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        settings::write(
+            &dir.join("agent.toml"),
+            &[
+                (settings::AGENT_HTTPS, local(https).to_string().into()),
+                (settings::AGENT_PEER, local(peer).to_string().into()),
+            ],
+            &self.builder.agent_settings,
+        )?;
+        self.servers.push(Server {
+            name: name.to_owned(),
+            dir,
+            ready: AgentReady {
+                name: name.to_owned(),
+                https: local(https),
+                peer: local(peer),
+            },
+            process: None,
+        });
+        Ok(())
+    }
+
+    /// Waits until the librarian lists every server as alive.
+    ///
+    /// # Errors
+    ///
+    /// When that takes over half a minute.
+    pub fn wait_for_servers(&self) -> Result<()> {
+        let until = Instant::now() + Duration::from_secs(30);
+        loop {
+            let listed = self.pool_status()?;
+            let alive = listed.servers.iter().filter(|server| server.alive).count();
+            if alive == self.servers.len() {
+                return Ok(());
+            }
+            if Instant::now() > until {
+                bail!(
+                    "only {alive} of {} servers were heard by the librarian: {listed:?}",
+                    self.servers.len()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// `librarian pool --json`.
+    ///
+    /// # Errors
+    ///
+    /// When the command fails or prints something else.
+    pub fn pool_status(&self) -> Result<PoolStatus> {
+        let listed = self.librarian(&["pool", "--json"])?;
+        serde_json::from_str(&listed.stdout)
+            .with_context(|| format!("read the output of {}: {}", listed.command, listed.stdout))
+    }
+
+    fn command(&self, program: &Path, word: &str) -> Command {
+        let mut command = Command::new(program);
+        command.arg(word).env("RUST_LOG", &self.builder.log);
+        command
+    }
+}
+
+/// What `librarian pool --json` prints, as far as it is used here.
+#[derive(Clone, Debug, Deserialize)]
+pub struct PoolStatus {
+    /// All servers that ever joined.
+    pub servers: Vec<ServerStatus>,
+}
+
+/// One server in [`PoolStatus`].
+#[derive(Clone, Debug, Deserialize)]
+pub struct ServerStatus {
+    /// Its name.
+    pub name: String,
+    /// Its role.
+    pub role: String,
+    /// Whether its lease runs.
+    pub alive: bool,
+    /// Objects it says it has.
+    #[serde(default)]
+    pub objects: Option<u64>,
+    /// Bytes it says it has.
+    #[serde(default)]
+    pub bytes: Option<u64>,
+}
