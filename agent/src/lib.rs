@@ -2,3 +2,5 @@
 
 pub mod clock;
 pub mod config;
+pub mod objects;
+pub mod register;
