@@ -4,11 +4,25 @@
 //! The byte-level description is `zones/PROTOCOL.md`.
 
 pub mod address;
+pub mod has;
 pub mod name;
+pub mod query;
 pub mod register;
 pub mod server;
+mod strings;
+pub mod transition;
+pub mod tsig;
+pub mod update;
+pub mod want;
 
 pub use address::{Address, AddressError};
+pub use has::Has;
 pub use name::{Domain, NameError, Zone};
+pub use query::{Answer, ExtendedError};
 pub use register::{Epoch, Level, ObjectType, Register, RegisterError, State, Tx};
 pub use server::{Role, ServerName};
+pub use strings::StringsError;
+pub use transition::{Actor, PoolView, Refusal, judge};
+pub use tsig::{Mac, Signed, TsigFailure, TsigKey};
+pub use update::{Change, Prerequisite, RegisterChange, Update, UpdateFormatError, read_update};
+pub use want::{Want, Wish};

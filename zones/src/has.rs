@@ -1,0 +1,160 @@
+//! What a server says of itself: the TXT record at `s2.pool.<domain>`.
+//!
+//! Its agent writes it by its own updates, with a lease that the librarian keeps: soft state.
+//!
+//! Specification: DESIGN.md section 5, PROTOCOL.md section 4.
+
+use std::str::FromStr;
+
+use crate::server::Role;
+use crate::strings::{Strings, StringsError, illegal};
+
+/// Longest name of a release, in octets.
+pub const RELEASE_OCTETS_MAX: usize = 32;
+
+/// What a server has, as its agent last said.
+///
+/// Text, as character-strings of one TXT record, in this order: `v=hn1` `release=` `role=` `objects=` `bytes=`
+/// `capacity=` `load=` `heat=` `errors=` `plan=` `commits=` `peer=`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Has {
+    /// Release of the software, `[0-9A-Za-z.+-]{1,32}`.
+    pub release: String,
+    /// The role that the agent acts in, which trails the one it should.
+    pub role: Role,
+    /// Objects that it owns.
+    pub objects: u64,
+    /// Octets of these.
+    pub bytes: u64,
+    /// Octets that its store can hold.
+    pub capacity: u64,
+    /// Share of its processors in use, in thousandths.
+    pub load: u32,
+    /// Requests for objects in its window of heat.
+    pub heat: u64,
+    /// Requests that failed by its own fault since it started.
+    pub errors: u64,
+    /// Highest plan it has seen, stored durably before it is said.
+    pub plan: u64,
+    /// Commits of its index. Lower than before: its index is older than what it once said.
+    pub commits: u64,
+    /// UDP port where it takes objects from its peers.
+    pub peer_port: u16,
+}
+
+impl Has {
+    /// The character-strings of the TXT record.
+    #[must_use]
+    pub fn strings(&self) -> Vec<String> {
+        vec![
+            "v=hn1".to_owned(),
+            format!("release={}", self.release),
+            format!("role={}", self.role),
+            format!("objects={}", self.objects),
+            format!("bytes={}", self.bytes),
+            format!("capacity={}", self.capacity),
+            format!("load={}", self.load),
+            format!("heat={}", self.heat),
+            format!("errors={}", self.errors),
+            format!("plan={}", self.plan),
+            format!("commits={}", self.commits),
+            format!("peer={}", self.peer_port),
+        ]
+    }
+
+    /// Reads the character-strings of a TXT record. Reading accepts exactly what [`Has::strings`] makes of a legal
+    /// release.
+    ///
+    /// # Errors
+    ///
+    /// [`StringsError`], which the librarian answers with FORMERR.
+    pub fn from_strings<S: AsRef<[u8]>>(strings: &[S]) -> Result<Has, StringsError> {
+        let mut strings = Strings::new(strings);
+        strings.version()?;
+        let release = strings.take("release")?;
+        if !is_release(release) {
+            return Err(illegal("release", release));
+        }
+        let has = Has {
+            release: release.to_owned(),
+            role: strings.parse("role")?,
+            objects: strings.number("objects")?,
+            bytes: strings.number("bytes")?,
+            capacity: strings.number("capacity")?,
+            load: strings.number("load")?,
+            heat: strings.number("heat")?,
+            errors: strings.number("errors")?,
+            plan: strings.number("plan")?,
+            commits: strings.number("commits")?,
+            peer_port: strings.number("peer")?,
+        };
+        strings.end()?;
+        Ok(has)
+    }
+}
+
+/// Whether a text names a release: `[0-9A-Za-z.+-]{1,32}`.
+#[must_use]
+pub fn is_release(text: &str) -> bool {
+    let legal = |c: char| c.is_ascii_alphanumeric() || ".+-".contains(c);
+    (1..=RELEASE_OCTETS_MAX).contains(&text.len()) && text.chars().all(legal)
+}
+
+impl FromStr for Has {
+    type Err = StringsError;
+
+    /// Reads the strings joined by blanks, as people write them: no value holds one.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Has::from_strings(&text.split(' ').collect::<Vec<_>>())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "v=hn1 release=0.1.0 role=serving objects=12 bytes=3400 capacity=1000000 load=35 heat=7 \
+                        errors=0 plan=4 commits=99 peer=9102";
+
+    #[test]
+    fn has_record_reads_back_as_it_was_written() {
+        let has: Has = TEXT.parse().unwrap();
+        assert_eq!(has.peer_port, 9102);
+        assert_eq!(has.strings().join(" "), TEXT);
+    }
+
+    #[test]
+    fn has_record_in_another_order_or_spelling_is_refused() {
+        let swapped = TEXT.replace("objects=12 bytes=3400", "bytes=3400 objects=12");
+        assert!(matches!(
+            swapped.parse::<Has>(),
+            Err(StringsError::Key {
+                expected: "objects",
+                ..
+            })
+        ));
+        let padded = TEXT.replace("objects=12", "objects=012");
+        assert!(matches!(
+            padded.parse::<Has>(),
+            Err(StringsError::Value { key: "objects", .. })
+        ));
+        let longer = format!("{TEXT} more=1");
+        assert!(matches!(
+            longer.parse::<Has>(),
+            Err(StringsError::Key {
+                expected: "nothing",
+                ..
+            })
+        ));
+        let release = TEXT.replace("release=0.1.0", "release=0.1.0;rm");
+        assert!(matches!(
+            release.parse::<Has>(),
+            Err(StringsError::Value { key: "release", .. })
+        ));
+        let port = TEXT.replace("peer=9102", "peer=65536");
+        assert!(matches!(
+            port.parse::<Has>(),
+            Err(StringsError::Value { key: "peer", .. })
+        ));
+    }
+}

@@ -1,0 +1,97 @@
+//! Character-strings `key=value` in a fixed order, as TXT records of the pool hold them (RFC 6763 section 6 style).
+
+/// Why character-strings are not those of a record of the pool.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StringsError {
+    /// A key is missing, unknown, twice there or out of order.
+    #[error("the record has {found:?} where {expected}= belongs")]
+    Key {
+        /// The key that belongs there.
+        expected: &'static str,
+        /// The string found there; empty at the end.
+        found: String,
+    },
+    /// A value breaks its grammar.
+    #[error("the record has an illegal value {value:?} for {key}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// The value as found.
+        value: String,
+    },
+}
+
+/// Reads strings one key after another.
+pub(crate) struct Strings<'a, S> {
+    rest: std::slice::Iter<'a, S>,
+}
+
+impl<'a, S: AsRef<[u8]>> Strings<'a, S> {
+    pub(crate) fn new(strings: &'a [S]) -> Self {
+        Strings { rest: strings.iter() }
+    }
+
+    /// The value of `key`, which has to be next.
+    pub(crate) fn take(&mut self, key: &'static str) -> Result<&'a str, StringsError> {
+        let string = self.bare(key)?;
+        string
+            .strip_prefix(key)
+            .and_then(|rest| rest.strip_prefix('='))
+            .ok_or_else(|| StringsError::Key {
+                expected: key,
+                found: string.to_owned(),
+            })
+    }
+
+    /// The next string, whatever it is; `what` names it in the error.
+    pub(crate) fn bare(&mut self, what: &'static str) -> Result<&'a str, StringsError> {
+        let string = self.rest.next().map(AsRef::as_ref).unwrap_or_default();
+        std::str::from_utf8(string).map_err(|_| StringsError::Key {
+            expected: what,
+            found: String::from_utf8_lossy(string).into_owned(),
+        })
+    }
+
+    /// A value that its own type reads.
+    pub(crate) fn parse<T: std::str::FromStr>(&mut self, key: &'static str) -> Result<T, StringsError> {
+        let value = self.take(key)?;
+        value.parse().map_err(|_| illegal(key, value))
+    }
+
+    /// A decimal number spelled the one way it is made: no sign, no leading zero.
+    pub(crate) fn number<T: std::str::FromStr + ToString>(&mut self, key: &'static str) -> Result<T, StringsError> {
+        let value = self.take(key)?;
+        value
+            .parse::<T>()
+            .ok()
+            .filter(|number| number.to_string() == value)
+            .ok_or_else(|| illegal(key, value))
+    }
+
+    /// The version, which every record of `key=value` strings begins with.
+    pub(crate) fn version(&mut self) -> Result<(), StringsError> {
+        match self.take("v")? {
+            "hn1" => Ok(()),
+            other => Err(illegal("v", other)),
+        }
+    }
+
+    /// Nothing more may follow.
+    pub(crate) fn end(&mut self) -> Result<(), StringsError> {
+        match self.rest.next() {
+            None => Ok(()),
+            Some(more) => Err(StringsError::Key {
+                expected: "nothing",
+                found: String::from_utf8_lossy(more.as_ref()).into_owned(),
+            }),
+        }
+    }
+}
+
+pub(crate) fn illegal(key: &'static str, value: &str) -> StringsError {
+    StringsError::Value {
+        key,
+        value: value.to_owned(),
+    }
+}

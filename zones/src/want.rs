@@ -1,0 +1,303 @@
+//! What a server should do, where new objects go, and the names of both below `pool.<domain>`.
+//!
+//! | name              | type | holds                                             |
+//! |-------------------|------|---------------------------------------------------|
+//! | `_want.s2.pool`   | TXT  | one [`Want`]                                      |
+//! | `_todo.s2.pool`   | TXT  | at most 64 [`Wish`]es, a record each              |
+//! | `_place.pool`     | SRV  | servers that take new objects, the best first     |
+//!
+//! Specification: DESIGN.md section 5, PROTOCOL.md section 4.
+
+use hickory_proto::rr::Name;
+
+use crate::address::Address;
+use crate::name::{Domain, Zone};
+use crate::register::HOLDERS_MAX;
+use crate::server::{Role, ServerName};
+use crate::strings::{Strings, StringsError, illegal};
+
+/// Most per-object wishes that a server is given at a time.
+pub const WISHES_MAX: usize = 64;
+/// Most targets of a drain; the record stays one character-string of 255 octets each.
+pub const TARGETS_MAX: usize = HOLDERS_MAX;
+
+/// What a server should do, as the controller wrote it. Ordered by (plan, step).
+///
+/// Text, as character-strings of one TXT record, in this order: `v=hn1` `role=` `targets=s4,s5` `plan=` `step=`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Want {
+    /// The role it should take.
+    pub role: Role,
+    /// Where it may drain to; empty unless it drains.
+    pub targets: Vec<ServerName>,
+    /// The plan that says so.
+    pub plan: u64,
+    /// Order within the plan.
+    pub step: u64,
+}
+
+impl Want {
+    /// The character-strings of the TXT record.
+    #[must_use]
+    pub fn strings(&self) -> Vec<String> {
+        let targets: Vec<&str> = self.targets.iter().map(ServerName::as_str).collect();
+        vec![
+            "v=hn1".to_owned(),
+            format!("role={}", self.role),
+            format!("targets={}", targets.join(",")),
+            format!("plan={}", self.plan),
+            format!("step={}", self.step),
+        ]
+    }
+
+    /// Reads the character-strings of a TXT record. Reading accepts exactly what [`Want::strings`] makes.
+    ///
+    /// # Errors
+    ///
+    /// [`StringsError`]; a target that is named twice, or more than 14 of them, are an illegal value.
+    pub fn from_strings<S: AsRef<[u8]>>(strings: &[S]) -> Result<Want, StringsError> {
+        let mut strings = Strings::new(strings);
+        strings.version()?;
+        let role = strings.parse("role")?;
+        let text = strings.take("targets")?;
+        let targets = match text {
+            "" => Vec::new(),
+            list => list
+                .split(',')
+                .map(str::parse)
+                .collect::<Result<Vec<ServerName>, _>>()
+                .map_err(|_| illegal("targets", text))?,
+        };
+        let twice = (1..targets.len()).any(|at| targets[..at].contains(&targets[at]));
+        if twice || targets.len() > TARGETS_MAX {
+            return Err(illegal("targets", text));
+        }
+        let want = Want {
+            role,
+            targets,
+            plan: strings.number("plan")?,
+            step: strings.number("step")?,
+        };
+        strings.end()?;
+        Ok(want)
+    }
+
+    /// Whether this want is newer than another.
+    #[must_use]
+    pub fn supersedes(&self, other: &Want) -> bool {
+        (self.plan, self.step) > (other.plan, other.step)
+    }
+}
+
+/// One thing that a server should do with one object.
+///
+/// Text, as character-strings of one TXT record: `copy`, `drop` or `move`; the address; the server.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub enum Wish {
+    /// Let `server` hold a copy as well.
+    Copy {
+        /// The object.
+        address: Address,
+        /// The holder to be.
+        server: ServerName,
+    },
+    /// Let `server` hold a copy no longer.
+    Drop {
+        /// The object.
+        address: Address,
+        /// The holder that was.
+        server: ServerName,
+    },
+    /// Move the object to `server`.
+    Move {
+        /// The object.
+        address: Address,
+        /// The owner to be.
+        server: ServerName,
+    },
+}
+
+impl Wish {
+    /// The object.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        match self {
+            Wish::Copy { address, .. } | Wish::Drop { address, .. } | Wish::Move { address, .. } => address,
+        }
+    }
+
+    /// The server that is named.
+    #[must_use]
+    pub fn server(&self) -> &ServerName {
+        match self {
+            Wish::Copy { server, .. } | Wish::Drop { server, .. } | Wish::Move { server, .. } => server,
+        }
+    }
+
+    /// The character-strings of the TXT record.
+    #[must_use]
+    pub fn strings(&self) -> Vec<String> {
+        let verb = match self {
+            Wish::Copy { .. } => "copy",
+            Wish::Drop { .. } => "drop",
+            Wish::Move { .. } => "move",
+        };
+        vec![verb.to_owned(), self.address().to_string(), self.server().to_string()]
+    }
+
+    /// Reads the character-strings of a TXT record.
+    ///
+    /// # Errors
+    ///
+    /// [`StringsError`].
+    pub fn from_strings<S: AsRef<[u8]>>(strings: &[S]) -> Result<Wish, StringsError> {
+        let mut strings = Strings::new(strings);
+        let verb = strings.bare("verb")?;
+        let address = strings.bare("address")?;
+        let address: Address = address.parse().map_err(|_| illegal("address", address))?;
+        let server = strings.bare("server")?;
+        let server: ServerName = server.parse().map_err(|_| illegal("server", server))?;
+        strings.end()?;
+        match verb {
+            "copy" => Ok(Wish::Copy { address, server }),
+            "drop" => Ok(Wish::Drop { address, server }),
+            "move" => Ok(Wish::Move { address, server }),
+            other => Err(illegal("verb", other)),
+        }
+    }
+}
+
+/// What a name in the zone `pool.<domain>` stands for.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub enum PoolName {
+    /// `pool.<domain>` itself.
+    Apex,
+    /// `s2.pool`: a server; addresses, SRV, TXT with what it has.
+    Server(ServerName),
+    /// `_want.s2.pool`: what it should do.
+    Want(ServerName),
+    /// `_todo.s2.pool`: its per-object wishes.
+    Todo(ServerName),
+    /// `any.pool`: addresses of all serving agents.
+    Any,
+    /// `ns.pool`: the librarian.
+    Ns,
+    /// `_place.pool`: where new objects go.
+    Place,
+}
+
+impl PoolName {
+    /// What `name` stands for, in any case; `None` for a name outside the zone and for one that means nothing in it.
+    #[must_use]
+    pub fn of(domain: &Domain, name: &Name) -> Option<PoolName> {
+        if domain.zone_of(name) != Some(Zone::Pool) {
+            return None;
+        }
+        let below = usize::from(name.num_labels()) - usize::from(domain.zone(Zone::Pool).num_labels());
+        let labels: Vec<String> = name
+            .iter()
+            .take(below)
+            .map(|label| std::str::from_utf8(label).map(str::to_ascii_lowercase))
+            .collect::<Result<_, _>>()
+            .ok()?;
+        let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+        match labels[..] {
+            [] => Some(PoolName::Apex),
+            ["any"] => Some(PoolName::Any),
+            ["ns"] => Some(PoolName::Ns),
+            ["_place"] => Some(PoolName::Place),
+            [server] => server.parse().ok().map(PoolName::Server),
+            ["_want", server] => server.parse().ok().map(PoolName::Want),
+            ["_todo", server] => server.parse().ok().map(PoolName::Todo),
+            [_, _, ..] => None,
+        }
+    }
+
+    /// The name, in lower case.
+    #[must_use]
+    pub fn name(&self, domain: &Domain) -> Name {
+        let below = |label: &str, server: &ServerName| {
+            domain
+                .in_pool(server.as_str())
+                .prepend_label(label)
+                .expect("a domain leaves room for short labels")
+        };
+        match self {
+            PoolName::Apex => domain.zone(Zone::Pool).clone(),
+            PoolName::Server(server) => domain.in_pool(server.as_str()),
+            PoolName::Want(server) => below("_want", server),
+            PoolName::Todo(server) => below("_todo", server),
+            PoolName::Any => domain.in_pool("any"),
+            PoolName::Ns => domain.in_pool("ns"),
+            PoolName::Place => domain.in_pool("_place"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn want_reads_back_as_it_was_written() {
+        for text in [
+            "v=hn1 role=draining targets=s4,s5 plan=7 step=2",
+            "v=hn1 role=serving targets= plan=0 step=0",
+        ] {
+            let strings: Vec<&str> = text.split(' ').collect();
+            assert_eq!(Want::from_strings(&strings).unwrap().strings(), strings);
+        }
+        let twice = ["v=hn1", "role=draining", "targets=s4,s4", "plan=7", "step=2"];
+        assert!(matches!(
+            Want::from_strings(&twice),
+            Err(StringsError::Value { key: "targets", .. })
+        ));
+    }
+
+    #[test]
+    fn later_step_of_an_older_plan_does_not_supersede() {
+        let want = |plan, step| Want {
+            role: Role::Serving,
+            targets: Vec::new(),
+            plan,
+            step,
+        };
+        assert!(want(2, 0).supersedes(&want(1, 9)));
+        assert!(want(2, 1).supersedes(&want(2, 0)));
+        assert!(!want(1, 9).supersedes(&want(2, 0)));
+        assert!(!want(2, 0).supersedes(&want(2, 0)));
+    }
+
+    #[test]
+    fn wish_reads_back_as_it_was_written() {
+        for verb in ["copy", "drop", "move"] {
+            let strings = [verb, "3.1.2.1.023", "s4"];
+            assert_eq!(Wish::from_strings(&strings).unwrap().strings(), strings);
+        }
+        assert!(Wish::from_strings(&["erase", "3.1", "s4"]).is_err());
+        assert!(Wish::from_strings(&["move", "3.1"]).is_err());
+        assert!(Wish::from_strings(&["move", "3.1", "s4", "now"]).is_err());
+    }
+
+    #[test]
+    fn pool_names_are_told_apart_in_any_case() {
+        let domain: Domain = "hypernet.internal".parse().unwrap();
+        let of = |text: &str| PoolName::of(&domain, &text.parse().unwrap());
+        let s2: ServerName = "s2".parse().unwrap();
+        for (text, means) in [
+            ("pool.hypernet.internal.", PoolName::Apex),
+            ("S2.pool.Hypernet.internal.", PoolName::Server(s2.clone())),
+            ("_WANT.s2.pool.hypernet.internal.", PoolName::Want(s2.clone())),
+            ("_todo.s2.pool.hypernet.internal.", PoolName::Todo(s2)),
+            ("any.pool.hypernet.internal.", PoolName::Any),
+            ("ns.pool.hypernet.internal.", PoolName::Ns),
+            ("_place.pool.hypernet.internal.", PoolName::Place),
+        ] {
+            assert_eq!(of(text), Some(means.clone()), "{text}");
+            assert_eq!(means.name(&domain), text.parse::<Name>().unwrap());
+        }
+        assert_eq!(of("_other.s2.pool.hypernet.internal."), None);
+        assert_eq!(of("a._want.s2.pool.hypernet.internal."), None);
+        assert_eq!(of("s2.obj.hypernet.internal."), None);
+    }
+}
