@@ -4,6 +4,8 @@
 
 mod ask;
 mod peers;
+#[cfg(test)]
+pub(crate) mod stub;
 mod updater;
 
 use std::net::SocketAddr;
@@ -18,8 +20,8 @@ use zones::{Address, Domain, Register, ServerName};
 
 use crate::clock::BootInstant;
 use ask::{Answered, Asker};
-pub use peers::{Peer, PeerError};
 use peers::Peers;
+pub use peers::{Peer, PeerError};
 use updater::Updater;
 
 /// A register as the librarian showed it.
@@ -216,5 +218,155 @@ impl Registers {
             librarian: self.asker.librarian(),
             why: format!("its answer is not understood: {error}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use zones::{Epoch, Level, Role, State, Tx};
+
+    use super::stub::Stub;
+    use super::*;
+
+    fn fresh(address: &str) -> RegisterChange {
+        let me: ServerName = "s1".parse().unwrap();
+        RegisterChange {
+            old: None,
+            new: Register {
+                address: address.parse().unwrap(),
+                epoch: Epoch::FIRST,
+                owner: me.clone(),
+                state: State::Stable,
+                tx: Tx(rand::random()),
+                holders: vec![me],
+                kind: "file".parse().unwrap(),
+                schema: 1,
+                level: Level(1),
+            },
+        }
+    }
+
+    async fn all(registers: &Arc<Registers>, changes: Vec<RegisterChange>) -> Vec<Changed> {
+        let tasks: Vec<_> = changes
+            .into_iter()
+            .map(|change| {
+                let registers = Arc::clone(registers);
+                tokio::spawn(async move { registers.change(change).await })
+            })
+            .collect();
+        let mut ends = Vec::new();
+        for task in tasks {
+            ends.push(task.await.unwrap());
+        }
+        ends
+    }
+
+    #[tokio::test]
+    async fn register_reads_back_as_it_was_changed() {
+        let stub = Stub::start().await;
+        let registers = stub.registers();
+        let change = fresh("1.2.A");
+        let before = BootInstant::now();
+        assert_eq!(registers.read(&change.new.address).await.unwrap().register, None);
+        assert_eq!(registers.change(change.clone()).await, Changed::Done);
+        let read = registers.read(&change.new.address.folded()).await.unwrap();
+        assert_eq!(read.register, Some(change.new));
+        assert!(read.asked_at >= before);
+    }
+
+    #[tokio::test]
+    async fn waiting_changes_share_messages() {
+        let stub = Stub::start().await;
+        let registers = Arc::new(stub.registers());
+        let ends = all(&registers, (0..1000).map(|n| fresh(&format!("5.{n}"))).collect()).await;
+        assert!(ends.iter().all(|end| *end == Changed::Done));
+        let pool = stub.pool.lock();
+        assert_eq!(pool.changes, 1000);
+        assert!(pool.messages < 100, "{} messages", pool.messages);
+    }
+
+    #[tokio::test]
+    async fn refused_message_is_split_to_find_the_one_at_fault() {
+        let stub = Stub::start().await;
+        let registers = Arc::new(stub.registers());
+        let taken = fresh("7.33");
+        stub.pool
+            .lock()
+            .registers
+            .insert(taken.new.address.clone(), fresh("7.33").new);
+        let ends = all(&registers, (0..100).map(|n| fresh(&format!("7.{n}"))).collect()).await;
+        for (n, end) in ends.into_iter().enumerate() {
+            match end {
+                Changed::Done => assert_ne!(n, 33),
+                Changed::Refused { rcode, unanswered, .. } => {
+                    assert_eq!((n, rcode, unanswered), (33, ResponseCode::YXRRSet, 0));
+                }
+                Changed::Unknown => panic!("{n}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn two_changes_of_one_object_never_share_a_message() {
+        let stub = Stub::start().await;
+        let registers = Arc::new(stub.registers());
+        let ends = all(&registers, vec![fresh("1"), fresh("1"), fresh("1")]).await;
+        assert_eq!(ends.iter().filter(|end| **end == Changed::Done).count(), 1);
+    }
+
+    #[tokio::test]
+    async fn lost_question_is_asked_again_and_a_cut_answer_over_tcp() {
+        let stub = Stub::start().await;
+        let registers = stub.registers();
+        let change = fresh("1");
+        assert_eq!(registers.change(change.clone()).await, Changed::Done);
+        stub.pool.lock().lose_questions = 1;
+        stub.pool.lock().truncate = true;
+        let read = registers.read(&change.new.address).await.unwrap();
+        assert_eq!(read.register, Some(change.new));
+    }
+
+    #[tokio::test]
+    async fn change_whose_reply_is_lost_says_how_often() {
+        let stub = Stub::start().await;
+        let registers = stub.registers();
+        stub.pool.lock().lose_replies = 1;
+        match registers.change(fresh("1")).await {
+            Changed::Refused { rcode, unanswered, .. } => {
+                assert_eq!((rcode, unanswered), (ResponseCode::YXRRSet, 1));
+            }
+            other @ (Changed::Done | Changed::Unknown) => panic!("{other:?}"),
+        }
+        assert!(stub.register(&"1".parse().unwrap()).is_some());
+    }
+
+    #[tokio::test]
+    async fn refusal_carries_the_words_of_the_librarian() {
+        let stub = Stub::start().await;
+        stub.pool.lock().roles.insert("s1".parse().unwrap(), Role::Draining);
+        match stub.registers().change(fresh("1")).await {
+            Changed::Refused { rcode, why, .. } => {
+                assert_eq!(rcode, ResponseCode::Refused);
+                assert!(why.contains("takes no new objects"), "{why}");
+            }
+            other @ (Changed::Done | Changed::Unknown) => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn librarian_that_is_away_is_unreachable_and_changes_nothing() {
+        let stub = Stub::start().await;
+        stub.pool.lock().silent = true;
+        let registers = stub.registers();
+        let address = "1".parse().unwrap();
+        let (read, changed, wishes) = tokio::join!(
+            registers.read(&address),
+            registers.change(fresh("1")),
+            registers.wishes()
+        );
+        assert!(read.is_err() && wishes.is_err());
+        assert_eq!(changed, Changed::Unknown);
     }
 }

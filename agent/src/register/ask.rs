@@ -184,7 +184,9 @@ impl<'a> Question<'a> {
             }
             Err(error) => return Err(AskError::Final(error.to_string())),
         }
-        let Ok(answer) = query::read_answer(octets) else { return Ok(None) };
+        let Ok(answer) = query::read_answer(octets) else {
+            return Ok(None);
+        };
         let ours = match self.asked {
             Asked::Question(name, kind) => answer.answers_to(self.id, name, *kind),
             Asked::Update(_) => answer.id == self.id,
