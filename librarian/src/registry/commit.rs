@@ -1,0 +1,213 @@
+//! The one writer: judges what is proposed, makes it durable in groups, then publishes it.
+//!
+//! ```text
+//!  queue --all that wait--> judged one after the other --one transaction--> durable --> published --> replied to
+//! ```
+//!
+//! A reply, a refusal too, leaves only after the commit of its group: a refusal may rest on an earlier member. When a
+//! commit fails nothing of the group is published and nobody is told that it was refused, since it may be on disk.
+
+use std::sync::Arc;
+
+use hickory_proto::op::ResponseCode;
+use tokio::sync::{mpsc, oneshot};
+
+use super::draft::{Changes, Draft, Overlay};
+use super::entry::Entry;
+use super::index::Index;
+use super::proposal::{self, Proposal, Refused};
+use super::storage::{Batch, Storage, StorageError};
+use super::{Shared, SubmitError};
+
+/// Old entries looked at in one commit, besides two for each new one: keeps the log below twice what counts.
+const CLEAN_STEP: usize = 64;
+/// Entries that do not count before cleaning begins, besides as many as count.
+const CLEAN_SLACK: u64 = 4096;
+/// Entries published under one hold of the lock, so that a large group does not hold answers up.
+const PUBLISH_STEP: usize = 256;
+
+type Reply = oneshot::Sender<Result<(), SubmitError>>;
+
+/// What waits for the writer.
+pub(super) enum Envelope {
+    Propose(Box<Proposal>, Reply),
+    /// Finish what came before and let go of the file.
+    Close(oneshot::Sender<()>),
+}
+
+/// The writer and what it alone knows.
+pub(super) struct Writer {
+    pub(super) shared: Arc<Shared>,
+    pub(super) storage: Box<dyn Storage>,
+    pub(super) next_seq: u64,
+    /// No entry has a number below this.
+    pub(super) first_seq: u64,
+    /// Entries in the log.
+    pub(super) log_entries: u64,
+    pub(super) group_max: usize,
+}
+
+impl Writer {
+    /// Runs until closed, or until nobody can propose any more.
+    pub(super) fn run(mut self, mut queue: mpsc::Receiver<Envelope>) {
+        let mut closing = None;
+        while closing.is_none() {
+            let Some(first) = queue.blocking_recv() else { break };
+            let mut group = Vec::new();
+            let mut next = Some(first);
+            while let Some(envelope) = next.take() {
+                match envelope {
+                    Envelope::Propose(proposal, reply) => group.push((proposal, reply)),
+                    Envelope::Close(done) => {
+                        closing = Some(done);
+                        break;
+                    }
+                }
+                if group.len() < self.group_max {
+                    next = queue.try_recv().ok();
+                }
+            }
+            if !group.is_empty() {
+                self.commit(group);
+            }
+        }
+        queue.close();
+        drop(self.storage);
+        if let Some(done) = closing {
+            // Whoever waits may have gone.
+            let _ = done.send(());
+        }
+    }
+
+    fn commit(&mut self, group: Vec<(Box<Proposal>, Reply)>) {
+        let shared = Arc::clone(&self.shared);
+        let mut batch = Batch::default();
+        let mut moved = Vec::new();
+        let mut allowed: Vec<(Vec<(u64, Entry)>, Changes)> = Vec::new();
+        let mut replies = Vec::with_capacity(group.len());
+        {
+            let index = shared.index.read();
+            let (changes, judged) = judge_all(&index, group);
+            replies.extend(judged);
+            let new = changes.iter().map(|changes| changes.entries.len()).sum::<usize>();
+            let serials = changes.iter().rev().find_map(|changes| changes.serials);
+            if new > 0 {
+                match self.clean(&index, 2 * new + CLEAN_STEP, &mut batch) {
+                    Ok(entries) => moved = entries,
+                    Err(error) => return fail_all(replies, &error),
+                }
+            }
+            for mut changes in changes {
+                let entries = std::mem::take(&mut changes.entries);
+                let numbered = entries
+                    .into_iter()
+                    .map(|entry| (self.append(&mut batch, &entry), entry));
+                allowed.push((numbered.collect(), changes));
+            }
+            if let Some(serials) = serials {
+                let entry = Entry::Serials(serials);
+                let seq = self.append(&mut batch, &entry);
+                allowed.push((vec![(seq, entry)], Changes::default()));
+            }
+        }
+        if !batch.entries.is_empty() || batch.forget_below.is_some() {
+            if let Err(error) = self.storage.commit(&batch) {
+                return fail_all(replies, &error);
+            }
+        }
+        self.log_entries += batch.entries.len() as u64;
+        publish(&shared, moved, allowed);
+        for (reply, result) in replies {
+            // Whoever asked may have gone; the change stands.
+            let _ = reply.send(result.map_err(SubmitError::Refused));
+        }
+    }
+
+    fn append(&mut self, batch: &mut Batch, entry: &Entry) -> u64 {
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        batch.entries.push((seq, entry.to_bytes()));
+        seq
+    }
+
+    /// Drops entries from the low end of the log and copies those that still count to its high end.
+    fn clean(&mut self, index: &Index, most: usize, batch: &mut Batch) -> Result<Vec<(u64, Entry)>, StorageError> {
+        if self.log_entries <= 2 * index.entries() + CLEAN_SLACK {
+            return Ok(Vec::new());
+        }
+        let old = self.storage.read_log(self.first_seq, most)?;
+        let Some((last, _)) = old.last() else {
+            return Ok(Vec::new());
+        };
+        self.first_seq = last + 1;
+        batch.forget_below = Some(self.first_seq);
+        self.log_entries -= old.len() as u64;
+        let counting = old.into_iter().filter(|(seq, entry)| index.counts(entry, *seq));
+        let moved = counting.map(|(_, entry)| (self.append(batch, &entry), entry));
+        Ok(moved.collect())
+    }
+}
+
+type Judged = Vec<(Reply, Result<(), Refused>)>;
+
+/// Judges a group in its order, each on what is published and what earlier members change.
+fn judge_all(index: &Index, group: Vec<(Box<Proposal>, Reply)>) -> (Vec<Changes>, Judged) {
+    let mut earlier = Overlay::default();
+    let mut allowed = Vec::new();
+    let mut judged = Vec::with_capacity(group.len());
+    for (proposal, reply) in group {
+        let mut draft = Draft::new(index, &earlier);
+        let verdict = proposal::draft(&mut draft, &proposal);
+        if verdict.is_ok() {
+            let (own, changes) = draft.finish();
+            earlier.absorb(own);
+            allowed.push(changes);
+        }
+        judged.push((reply, verdict));
+    }
+    (allowed, judged)
+}
+
+fn publish(shared: &Shared, moved: Vec<(u64, Entry)>, allowed: Vec<(Vec<(u64, Entry)>, Changes)>) {
+    let mut index = shared.index.write();
+    let mut held = moved.len();
+    for (seq, entry) in &moved {
+        index.moved(entry, *seq);
+    }
+    for (entries, changes) in allowed {
+        // Only between messages, so that no answer sees half of one.
+        if held > PUBLISH_STEP {
+            parking_lot::RwLockWriteGuard::bump(&mut index);
+            held = 0;
+        }
+        held += entries.len() + changes.soft.len();
+        for (seq, entry) in entries {
+            index.apply(entry, seq);
+        }
+        for server in changes.soft {
+            index.apply_soft(server);
+        }
+    }
+}
+
+fn fail_all(replies: Judged, error: &StorageError) {
+    tracing::error!(
+        error = error as &dyn std::error::Error,
+        proposals = replies.len(),
+        "registry cannot be written: correct what the disk lacks, then restart the librarian"
+    );
+    for (reply, _) in replies {
+        let _ = reply.send(Err(SubmitError::Storage));
+    }
+}
+
+impl SubmitError {
+    /// The rcode of the answer to an update that ended so.
+    #[must_use]
+    pub fn rcode(&self) -> ResponseCode {
+        match self {
+            SubmitError::Refused(refused) => refused.rcode,
+            SubmitError::Storage | SubmitError::Closed => ResponseCode::ServFail,
+        }
+    }
+}

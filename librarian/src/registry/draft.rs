@@ -1,0 +1,234 @@
+//! Changes that are judged but not yet durable.
+//!
+//! A message is judged on what is published plus the earlier members of its group; its own changes join the group only
+//! when all of it is allowed. Nothing of a draft is seen by any answer.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use hickory_proto::rr::{Name, RecordType};
+use zones::{Address, PoolView, Register, Role, ServerName, State, Wish};
+
+use super::entry::{Entry, Plan, RecordZone, Serials};
+use super::index::Index;
+use super::server::Server;
+use super::zone::{NameKey, Node};
+
+/// Changes over the published state.
+#[derive(Default)]
+pub(crate) struct Overlay {
+    registers: HashMap<String, Register>,
+    nodes: HashMap<(RecordZone, NameKey), Arc<Node>>,
+    servers: BTreeMap<ServerName, Server>,
+    plan: Option<Arc<Plan>>,
+    serials: Option<Serials>,
+}
+
+impl Overlay {
+    /// Takes the changes of a later message in.
+    pub(crate) fn absorb(&mut self, later: Overlay) {
+        self.registers.extend(later.registers);
+        self.nodes.extend(later.nodes);
+        self.servers.extend(later.servers);
+        self.plan = later.plan.or(self.plan.take());
+        self.serials = later.serials.or(self.serials);
+    }
+}
+
+/// What an allowed message does, in the form in which it is written and published.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    /// To be durable.
+    pub(crate) entries: Vec<Entry>,
+    /// Servers of which only soft state changed.
+    pub(crate) soft: Vec<Server>,
+    /// Serials after this message, if it raised any.
+    pub(crate) serials: Option<Serials>,
+}
+
+/// The state that one message is judged on, and its changes so far.
+pub(crate) struct Draft<'a> {
+    index: &'a Index,
+    group: &'a Overlay,
+    own: Overlay,
+    /// Objects changed by this message: a delegation or register.
+    names_changed: bool,
+}
+
+impl<'a> Draft<'a> {
+    pub(crate) fn new(index: &'a Index, group: &'a Overlay) -> Draft<'a> {
+        Draft {
+            index,
+            group,
+            own: Overlay::default(),
+            names_changed: false,
+        }
+    }
+
+    pub(crate) fn domain(&self) -> &'a zones::Domain {
+        &self.index.domain
+    }
+
+    /// The register under a key, deleted ones included.
+    pub(crate) fn register(&self, key: &str) -> Option<Register> {
+        let drafted = self.own.registers.get(key).or_else(|| self.group.registers.get(key));
+        match drafted {
+            Some(register) => Some(register.clone()),
+            None => self
+                .index
+                .registers
+                .find(key)
+                .map(|id| self.index.registers.register(id)),
+        }
+    }
+
+    /// Sets a register.
+    pub(crate) fn put_register(&mut self, key: String, register: Register) {
+        self.names_changed = true;
+        self.own.registers.insert(key, register);
+    }
+
+    /// The ordinary records of a name; an empty node if there are none.
+    pub(crate) fn node(&self, zone: RecordZone, name: &Name) -> Arc<Node> {
+        let key = (zone, NameKey::new(name));
+        let drafted = self.own.nodes.get(&key).or_else(|| self.group.nodes.get(&key));
+        drafted
+            .or_else(|| self.index.records(zone).node(name))
+            .map_or_else(|| Arc::new(Node::empty(name)), Arc::clone)
+    }
+
+    /// Replaces the ordinary records of a name.
+    pub(crate) fn put_node(&mut self, zone: RecordZone, node: Node) {
+        self.names_changed |= zone == RecordZone::Tree;
+        self.own.nodes.insert((zone, NameKey::new(&node.name)), Arc::new(node));
+    }
+
+    /// Whether a name, or one between it and the apex of `tree`, is delegated to another pool.
+    pub(crate) fn is_delegated(&self, tree_name: &Name) -> bool {
+        // The usual case: there is no delegation at all.
+        if self.index.tree.len() == 0 && self.own.nodes.is_empty() && self.group.nodes.is_empty() {
+            return false;
+        }
+        let low = usize::from(self.domain().zone(zones::Zone::Tree).num_labels()) + 1;
+        let high = usize::from(tree_name.num_labels());
+        (low..=high).any(|labels| {
+            self.node(RecordZone::Tree, &tree_name.trim_to(labels))
+                .set(RecordType::NS)
+                .is_some()
+        })
+    }
+
+    pub(crate) fn server(&self, name: &ServerName) -> Option<&Server> {
+        let drafted = self.own.servers.get(name).or_else(|| self.group.servers.get(name));
+        drafted.or_else(|| self.index.server(name))
+    }
+
+    pub(crate) fn put_server(&mut self, server: Server) {
+        self.own.servers.insert(server.name.clone(), server);
+    }
+
+    pub(crate) fn plan(&self) -> Option<&Arc<Plan>> {
+        let drafted = self.own.plan.as_ref().or(self.group.plan.as_ref());
+        drafted.or_else(|| self.index.plan())
+    }
+
+    pub(crate) fn put_plan(&mut self, plan: Plan) {
+        self.own.plan = Some(Arc::new(plan));
+    }
+
+    /// Serials before this message.
+    pub(crate) fn serials(&self) -> Serials {
+        self.group.serials.unwrap_or_else(|| self.index.serials())
+    }
+
+    /// Whether an object that is not deleted lies at or below a key in `tree`.
+    pub(crate) fn any_object_under(&self, key: &str) -> bool {
+        let registers = &self.index.registers;
+        let published = registers.find(key).into_iter().filter(|id| registers.is_live(*id));
+        let mut published = published.chain(registers.below(key));
+        let below = format!("{key}.");
+        let mut drafted = self.own.registers.iter().chain(&self.group.registers);
+        published.next().is_some()
+            || drafted.any(|(found, register)| {
+                register.state != State::Deleted && (found == key || found.starts_with(&below))
+            })
+    }
+
+    /// Ends the message: serials rise where answers change, and changes are written down.
+    pub(crate) fn finish(mut self) -> (Overlay, Changes) {
+        let mut changes = Changes::default();
+        let mut answers_changed = false;
+        // In a fixed order, so that the same proposals make the same log.
+        let mut registers: Vec<_> = self.own.registers.iter().collect();
+        registers.sort_by_key(|(key, _)| *key);
+        changes.entries.extend(
+            registers
+                .into_iter()
+                .map(|(_, register)| Entry::Register(register.clone())),
+        );
+        let mut nodes: Vec<_> = self.own.nodes.iter().collect();
+        nodes.sort_by_key(|(key, _)| *key);
+        changes.entries.extend(
+            nodes
+                .into_iter()
+                .map(|((zone, _), node)| Entry::Node(*zone, Arc::clone(node))),
+        );
+        for server in self.own.servers.values() {
+            let old = self
+                .group
+                .servers
+                .get(&server.name)
+                .or_else(|| self.index.server(&server.name));
+            answers_changed |= old.is_none_or(|old| old.differs_in_answers(server));
+            if old.is_none_or(|old| old.differs_durably(server)) {
+                changes.entries.push(Entry::Server(Box::new(server.clone())));
+            } else {
+                changes.soft.push(server.clone());
+            }
+        }
+        changes.entries.extend(self.own.plan.iter().cloned().map(Entry::Plan));
+        if self.names_changed || answers_changed {
+            let mut serials = self.serials();
+            serials.obj = next_serial(serials.obj);
+            serials.tree = next_serial(serials.tree);
+            if answers_changed {
+                serials.pool = next_serial(serials.pool);
+            }
+            self.own.serials = Some(serials);
+            changes.serials = Some(serials);
+        }
+        (self.own, changes)
+    }
+}
+
+/// The serial after this one (RFC 1982 section 3.1). Zero is passed over: some secondaries take it for "unknown".
+pub(crate) fn next_serial(serial: u32) -> u32 {
+    match serial.wrapping_add(1) {
+        0 => 1,
+        next => next,
+    }
+}
+
+impl PoolView for Draft<'_> {
+    fn role(&self, server: &ServerName) -> Option<Role> {
+        self.server(server).map(Server::role)
+    }
+
+    fn may_move(&self, address: &Address, from: &ServerName, to: &ServerName) -> bool {
+        self.server(from).is_some_and(|server| {
+            let drains = server.role() == Role::Draining && server.want.targets.contains(to);
+            let wished = |wish: &Wish| match wish {
+                Wish::Move {
+                    address: object,
+                    server,
+                } => object == address && server == to,
+                Wish::Copy { .. } | Wish::Drop { .. } => false,
+            };
+            drains || server.todos.iter().any(wished)
+        })
+    }
+
+    fn is_lost(&self, server: &ServerName) -> bool {
+        self.server(server).is_some_and(|server| server.lost)
+    }
+}

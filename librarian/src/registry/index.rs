@@ -1,0 +1,183 @@
+//! The registry in memory: what answers are made of.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use hickory_proto::rr::rdata::{NS, SOA};
+use hickory_proto::rr::{Name, RData, RecordType};
+use zones::{Domain, ServerName, Zone};
+
+use super::entry::{Entry, Plan, RecordZone, Serials};
+use super::registers::{Registers, key_of};
+use super::server::Server;
+use super::zone::{Node, Records, RrSet};
+
+/// Seconds of a new zone's SOA record (DESIGN.md section 4).
+pub(crate) const REFRESH_S: i32 = 5;
+pub(crate) const RETRY_S: i32 = 5;
+pub(crate) const EXPIRE_S: i32 = 60;
+pub(crate) const MINIMUM_S: u32 = 2;
+
+/// Everything that is durable and published, and the soft state of servers.
+pub(crate) struct Index {
+    pub(crate) domain: Domain,
+    pub(crate) registers: Registers,
+    /// The operator's zone.
+    pub(crate) apex: Records,
+    /// Delegations in `tree`.
+    pub(crate) tree: Records,
+    servers: BTreeMap<ServerName, (Server, u64)>,
+    plans: BTreeMap<u64, (Arc<Plan>, u64)>,
+    serials: (Serials, u64),
+}
+
+impl Index {
+    /// An empty registry that is being filled; end with [`Index::finish_loading`].
+    pub(crate) fn loading(domain: &Domain) -> Index {
+        let first = Serials {
+            obj: 1,
+            tree: 1,
+            pool: 1,
+        };
+        Index {
+            domain: domain.clone(),
+            registers: Registers::loading(domain.clone()),
+            apex: Records::default(),
+            tree: Records::default(),
+            servers: BTreeMap::new(),
+            plans: BTreeMap::new(),
+            serials: (first, 0),
+        }
+    }
+
+    pub(crate) fn finish_loading(&mut self) {
+        self.registers.finish_loading();
+    }
+
+    /// Takes one entry of the log in.
+    pub(crate) fn apply(&mut self, entry: Entry, seq: u64) {
+        match entry {
+            Entry::Register(register) => self.registers.put(&register, seq),
+            Entry::Node(RecordZone::Apex, node) => self.apex.put(node, seq),
+            Entry::Node(RecordZone::Tree, node) => self.tree.put(node, seq),
+            Entry::Server(server) => {
+                self.servers.insert(server.name.clone(), (*server, seq));
+            }
+            Entry::Plan(plan) => {
+                self.plans.insert(plan.number, (plan, seq));
+            }
+            Entry::Serials(serials) => self.serials = (serials, seq),
+        }
+    }
+
+    /// Takes a server's soft state in; where the log holds the server does not change.
+    pub(crate) fn apply_soft(&mut self, server: Server) {
+        if let Some((kept, _)) = self.servers.get_mut(&server.name) {
+            *kept = server;
+        }
+    }
+
+    /// Whether an entry of the log is the one that counts, not one that a later entry replaced.
+    pub(crate) fn counts(&self, entry: &Entry, seq: u64) -> bool {
+        let kept = match entry {
+            Entry::Register(register) => key_of(&self.domain, &register.address)
+                .and_then(|key| self.registers.find(&key))
+                .map(|id| self.registers.seq(id)),
+            Entry::Node(zone, node) => self.records(*zone).seq(&node.name),
+            Entry::Server(server) => self.servers.get(&server.name).map(|(_, seq)| *seq),
+            Entry::Plan(plan) => self.plans.get(&plan.number).map(|(_, seq)| *seq),
+            Entry::Serials(_) => Some(self.serials.1),
+        };
+        kept == Some(seq)
+    }
+
+    /// Says where the log holds an entry now; nothing else changes.
+    pub(crate) fn moved(&mut self, entry: &Entry, seq: u64) {
+        match entry {
+            Entry::Register(register) => {
+                let id = key_of(&self.domain, &register.address).and_then(|key| self.registers.find(&key));
+                self.registers.set_seq(id.expect("an entry that counts has a row"), seq);
+            }
+            Entry::Node(RecordZone::Apex, node) => self.apex.put(Arc::clone(node), seq),
+            Entry::Node(RecordZone::Tree, node) => self.tree.put(Arc::clone(node), seq),
+            // The soft half stays as it is.
+            Entry::Server(server) => {
+                if let Some((_, kept)) = self.servers.get_mut(&server.name) {
+                    *kept = seq;
+                }
+            }
+            Entry::Plan(plan) => {
+                self.plans.insert(plan.number, (Arc::clone(plan), seq));
+            }
+            Entry::Serials(_) => self.serials.1 = seq,
+        }
+    }
+
+    /// Entries that count.
+    pub(crate) fn entries(&self) -> u64 {
+        let things =
+            self.registers.len() + self.apex.len() + self.tree.len() + self.servers.len() + self.plans.len() + 1;
+        things as u64
+    }
+
+    pub(crate) fn records(&self, zone: RecordZone) -> &Records {
+        match zone {
+            RecordZone::Apex => &self.apex,
+            RecordZone::Tree => &self.tree,
+        }
+    }
+
+    pub(crate) fn server(&self, name: &ServerName) -> Option<&Server> {
+        self.servers.get(name).map(|(server, _)| server)
+    }
+
+    pub(crate) fn servers(&self) -> impl ExactSizeIterator<Item = &Server> {
+        self.servers.values().map(|(server, _)| server)
+    }
+
+    /// The current plan: the one with the highest number.
+    pub(crate) fn plan(&self) -> Option<&Arc<Plan>> {
+        self.plans.last_key_value().map(|(_, (plan, _))| plan)
+    }
+
+    pub(crate) fn plan_numbered(&self, number: u64) -> Option<&Arc<Plan>> {
+        self.plans.get(&number).map(|(plan, _)| plan)
+    }
+
+    pub(crate) fn serials(&self) -> Serials {
+        self.serials.0
+    }
+}
+
+/// The records at the apex of a new operator's zone.
+pub(crate) fn first_apex(domain: &Domain, ttl: u32) -> Node {
+    let set = |kind, record| RrSet {
+        kind,
+        ttl,
+        records: vec![record],
+    };
+    Node {
+        name: domain.apex().clone(),
+        sets: vec![
+            set(RecordType::SOA, RData::SOA(soa(domain, 1))),
+            set(RecordType::NS, RData::NS(NS(domain.in_pool("ns")))),
+        ],
+    }
+}
+
+/// A zone's SOA record with the pool's own times.
+pub(crate) fn soa(domain: &Domain, serial: u32) -> SOA {
+    let mailbox: Name = domain
+        .zone(Zone::Apex)
+        .prepend_label("hostmaster")
+        .expect("a domain leaves room for short labels");
+    SOA::new(
+        domain.in_pool("ns"),
+        mailbox,
+        serial,
+        REFRESH_S,
+        RETRY_S,
+        EXPIRE_S,
+        MINIMUM_S,
+    )
+}

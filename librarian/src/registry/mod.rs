@@ -1,0 +1,203 @@
+//! The registry: every register, server, want, plan and ordinary record; durable, and answered from memory.
+//!
+//! | file | what |
+//! |---|---|
+//! | `registers`, `ordered` | registers in memory, compact, with the orders that tell what lies below a name |
+//! | `zone` | ordinary records in memory |
+//! | `index`, `view` | all of it together / how it is read |
+//! | `proposal`, `draft` | what can be changed / changes that are judged but not yet durable |
+//! | `commit` | the one writer and its groups |
+//! | `storage`, `entry`, `bytes` | the log on disk |
+//!
+//! Nothing here knows sockets or keys; what an update may change is decided in [`crate::update`].
+
+mod bytes;
+mod commit;
+pub(crate) mod draft;
+mod entry;
+pub(crate) mod index;
+mod ordered;
+mod proposal;
+pub(crate) mod registers;
+mod server;
+mod storage;
+mod view;
+pub(crate) mod zone;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hickory_proto::op::ResponseCode;
+use parking_lot::RwLock;
+use tokio::sync::{mpsc, oneshot};
+use zones::Domain;
+
+use commit::{Envelope, Writer};
+pub use entry::{Plan, Serials};
+pub(crate) use entry::{RecordZone, wire};
+use index::Index;
+pub use proposal::{By, PLAN_OCTETS_MAX, Proposal, Refused, ServerChange, WantsChange};
+pub use server::{ADDRESSES_MAX, Host, Server};
+pub use storage::StorageError;
+use storage::{RedbStorage, Storage};
+pub use view::View;
+
+/// How the registry works.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How long a server counts as alive after it last said what it has.
+    pub lease: Duration,
+    /// Proposals that wait for the writer; who comes later waits to get in.
+    pub queue_max: usize,
+    /// Proposals in one commit.
+    pub group_max: usize,
+    /// TTL of the first records of the operator's zone, in seconds.
+    pub ttl_s: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            lease: Duration::from_secs(10),
+            queue_max: 4096,
+            group_max: 4096,
+            ttl_s: 5,
+        }
+    }
+}
+
+/// What readers and the writer share.
+struct Shared {
+    index: RwLock<Index>,
+    lease: Duration,
+    incarnation: [u8; 16],
+}
+
+/// The registry of one pool. Clones are the same registry.
+#[derive(Clone)]
+pub struct Registry {
+    shared: Arc<Shared>,
+    queue: mpsc::Sender<Envelope>,
+}
+
+/// Why a proposal changed nothing, or may have.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubmitError {
+    /// Judged and not allowed; nothing was changed.
+    #[error(transparent)]
+    Refused(Refused),
+    /// The registry could not be written. Whether the change is on disk shows after a restart: ask again then.
+    #[error("the registry cannot be written: see the librarian's log")]
+    Storage,
+    /// The librarian is stopping; ask again.
+    #[error("the registry is closed: the librarian is stopping")]
+    Closed,
+}
+
+impl Registry {
+    /// Opens the registry file, or makes it, and reads all of it into memory.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError`]; [`StorageError::InUse`] if another process holds the file.
+    pub fn open(path: &Path, domain: &Domain, settings: Settings) -> Result<Registry, StorageError> {
+        let storage = RedbStorage::open(path, &domain.to_string())?;
+        let incarnation = storage.incarnation;
+        Registry::load(Box::new(storage), incarnation, domain, settings)
+    }
+
+    fn load(
+        mut storage: Box<dyn Storage>,
+        incarnation: [u8; 16],
+        domain: &Domain,
+        settings: Settings,
+    ) -> Result<Registry, StorageError> {
+        let started = Instant::now();
+        let mut index = Index::loading(domain);
+        let (mut first_seq, mut next_seq, mut log_entries) = (None, 1, 0);
+        storage.load(&mut |seq, entry| {
+            first_seq.get_or_insert(seq);
+            next_seq = seq + 1;
+            log_entries += 1;
+            index.apply(entry, seq);
+        })?;
+        if index.apex.node(domain.apex()).is_none() {
+            let apex = entry::Entry::Node(RecordZone::Apex, Arc::new(index::first_apex(domain, settings.ttl_s)));
+            storage.commit(&storage::Batch {
+                entries: vec![(next_seq, apex.to_bytes())],
+                forget_below: None,
+            })?;
+            index.apply(apex, next_seq);
+            (next_seq, log_entries) = (next_seq + 1, log_entries + 1);
+        }
+        index.finish_loading();
+        tracing::info!(
+            objects = index.registers.live(),
+            log_entries,
+            load_ms = started.elapsed().as_millis(),
+            "registry loaded"
+        );
+        let shared = Arc::new(Shared {
+            index: RwLock::new(index),
+            lease: settings.lease,
+            incarnation,
+        });
+        let (queue, waiting) = mpsc::channel(settings.queue_max.max(1));
+        let writer = Writer {
+            shared: Arc::clone(&shared),
+            storage,
+            next_seq,
+            first_seq: first_seq.unwrap_or(1),
+            log_entries,
+            group_max: settings.group_max.max(1),
+        };
+        std::thread::Builder::new()
+            .name("registry".to_owned())
+            .spawn(move || writer.run(waiting))
+            .expect("the system gives one more thread at start");
+        Ok(Registry { shared, queue })
+    }
+
+    /// A consistent view of what is durable, as of now. It holds publishing up: take it, read, let it go; never hold it
+    /// across an await.
+    #[must_use]
+    pub fn view(&self) -> View<'_> {
+        View::new(self.shared.index.read(), Instant::now(), self.shared.lease)
+    }
+
+    /// Proposes a change and waits until it is durable and published. Going away meanwhile does not take it back.
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError`].
+    pub async fn submit(&self, proposal: Proposal) -> Result<(), SubmitError> {
+        let (reply, answer) = oneshot::channel();
+        let envelope = Envelope::Propose(Box::new(proposal), reply);
+        self.queue.send(envelope).await.map_err(|_| SubmitError::Closed)?;
+        answer.await.map_err(|_| SubmitError::Closed)?
+    }
+
+    /// Finishes what was proposed and lets go of the file. Views still work; proposals end with
+    /// [`SubmitError::Closed`].
+    pub async fn close(&self) {
+        let (done, closed) = oneshot::channel();
+        if self.queue.send(Envelope::Close(done)).await.is_ok() {
+            // An error says that the writer is gone already.
+            let _ = closed.await;
+        }
+    }
+
+    /// Random octets made with the registry; others after a restore.
+    #[must_use]
+    pub fn incarnation(&self) -> [u8; 16] {
+        self.shared.incarnation
+    }
+}
+
+impl From<SubmitError> for ResponseCode {
+    fn from(error: SubmitError) -> Self {
+        error.rcode()
+    }
+}

@@ -1,0 +1,158 @@
+//! The servers of the pool, as the registry knows them.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use zones::{Has, Role, ServerName, Want, Wish};
+
+/// Most addresses that a server may have.
+pub const ADDRESSES_MAX: usize = 8;
+
+/// Where a server is and what it said of itself.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Host {
+    /// TCP port of its HTTPS access.
+    pub https_port: u16,
+    /// Its addresses, at least one.
+    pub addresses: Vec<IpAddr>,
+    /// What it last said it has.
+    pub has: Has,
+}
+
+/// One server of the pool.
+///
+/// | field | lasts |
+/// |---|---|
+/// | name, want, lost | over a restart |
+/// | host | port, addresses, release and the index's commit counter over a restart; the rest as they were at the last change of these |
+/// | seen, todos | until the process ends |
+#[derive(Clone, Debug, PartialEq)]
+pub struct Server {
+    /// Its name.
+    pub name: ServerName,
+    /// What it should do; its role is the server's role.
+    pub want: Want,
+    /// Per-object wishes.
+    pub todos: Vec<Wish>,
+    /// Marked as lost for good: a holder may take what it owns.
+    pub lost: bool,
+    /// Where it is; `None` until its agent has said so.
+    pub host: Option<Host>,
+    /// When its agent last said so to this process.
+    pub seen: Option<Instant>,
+}
+
+impl Server {
+    /// A server of which nothing was heard yet.
+    pub(crate) fn new(name: ServerName, want: Want) -> Server {
+        Server {
+            name,
+            want,
+            todos: Vec::new(),
+            lost: false,
+            host: None,
+            seen: None,
+        }
+    }
+
+    /// The role it should act in.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.want.role
+    }
+
+    /// What it last said it has.
+    #[must_use]
+    pub fn has(&self) -> Option<&Has> {
+        self.host.as_ref().map(|host| &host.has)
+    }
+
+    /// Whether its lease runs.
+    #[must_use]
+    pub fn is_alive(&self, now: Instant, lease: Duration) -> bool {
+        self.seen
+            .is_some_and(|seen| now.saturating_duration_since(seen) < lease)
+    }
+
+    /// Whether `new` differs in something that must outlast a restart.
+    pub(crate) fn differs_durably(&self, new: &Server) -> bool {
+        let kept = |server: &Server| {
+            server.host.as_ref().map(|host| {
+                let Has {
+                    release,
+                    commits,
+                    plan,
+                    peer_port,
+                    ..
+                } = &host.has;
+                (
+                    host.https_port,
+                    host.addresses.clone(),
+                    release.clone(),
+                    *commits,
+                    *plan,
+                    *peer_port,
+                )
+            })
+        };
+        self.want != new.want || self.lost != new.lost || kept(self) != kept(new)
+    }
+
+    /// Whether `new` differs in something that answers about objects are made of, so that serials must rise.
+    pub(crate) fn differs_in_answers(&self, new: &Server) -> bool {
+        let place = |server: &Server| {
+            server
+                .host
+                .as_ref()
+                .map(|host| (host.https_port, host.addresses.clone()))
+        };
+        self.role() != new.role() || place(self) != place(new)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn has() -> Has {
+        Has {
+            release: "0.1.0".to_owned(),
+            role: Role::Serving,
+            objects: 3,
+            bytes: 1000,
+            capacity: 100_000,
+            load: 100,
+            heat: 0,
+            errors: 0,
+            plan: 0,
+            commits: 12,
+            peer_port: 9101,
+        }
+    }
+
+    #[test]
+    fn load_is_soft_and_the_commit_counter_is_not() {
+        let want = Want {
+            role: Role::Serving,
+            targets: Vec::new(),
+            plan: 0,
+            step: 0,
+        };
+        let mut old = Server::new("s2".parse().unwrap(), want);
+        old.host = Some(Host {
+            https_port: 1,
+            addresses: vec![IpAddr::from([127, 0, 0, 1])],
+            has: has(),
+        });
+        let change = |change: fn(&mut Server)| {
+            let mut new = old.clone();
+            change(&mut new);
+            (old.differs_durably(&new), old.differs_in_answers(&new))
+        };
+        assert_eq!(change(|new| new.host.as_mut().unwrap().has.load = 999), (false, false));
+        assert_eq!(change(|new| new.host.as_mut().unwrap().has.commits += 1), (true, false));
+        assert_eq!(change(|new| new.host.as_mut().unwrap().https_port += 1), (true, true));
+        assert_eq!(change(|new| new.want.role = Role::Cordoned), (true, true));
+        assert_eq!(change(|new| new.seen = Some(Instant::now())), (false, false));
+    }
+}

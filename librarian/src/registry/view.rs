@@ -1,0 +1,124 @@
+//! Reading the registry.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::RwLockReadGuard;
+use zones::{Address, Domain, Register, ServerName};
+
+use super::entry::{Plan, Serials};
+use super::index::Index;
+use super::registers::key_of;
+use super::server::Server;
+
+/// The registry at one moment: what is durable, and which leases run.
+pub struct View<'a> {
+    index: RwLockReadGuard<'a, Index>,
+    now: Instant,
+    lease: Duration,
+}
+
+impl<'a> View<'a> {
+    pub(super) fn new(index: RwLockReadGuard<'a, Index>, now: Instant, lease: Duration) -> View<'a> {
+        View { index, now, lease }
+    }
+
+    pub(crate) fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// The same view with leases judged at another moment.
+    #[must_use]
+    pub fn at(self, now: Instant) -> View<'a> {
+        View { now, ..self }
+    }
+
+    /// The moment that leases are judged at.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// The pool's domain.
+    #[must_use]
+    pub fn domain(&self) -> &Domain {
+        &self.index.domain
+    }
+
+    /// The register of an address in any spelling, a deleted one too.
+    #[must_use]
+    pub fn register(&self, address: &Address) -> Option<Register> {
+        let key = key_of(&self.index.domain, address)?;
+        let id = self.index.registers.find(&key)?;
+        Some(self.index.registers.register(id))
+    }
+
+    /// Objects that are not deleted.
+    #[must_use]
+    pub fn objects(&self) -> usize {
+        self.index.registers.live()
+    }
+
+    /// Registers that a server owns.
+    #[must_use]
+    pub fn objects_owned(&self, server: &ServerName) -> u64 {
+        self.index.registers.owned(server)
+    }
+
+    /// Registers that name a server in any field: as owner, holder or destination.
+    #[must_use]
+    pub fn objects_naming(&self, server: &ServerName) -> u64 {
+        self.index.registers.naming(server)
+    }
+
+    /// At most `most` registers that are not deleted, in the order of their names from `from` on (it included).
+    #[must_use]
+    pub fn registers_from(&self, from: Option<&Address>, most: usize) -> Vec<Register> {
+        let key = from
+            .and_then(|from| key_of(&self.index.domain, from))
+            .unwrap_or_default();
+        let rows = self.index.registers.from(&key).take(most);
+        rows.map(|id| self.index.registers.register(id)).collect()
+    }
+
+    /// The servers of the pool by name.
+    pub fn servers(&self) -> impl ExactSizeIterator<Item = &Server> {
+        self.index.servers()
+    }
+
+    /// One server.
+    #[must_use]
+    pub fn server(&self, name: &ServerName) -> Option<&Server> {
+        self.index.server(name)
+    }
+
+    /// Whether a server's lease runs.
+    #[must_use]
+    pub fn is_alive(&self, server: &Server) -> bool {
+        server.is_alive(self.now, self.lease)
+    }
+
+    /// The current plan; `None` before the first.
+    #[must_use]
+    pub fn plan(&self) -> Option<&Arc<Plan>> {
+        self.index.plan()
+    }
+
+    /// A plan by number.
+    #[must_use]
+    pub fn plan_numbered(&self, number: u64) -> Option<&Arc<Plan>> {
+        self.index.plan_numbered(number)
+    }
+
+    /// Serials of the composed zones.
+    #[must_use]
+    pub fn serials(&self) -> Serials {
+        self.index.serials()
+    }
+
+    /// Addresses of a server, none if it has said none yet.
+    pub(crate) fn addresses<'v>(&'v self, server: &'v Server) -> impl Iterator<Item = IpAddr> + 'v {
+        server.host.iter().flat_map(|host| host.addresses.iter().copied())
+    }
+}
