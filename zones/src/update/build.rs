@@ -74,7 +74,7 @@ pub enum BuildError {
 }
 
 /// Builds an unsigned update of registers: for each the prerequisite that its TXT RRset is the old text (or is not
-/// there), the deletion of that text, the addition of the new one.
+/// there), the deletion of that RRset, the addition of the new text.
 ///
 /// # Errors
 ///
@@ -101,8 +101,10 @@ pub fn build_register_update(domain: &Domain, id: u16, changes: &[RegisterChange
                 }
                 check(old)?;
                 let text = RData::TXT(TXT::new(old.strings()));
-                message.add_answer(Record::from_rdata(name.clone(), 0, text.clone()));
-                message.add_authority(of_class(DNSClass::NONE, Record::from_rdata(name.clone(), 0, text)));
+                message.add_answer(Record::from_rdata(name.clone(), 0, text));
+                // The whole RRset: the prerequisite says what it is, repeating that would take a third more room.
+                let delete = Record::update0(name.clone(), 0, RecordType::TXT);
+                message.add_authority(of_class(DNSClass::ANY, delete));
             }
             None => {
                 message.add_answer(of_class(
@@ -126,8 +128,7 @@ pub fn changes_that_fit(domain: &Domain, changes: &[RegisterChange]) -> usize {
         // An address of n octets has labels of at most 8/5 n and some; 10 octets of fixed fields behind each name.
         let name = change.new.address.as_str().len() * 2 + domain.apex().len() + 8;
         let record = name.min(255) + 10;
-        octets += 2 * record + text(&change.new);
-        octets += change.old.as_ref().map_or(0, |old| record + 2 * text(old));
+        octets += 3 * record + text(&change.new) + change.old.as_ref().map_or(0, text);
         if octets > REGISTER_UPDATE_OCTETS_MAX {
             return index.max(1);
         }
