@@ -73,7 +73,9 @@ pub fn rank(candidates: &[Candidate<'_>]) -> Vec<Placed> {
                 .max(1),
         })
         .collect();
-    placed.sort_by(|a, b| (a.priority, std::cmp::Reverse(a.weight), &a.name).cmp(&(b.priority, std::cmp::Reverse(b.weight), &b.name)));
+    placed.sort_by(|a, b| {
+        (a.priority, std::cmp::Reverse(a.weight), &a.name).cmp(&(b.priority, std::cmp::Reverse(b.weight), &b.name))
+    });
     placed
 }
 
@@ -83,7 +85,10 @@ mod tests {
     use proptest::prelude::*;
 
     fn names() -> Vec<ServerName> {
-        ["s1", "s2", "s3", "s4"].iter().map(|name| name.parse().expect(name)).collect()
+        ["s1", "s2", "s3", "s4"]
+            .iter()
+            .map(|name| name.parse().expect(name))
+            .collect()
     }
 
     fn candidate(name: &ServerName, role: Role, capacity: u64, used: u64) -> Candidate<'_> {
@@ -107,7 +112,13 @@ mod tests {
             candidate(&names[3], Role::Serving, 1000, 0),
         ];
         candidates[3].alive = false;
-        assert_eq!(rank(&candidates).iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["s1"]);
+        assert_eq!(
+            rank(&candidates)
+                .iter()
+                .map(|one| one.name.as_str())
+                .collect::<Vec<_>>(),
+            ["s1"]
+        );
         candidates[0].factor_percent = 0;
         assert!(rank(&candidates).is_empty());
     }
@@ -128,7 +139,11 @@ mod tests {
         };
         assert_eq!(
             weights(&candidates),
-            [("s2".to_owned(), 0, 60_000), ("s1".to_owned(), 0, 30_000), ("s3".to_owned(), 10, 120)]
+            [
+                ("s2".to_owned(), 0, 60_000),
+                ("s1".to_owned(), 0, 30_000),
+                ("s3".to_owned(), 10, 120)
+            ]
         );
         candidates[0].factor_percent = 400;
         assert_eq!(weights(&candidates)[0], ("s1".to_owned(), 0, 60_000));

@@ -1,0 +1,190 @@
+//! Plans: numbered immutable documents that say what the pool is doing.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use zones::ServerName;
+
+/// Longest document that is read: a pool of thousands of servers stays far below.
+const DOCUMENT_OCTETS_MAX: usize = 1 << 20;
+
+/// What the pool is doing. Its number is one above its parent's; 0 stands for no plan at all.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Plan {
+    /// Its number.
+    pub number: u64,
+    /// The plan before.
+    pub parent: u64,
+    /// What is to be done.
+    pub goal: Goal,
+    /// Where the objects of a drained server went, so that a refill knows whence they come back.
+    pub homes: BTreeMap<ServerName, ServerName>,
+}
+
+/// What a plan wants done. Both move every object off one server onto another; they differ in whose idea of home that is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Goal {
+    /// Every object off `server`, into a free one; `server` is free afterwards.
+    Drain {
+        /// The server to be emptied.
+        server: ServerName,
+        /// The free server that takes its objects.
+        into: ServerName,
+    },
+    /// Every object off `from`, back onto `server`; `from` is free afterwards.
+    Refill {
+        /// The server that gets its objects back.
+        server: ServerName,
+        /// The one that took them.
+        from: ServerName,
+    },
+}
+
+/// A document is not a plan that this release can read.
+#[derive(Debug, thiserror::Error)]
+#[error("plan {number} cannot be read: it is damaged or of a later release")]
+pub struct PlanError {
+    /// Its number.
+    pub number: u64,
+    /// What the reader saw.
+    pub source: serde_json::Error,
+}
+
+/// The document as JSON.
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    parent: u64,
+    goal: GoalText,
+    homes: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+enum GoalText {
+    Drain { server: String, into: String },
+    Refill { server: String, from: String },
+}
+
+impl Goal {
+    /// The server that is emptied.
+    #[must_use]
+    pub fn source(&self) -> &ServerName {
+        match self {
+            Goal::Drain { server, .. } => server,
+            Goal::Refill { from, .. } => from,
+        }
+    }
+
+    /// The server that takes the objects.
+    #[must_use]
+    pub fn target(&self) -> &ServerName {
+        match self {
+            Goal::Drain { into, .. } => into,
+            Goal::Refill { server, .. } => server,
+        }
+    }
+}
+
+impl fmt::Display for Goal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Goal::Drain { server, into } => write!(f, "drain {server} into {into}"),
+            Goal::Refill { server, from } => write!(f, "refill {server} from {from}"),
+        }
+    }
+}
+
+impl Plan {
+    /// The document, JSON.
+    #[must_use]
+    pub fn document(&self) -> String {
+        let document = Document {
+            parent: self.parent,
+            goal: match &self.goal {
+                Goal::Drain { server, into } => GoalText::Drain {
+                    server: server.to_string(),
+                    into: into.to_string(),
+                },
+                Goal::Refill { server, from } => GoalText::Refill {
+                    server: server.to_string(),
+                    from: from.to_string(),
+                },
+            },
+            homes: self
+                .homes
+                .iter()
+                .map(|(home, now)| (home.to_string(), now.to_string()))
+                .collect(),
+        };
+        serde_json::to_string(&document).expect("texts and a number are JSON")
+    }
+
+    /// Reads a document.
+    ///
+    /// # Errors
+    ///
+    /// [`PlanError`] for anything that [`Plan::document`] of this release does not make.
+    pub fn read(number: u64, document: &str) -> Result<Plan, PlanError> {
+        let refuse = |source| PlanError { number, source };
+        let wrong = |what: &str| refuse(serde::de::Error::custom(what));
+        if document.len() > DOCUMENT_OCTETS_MAX {
+            return Err(wrong("it is too long"));
+        }
+        let document: Document = serde_json::from_str(document).map_err(refuse)?;
+        let server = |text: &str| {
+            text.parse::<ServerName>()
+                .map_err(|_| wrong("a server's name is malformed"))
+        };
+        let goal = match &document.goal {
+            GoalText::Drain { server: drained, into } => Goal::Drain {
+                server: server(drained)?,
+                into: server(into)?,
+            },
+            GoalText::Refill { server: filled, from } => Goal::Refill {
+                server: server(filled)?,
+                from: server(from)?,
+            },
+        };
+        let homes = document
+            .homes
+            .iter()
+            .map(|(home, now)| Ok((server(home)?, server(now)?)))
+            .collect::<Result<_, PlanError>>()?;
+        Ok(Plan {
+            number,
+            parent: document.parent,
+            goal,
+            homes,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn name(text: &str) -> ServerName {
+        text.parse().expect(text)
+    }
+
+    proptest! {
+        #[test]
+        fn plan_document_comes_back(drains: bool, number in 1u64.., a in "[a-z][a-z0-9]{1,14}", b in "[a-z][a-z0-9]{3,14}") {
+            let goal = if drains {
+                Goal::Drain { server: name(&a), into: name(&b) }
+            } else {
+                Goal::Refill { server: name(&a), from: name(&b) }
+            };
+            let plan = Plan { number, parent: number - 1, goal, homes: [(name(&a), name(&b))].into() };
+            prop_assert_eq!(Plan::read(number, &plan.document()).expect("own document"), plan);
+        }
+
+        #[test]
+        fn any_text_is_read_or_refused(text in ".{0,200}") {
+            let _ = Plan::read(1, &text);
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! New plans, and why one is refused.
+//!
+//! A new plan becomes current only as the child of the plan that it was made from. The first decision under it freezes all
+//! wants ([`super::decide`]): from then on no server is told to move anything until it has said that it knows the new plan.
+
+use zones::{Role, ServerName};
+
+use super::decide::{Decision, decide};
+use super::plan::{Goal, Plan};
+use super::sight::{Seen, Sight};
+
+/// Room that a target must have, in percent of what comes.
+const ROOM_PERCENT: u64 = 130;
+
+/// Why a plan is not made.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlanRefusal {
+    /// No such server.
+    #[error("there is no server {server} in this pool: `librarian pool` lists them")]
+    Unknown {
+        /// What was asked for.
+        server: ServerName,
+    },
+    /// Another plan is not done.
+    #[error("plan {number} ({goal}) is not done: wait for it, or turn it round with `librarian {reverse}`")]
+    Busy {
+        /// Its number.
+        number: u64,
+        /// What it does.
+        goal: String,
+        /// The command that turns it round.
+        reverse: String,
+    },
+    /// The server is not in a role in which this makes sense.
+    #[error("{server} is {role}: {advice}")]
+    Role {
+        /// Which server.
+        server: ServerName,
+        /// Its role.
+        role: Role,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// Nothing to drain into.
+    #[error(
+        "no free server is alive to take the objects: invite one with `librarian invite s9 --role free` and start its agent"
+    )]
+    NoFree,
+    /// The free server is too small.
+    #[error(
+        "{server} has room for {room} bytes, but {needed} are needed ({ROOM_PERCENT} % of what {from} holds): use a larger server"
+    )]
+    Room {
+        /// The free server.
+        server: ServerName,
+        /// Its room, in octets.
+        room: u64,
+        /// What it would need.
+        needed: u64,
+        /// The server to be drained.
+        from: ServerName,
+    },
+    /// The server was never drained, or its objects are back already.
+    #[error("{server} was not drained by a plan, or it has its objects back: there is nothing to refill it from")]
+    NoHome {
+        /// Which server.
+        server: ServerName,
+    },
+    /// The agent does not report.
+    #[error("{server} is not heard: start its agent with `agent run` first")]
+    Silent {
+        /// Which server.
+        server: ServerName,
+    },
+}
+
+/// A plan that empties `server` into `into`, or into the roomiest free server.
+///
+/// # Errors
+///
+/// [`PlanRefusal`] says why not, and what would help.
+pub fn drain(sight: &Sight, server: &ServerName, into: Option<&ServerName>) -> Result<Plan, PlanRefusal> {
+    let source = find(sight, server)?;
+    if let Some(plan) = running(sight) {
+        return match &plan.goal {
+            Goal::Refill { server: filled, from } if filled == server && into.is_none_or(|into| into == from) => {
+                let goal = Goal::Drain {
+                    server: filled.clone(),
+                    into: from.clone(),
+                };
+                Ok(make(sight, goal))
+            }
+            Goal::Refill { .. } | Goal::Drain { .. } => Err(busy(plan)),
+        };
+    }
+    match source.want.role {
+        Role::Serving => {}
+        role @ (Role::Free | Role::Reserve) => {
+            return Err(PlanRefusal::Role {
+                server: server.clone(),
+                role,
+                advice: "it holds no object, there is nothing to drain",
+            });
+        }
+        role @ (Role::Cordoned
+        | Role::Draining
+        | Role::Empty
+        | Role::Upgrading
+        | Role::Validating
+        | Role::Refilling
+        | Role::Failed
+        | Role::Quarantined) => {
+            return Err(PlanRefusal::Role {
+                server: server.clone(),
+                role,
+                advice: "only a serving server is drained",
+            });
+        }
+    }
+    alive(server, source)?;
+    let target = match into {
+        Some(into) => {
+            let seen = find(sight, into)?;
+            if !matches!(seen.want.role, Role::Free | Role::Reserve) {
+                return Err(PlanRefusal::Role {
+                    server: into.clone(),
+                    role: seen.want.role,
+                    advice: "objects are drained into a free server or a reserve",
+                });
+            }
+            alive(into, seen)?;
+            (into, seen)
+        }
+        None => sight
+            .servers
+            .iter()
+            .filter(|(_, seen)| seen.want.role == Role::Free && seen.alive)
+            .max_by_key(|(name, seen)| (seen.room(), std::cmp::Reverse((*name).clone())))
+            .ok_or(PlanRefusal::NoFree)?,
+    };
+    room(server, source, target)?;
+    Ok(make(
+        sight,
+        Goal::Drain {
+            server: server.clone(),
+            into: target.0.clone(),
+        },
+    ))
+}
+
+/// A plan that gives `server` its objects back.
+///
+/// # Errors
+///
+/// [`PlanRefusal`] says why not, and what would help.
+pub fn refill(sight: &Sight, server: &ServerName) -> Result<Plan, PlanRefusal> {
+    let target = find(sight, server)?;
+    if let Some(plan) = running(sight) {
+        return match &plan.goal {
+            Goal::Drain { server: drained, into } if drained == server => {
+                let goal = Goal::Refill {
+                    server: drained.clone(),
+                    from: into.clone(),
+                };
+                Ok(make(sight, goal))
+            }
+            Goal::Refill { .. } | Goal::Drain { .. } => Err(busy(plan)),
+        };
+    }
+    let no_home = || PlanRefusal::NoHome { server: server.clone() };
+    let from = sight
+        .plan
+        .as_ref()
+        .and_then(|plan| plan.homes.get(server))
+        .ok_or_else(no_home)?;
+    let source = sight.servers.get(from).ok_or_else(no_home)?;
+    if target.want.role != Role::Free {
+        return Err(PlanRefusal::Role {
+            server: server.clone(),
+            role: target.want.role,
+            advice: "only a free server is refilled",
+        });
+    }
+    if source.want.role != Role::Serving {
+        return Err(no_home());
+    }
+    alive(server, target)?;
+    alive(from, source)?;
+    room(from, source, (server, target))?;
+    Ok(make(
+        sight,
+        Goal::Refill {
+            server: server.clone(),
+            from: from.clone(),
+        },
+    ))
+}
+
+/// The plan that is not done yet.
+fn running(sight: &Sight) -> Option<&Plan> {
+    sight.plan.as_ref().filter(|_| decide(sight) != Decision::Rest)
+}
+
+fn busy(plan: &Plan) -> PlanRefusal {
+    PlanRefusal::Busy {
+        number: plan.number,
+        goal: plan.goal.to_string(),
+        reverse: match &plan.goal {
+            Goal::Drain { server, .. } => format!("refill {server}"),
+            Goal::Refill { server, .. } => format!("drain {server}"),
+        },
+    }
+}
+
+/// The plan with its number and parent.
+fn make(sight: &Sight, goal: Goal) -> Plan {
+    let parent = sight.number();
+    let mut homes = sight.plan.as_ref().map(|plan| plan.homes.clone()).unwrap_or_default();
+    match &goal {
+        Goal::Drain { server, into } => {
+            homes.insert(server.clone(), into.clone());
+        }
+        Goal::Refill { server, .. } => {
+            homes.remove(server);
+        }
+    }
+    Plan {
+        number: parent + 1,
+        parent,
+        goal,
+        homes,
+    }
+}
+
+fn find<'a>(sight: &'a Sight, server: &ServerName) -> Result<&'a Seen, PlanRefusal> {
+    sight
+        .servers
+        .get(server)
+        .ok_or_else(|| PlanRefusal::Unknown { server: server.clone() })
+}
+
+fn alive(server: &ServerName, seen: &Seen) -> Result<(), PlanRefusal> {
+    if seen.alive && seen.has.is_some() {
+        Ok(())
+    } else {
+        Err(PlanRefusal::Silent { server: server.clone() })
+    }
+}
+
+fn room(from: &ServerName, source: &Seen, (server, target): (&ServerName, &Seen)) -> Result<(), PlanRefusal> {
+    let needed = source.bytes().saturating_mul(ROOM_PERCENT) / 100;
+    if target.room() < needed {
+        return Err(PlanRefusal::Room {
+            server: server.clone(),
+            room: target.room(),
+            needed,
+            from: from.clone(),
+        });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "propose_tests.rs"]
+mod tests;

@@ -1,0 +1,113 @@
+use super::*;
+use crate::pool::testing::{name, sight};
+
+fn pool() -> Sight {
+    sight(&[
+        ("s1", Role::Serving, 5),
+        ("s2", Role::Serving, 7),
+        ("s3", Role::Free, 0),
+        ("s4", Role::Free, 0),
+    ])
+}
+
+#[test]
+fn a_drain_goes_into_the_roomiest_free_server() {
+    let mut sight = pool();
+    sight
+        .servers
+        .get_mut(&name("s4"))
+        .unwrap()
+        .has
+        .as_mut()
+        .unwrap()
+        .capacity = 20_000;
+    let new = drain(&sight, &name("s2"), None).unwrap();
+    assert_eq!((new.number, new.parent), (1, 0));
+    assert_eq!(new.goal.to_string(), "drain s2 into s4");
+    assert_eq!(
+        drain(&sight, &name("s2"), Some(&name("s3"))).unwrap().goal.target(),
+        &name("s3")
+    );
+}
+
+#[test]
+fn drains_that_cannot_work_are_refused_with_the_reason() {
+    let sight = pool();
+    let refused = |server: &str, into: Option<&str>, sight: &Sight| {
+        drain(sight, &name(server), into.map(name).as_ref()).unwrap_err()
+    };
+    assert!(matches!(refused("s9", None, &sight), PlanRefusal::Unknown { .. }));
+    assert!(matches!(
+        refused("s3", None, &sight),
+        PlanRefusal::Role { role: Role::Free, .. }
+    ));
+    assert!(matches!(
+        refused("s2", Some("s1"), &sight),
+        PlanRefusal::Role {
+            role: Role::Serving,
+            ..
+        }
+    ));
+    let mut small = pool();
+    for server in ["s3", "s4"] {
+        small
+            .servers
+            .get_mut(&name(server))
+            .unwrap()
+            .has
+            .as_mut()
+            .unwrap()
+            .capacity = 800;
+    }
+    assert!(matches!(
+        refused("s2", None, &small),
+        PlanRefusal::Room {
+            needed: 910,
+            room: 800,
+            ..
+        }
+    ));
+    let mut none = pool();
+    for server in ["s3", "s4"] {
+        none.servers.get_mut(&name(server)).unwrap().alive = false;
+    }
+    assert_eq!(refused("s2", None, &none), PlanRefusal::NoFree);
+    assert!(matches!(refused("s2", Some("s3"), &none), PlanRefusal::Silent { .. }));
+    let mut silent = pool();
+    silent.servers.get_mut(&name("s2")).unwrap().has = None;
+    assert!(matches!(refused("s2", None, &silent), PlanRefusal::Silent { .. }));
+}
+
+#[test]
+fn only_the_reverse_may_replace_a_plan_that_runs() {
+    let mut sight = pool();
+    let new = drain(&sight, &name("s2"), Some(&name("s3"))).unwrap();
+    sight.apply_plan(new);
+    assert!(matches!(
+        drain(&sight, &name("s2"), None),
+        Err(PlanRefusal::Busy { .. })
+    ));
+    assert!(matches!(
+        drain(&sight, &name("s1"), None),
+        Err(PlanRefusal::Busy { .. })
+    ));
+    assert!(matches!(
+        drain(&sight, &name("s3"), None),
+        Err(PlanRefusal::Busy { .. })
+    ));
+    assert!(matches!(refill(&sight, &name("s1")), Err(PlanRefusal::Busy { .. })));
+    let back = refill(&sight, &name("s2")).unwrap();
+    assert_eq!(back.goal.to_string(), "refill s2 from s3");
+    assert_eq!((back.number, back.parent), (2, 1));
+    assert!(back.homes.is_empty());
+    sight.apply_plan(back);
+    let again = drain(&sight, &name("s2"), None).unwrap();
+    assert_eq!(again.goal.to_string(), "drain s2 into s3");
+}
+
+#[test]
+fn a_server_that_was_not_drained_cannot_be_refilled() {
+    let sight = pool();
+    assert!(matches!(refill(&sight, &name("s3")), Err(PlanRefusal::NoHome { .. })));
+    assert!(matches!(refill(&sight, &name("s1")), Err(PlanRefusal::NoHome { .. })));
+}

@@ -1,0 +1,62 @@
+//! What the controller sees: one consistent look at the plan, the wants and what servers say of themselves.
+
+use std::collections::BTreeMap;
+
+use zones::{Has, ServerName, Want};
+
+use super::plan::Plan;
+
+/// One look at the pool.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Sight {
+    /// The current plan; `None` when there never was one.
+    pub plan: Option<Plan>,
+    /// Every server that joined.
+    pub servers: BTreeMap<ServerName, Seen>,
+}
+
+/// What is known of one server.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Seen {
+    /// What it should do.
+    pub want: Want,
+    /// What it last said of itself; gone with the librarian's last restart.
+    pub has: Option<Has>,
+    /// Whether its lease runs.
+    pub alive: bool,
+    /// Registers that name it in any field.
+    pub named: u64,
+    /// Registers that name it as the owner.
+    pub owned: u64,
+}
+
+impl Sight {
+    /// The number of the current plan, 0 for none.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.plan.as_ref().map_or(0, |plan| plan.number)
+    }
+}
+
+impl Seen {
+    /// Whether the server said, within its lease, that it knows this plan. Only then may anything rely on it: until it does,
+    /// it may still obey an older one.
+    #[must_use]
+    pub fn knows(&self, plan: u64) -> bool {
+        self.alive && self.has.as_ref().is_some_and(|has| has.plan == plan)
+    }
+
+    /// Octets that its objects take, as it last said.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.has.as_ref().map_or(0, |has| has.bytes)
+    }
+
+    /// Octets that it has room for, as it last said.
+    #[must_use]
+    pub fn room(&self) -> u64 {
+        self.has
+            .as_ref()
+            .map_or(0, |has| has.capacity.saturating_sub(has.bytes))
+    }
+}

@@ -1,0 +1,85 @@
+//! A pool for tests of the controller: what its registry would keep, and agents that obey and report when they like.
+
+use std::collections::BTreeMap;
+
+use zones::{Has, Role, ServerName, Want};
+
+use super::plan::Plan;
+use super::sight::{Seen, Sight};
+
+pub(super) fn name(text: &str) -> ServerName {
+    text.parse().expect(text)
+}
+
+pub(super) fn has(plan: u64, objects: u64) -> Has {
+    Has {
+        release: "0.1.0".to_owned(),
+        role: Role::Serving,
+        objects,
+        bytes: objects * 100,
+        capacity: 10_000,
+        load: 0,
+        heat: 0,
+        errors: 0,
+        plan,
+        commits: 0,
+        peer_port: 1,
+    }
+}
+
+pub(super) fn seen(role: Role, objects: u64) -> Seen {
+    Seen {
+        want: Want {
+            role,
+            targets: Vec::new(),
+            plan: 0,
+            step: 0,
+        },
+        has: Some(has(0, objects)),
+        alive: true,
+        named: objects,
+        owned: objects,
+    }
+}
+
+/// Servers by name, role and objects.
+pub(super) fn sight(servers: &[(&str, Role, u64)]) -> Sight {
+    Sight {
+        plan: None,
+        servers: servers
+            .iter()
+            .map(|(server, role, objects)| (name(server), seen(*role, *objects)))
+            .collect::<BTreeMap<_, _>>(),
+    }
+}
+
+impl Sight {
+    /// Does what the registry does with a new plan, its checks included.
+    pub(super) fn apply_plan(&mut self, plan: Plan) {
+        assert_eq!(
+            self.number(),
+            plan.parent,
+            "a plan is made current by compare-and-swap on its parent"
+        );
+        self.plan = Some(plan);
+    }
+
+    /// Does what the registry does with wants.
+    pub(super) fn write(&mut self, server: &ServerName, want: Want) {
+        let seen = self.servers.get_mut(server).expect("a known server");
+        assert!(
+            want.supersedes(&seen.want),
+            "wants rise by plan and step: {want:?} after {:?}",
+            seen.want
+        );
+        seen.want = want;
+    }
+
+    pub(super) fn report(&mut self, server: &str, plan: u64, objects: u64) {
+        self.servers.get_mut(&name(server)).expect("a known server").has = Some(has(plan, objects));
+    }
+
+    pub(super) fn role(&self, server: &str) -> Role {
+        self.servers[&name(server)].want.role
+    }
+}
