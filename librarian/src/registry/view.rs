@@ -1,6 +1,5 @@
 //! Reading the registry.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -115,10 +114,5 @@ impl<'a> View<'a> {
     #[must_use]
     pub fn serials(&self) -> Serials {
         self.index.serials()
-    }
-
-    /// Addresses of a server, none if it has said none yet.
-    pub(crate) fn addresses<'v>(&'v self, server: &'v Server) -> impl Iterator<Item = IpAddr> + 'v {
-        server.host.iter().flat_map(|host| host.addresses.iter().copied())
     }
 }

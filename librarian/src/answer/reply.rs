@@ -1,0 +1,100 @@
+//! The message around an answer.
+//!
+//! Specifications: RFC 1035 section 4.1, RFC 6891 (EDNS), RFC 2181 section 9 (truncation), RFC 8914.
+
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
+use zones::ExtendedError;
+
+use super::Response;
+
+/// Largest answer over UDP, whatever the asker would take: passes IPv6 paths whole (DNS flag day 2020).
+pub const UDP_OCTETS_MAX: u16 = 1232;
+/// Largest answer over UDP to an asker without EDNS (RFC 1035 section 4.2.1).
+const PLAIN_UDP_OCTETS_MAX: u16 = 512;
+
+/// How a message came, and so how large its answer may be.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Transport {
+    /// As one datagram.
+    Udp,
+    /// Over a connection.
+    Tcp,
+}
+
+impl Transport {
+    /// The octets that an answer to this message may have.
+    #[must_use]
+    pub fn octets_max(self, edns: Option<&Edns>) -> usize {
+        match (self, edns) {
+            (Transport::Tcp, _) => usize::from(u16::MAX),
+            (Transport::Udp, Some(edns)) => usize::from(edns.max_payload().clamp(PLAIN_UDP_OCTETS_MAX, UDP_OCTETS_MAX)),
+            (Transport::Udp, None) => usize::from(PLAIN_UDP_OCTETS_MAX),
+        }
+    }
+}
+
+/// Encodes the answer to a request in at most `octets_max` octets: without additional records if they do not fit, and
+/// with nothing but TC if the rest does not fit either.
+#[must_use]
+pub fn encode(request: &Message, response: Response, octets_max: usize) -> Vec<u8> {
+    let mut message = head(request, response.rcode, response.error.as_ref());
+    message.metadata.authoritative = response.authoritative;
+    message.answers = response.answers;
+    message.authorities = response.authorities;
+    message.additionals = response.additionals;
+    if let Some(octets) = fitting(&message, octets_max) {
+        return octets;
+    }
+    // A referral without its glue may lead nowhere, so that one is truncated instead.
+    let is_referral = message.answers.is_empty() && !message.metadata.authoritative;
+    message.additionals.clear();
+    if let (Some(octets), false) = (fitting(&message, octets_max), is_referral) {
+        return octets;
+    }
+    message.answers.clear();
+    message.authorities.clear();
+    message.metadata.truncation = true;
+    fitting(&message, octets_max).unwrap_or_else(|| {
+        // One question and an OPT record with a text of at most 200 octets: the text has to go.
+        let mut bare = head(request, response.rcode, None);
+        bare.metadata.truncation = true;
+        fitting(&bare, octets_max)
+            .unwrap_or_else(|| header(request.metadata.id, request.metadata.op_code, response.rcode))
+    })
+}
+
+/// Encodes if it fits. hickory would cut at 65,535 octets and set TC itself, which counts as not fitting.
+fn fitting(message: &Message, octets_max: usize) -> Option<Vec<u8>> {
+    let octets = message.to_vec().ok()?;
+    let cut = octets[2] & 0x02 != 0 && !message.metadata.truncation;
+    (octets.len() <= octets_max && !cut).then_some(octets)
+}
+
+/// A response without records: id, opcode, flags and question of the request, and OPT if the request has it.
+fn head(request: &Message, rcode: ResponseCode, error: Option<&ExtendedError>) -> Message {
+    let mut message = Message::new(request.metadata.id, MessageType::Response, request.metadata.op_code);
+    message.metadata.recursion_desired = request.metadata.recursion_desired;
+    message.metadata.checking_disabled = request.metadata.checking_disabled;
+    message.metadata.response_code = rcode;
+    message.queries.clone_from(&request.queries);
+    if let Some(asked) = &request.edns {
+        let mut edns = Edns::new();
+        edns.set_max_payload(UDP_OCTETS_MAX);
+        edns.set_dnssec_ok(asked.flags().dnssec_ok);
+        if let Some(error) = error {
+            edns.options_mut().insert(error.to_option());
+        }
+        message.edns = Some(edns);
+    }
+    message
+}
+
+/// A response that is a header alone, for requests that cannot be read.
+#[must_use]
+pub fn header(id: u16, op_code: OpCode, rcode: ResponseCode) -> Vec<u8> {
+    let mut octets = vec![0; 12];
+    octets[..2].copy_from_slice(&id.to_be_bytes());
+    octets[2] = 0x80 | (u8::from(op_code) << 3);
+    octets[3] = rcode.low();
+    octets
+}
