@@ -192,7 +192,7 @@ fn allowed(old: Option<&Register>, actor: Actor<'_>, pool: &Pool) -> HashSet<Reg
             let added: Vec<_> = holders.iter().filter(|h| !old.holders.contains(h)).collect();
             let removed = old.holders.iter().any(|h| !holders.contains(h));
             let legal = with(old.state.clone(), holders.clone());
-            if legal.check().is_ok() && !(removed && !added.is_empty()) && added.into_iter().all(nameable) {
+            if legal.check().is_ok() && (!removed || added.is_empty()) && added.into_iter().all(nameable) {
                 allowed.insert(legal);
             }
         }

@@ -1,0 +1,15 @@
+//! Wants and wishes, one character-string a line.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use zones::{Want, Wish};
+
+fuzz_target!(|octets: &[u8]| {
+    let strings: Vec<&[u8]> = octets.split(|octet| *octet == b'\n').collect();
+    if let Ok(want) = Want::from_strings(&strings) {
+        assert!(want.strings().iter().map(String::as_bytes).eq(strings.iter().copied()));
+    }
+    if let Ok(wish) = Wish::from_strings(&strings) {
+        assert!(wish.strings().iter().map(String::as_bytes).eq(strings));
+    }
+});
