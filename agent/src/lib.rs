@@ -1,5 +1,7 @@
 //! Keeps objects on one server, serves them to applications and moves them to other agents.
 
+pub mod access;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod control;

@@ -1,6 +1,8 @@
 //! Answers DNS for the pool, keeps the registry and decides what servers should do.
 
 pub mod answer;
+pub mod files;
+pub mod keys;
 pub mod place;
 pub mod pool;
 pub mod registry;
