@@ -230,6 +230,7 @@ proptest! {
         let octets = build_register_update(&domain, id, &changes).unwrap();
         let message = Message::from_vec(&octets).unwrap();
         prop_assert_eq!((message.metadata.id, message.metadata.op_code), (id, OpCode::Update));
+        prop_assert!(message.edns.is_some(), "else nobody says why it was refused");
         let update = read_update(&message).unwrap();
         prop_assert_eq!(update.prerequisites.len(), changes.len());
         let mut rest = update.changes.iter();

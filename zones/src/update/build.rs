@@ -3,13 +3,14 @@
 use std::net::IpAddr;
 
 use hickory_proto::ProtoError;
-use hickory_proto::op::{Message, MessageType, OpCode, Query};
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query};
 use hickory_proto::rr::rdata::{SRV, TXT};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
 use super::{Change, Update};
 use crate::has::Has;
 use crate::name::{Domain, NameError, Zone};
+use crate::query::UDP_PAYLOAD_OCTETS;
 use crate::register::{Register, RegisterError};
 use crate::server::ServerName;
 use crate::strings::StringsError;
@@ -275,6 +276,10 @@ pub fn read_has_update(domain: &Domain, update: &Update) -> Result<HasUpdate, Ha
 fn update(domain: &Domain, id: u16, zone: Zone) -> Message {
     let mut message = Message::new(id, MessageType::Query, OpCode::Update);
     message.add_query(Query::query(domain.zone(zone).clone(), RecordType::SOA));
+    // Only who speaks EDNS is told why an update was refused (RFC 8914 section 3).
+    let mut edns = Edns::new();
+    edns.set_max_payload(UDP_PAYLOAD_OCTETS);
+    message.set_edns(edns);
     message
 }
 
