@@ -7,3 +7,5 @@ pub mod config;
 pub mod control;
 pub mod objects;
 pub mod register;
+pub mod store;
+pub mod vault;

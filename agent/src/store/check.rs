@@ -1,0 +1,86 @@
+//! `agent check`: verifies every copy of a stopped agent's directory.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::io::RealDisk;
+use super::scrub::{Damage, GoOn, ScrubReport, scrub};
+use super::{OpenError, Settings, Store};
+use crate::vault::{Keyring, KeyringError, PoolKey, Secret, SystemEntropy, Vault, VaultError};
+
+/// What a check found.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct CheckReport {
+    /// Copies read.
+    pub copies: u64,
+    /// Plaintext octets read.
+    pub octets: u64,
+    /// Copies that are not as they were written.
+    pub damaged: Vec<Damage>,
+    /// Rows of the index that cannot be used; nothing else is checked while there are any.
+    pub rows: Vec<String>,
+}
+
+impl CheckReport {
+    /// Whether everything is as it was written.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.damaged.is_empty() && self.rows.is_empty()
+    }
+}
+
+/// Why a directory cannot be checked at all.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckError {
+    /// Another process has it, or it cannot be reached.
+    #[error("open the agent's directory")]
+    Disk(#[from] std::io::Error),
+    /// The keyring does not open.
+    #[error("open the keyring")]
+    Keyring(#[from] KeyringError),
+    /// The pool key cannot be read.
+    #[error("read the pool key")]
+    Vault(#[from] VaultError),
+    /// The index or a volume cannot be opened.
+    #[error("open the store")]
+    Open(#[source] OpenError),
+}
+
+/// Reads every copy below `dir`. `progress` is told after every copy how many there are.
+///
+/// # Errors
+///
+/// [`CheckError`] when nothing could be read. Damage is no error: it is in the report.
+pub fn check(
+    dir: &Path,
+    volumes: &Path,
+    secret: &Secret,
+    settings: &Settings,
+    mut progress: impl FnMut(&ScrubReport, u64) -> GoOn,
+) -> Result<CheckReport, CheckError> {
+    let disk = Arc::new(RealDisk::with_volumes(dir, volumes)?);
+    let keyring = Keyring::open(disk.clone(), secret, Arc::new(SystemEntropy))?;
+    let pool_key = PoolKey::from_file(&dir.join("pool.key"))?;
+    let vault = Arc::new(Vault::new(Box::new(keyring), pool_key));
+    let (store, entries) = match Store::open(disk, vault, settings) {
+        Ok(opened) => opened,
+        Err(OpenError::Rows(faults)) => {
+            return Ok(CheckReport {
+                rows: faults.iter().map(ToString::to_string).collect(),
+                ..CheckReport::default()
+            });
+        }
+        Err(error @ (OpenError::Index(_) | OpenError::Volume(_))) => return Err(CheckError::Open(error)),
+    };
+    let total = entries.len() as u64;
+    let report = scrub(&store, 0, |report| progress(report, total));
+    Ok(CheckReport {
+        copies: report.copies,
+        octets: report.octets,
+        damaged: report.damaged,
+        rows: Vec::new(),
+    })
+}

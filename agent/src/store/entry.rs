@@ -1,0 +1,409 @@
+//! Entries: what the index says of one copy, and what was sent for it.
+//!
+//! A row is the CBOR map of an [`Entry`] without its sequence number, which is the row's key. Fields are numbered, and
+//! unknown ones are skipped, so that a later release can add some. Octets: STORE.md section 3.
+
+use std::sync::Arc;
+
+use minicbor::{Decode, Encode};
+use uuid::Uuid;
+use zones::{Address, Epoch, Level, ObjectType, ServerName, Tx};
+
+use super::cbor;
+use super::space::Extents;
+use super::stream::StagedStream;
+use crate::vault::envelope::{Binding, PREFIX_OCTETS, StreamBinding};
+use crate::vault::{Digest, Generation, Part, StreamId, Suite, VaultError, WrappedDek};
+
+/// What the index says of one copy.
+#[derive(Clone, Debug, Eq, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct Entry {
+    /// Key of the row: rises with every change, and is never used again. Names this very copy.
+    #[cbor(skip)]
+    pub seq: u64,
+    /// The object.
+    #[cbor(n(0), with = "cbor::text")]
+    pub address: Address,
+    /// Epoch of this copy.
+    #[cbor(n(1), with = "cbor::epoch")]
+    pub epoch: Epoch,
+    /// Number of client writes that it has.
+    #[n(2)]
+    pub revision: u64,
+    /// The object's type.
+    #[cbor(n(3), with = "cbor::text")]
+    pub kind: ObjectType,
+    /// Schema version of its properties.
+    #[n(4)]
+    pub schema: u32,
+    /// The object's level.
+    #[cbor(n(5), with = "cbor::level")]
+    pub level: Level,
+    /// What this copy is, and what was sent for it.
+    #[n(6)]
+    pub journal: Journal,
+    /// Its properties.
+    #[n(7)]
+    pub properties: Option<Stream>,
+    /// Its body.
+    #[n(8)]
+    pub body: Option<Stream>,
+    /// Client writes of the last hour, oldest first.
+    #[n(9)]
+    pub writes: Vec<WriteRecord>,
+    /// The register's tx as last known.
+    #[cbor(n(10), with = "cbor::option_tx", has_nil)]
+    pub tx: Option<Tx>,
+}
+
+/// What a copy is, and what was sent for it (DESIGN.md section 11). Each variant is durable before what it names is sent.
+#[derive(Clone, Debug, Eq, PartialEq, Encode, Decode)]
+pub enum Journal {
+    /// A new object; the update that creates its register may have been sent.
+    #[n(0)]
+    CreateSent {
+        /// Of the register to be.
+        #[cbor(n(0), with = "cbor::tx")]
+        tx: Tx,
+    },
+    /// Owned and served.
+    #[n(1)]
+    Active {
+        /// Set until the former owner has answered the fence, or its time is over.
+        #[n(0)]
+        wait: Option<OpenWait>,
+    },
+    /// Owned and served while it is copied to `to`.
+    #[n(2)]
+    Moving {
+        /// The destination.
+        #[cbor(n(0), with = "cbor::text")]
+        to: ServerName,
+        /// Of the register that says so.
+        #[cbor(n(1), with = "cbor::tx")]
+        tx: Tx,
+    },
+    /// Owned; writes wait until the register says who is.
+    #[n(3)]
+    Sealed {
+        /// The destination.
+        #[cbor(n(0), with = "cbor::text")]
+        to: ServerName,
+        /// Of the register at the seal.
+        #[cbor(n(1), with = "cbor::tx")]
+        tx: Tx,
+        /// The last revision (vk).
+        #[n(2)]
+        revision: u64,
+        /// Digests at that revision, in this server's form.
+        #[n(3)]
+        digests: Digests,
+    },
+    /// No longer owned; kept until its retirement.
+    #[n(4)]
+    Moved {
+        /// The new owner.
+        #[cbor(n(0), with = "cbor::text")]
+        to: ServerName,
+        /// The new epoch.
+        #[cbor(n(1), with = "cbor::epoch")]
+        epoch: Epoch,
+    },
+    /// The copy is gone; who asks is sent on. Has no streams.
+    #[n(5)]
+    Forward {
+        /// The new owner.
+        #[cbor(n(0), with = "cbor::text")]
+        to: ServerName,
+        /// The new epoch.
+        #[cbor(n(1), with = "cbor::epoch")]
+        epoch: Epoch,
+    },
+    /// Owned; the update that deletes its register may have been sent.
+    #[n(6)]
+    DeleteSent {
+        /// Of the deleted register to be.
+        #[cbor(n(0), with = "cbor::tx")]
+        tx: Tx,
+    },
+    /// Deleted by this server. Has no streams; keeps the write records of the delete.
+    #[n(7)]
+    Tombstone {
+        /// Epoch of the deleted register.
+        #[cbor(n(0), with = "cbor::epoch")]
+        epoch: Epoch,
+        /// Of the deleted register.
+        #[cbor(n(1), with = "cbor::tx")]
+        tx: Tx,
+    },
+    /// Space is set aside for a copy that is coming. Has no streams.
+    #[n(8)]
+    Reserved {
+        /// The source.
+        #[cbor(n(0), with = "cbor::text")]
+        from: ServerName,
+        /// Of the register of the move.
+        #[cbor(n(1), with = "cbor::tx")]
+        tx: Tx,
+        /// Plaintext expected.
+        #[n(2)]
+        octets: u64,
+        /// When the wait for it ends.
+        #[n(3)]
+        expires_unix_ms: u64,
+    },
+    /// A copy arrived and was read back; never served.
+    #[n(9)]
+    Staged {
+        /// The source.
+        #[cbor(n(0), with = "cbor::text")]
+        from: ServerName,
+        /// Of the register of the move.
+        #[cbor(n(1), with = "cbor::tx")]
+        tx: Tx,
+    },
+    /// The copy equals the sealed one; never served.
+    #[n(10)]
+    Prepared {
+        /// The source.
+        #[cbor(n(0), with = "cbor::text")]
+        from: ServerName,
+        /// Of the register at the seal.
+        #[cbor(n(1), with = "cbor::tx")]
+        tx: Tx,
+    },
+    /// The update that makes this server the owner may have been sent; the copy stays until a register read settles it.
+    #[n(11)]
+    CommitSent {
+        /// The source.
+        #[cbor(n(0), with = "cbor::text")]
+        from: ServerName,
+        /// Of the register at the seal.
+        #[cbor(n(1), with = "cbor::tx")]
+        tx: Tx,
+        /// Of the register to be.
+        #[cbor(n(2), with = "cbor::tx")]
+        commit_tx: Tx,
+    },
+}
+
+/// A new owner waits for the former one.
+#[derive(Clone, Debug, Eq, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct OpenWait {
+    /// The former owner.
+    #[cbor(n(0), with = "cbor::text")]
+    pub from: ServerName,
+}
+
+/// Digests of an object's parts, those that it has.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct Digests {
+    /// Of the canonical properties.
+    #[n(0)]
+    pub properties: Option<Digest>,
+    /// Of the body.
+    #[n(1)]
+    pub body: Option<Digest>,
+}
+
+/// One sealed stream of a copy.
+#[derive(Clone, Debug, Eq, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct Stream {
+    /// Its random name.
+    #[n(0)]
+    pub id: StreamId,
+    /// Number of its suite.
+    #[n(1)]
+    pub suite: u8,
+    /// First octets of every chunk's nonce.
+    #[cbor(n(2), with = "minicbor::bytes")]
+    pub nonce_prefix: [u8; PREFIX_OCTETS],
+    /// Generation of the KEK that wraps its data key.
+    #[n(3)]
+    pub kek_generation: Generation,
+    /// Its data key, wrapped and bound to the entry.
+    #[n(4)]
+    pub wrapped_dek: WrappedDek,
+    /// Where it lies; held while this value or a clone of it lives.
+    #[cbor(n(5), with = "cbor::extents")]
+    pub extents: Arc<Extents>,
+    /// Octets of its plaintext.
+    #[n(6)]
+    pub plain_octets: u64,
+    /// Digest of its plaintext.
+    #[n(7)]
+    pub digest: Digest,
+}
+
+impl Stream {
+    pub(crate) fn binding(&self) -> StreamBinding {
+        StreamBinding {
+            id: self.id,
+            plain_octets: self.plain_octets,
+            digest: self.digest,
+        }
+    }
+}
+
+/// A client write that was applied.
+#[derive(Clone, Debug, Eq, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct WriteRecord {
+    /// Who wrote.
+    #[n(0)]
+    pub client: String,
+    /// The write id (UUIDv7).
+    #[cbor(n(1), with = "cbor::uuid")]
+    pub id: Uuid,
+    /// Hash of verb and content: the same id with another one is refused.
+    #[cbor(n(2), with = "minicbor::bytes")]
+    pub request_hash: [u8; 32],
+    /// When it was applied.
+    #[n(3)]
+    pub unix_ms: u64,
+    /// The revision that it made.
+    #[n(4)]
+    pub revision: u64,
+}
+
+/// One part of an entry to be.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// The copy has no such part.
+    Absent,
+    /// The part was written for this entry.
+    Staged(StagedStream),
+    /// The part of the entry that is replaced; its data key is wrapped anew where the entry says something else.
+    Kept,
+}
+
+/// An entry to be: everything but its place in the index and its wrapped keys.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "each field is the one of Entry")]
+pub struct NewEntry {
+    pub address: Address,
+    pub epoch: Epoch,
+    pub revision: u64,
+    pub kind: ObjectType,
+    pub schema: u32,
+    pub level: Level,
+    pub journal: Journal,
+    pub properties: Content,
+    pub body: Content,
+    pub writes: Vec<WriteRecord>,
+    pub tx: Option<Tx>,
+}
+
+/// One change of the index. All changes of one commit are applied together or not at all.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// Adds a copy.
+    Insert(NewEntry),
+    /// Puts an entry in the place of the one with this sequence number. It gets a number of its own.
+    Replace {
+        /// The entry that goes.
+        seq: u64,
+        /// The entry that comes.
+        entry: NewEntry,
+    },
+    /// Removes a copy, named by its sequence number, never by its address.
+    Remove {
+        /// The entry that goes.
+        seq: u64,
+    },
+}
+
+impl Entry {
+    /// The same entry as one to be, with its streams kept: change what differs, and [`Change::Replace`] this one by it.
+    #[must_use]
+    pub fn keep(&self) -> NewEntry {
+        let content = |stream: &Option<Stream>| match stream {
+            Some(_) => Content::Kept,
+            None => Content::Absent,
+        };
+        NewEntry {
+            address: self.address.clone(),
+            epoch: self.epoch,
+            revision: self.revision,
+            kind: self.kind.clone(),
+            schema: self.schema,
+            level: self.level,
+            journal: self.journal.clone(),
+            properties: content(&self.properties),
+            body: content(&self.body),
+            writes: self.writes.clone(),
+            tx: self.tx,
+        }
+    }
+
+    /// One of its streams.
+    #[must_use]
+    pub fn stream(&self, part: Part) -> Option<&Stream> {
+        match part {
+            Part::Properties => self.properties.as_ref(),
+            Part::Body => self.body.as_ref(),
+        }
+    }
+
+    /// Its streams, with their parts.
+    pub fn streams(&self) -> impl Iterator<Item = (Part, &Stream)> {
+        [(Part::Properties, &self.properties), (Part::Body, &self.body)]
+            .into_iter()
+            .filter_map(|(part, stream)| stream.as_ref().map(|stream| (part, stream)))
+    }
+
+    /// Octets of its plaintext, both parts.
+    #[must_use]
+    pub fn plain_octets(&self) -> u64 {
+        self.streams().map(|(_, stream)| stream.plain_octets).sum()
+    }
+
+    /// Digests of its parts.
+    #[must_use]
+    pub fn digests(&self) -> Digests {
+        Digests {
+            properties: self.properties.as_ref().map(|stream| stream.digest),
+            body: self.body.as_ref().map(|stream| stream.digest),
+        }
+    }
+
+    /// What the wrapped key of one of its streams is bound to.
+    pub(crate) fn binding(&self, part: Part, suite: u8) -> Result<Binding<'_>, VaultError> {
+        Ok(Binding {
+            address: &self.address,
+            part,
+            suite: Suite::from_number(suite)?,
+            level: self.level,
+            epoch: self.epoch,
+            revision: self.revision,
+            schema: self.schema,
+            properties: self.properties.as_ref().map(Stream::binding),
+            body: self.body.as_ref().map(Stream::binding),
+        })
+    }
+
+    /// The row's octets.
+    #[must_use]
+    pub fn encode_row(&self) -> Vec<u8> {
+        minicbor::to_vec(self).expect("memory takes all")
+    }
+
+    /// Reads a row.
+    ///
+    /// # Errors
+    ///
+    /// When the octets are no entry of this or an earlier release.
+    pub fn decode_row(seq: u64, octets: &[u8]) -> Result<Entry, minicbor::decode::Error> {
+        let mut decoder = minicbor::Decoder::new(octets);
+        let mut entry: Entry = decoder.decode()?;
+        if decoder.position() != octets.len() {
+            return Err(minicbor::decode::Error::message("octets follow the entry"));
+        }
+        entry.seq = seq;
+        Ok(entry)
+    }
+}

@@ -1,0 +1,440 @@
+//! The agent's store: copies of objects, sealed, at random places on disk, and the index that names them.
+//!
+//! ```text
+//!  writer / write_small --seal, random places--> volumes
+//!  commit --> committer: sync volumes, then one index transaction for all that wait --> entries
+//!  reader <-- open chunks <-- volumes
+//! ```
+//!
+//! The index is the truth. Data is durable before the index names it; blocks that no entry names are free; so a crash
+//! leaks nothing and loses nothing acknowledged. The API blocks; it may be called from many threads.
+//!
+//! Specification: DESIGN.md section 9, STORE.md.
+
+mod cbor;
+pub mod check;
+mod commit;
+pub mod entry;
+pub mod extent;
+pub mod index;
+pub mod io;
+pub mod scrub;
+pub mod space;
+pub mod stream;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+
+pub use commit::CommitError;
+pub use entry::{Change, Content, Digests, Entry, Journal, NewEntry, OpenWait, Stream, WriteRecord};
+pub use extent::Extent;
+pub use io::{Disk, DiskFile, RealDisk};
+pub use space::{Extents, Full, Reservation, Usage};
+pub use stream::{ReadError, StagedStream, StreamError, StreamReader, StreamSpec, StreamWriter};
+
+use crate::vault::envelope::Sealed;
+use crate::vault::{Opener, Part, Suite, Vault};
+use extent::{BLOCK_OCTETS, REGION_BLOCKS};
+use index::{BadRow, Index, IndexError};
+use space::{Sizes, Space};
+
+/// Commits that may wait for the committer at once; more wait before they are taken in.
+const COMMITS_WAITING_MAX: usize = 1024;
+
+/// Octets read at once while a batch is read back.
+const READ_BACK_OCTETS: u64 = 1024 * 1024;
+
+/// How large things may become.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Most octets of copies, reserved ones included; rounded down to blocks of 4 KiB.
+    pub capacity: u64,
+    /// Octets by which volumes grow; rounded up to 1 MiB. A larger step makes better random places and longer waits.
+    pub step: u64,
+    /// Largest volume file; rounded up to 1 MiB.
+    pub volume: u64,
+    /// Memory of the index's page cache.
+    pub cache: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            capacity: 16 << 30,
+            step: 64 << 20,
+            volume: 64 << 30,
+            cache: 16 << 20,
+        }
+    }
+}
+
+impl Settings {
+    fn sizes(&self) -> Sizes {
+        let regions = |octets: u64| {
+            let blocks = octets
+                .div_ceil(BLOCK_OCTETS)
+                .next_multiple_of(u64::from(REGION_BLOCKS))
+                .max(u64::from(REGION_BLOCKS));
+            // A volume has fewer than 2^32 blocks: 16 TiB.
+            u32::try_from(blocks).unwrap_or(u32::MAX - u32::MAX % REGION_BLOCKS)
+        };
+        Sizes {
+            capacity: self.capacity / BLOCK_OCTETS,
+            volume: regions(self.volume),
+            step: regions(self.step),
+        }
+    }
+}
+
+/// Why a store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The index.
+    #[error("open the index")]
+    Index(#[from] IndexError),
+    /// A volume.
+    #[error("open the volumes")]
+    Volume(#[source] std::io::Error),
+    /// Rows of the index are no entries, or contradict each other. Restore the index, or let the objects be repaired
+    /// from their other holders.
+    #[error("the index is damaged in {} rows, first: {}", .0.len(), .0[0])]
+    Rows(Vec<RowFault>),
+}
+
+/// What is wrong with one row.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RowFault {
+    /// Its octets are no entry.
+    #[error("row {seq} cannot be read: {source}")]
+    Unreadable {
+        /// Its key.
+        seq: u64,
+        /// Why.
+        source: minicbor::decode::Error,
+    },
+    /// Its places are another copy's, or nowhere.
+    #[error("row {seq} of object {address}: {source}")]
+    Place {
+        /// Its key.
+        seq: u64,
+        /// The object.
+        address: zones::Address,
+        /// Why.
+        source: extent::ClaimError,
+    },
+    /// Its key was not given out yet.
+    #[error("row {seq} of object {address} is ahead of the index's counter")]
+    Number {
+        /// Its key.
+        seq: u64,
+        /// The object.
+        address: zones::Address,
+    },
+}
+
+/// What committer, readers and writers share.
+#[derive(Debug)]
+struct Shared {
+    space: Arc<Space>,
+    vault: Arc<Vault>,
+    /// Every entry of the index.
+    live: RwLock<HashMap<u64, Arc<Entry>>>,
+    commits: AtomicU64,
+}
+
+/// The store of one agent.
+#[derive(Debug)]
+pub struct Store {
+    shared: Arc<Shared>,
+    /// `None` only while the store is dropped.
+    queue: Option<SyncSender<commit::Request>>,
+    growing: Option<SyncSender<()>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Store {
+    /// Opens the store of a directory, making an empty one where there is none, and returns every entry by rising number.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`]; damaged rows are all listed.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        vault: Arc<Vault>,
+        settings: &Settings,
+    ) -> Result<(Store, Vec<Arc<Entry>>), OpenError> {
+        let (index, found) = Index::open(disk.clone(), settings.cache)?;
+        let space =
+            Space::open(disk, vault.entropy().clone(), settings.sizes(), found.grown).map_err(OpenError::Volume)?;
+        space.set_index_octets(index.octets());
+        let mut faults: Vec<RowFault> = found
+            .bad
+            .into_iter()
+            .map(|BadRow { seq, source }| RowFault::Unreadable { seq, source })
+            .collect();
+        let mut entries = Vec::with_capacity(found.entries.len());
+        for entry in found.entries {
+            let (seq, address) = (entry.seq, entry.address.clone());
+            if seq >= index.next_seq {
+                faults.push(RowFault::Number { seq, address });
+                continue;
+            }
+            match hold(&space, entry) {
+                Ok(entry) => entries.push(Arc::new(entry)),
+                Err(source) => faults.push(RowFault::Place { seq, address, source }),
+            }
+        }
+        if !faults.is_empty() {
+            return Err(OpenError::Rows(faults));
+        }
+        let shared = Arc::new(Shared {
+            space,
+            vault,
+            live: RwLock::new(entries.iter().map(|entry| (entry.seq, entry.clone())).collect()),
+            commits: AtomicU64::new(index.commits),
+        });
+        let (queue, requests) = sync_channel(COMMITS_WAITING_MAX);
+        let (growing, grow) = sync_channel(1);
+        let committer = {
+            let shared = shared.clone();
+            std::thread::Builder::new()
+                .name("store-commit".to_owned())
+                .spawn(move || commit::run(&shared, index, &requests))
+        };
+        let grower = {
+            let space = shared.space.clone();
+            std::thread::Builder::new()
+                .name("store-grow".to_owned())
+                .spawn(move || {
+                    while let Ok(()) = grow.recv() {
+                        // A failure here is told to whoever next needs the room.
+                        if space.wants_growth()
+                            && let Err(error) = space.grow_ahead()
+                        {
+                            tracing::debug!(%error, "volumes do not grow ahead");
+                        }
+                    }
+                })
+        };
+        let threads = vec![
+            committer.map_err(OpenError::Volume)?,
+            grower.map_err(OpenError::Volume)?,
+        ];
+        let store = Store {
+            shared,
+            queue: Some(queue),
+            growing: Some(growing),
+            threads,
+        };
+        Ok((store, entries))
+    }
+
+    /// Sets room aside for a copy of this much plaintext, properties and body together.
+    ///
+    /// # Errors
+    ///
+    /// [`Full`].
+    pub fn reserve(&self, octets: u64) -> Result<Reservation, Full> {
+        self.shared.space.reserve(octets)
+    }
+
+    /// Begins a stream of any length.
+    ///
+    /// # Errors
+    ///
+    /// [`StreamError::Full`] at once when the hinted length does not fit.
+    pub fn writer(&self, spec: StreamSpec) -> Result<StreamWriter, StreamError> {
+        self.grow_ahead();
+        StreamWriter::new(self.shared.space.clone(), &self.shared.vault, spec)
+    }
+
+    /// Writes many small streams at once: shuffled within randomly chosen longer runs, so that one system call writes
+    /// many. Answers are in the order of the wishes.
+    ///
+    /// # Errors
+    ///
+    /// [`StreamError`]; then none of them is written.
+    pub fn write_small(&self, many: Vec<(StreamSpec, Bytes)>) -> Result<Vec<StagedStream>, StreamError> {
+        self.grow_ahead();
+        stream::write_small(&self.shared.space, &self.shared.vault, many)
+    }
+
+    fn grow_ahead(&self) {
+        if let Some(growing) = &self.growing
+            && self.shared.space.wants_growth()
+        {
+            // A full channel means that it is told already.
+            let _ = growing.try_send(());
+        }
+    }
+
+    /// A reader of one part of an entry.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::NoPart`]; [`ReadError::Vault`] when the data key does not open.
+    pub fn reader(&self, entry: &Entry, part: Part) -> Result<StreamReader, ReadError> {
+        let stream = entry.stream(part).ok_or(ReadError::NoPart { part })?;
+        let binding = entry.binding(part, stream.suite)?;
+        let dek = self
+            .shared
+            .vault
+            .unwrap(stream.kek_generation, &stream.wrapped_dek, &binding)?;
+        let sealed = Sealed {
+            id: stream.id,
+            prefix: stream.nonce_prefix,
+            suite: Suite::from_number(stream.suite)?,
+            dek,
+            plain_octets: stream.plain_octets,
+            digest: stream.digest,
+        };
+        Ok(StreamReader::new(
+            self.shared.space.clone(),
+            entry.address.clone(),
+            part,
+            Opener::new(&sealed, &entry.address, part, entry.level),
+            stream.digest,
+            stream.extents.clone(),
+        ))
+    }
+
+    /// A reader of a stream that no entry names yet.
+    #[must_use]
+    pub fn staged_reader(&self, staged: &StagedStream) -> StreamReader {
+        let inner = &staged.inner;
+        StreamReader::new(
+            self.shared.space.clone(),
+            inner.address.clone(),
+            inner.part,
+            Opener::new(&inner.sealed, &inner.address, inner.part, inner.level),
+            inner.sealed.digest,
+            inner.extents.clone(),
+        )
+    }
+
+    /// One part of an entry, whole, its digest checked; for properties and other small streams.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`].
+    pub fn read_all(&self, entry: &Entry, part: Part) -> Result<Bytes, ReadError> {
+        self.reader(entry, part)?.read_all(&self.shared.vault)
+    }
+
+    /// Reads streams back from the disk, past the system's cache, and checks tags and digests. They are durable
+    /// afterwards, but no entry names them yet.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::Damaged`] for the first that is not as it was written.
+    pub fn verify(&self, staged: &[StagedStream]) -> Result<(), ReadError> {
+        let space = &self.shared.space;
+        let Some(first) = staged.first() else {
+            return Ok(());
+        };
+        let failed = |source| ReadError::Io {
+            address: first.inner.address.clone(),
+            part: first.inner.part,
+            source,
+        };
+        space.sync().map_err(failed)?;
+        let mut extents: Vec<Extent> = staged
+            .iter()
+            .flat_map(|staged| staged.inner.extents.iter().copied())
+            .collect();
+        extents.sort_unstable();
+        // Small streams of one batch lie side by side: one read brings back many.
+        let mut scratch = Vec::new();
+        let mut at = 0;
+        while at < extents.len() {
+            let mut run = extents[at];
+            let alone = at;
+            while let Some(next) = extents.get(at + 1)
+                && next.volume == run.volume
+                && next.block == run.block + run.blocks
+                && run.octets() + next.octets() <= READ_BACK_OCTETS
+            {
+                run.blocks += next.blocks;
+                at += 1;
+            }
+            space.forget_cached(run);
+            if at > alone {
+                scratch.resize(usize::try_from(run.octets()).expect("at most a megabyte"), 0);
+                space.read(run, 0, &mut scratch).map_err(failed)?;
+            }
+            at += 1;
+        }
+        staged
+            .iter()
+            .try_for_each(|staged| self.staged_reader(staged).verify(&self.shared.vault))
+    }
+
+    /// Applies all `changes`, or none, durably; returns the entries that came, in order. Waiting commits of other threads
+    /// share the syncs.
+    ///
+    /// # Errors
+    ///
+    /// [`CommitError`].
+    pub fn commit(&self, changes: Vec<Change>) -> Result<Vec<Arc<Entry>>, CommitError> {
+        let queue = self.queue.as_ref().expect("the store lives");
+        commit::submit(&self.shared, queue, changes)
+    }
+
+    /// Number of transactions that the index has ever had. An agent that finds fewer than it last reported has an old
+    /// index and must not serve.
+    #[must_use]
+    pub fn commits(&self) -> u64 {
+        self.shared.commits.load(Ordering::Acquire)
+    }
+
+    /// How full it is.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        self.shared.space.usage()
+    }
+
+    /// Every entry, by rising number.
+    #[must_use]
+    pub fn entries(&self) -> Vec<Arc<Entry>> {
+        let mut entries: Vec<_> = self.shared.live.read().values().cloned().collect();
+        entries.sort_unstable_by_key(|entry| entry.seq);
+        entries
+    }
+
+    /// The vault that it seals with.
+    #[must_use]
+    pub fn vault(&self) -> &Arc<Vault> {
+        &self.shared.vault
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.queue = None;
+        self.growing = None;
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the store panicked");
+            }
+        }
+    }
+}
+
+/// Takes the places of an entry that was read from the index.
+fn hold(space: &Arc<Space>, mut entry: Entry) -> Result<Entry, extent::ClaimError> {
+    for stream in [&mut entry.properties, &mut entry.body].into_iter().flatten() {
+        stream.extents = Arc::new(space.claim(stream.extents.to_vec().into_boxed_slice())?);
+    }
+    Ok(entry)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,77 @@
+//! Where random octets come from: keys, nonces, places on disk.
+//!
+//! One seam, so that a simulation can replay a run from its seed.
+
+use std::fmt;
+
+use rand::Rng;
+
+/// A cryptographically secure source of random octets.
+pub trait Entropy: fmt::Debug + Send + Sync {
+    /// Fills `octets`.
+    fn fill(&self, octets: &mut [u8]);
+}
+
+/// The operating system's randomness, stretched per thread by ChaCha12 and renewed every 64 KiB (`rand::rng`).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemEntropy;
+
+impl Entropy for SystemEntropy {
+    fn fill(&self, octets: &mut [u8]) {
+        rand::rng().fill_bytes(octets);
+    }
+}
+
+/// An array of random octets.
+pub fn array<const N: usize>(entropy: &dyn Entropy) -> [u8; N] {
+    let mut octets = [0; N];
+    entropy.fill(&mut octets);
+    octets
+}
+
+/// A number below `bound`, each with the same chance. `bound` must not be 0.
+pub fn below(entropy: &dyn Entropy, bound: u64) -> u64 {
+    assert!(bound > 0, "nothing is below 0");
+    // Numbers past the last whole multiple of `bound` would favour small remainders.
+    let limit = u64::MAX - u64::MAX % bound;
+    loop {
+        let number = u64::from_le_bytes(array(entropy));
+        if number < limit {
+            return number % bound;
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use parking_lot::Mutex;
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    /// Randomness that a seed replays.
+    #[derive(Debug)]
+    pub(crate) struct SeededEntropy(Mutex<StdRng>);
+
+    impl SeededEntropy {
+        pub(crate) fn new(seed: u64) -> Self {
+            SeededEntropy(Mutex::new(StdRng::seed_from_u64(seed)))
+        }
+    }
+
+    impl Entropy for SeededEntropy {
+        fn fill(&self, octets: &mut [u8]) {
+            self.0.lock().fill_bytes(octets);
+        }
+    }
+
+    #[test]
+    fn every_number_below_the_bound_comes_up() {
+        let entropy = SeededEntropy::new(1);
+        let mut seen = [0_u32; 5];
+        for _ in 0..5000 {
+            seen[usize::try_from(below(&entropy, 5)).unwrap()] += 1;
+        }
+        assert!(seen.iter().all(|&count| (850..1150).contains(&count)), "{seen:?}");
+    }
+}
