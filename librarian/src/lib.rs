@@ -3,6 +3,7 @@
 pub mod answer;
 pub mod files;
 pub mod keys;
+pub mod listen;
 pub mod place;
 pub mod pool;
 pub mod registry;

@@ -81,6 +81,23 @@ pub struct Registry {
     queue: mpsc::Sender<Envelope>,
 }
 
+/// A change that the writer has.
+#[derive(Debug)]
+pub struct Proposed {
+    verdict: oneshot::Receiver<Result<(), SubmitError>>,
+}
+
+impl Proposed {
+    /// Waits until the change is durable and published, or refused. Going away instead does not take it back.
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError`].
+    pub async fn verdict(self) -> Result<(), SubmitError> {
+        self.verdict.await.map_err(|_| SubmitError::Closed)?
+    }
+}
+
 /// Why a proposal changed nothing, or may have.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -173,10 +190,20 @@ impl Registry {
     ///
     /// [`SubmitError`].
     pub async fn submit(&self, proposal: Proposal) -> Result<(), SubmitError> {
-        let (reply, answer) = oneshot::channel();
+        self.propose(proposal).await?.verdict().await
+    }
+
+    /// Puts a change into the queue, waiting only for a place there. Changes proposed one after the other are judged in
+    /// that order.
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError::Closed`].
+    pub async fn propose(&self, proposal: Proposal) -> Result<Proposed, SubmitError> {
+        let (reply, verdict) = oneshot::channel();
         let envelope = Envelope::Propose(Box::new(proposal), reply);
         self.queue.send(envelope).await.map_err(|_| SubmitError::Closed)?;
-        answer.await.map_err(|_| SubmitError::Closed)?
+        Ok(Proposed { verdict })
     }
 
     /// Finishes what was proposed and lets go of the file. Views still work; proposals end with

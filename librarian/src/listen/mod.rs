@@ -1,0 +1,178 @@
+//! DNS over UDP and TCP.
+//!
+//! | file | what |
+//! |---|---|
+//! | `service` | one message in, one answer out: signature, question or update, answer |
+//! | `udp`, `tcp` | the loops; everything a stranger can send or leave open is bounded here |
+//! | `keys` | TSIG keys and who holds them |
+//! | `rate` | how much one key may change |
+//! | `counters` | what metrics tell |
+//!
+//! The loops are our own: hickory-server cannot sign the answer to a signed question, answers the requests of one
+//! connection one after the other, and ends what is running when it stops (NUMBERS.md).
+
+mod counters;
+mod keys;
+mod rate;
+mod service;
+mod tcp;
+mod udp;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, UdpSocket};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use counters::Counters;
+pub use keys::{Keys, Principal};
+pub use rate::RateLimit;
+pub use service::Service;
+
+/// Ports tried before giving up, where any free one will do.
+const PORT_TRIES: usize = 16;
+/// Most UDP sockets for one address.
+const UDP_SOCKETS_MAX: usize = 16;
+
+/// Bounds of the listeners.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// UDP sockets that share the address, each with a loop of its own; 0 for one for each processor. More than
+    /// processors only cost memory.
+    pub udp_sockets: usize,
+    /// Updates that came over UDP and wait for the registry; what comes beyond is dropped and sent again by its sender.
+    pub udp_updates_max: usize,
+    /// Connections open at a time; further ones are closed at once. Each may cost 200 KiB.
+    pub tcp_connections_max: usize,
+    /// Connections open at a time from one address. Too low shuts agents out that share an address.
+    pub tcp_connections_per_address_max: usize,
+    /// Messages of one connection that wait for their answers; the next is read when one is answered.
+    pub tcp_in_flight_max: usize,
+    /// How long a connection may be idle, such as `"30s"`.
+    #[serde(with = "humantime_serde")]
+    pub tcp_idle: Duration,
+    /// How long a message may take to arrive, or its answer to leave; slower connections are cut.
+    #[serde(with = "humantime_serde")]
+    pub tcp_slow: Duration,
+    /// How long running updates may take when the librarian stops.
+    #[serde(with = "humantime_serde")]
+    pub stop_grace: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            udp_sockets: 0,
+            udp_updates_max: 1024,
+            tcp_connections_max: 1024,
+            tcp_connections_per_address_max: 512,
+            tcp_in_flight_max: 128,
+            tcp_idle: Duration::from_secs(30),
+            tcp_slow: Duration::from_secs(10),
+            stop_grace: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Sockets bound to one address, UDP and TCP at the same port.
+pub struct Sockets {
+    udp: Vec<UdpSocket>,
+    tcp: TcpListener,
+    address: SocketAddr,
+}
+
+impl Sockets {
+    /// Binds an address; port 0 takes any port that is free for both.
+    ///
+    /// # Errors
+    ///
+    /// What the system says, such as that the address is in use.
+    pub fn bind(address: SocketAddr, settings: &Settings) -> io::Result<Sockets> {
+        let mut tries = if address.port() == 0 { PORT_TRIES } else { 1 };
+        loop {
+            tries -= 1;
+            match Sockets::try_bind(address, settings) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries > 0 => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn try_bind(address: SocketAddr, settings: &Settings) -> io::Result<Sockets> {
+        let tcp = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        // A restart must not wait for connections of the old process to time out.
+        tcp.set_reuse_address(true)?;
+        tcp.set_nonblocking(true)?;
+        if address.is_ipv6() {
+            tcp.set_only_v6(true)?;
+        }
+        tcp.bind(&address.into())?;
+        tcp.listen(1024)?;
+        let tcp = TcpListener::from_std(tcp.into())?;
+        let address = tcp.local_addr()?;
+        // Sockets that share a port also share it with those of strangers, unnoticed: a socket that does not share
+        // finds out whether somebody has it.
+        drop(std::net::UdpSocket::bind(address)?);
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let count = if settings.udp_sockets == 0 {
+            processors
+        } else {
+            settings.udp_sockets
+        };
+        let udp = (0..count.min(UDP_SOCKETS_MAX))
+            .map(|_| bind_udp(address))
+            .collect::<io::Result<_>>()?;
+        Ok(Sockets { udp, tcp, address })
+    }
+
+    /// The address, with the port that was taken.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // As much as the system allows, for bursts.
+    let _ = socket.set_recv_buffer_size(4 << 20);
+    socket.bind(&address.into())?;
+    UdpSocket::from_std(socket.into())
+}
+
+/// Serves until `stop` is cancelled, then lets running updates finish and be answered.
+pub async fn serve(sockets: Sockets, service: Arc<Service>, settings: Settings, stop: CancellationToken) {
+    let tasks = TaskTracker::new();
+    let updates = Arc::new(tokio::sync::Semaphore::new(settings.udp_updates_max));
+    for socket in sockets.udp {
+        let socket = Arc::new(socket);
+        tasks.spawn(udp::run(
+            socket,
+            Arc::clone(&service),
+            Arc::clone(&updates),
+            tasks.clone(),
+            stop.clone(),
+        ));
+    }
+    let connections = tcp::Connections::new(Arc::clone(&service), settings.clone(), tasks.clone(), stop.clone());
+    tasks.spawn(tcp::run(sockets.tcp, connections, stop.clone()));
+    stop.cancelled().await;
+    tasks.close();
+    if tokio::time::timeout(settings.stop_grace, tasks.wait()).await.is_err() {
+        tracing::warn!(left = tasks.len(), "some requests were not answered before the end");
+    }
+}
+
+#[cfg(test)]
+mod tests;

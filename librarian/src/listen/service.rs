@@ -1,0 +1,332 @@
+//! One message in, one answer out.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use hickory_proto::op::{Message, OpCode, ResponseCode};
+use zones::tsig::{sign_response, verify_request};
+use zones::update::{read_changes, read_prerequisites, read_zone};
+use zones::{ExtendedError, Signed, Update, UpdateFormatError};
+
+use super::counters::Counters;
+use super::keys::{Keys, Principal};
+use super::rate::{RateLimit, Rates};
+use crate::answer::reply::{Transport, encode, header};
+use crate::answer::{self, Asker, Network, Response, answer};
+use crate::registry::{By, Proposal, Proposed, Refused, Registry, SubmitError};
+
+/// Octets of a DNS header.
+const HEADER_OCTETS: usize = 12;
+/// Octets of a TSIG record besides the name of its key.
+const SIGNATURE_OCTETS: usize = 84;
+
+/// Answers messages; knows no sockets.
+pub struct Service {
+    registry: Registry,
+    answers: answer::Settings,
+    networks: Vec<Network>,
+    keys: Arc<Keys>,
+    rates: Rates,
+    counters: Arc<Counters>,
+    seed: AtomicU64,
+}
+
+/// What is to be done with a message.
+pub(crate) enum Handled {
+    /// Nothing is sent.
+    Silent,
+    /// This is sent.
+    Reply(Vec<u8>),
+    /// An update is to be proposed to the registry.
+    Update(Box<Asked>),
+}
+
+/// An update that was read and may be judged.
+pub(crate) struct Asked {
+    by: By,
+    update: Update,
+    malformed: Option<UpdateFormatError>,
+    received: Instant,
+    answer: Envelope,
+}
+
+/// What is needed to send an answer back.
+pub(crate) struct Envelope {
+    request: Message,
+    signed: Option<Signed>,
+    octets_max: usize,
+}
+
+/// An update that the registry has.
+pub(crate) struct Judging {
+    proposed: Result<Proposed, SubmitError>,
+    key: String,
+    changes: usize,
+    answer: Envelope,
+}
+
+impl Service {
+    /// Puts together what answers need. `networks` may resolve everything.
+    #[must_use]
+    pub fn new(
+        registry: Registry,
+        answers: answer::Settings,
+        networks: Vec<Network>,
+        keys: Arc<Keys>,
+        rate: RateLimit,
+    ) -> Service {
+        Service {
+            registry,
+            answers,
+            networks,
+            keys,
+            rates: Rates::new(rate),
+            counters: Arc::new(Counters::default()),
+            seed: AtomicU64::new(0),
+        }
+    }
+
+    /// What happened so far.
+    #[must_use]
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// Answers one message to its end, as the loops do.
+    pub async fn respond(&self, octets: &[u8], from: IpAddr, transport: Transport) -> Option<Vec<u8>> {
+        match self.handle(octets, from, transport) {
+            Handled::Silent => None,
+            Handled::Reply(reply) => Some(reply),
+            Handled::Update(asked) => {
+                let judging = self.propose(*asked).await;
+                Some(self.conclude(judging).await)
+            }
+        }
+    }
+
+    /// Answers a question at once; reads an update so far that it can be proposed.
+    pub(crate) fn handle(&self, octets: &[u8], from: IpAddr, transport: Transport) -> Handled {
+        // Too short for an id, or an answer: sending anything back could go round for ever.
+        if octets.len() < HEADER_OCTETS || octets[2] & 0x80 != 0 {
+            Counters::count(&self.counters.dropped);
+            return Handled::Silent;
+        }
+        let id = u16::from_be_bytes([octets[0], octets[1]]);
+        let op_code = OpCode::from_u8(octets[2] >> 3 & 0x0f);
+        let is_update = op_code == OpCode::Update;
+        let count = |rcode| {
+            if is_update {
+                self.counters.update(rcode)
+            } else {
+                self.counters.query(rcode)
+            }
+        };
+        if !matches!(op_code, OpCode::Query | OpCode::Update) {
+            count(ResponseCode::NotImp);
+            return Handled::Reply(header(id, op_code, ResponseCode::NotImp));
+        }
+        let now_s = unix_s();
+        let find = |name: &_| self.keys.find(name).map(|(key, _)| key);
+        let signed = match verify_request(octets, find, now_s) {
+            Ok(signed) => signed,
+            Err(failure) => {
+                tracing::info!(%from, reason = %failure, "signature refused");
+                let rcode = failure.response_code();
+                count(rcode);
+                let mut reply = match Message::from_vec(octets) {
+                    Ok(request) => encode(&request, with_rcode(rcode), usize::from(u16::MAX)),
+                    Err(_) => header(id, op_code, rcode),
+                };
+                failure.sign_answer(&mut reply, now_s);
+                return Handled::Reply(reply);
+            }
+        };
+        let request = match Message::from_vec(octets) {
+            Ok(request) => request,
+            Err(error) => {
+                tracing::debug!(%from, %error, "malformed message");
+                count(ResponseCode::FormErr);
+                let mut reply = header(id, op_code, ResponseCode::FormErr);
+                if let Some(signed) = &signed {
+                    sign_response(&mut reply, &signed.key, &signed.mac, now_s);
+                }
+                return Handled::Reply(reply);
+            }
+        };
+        let answer = Envelope {
+            octets_max: transport.octets_max(request.edns.as_ref()),
+            request,
+            signed,
+        };
+        let principal = answer
+            .signed
+            .as_ref()
+            .and_then(|signed| self.keys.find(signed.key.name()));
+        let principal = principal.map(|(_, principal)| principal);
+        if answer.request.edns.as_ref().is_some_and(|edns| edns.version() > 0) {
+            count(ResponseCode::BADVERS);
+            return Handled::Reply(answer.seal(with_rcode(ResponseCode::BADVERS)));
+        }
+        if is_update {
+            self.open_update(answer, principal, from)
+        } else {
+            let response = self.answer(&answer.request, principal, from);
+            count(response.rcode);
+            Handled::Reply(answer.seal(response))
+        }
+    }
+
+    fn answer(&self, request: &Message, principal: Option<Principal>, from: IpAddr) -> Response {
+        let [question] = &request.queries[..] else {
+            let text = "a message holds one question";
+            return Response::error(ResponseCode::FormErr, ExtendedError::OTHER, text);
+        };
+        let asker = match principal {
+            Some(Principal::Admin) => Asker::Admin,
+            Some(Principal::Agent(server)) => Asker::Agent(server),
+            Some(Principal::Client(grants)) => Asker::Client(grants),
+            None if self.networks.iter().any(|network| network.contains(from)) => Asker::Network,
+            None => Asker::Stranger,
+        };
+        let seed = self.seed.fetch_add(1, Ordering::Relaxed);
+        answer(&self.registry.view(), &self.answers, question, &asker, seed)
+    }
+
+    fn open_update(&self, answer: Envelope, principal: Option<Principal>, from: IpAddr) -> Handled {
+        let received = Instant::now();
+        let key = answer.key();
+        let refuse = |answer: Envelope, refused: &Refused| {
+            self.counters.update(refused.rcode);
+            tracing::info!(%from, key, rcode = ?refused.rcode, why = refused.why, "update refused");
+            Handled::Reply(answer.seal(refusal(refused)))
+        };
+        let by = match principal {
+            Some(Principal::Admin) => By::Admin,
+            Some(Principal::Agent(server)) => By::Agent(server),
+            Some(Principal::Client(_)) => {
+                let why = "an application's key changes nothing here: objects are written at the agents";
+                return refuse(answer, &Refused::prohibited(why));
+            }
+            None => {
+                let why = "updates must be signed: use the key of an agent or of the admin";
+                return refuse(answer, &Refused::prohibited(why));
+            }
+        };
+        let read = read_zone(&answer.request).and_then(|zone| {
+            let prerequisites = read_prerequisites(&answer.request, &zone)?;
+            Ok((zone, prerequisites))
+        });
+        let (zone, prerequisites) = match read {
+            Ok(read) => read,
+            Err(error) => return refuse(answer, &Refused::with(error.response_code(), error.to_string())),
+        };
+        let (changes, malformed) = match read_changes(&answer.request, &zone) {
+            Ok(changes) => (changes, None),
+            Err(error) => (Vec::new(), Some(error)),
+        };
+        if let Some(signed) = &answer.signed {
+            if let Err(wait) = self.rates.take(signed.key.name(), changes.len(), received) {
+                let why = format!("too many changes by this key: wait {} ms", wait.as_millis());
+                return refuse(answer, &Refused::prohibited(why));
+            }
+        }
+        Handled::Update(Box::new(Asked {
+            by,
+            update: Update {
+                zone,
+                prerequisites,
+                changes,
+            },
+            malformed,
+            received,
+            answer,
+        }))
+    }
+
+    /// Hands an update to the registry; waits only for a place in its queue.
+    pub(crate) async fn propose(&self, asked: Asked) -> Judging {
+        let key = asked.answer.key();
+        let changes = asked.update.changes.len();
+        let proposal = Proposal::Update {
+            by: asked.by,
+            update: asked.update,
+            malformed: asked.malformed,
+            received: asked.received,
+        };
+        Judging {
+            proposed: self.registry.propose(proposal).await,
+            key,
+            changes,
+            answer: asked.answer,
+        }
+    }
+
+    /// Waits for the registry's verdict and makes the answer.
+    pub(crate) async fn conclude(&self, judging: Judging) -> Vec<u8> {
+        let Judging {
+            proposed,
+            key,
+            changes,
+            answer,
+        } = judging;
+        let result = match proposed {
+            Ok(proposed) => proposed.verdict().await,
+            Err(error) => Err(error),
+        };
+        let response = match &result {
+            Ok(()) => {
+                tracing::debug!(key, changes, "update made");
+                Response::default()
+            }
+            Err(SubmitError::Refused(refused)) => {
+                // An unmet prerequisite is how a compare-and-swap ends for all but one.
+                if refused.rcode == ResponseCode::Refused {
+                    tracing::info!(key, why = refused.why, "update refused");
+                } else {
+                    tracing::debug!(key, rcode = ?refused.rcode, why = refused.why, "update not made");
+                }
+                refusal(refused)
+            }
+            Err(error) => Response::error(error.rcode(), ExtendedError::NOT_READY, error.to_string()),
+        };
+        self.counters.update(response.rcode);
+        answer.seal(response)
+    }
+}
+
+impl Envelope {
+    /// The answer's octets, signed if the request was.
+    fn seal(&self, response: Response) -> Vec<u8> {
+        let Some(signed) = &self.signed else {
+            return encode(&self.request, response, self.octets_max);
+        };
+        let signature = SIGNATURE_OCTETS + signed.key.name().len();
+        let mut octets = encode(&self.request, response, self.octets_max.saturating_sub(signature));
+        sign_response(&mut octets, &signed.key, &signed.mac, unix_s());
+        octets
+    }
+
+    fn key(&self) -> String {
+        self.signed
+            .as_ref()
+            .map_or_else(|| "none".to_owned(), |signed| signed.key.name().to_string())
+    }
+}
+
+fn refusal(refused: &Refused) -> Response {
+    Response::error(refused.rcode, refused.info_code, refused.why.clone())
+}
+
+fn with_rcode(rcode: ResponseCode) -> Response {
+    Response {
+        rcode,
+        ..Response::default()
+    }
+}
+
+fn unix_s() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,235 @@
+//! DNS over TCP (RFC 7766): requests are read as they come, answered out of order, and bounded in number, size and time.
+//!
+//! An update keeps its place in the queue of the registry: the next message is read only when it has one. Its answer is
+//! waited for in a task of its own, so that neither a slow commit holds questions up nor a closing connection undoes
+//! what was asked.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::Settings;
+use super::counters::Counters;
+use super::service::{Handled, Service};
+use crate::answer::reply::Transport;
+
+/// Octets of answers written by one system call, if as many wait.
+const WRITE_OCTETS: usize = 64 * 1024;
+/// Answers that wait to be written; then the connection is not read any further.
+const ANSWERS_MAX: usize = 64;
+/// Pause after the system refused to accept, such as for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What all connections share.
+#[derive(Clone)]
+pub(super) struct Connections {
+    service: Arc<Service>,
+    settings: Arc<Settings>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    places: Arc<Semaphore>,
+    by_address: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+/// One connection's place among those allowed.
+struct Place {
+    from: IpAddr,
+    by_address: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut by_address = self.by_address.lock();
+        if let Some(count) = by_address.get_mut(&self.from) {
+            *count -= 1;
+            if *count == 0 {
+                by_address.remove(&self.from);
+            }
+        }
+    }
+}
+
+impl Connections {
+    pub(super) fn new(
+        service: Arc<Service>,
+        settings: Settings,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> Connections {
+        Connections {
+            service,
+            places: Arc::new(Semaphore::new(settings.tcp_connections_max)),
+            settings: Arc::new(settings),
+            tasks,
+            stop,
+            by_address: Arc::default(),
+        }
+    }
+
+    fn place(&self, from: IpAddr) -> Option<Place> {
+        let permit = Arc::clone(&self.places).try_acquire_owned().ok()?;
+        let mut by_address = self.by_address.lock();
+        let count = by_address.entry(from).or_insert(0);
+        if *count >= self.settings.tcp_connections_per_address_max {
+            return None;
+        }
+        *count += 1;
+        Some(Place {
+            from,
+            by_address: Arc::clone(&self.by_address),
+            _permit: permit,
+        })
+    }
+}
+
+/// Accepts connections until stopped.
+pub(super) async fn run(listener: TcpListener, connections: Connections, stop: CancellationToken) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => return,
+        };
+        let counters = connections.service.counters();
+        match accepted {
+            Ok((stream, from)) => match connections.place(from.ip()) {
+                Some(place) => {
+                    Counters::count(&counters.connections);
+                    connections.tasks.spawn(serve(stream, connections.clone(), place));
+                }
+                // Dropping the stream closes it.
+                None => Counters::count(&counters.connections_refused),
+            },
+            Err(error) => {
+                tracing::warn!(%error, "accept a TCP connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn serve(stream: TcpStream, connections: Connections, place: Place) {
+    // Answers are small and waited for.
+    let _ = stream.set_nodelay(true);
+    let (reader, writer) = stream.into_split();
+    let (answers, waiting) = mpsc::channel(ANSWERS_MAX);
+    let cut = CancellationToken::new();
+    let writing = write(writer, waiting, connections.settings.tcp_slow);
+    let writing = connections.tasks.spawn({
+        let (cut, service) = (cut.clone(), Arc::clone(&connections.service));
+        async move {
+            if writing.await.is_err() {
+                Counters::count(&service.counters().connections_slow);
+            }
+            cut.cancel();
+        }
+    });
+    read(reader, &connections, place.from, answers, &cut).await;
+    // The last answers leave, of updates too, before the place is given to another connection.
+    let _ = writing.await;
+    drop(place);
+}
+
+/// The connection was too slow, or broke.
+struct Broken;
+
+async fn write(mut writer: OwnedWriteHalf, mut answers: mpsc::Receiver<Vec<u8>>, slow: Duration) -> Result<(), Broken> {
+    let mut octets = Vec::new();
+    while let Some(answer) = answers.recv().await {
+        octets.clear();
+        append(&mut octets, &answer);
+        while octets.len() < WRITE_OCTETS {
+            match answers.try_recv() {
+                Ok(answer) => append(&mut octets, &answer),
+                Err(_) => break,
+            }
+        }
+        match timeout(slow, writer.write_all(&octets)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => return Err(Broken),
+        }
+    }
+    let _ = writer.shutdown().await;
+    Ok(())
+}
+
+fn append(octets: &mut Vec<u8>, answer: &[u8]) {
+    let length = u16::try_from(answer.len()).expect("answers are encoded in at most 65535 octets");
+    octets.extend(length.to_be_bytes());
+    octets.extend(answer);
+}
+
+async fn read(
+    reader: OwnedReadHalf,
+    connections: &Connections,
+    from: IpAddr,
+    answers: mpsc::Sender<Vec<u8>>,
+    cut: &CancellationToken,
+) {
+    let Connections {
+        service,
+        settings,
+        tasks,
+        stop,
+        ..
+    } = connections;
+    let mut reader = BufReader::with_capacity(16 * 1024, reader);
+    let in_flight = Arc::new(Semaphore::new(settings.tcp_in_flight_max));
+    let mut message = Vec::new();
+    loop {
+        let length = tokio::select! {
+            length = timeout(settings.tcp_idle, reader.read_u16()) => length,
+            () = stop.cancelled() => return,
+            () = cut.cancelled() => return,
+        };
+        // Idle too long, closed, or broken.
+        let Ok(Ok(length)) = length else { return };
+        message.resize(usize::from(length), 0);
+        let body = tokio::select! {
+            body = timeout(settings.tcp_slow, reader.read_exact(&mut message)) => body,
+            () = cut.cancelled() => return,
+        };
+        match body {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) => return,
+            Err(_) => {
+                Counters::count(&service.counters().connections_slow);
+                return;
+            }
+        }
+        let reply = match service.handle(&message, from, Transport::Tcp) {
+            // Whoever sends what is no request over TCP is no DNS client.
+            Handled::Silent => return,
+            Handled::Reply(reply) => reply,
+            Handled::Update(asked) => {
+                let permit = Arc::clone(&in_flight).acquire_owned().await;
+                let judging = service.propose(*asked).await;
+                let (service, answers) = (Arc::clone(service), answers.clone());
+                tasks.spawn(async move {
+                    let reply = service.conclude(judging).await;
+                    // The connection may be gone; the change stands.
+                    let _ = answers.send(reply).await;
+                    drop(permit);
+                });
+                continue;
+            }
+        };
+        let sent = tokio::select! {
+            sent = answers.send(reply) => sent.is_ok(),
+            () = cut.cancelled() => false,
+        };
+        if !sent {
+            return;
+        }
+    }
+}
