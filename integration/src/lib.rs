@@ -4,3 +4,4 @@
 //! Nothing here is used by the agent or the librarian.
 
 pub mod harness;
+pub mod objects;
