@@ -3,5 +3,6 @@
 //!
 //! Nothing here is used by the agent or the librarian.
 
+pub mod bench;
 pub mod harness;
 pub mod objects;
