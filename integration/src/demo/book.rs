@@ -165,8 +165,14 @@ impl Entry {
             None => 0,
             Some(version) => version.as_u64().context("the version is a number")?,
         };
-        anyhow::ensure!(allowed.contains(&version), "properties are at version {version}, not in {allowed:?}");
-        anyhow::ensure!(*found == self.properties(version), "properties differ from what was written as version {version}");
+        anyhow::ensure!(
+            allowed.contains(&version),
+            "properties are at version {version}, not in {allowed:?}"
+        );
+        anyhow::ensure!(
+            *found == self.properties(version),
+            "properties differ from what was written as version {version}"
+        );
         Ok(())
     }
 
@@ -179,7 +185,11 @@ impl Entry {
         let allowed = self.allowed(Which::Body, least);
         // The newest first: that is what is nearly always found.
         let right = allowed.clone().rev().any(|version| found == self.body(version));
-        anyhow::ensure!(right, "the body of {} octets is none of the versions {allowed:?}", found.len());
+        anyhow::ensure!(
+            right,
+            "the body of {} octets is none of the versions {allowed:?}",
+            found.len()
+        );
         Ok(())
     }
 
@@ -207,16 +217,25 @@ mod tests {
         let entry = Entry::new(generate(1, 1).remove(0));
         assert!(entry.check_body(&entry.body(0), 0).is_ok());
         let version = entry.send(Which::Body);
-        assert!(entry.check_body(&entry.body(0), 0).is_ok(), "not yet acknowledged: the old one may be seen");
+        assert!(
+            entry.check_body(&entry.body(0), 0).is_ok(),
+            "not yet acknowledged: the old one may be seen"
+        );
         entry.acknowledge(Which::Body, version);
         let least = entry.acknowledged(Which::Body);
-        assert!(entry.check_body(&entry.body(0), least).is_err(), "acknowledged: the old one may not be seen");
+        assert!(
+            entry.check_body(&entry.body(0), least).is_err(),
+            "acknowledged: the old one may not be seen"
+        );
         assert!(entry.check_body(&entry.body(1), least).is_ok());
         assert!(entry.check_body(b"another", least).is_err());
         let mut properties = entry.properties(0);
         assert!(entry.check_properties(&properties, 0).is_ok());
         properties.insert("name".to_owned(), "another".into());
         assert!(entry.check_properties(&properties, 0).is_err());
-        assert!(entry.check_properties(&entry.properties(7), 0).is_err(), "a version that was never sent");
+        assert!(
+            entry.check_properties(&entry.properties(7), 0).is_err(),
+            "a version that was never sent"
+        );
     }
 }

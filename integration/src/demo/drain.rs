@@ -86,7 +86,9 @@ pub(super) fn under_load(
         let _ = watched.join();
         (during, drain.join())
     });
-    let elapsed = drained.map_err(|_| anyhow::anyhow!("the drain panicked"))?.context("drain the server")?;
+    let elapsed = drained
+        .map_err(|_| anyhow::anyhow!("the drain panicked"))?
+        .context("drain the server")?;
     let during = during?;
     println!("  drained in {:.1} s: {}", elapsed.as_secs_f64(), during.words());
     let after = runtime.block_on(load.run(Until::Time(AFTERWARDS)))?;

@@ -54,7 +54,10 @@ pub(super) async fn fill(stores: &[Store], book: &Arc<Book>) -> Result<Filled> {
         let (store, book) = (stores[index % stores.len()].clone(), Arc::clone(book));
         running.spawn(async move {
             let sample = &book.entries()[index].sample;
-            store.create(sample).await.with_context(|| format!("put object {}", sample.address))
+            store
+                .create(sample)
+                .await
+                .with_context(|| format!("put object {}", sample.address))
         });
     }
     while let Some(joined) = running.join_next().await {
@@ -153,11 +156,17 @@ struct Writing(std::sync::Mutex<std::collections::HashSet<usize>>);
 
 impl Writing {
     fn begin(&self, index: usize) -> bool {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(index)
+        self.0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .insert(index)
     }
 
     fn end(&self, index: usize) {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&index);
+        self.0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .remove(&index);
     }
 }
 
@@ -211,7 +220,11 @@ impl Load {
 
     fn choose(&mut self) -> Operation {
         let index = self.rng.random_range(0..self.book.len());
-        let which = if self.rng.random() { Which::Body } else { Which::Properties };
+        let which = if self.rng.random() {
+            Which::Body
+        } else {
+            Which::Properties
+        };
         match self.rng.random_range(0..100) {
             0..80 => Operation::Read { index, which },
             80..97 if self.writing.begin(index) => Operation::Write { index, which },
@@ -236,7 +249,11 @@ impl Load {
         joined: Option<Result<(bool, Duration, Came), tokio::task::JoinError>>,
     ) -> Result<()> {
         let (read, took, came) = joined.context("wait for an operation")?.context("run an operation")?;
-        let histogram = if read { &mut measured.reads_us } else { &mut measured.writes_us };
+        let histogram = if read {
+            &mut measured.reads_us
+        } else {
+            &mut measured.writes_us
+        };
         histogram.saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
         measured.operations += 1;
         let (what, error) = match came {
@@ -290,7 +307,10 @@ async fn read(store: &Store, entry: &Entry, which: Which) -> Came {
             Err(error) => return Came::Failed(error.context(format!("read the body of {}", entry.address()))),
         },
     };
-    checked.map_or_else(|error| Came::Wrong(error.context(format!("object {}", entry.address()))), |()| Came::Right)
+    checked.map_or_else(
+        |error| Came::Wrong(error.context(format!("object {}", entry.address()))),
+        |()| Came::Right,
+    )
 }
 
 async fn write(store: &Store, entry: &Entry, which: Which) -> Result<()> {
@@ -306,7 +326,10 @@ async fn write(store: &Store, entry: &Entry, which: Which) -> Result<()> {
 
 async fn create(store: &Store, book: &Book, number: u64) -> Result<()> {
     let entry = Arc::new(Entry::new(made(number)?));
-    store.create(&entry.sample).await.with_context(|| format!("make {}", entry.address()))?;
+    store
+        .create(&entry.sample)
+        .await
+        .with_context(|| format!("make {}", entry.address()))?;
     book.add(entry);
     Ok(())
 }
@@ -315,10 +338,16 @@ async fn delete(store: &Store, book: &Book, number: u64) -> Result<()> {
     let sample = made(number)?;
     let extra = book.extra();
     let Some(entry) = extra.iter().find(|entry| *entry.address() == sample.address) else {
-        return Err(anyhow!("{} is to be deleted, but it was not made in time", sample.address));
+        return Err(anyhow!(
+            "{} is to be deleted, but it was not made in time",
+            sample.address
+        ));
     };
     entry.delete(false);
-    store.delete(entry.address()).await.with_context(|| format!("delete {}", entry.address()))?;
+    store
+        .delete(entry.address())
+        .await
+        .with_context(|| format!("delete {}", entry.address()))?;
     entry.delete(true);
     Ok(())
 }

@@ -41,7 +41,11 @@ pub fn run(options: &Options, program: &Path) -> Result<ExitCode> {
     let directory = directory(options)?;
     signals::install(directory.temporary.clone()).context("listen for signals")?;
 
-    println!("A pool of {} servers, one of them free, in {}", options.servers, directory.path.display());
+    println!(
+        "A pool of {} servers, one of them free, in {}",
+        options.servers,
+        directory.path.display()
+    );
     let pool = Pool::builder(program)
         .domain(&domain.to_string())
         .dir(&directory.path)
@@ -50,9 +54,14 @@ pub fn run(options: &Options, program: &Path) -> Result<ExitCode> {
         .https_port(options.https_port)
         .agent_port(options.agent_port)
         .start_telling(|step| println!("  {step}"))?;
-    let client_dir = pool.add_client(CLIENT, &["read:*", "write:*"]).context("add a client")?;
+    let client_dir = pool
+        .add_client(CLIENT, &["read:*", "write:*"])
+        .context("add a client")?;
 
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start a runtime")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("start a runtime")?;
     let book = Arc::new(Book::new(samples));
     let phases = work(options, &pool, &client_dir, &book, &runtime)?;
     let summary = Summary::new(&pool, &book, &phases)?;
@@ -88,9 +97,13 @@ fn work(
     println!("\nAsk DNS where objects are; these are real answers:");
     digs::show(pool, &shown)?;
 
-    let before_registers = runtime.block_on(registers::read_all(pool, book)).context("read all registers")?;
+    let before_registers = runtime
+        .block_on(registers::read_all(pool, book))
+        .context("read all registers")?;
     let moved = drain::under_load(options, pool, book, &stores, &drained, runtime)?;
-    let after_registers = runtime.block_on(registers::read_all(pool, book)).context("read all registers again")?;
+    let after_registers = runtime
+        .block_on(registers::read_all(pool, book))
+        .context("read all registers again")?;
 
     println!("\nThe same questions now that {drained} is drained:");
     digs::show(pool, &shown)?;
@@ -110,7 +123,11 @@ fn work(
 fn samples(options: &Options, domain: &Domain) -> Result<Vec<Sample>> {
     let Some(path) = &options.objects else {
         let samples = generate(options.count, options.seed);
-        println!("Makes {} objects that look like real ones (--seed {}; --objects FILE loads yours)", samples.len(), options.seed);
+        println!(
+            "Makes {} objects that look like real ones (--seed {}; --objects FILE loads yours)",
+            samples.len(),
+            options.seed
+        );
         return Ok(samples);
     };
     let loaded = load_file(path, domain)?;
@@ -143,15 +160,25 @@ fn directory(options: &Options) -> Result<Directory> {
     match &options.dir {
         Some(dir) => {
             std::fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
-            let empty = std::fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))?.next().is_none();
-            ensure!(empty, "--dir {} is not empty: the demo makes a pool from nothing, name an empty directory", dir.display());
+            let empty = std::fs::read_dir(dir)
+                .with_context(|| format!("list {}", dir.display()))?
+                .next()
+                .is_none();
+            ensure!(
+                empty,
+                "--dir {} is not empty: the demo makes a pool from nothing, name an empty directory",
+                dir.display()
+            );
             Ok(Directory {
                 path: dir.canonicalize().with_context(|| format!("name {}", dir.display()))?,
                 temporary: None,
             })
         }
         None => {
-            let made = tempfile::Builder::new().prefix("hypernet-demo-").tempdir().context("make a temporary directory")?;
+            let made = tempfile::Builder::new()
+                .prefix("hypernet-demo-")
+                .tempdir()
+                .context("make a temporary directory")?;
             let path = made.keep();
             Ok(Directory {
                 temporary: Some(path.clone()),

@@ -38,13 +38,23 @@ pub(super) async fn read_all(pool: &Pool, book: &Arc<Book>) -> Result<Registers>
     let mut registers = Registers::new();
     for entry in book.entries() {
         if running.len() >= WINDOW {
-            let register = running.join_next().await.context("wait for a register")?.context("read a register")??;
+            let register = running
+                .join_next()
+                .await
+                .context("wait for a register")?
+                .context("read a register")??;
             registers.insert(register.address.clone(), register);
         }
-        let (resolver, name, address) =
-            (Arc::clone(&resolver), domain.obj_name(entry.address())?, entry.address().clone());
+        let (resolver, name, address) = (
+            Arc::clone(&resolver),
+            domain.obj_name(entry.address())?,
+            entry.address().clone(),
+        );
         running.spawn(async move {
-            let answer = resolver.ask(&name, RecordType::TXT).await.with_context(|| format!("ask for {address}"))?;
+            let answer = resolver
+                .ask(&name, RecordType::TXT)
+                .await
+                .with_context(|| format!("ask for {address}"))?;
             let Some(text) = answer.txt().next() else {
                 bail!("object {address} has no register");
             };

@@ -29,7 +29,10 @@ static CAME: Condvar = Condvar::new();
 /// From now on the first SIGINT or SIGTERM ends this program and all it started, and removes `temporary`; during
 /// [`wait_for_stop`] it ends the wait instead.
 pub(super) fn install(temporary: Option<PathBuf>) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start a runtime")?;
     let (mut interrupt, mut terminate) = {
         let _inside = runtime.enter();
         (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)

@@ -34,12 +34,10 @@ impl Store {
             schema: None,
             properties: Some(Value::Object(sample.properties.clone())),
         };
-        let options = WriteOptions::default();
-        self.client.put(&sample.address, &object, &options).await?;
-        if !sample.body.is_empty() {
-            let body = Upload::from(sample.body.clone());
-            self.client.put_body(&sample.address, body, &options).await?;
-        }
+        let body = Upload::from(sample.body.clone());
+        self.client
+            .put_both(&sample.address, &object, body, &WriteOptions::default())
+            .await?;
         Ok(())
     }
 
@@ -55,7 +53,9 @@ impl Store {
 
     /// Replaces the body.
     pub(super) async fn put_body(&self, address: &Address, body: Vec<u8>) -> Result<()> {
-        self.client.put_body(address, Upload::from(body), &WriteOptions::default()).await?;
+        self.client
+            .put_body(address, Upload::from(body), &WriteOptions::default())
+            .await?;
         Ok(())
     }
 

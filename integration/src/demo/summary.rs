@@ -172,7 +172,10 @@ impl Summary {
             self.objects_per_second,
             self.bytes_per_second / 1e6
         );
-        println!("  {:<11} lists {} objects itself; {} registers are not settled", self.drained, self.drained_left, self.unsettled_registers);
+        println!(
+            "  {:<11} lists {} objects itself; {} registers are not settled",
+            self.drained, self.drained_left, self.unsettled_registers
+        );
         println!(
             "  operations  {}, failed {} ({} DNS questions, {} requests, {} redirects, {} repetitions)",
             self.operations,
@@ -182,15 +185,40 @@ impl Summary {
             self.client_redirects,
             self.client_retries
         );
-        println!("  read p50    {:.1} ms before, {:.1} ms during", self.read_p50_ms.before, self.read_p50_ms.during);
-        println!("  read p99    {:.1} ms before, {:.1} ms during", self.read_p99_ms.before, self.read_p99_ms.during);
-        println!("  write p50   {:.1} ms before, {:.1} ms during", self.write_p50_ms.before, self.write_p50_ms.during);
-        println!("  write p99   {:.1} ms before, {:.1} ms during", self.write_p99_before_ms, self.write_p99_ms);
-        println!("  objects     {} in the pool, {} differ from what was written", self.objects, self.mismatched_objects);
+        println!(
+            "  read p50    {:.1} ms before, {:.1} ms during",
+            self.read_p50_ms.before, self.read_p50_ms.during
+        );
+        println!(
+            "  read p99    {:.1} ms before, {:.1} ms during",
+            self.read_p99_ms.before, self.read_p99_ms.during
+        );
+        println!(
+            "  write p50   {:.1} ms before, {:.1} ms during",
+            self.write_p50_ms.before, self.write_p50_ms.during
+        );
+        println!(
+            "  write p99   {:.1} ms before, {:.1} ms during",
+            self.write_p99_before_ms, self.write_p99_ms
+        );
+        println!(
+            "  objects     {} in the pool, {} differ from what was written",
+            self.objects, self.mismatched_objects
+        );
         for server in &self.servers {
-            println!("    {:<4} {:<9} {} objects, https://{}", server.name, server.role, server.objects, server.https);
+            println!(
+                "    {:<4} {:<9} {} objects, https://{}",
+                server.name, server.role, server.objects, server.https
+            );
         }
-        println!("{}", if self.is_good() { "All is as it must be." } else { "Something is not as it must be: see above." });
+        println!(
+            "{}",
+            if self.is_good() {
+                "All is as it must be."
+            } else {
+                "Something is not as it must be: see above."
+            }
+        );
     }
 
     pub(super) fn write(&self, path: &Path) -> Result<()> {

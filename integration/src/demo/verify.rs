@@ -135,6 +135,9 @@ pub(super) async fn left_on(pool: &Pool, client_dir: &Path, server: &str) -> Res
     .success()
     .with_context(|| format!("list the objects of {server}"))?;
     let page: serde_json::Value = serde_json::from_str(&listed.stdout).context("read a listing")?;
-    let objects = page.get("objects").and_then(serde_json::Value::as_array).context("read a listing")?;
+    let objects = page
+        .get("objects")
+        .and_then(serde_json::Value::as_array)
+        .context("read a listing")?;
     Ok(objects.len() as u64)
 }
