@@ -1,10 +1,385 @@
 //! The objects of this agent: who may read and write which of them, now.
+//!
+//! ```text
+//!  read ---> slot ---> read gate ---> copy, held in place
+//!  write --> body on disk --> turn --> conditions, write id --> commit --> next turn
+//!  create -> turn --> commit (create-sent) --> register --> commit (active)
+//!  delete -> turn --> commit (delete-sent) --> register --> commit (tombstone)
+//!  move ---> its own steps under the turn; holds turns from its seal on
+//! ```
+//!
+//! An address that is not in the table is decided by a register read at the librarian: only that allows "there is no such
+//! object". A change that has begun goes on when its client is gone.
+//!
+//! Specification: DESIGN.md sections 7, 11 and 12.
 
 mod body;
 mod create;
 mod delete;
+mod ending;
 mod gate;
+mod ids;
+mod making;
+mod moving;
+mod reading;
+mod table;
+mod turn;
 mod words;
+mod writing;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, timeout_at};
+use zones::{Address, Level, Register, State};
 
 pub use body::StagedBody;
+pub use moving::{MoveGuard, NotOwned};
+pub use reading::Reading;
 pub use words::{Busy, Condition, Delete, Miss, Put, ReadGate, Summary, WriteError, WriteGate, Written};
+
+use crate::clock::BootInstant;
+use crate::control::{Figures, Wanted};
+use crate::register::{RegisterRead, Registers};
+use crate::store::{Change, CommitError, Entry, Journal, Store};
+use table::Table;
+
+/// Most creations and deletions that wait for the librarian at once; each keeps a copy on disk.
+const OPENINGS_MAX: usize = 4096;
+
+/// Bounds of what is asked of objects.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Most writes that wait for one object.
+    pub queued_writes_max: usize,
+    /// Longest wait of a read or a write for one object.
+    pub queue_wait: Duration,
+    /// Most octets of one object's properties.
+    pub properties_max: u64,
+    /// Level of new objects.
+    pub level: Level,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let access = crate::config::Access::default();
+        Settings {
+            queued_writes_max: access.queued_writes_max,
+            queue_wait: access.queue_wait,
+            properties_max: access.properties_max.0,
+            level: Level(1),
+        }
+    }
+}
+
+/// The objects of this agent.
+#[derive(Debug)]
+pub struct Objects {
+    store: Arc<Store>,
+    registers: Arc<Registers>,
+    wanted: watch::Receiver<Wanted>,
+    table: Table,
+    settings: Settings,
+    /// Bounds what waits for the librarian.
+    openings: Arc<Semaphore>,
+    requests: AtomicU64,
+    errors: AtomicU64,
+}
+
+impl Objects {
+    /// The objects that the index has. Those with an open wait or seal are closed until their move opens them; call
+    /// [`Objects::recover`] before serving.
+    #[must_use]
+    pub fn new(
+        store: Arc<Store>,
+        entries: Vec<Arc<Entry>>,
+        registers: Arc<Registers>,
+        wanted: watch::Receiver<Wanted>,
+        settings: Settings,
+    ) -> Arc<Objects> {
+        let table = Table::default();
+        for entry in entries {
+            let address = entry.address.clone();
+            table.swap(&address, None, Some(entry));
+        }
+        Arc::new(Objects {
+            store,
+            registers,
+            wanted,
+            table,
+            settings,
+            openings: Arc::new(Semaphore::new(OPENINGS_MAX)),
+            requests: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
+        })
+    }
+
+    /// Shows an object.
+    ///
+    /// # Errors
+    ///
+    /// [`Miss`]: where it is instead, or what is waited for.
+    pub async fn read(&self, address: &Address) -> Result<Reading, Miss> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let until = Instant::now() + self.settings.queue_wait;
+        let shown = self.read_until(address, until).await;
+        if let Err(Miss::Unavailable { .. } | Miss::Damaged { .. }) = &shown {
+            self.errors.fetch_add(1, Ordering::Relaxed);
+        }
+        shown
+    }
+
+    async fn read_until(&self, address: &Address, until: Instant) -> Result<Reading, Miss> {
+        loop {
+            let look = match self.table.get(address) {
+                Some(slot) => slot.with(|state| look(state)),
+                None => Look::Unknown,
+            };
+            let changed = match look {
+                Look::Shown(entry) => {
+                    return Ok(Reading {
+                        store: Arc::clone(&self.store),
+                        entry,
+                    });
+                }
+                Look::Missed(miss) => return Err(miss),
+                Look::Wait(changed) => changed,
+                Look::Unknown => match self.ask(address).await? {
+                    // The register says that this agent owns it: its copy is about to be taken over.
+                    Asked::Here => match self.arriving(address) {
+                        Some(changed) => changed,
+                        None => continue,
+                    },
+                    Asked::Free => return Err(Miss::Absent),
+                    Asked::Clash(_) => return Err(Miss::Absent),
+                },
+            };
+            if timeout_at(until, changed).await.is_err() {
+                return Err(Miss::Unavailable {
+                    why: "its owner is being settled",
+                    retry_after: Duration::from_secs(1),
+                });
+            }
+        }
+    }
+
+    /// Whether a write of this object belongs here: asked before a body is taken, so that it is not taken in vain.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError::Elsewhere`], [`WriteError::Party`], [`WriteError::Deleted`], [`WriteError::NotServing`] and the like.
+    pub async fn admit(&self, address: &Address) -> Result<(), WriteError> {
+        let current = self.current(address);
+        match current.as_deref().map(|entry| &entry.journal) {
+            Some(Journal::Moved { to, .. } | Journal::Forward { to, .. }) => Err(WriteError::Party { to: to.clone() }),
+            Some(Journal::Tombstone { .. }) => Err(WriteError::Deleted),
+            Some(_) => Ok(()),
+            None => match self.ask(address).await? {
+                Asked::Here => Ok(()),
+                Asked::Free => self.takes_new(address),
+                Asked::Clash(registered) => Err(WriteError::CaseClash { registered }),
+            },
+        }
+    }
+
+    /// Objects that this agent owns and serves, in the order of addresses, behind `after`, at or below `under`.
+    #[must_use]
+    pub fn list(&self, under: Option<&Address>, after: Option<&Address>, limit: usize) -> Vec<Summary> {
+        self.table.scan(under, after, limit, |address, entry| {
+            let shown = match &entry.journal {
+                Journal::Active { .. } | Journal::Moving { .. } | Journal::Sealed { .. } => true,
+                Journal::CreateSent { .. }
+                | Journal::Moved { .. }
+                | Journal::Forward { .. }
+                | Journal::DeleteSent { .. }
+                | Journal::Tombstone { .. }
+                | Journal::Reserved { .. }
+                | Journal::Staged { .. }
+                | Journal::Prepared { .. }
+                | Journal::CommitSent { .. } => false,
+            };
+            shown.then(|| Summary {
+                address: address.clone(),
+                kind: entry.kind.clone(),
+                schema: entry.schema,
+                epoch: entry.epoch,
+                revision: entry.revision,
+                size: entry.body.as_ref().map_or(0, |body| body.plain_octets),
+            })
+        })
+    }
+
+    /// The numbers that the librarian is told.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        let (objects, bytes) = self.table.totals();
+        Figures {
+            objects,
+            bytes,
+            capacity: self.store.usage().capacity,
+            heat: self.requests.load(Ordering::Relaxed),
+            errors: self.errors.load(Ordering::Relaxed),
+            commits: self.store.commits(),
+        }
+    }
+
+    /// The store below.
+    #[must_use]
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// The librarian as this agent sees it.
+    #[must_use]
+    pub fn registers(&self) -> &Arc<Registers> {
+        &self.registers
+    }
+
+    /// The copy of an object that requests see.
+    fn current(&self, address: &Address) -> Option<Arc<Entry>> {
+        self.table
+            .get(address)
+            .and_then(|slot| slot.with(|state| state.current().cloned()))
+    }
+
+    /// Level of an object's streams.
+    fn level_of(&self, address: &Address) -> Level {
+        self.current(address)
+            .map_or(self.settings.level, |entry| entry.level.max(self.settings.level))
+    }
+
+    /// Whether this server takes new objects, as the controller last said; and whether the address may be one.
+    fn takes_new(&self, address: &Address) -> Result<(), WriteError> {
+        self.registers
+            .domain()
+            .check(address)
+            .map_err(|error| WriteError::Address { why: error.to_string() })?;
+        match self.wanted.borrow().role() {
+            Some(role) if !role.takes_new_objects() => Err(WriteError::NotServing {
+                why: format!("its role is {role}"),
+            }),
+            // Without a word of the controller the librarian decides.
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// What the register says of an object that is not in the table.
+    async fn ask(&self, address: &Address) -> Result<Asked, Miss> {
+        let read = self.registers.read(address).await.map_err(|error| {
+            tracing::warn!(%error, "a register cannot be read");
+            Miss::Unavailable {
+                why: "the librarian does not answer",
+                retry_after: Duration::from_secs(2),
+            }
+        })?;
+        self.judge(address, read)
+    }
+
+    fn judge(&self, address: &Address, read: RegisterRead) -> Result<Asked, Miss> {
+        let Some(register) = read.register else {
+            return Ok(Asked::Free);
+        };
+        let Register {
+            address: registered,
+            epoch,
+            owner,
+            state,
+            ..
+        } = register;
+        match state {
+            _ if registered != *address => Ok(Asked::Clash(registered)),
+            State::Deleted => Err(Miss::Deleted),
+            State::Stable | State::Moving { .. } if owner == *self.registers.me() => Ok(Asked::Here),
+            State::Stable | State::Moving { .. } => Err(Miss::Elsewhere { owner, epoch }),
+        }
+    }
+
+    /// Resolves at the next change of an object that the register says is here, while no copy is current; `None` if
+    /// one has become so.
+    fn arriving(&self, address: &Address) -> Option<tokio::sync::futures::OwnedNotified> {
+        let slot = self.table.get_or_make(address);
+        slot.with(|state| match state.current() {
+            Some(_) => None,
+            None => Some(state.gate().changed()),
+        })
+    }
+
+    /// Commits changes of the index and takes them into the table: all or nothing. Entries come back in the order of
+    /// the insertions and replacements. Goes on when its caller is gone.
+    ///
+    /// # Errors
+    ///
+    /// [`CommitError`]; nothing has changed then.
+    pub async fn commit(self: &Arc<Self>, changes: Vec<(Address, Change)>) -> Result<Vec<Arc<Entry>>, CommitError> {
+        let objects = Arc::clone(self);
+        body::blocking(move || objects.commit_now(changes)).await
+    }
+
+    fn commit_now(&self, changes: Vec<(Address, Change)>) -> Result<Vec<Arc<Entry>>, CommitError> {
+        let mut swaps = Vec::with_capacity(changes.len());
+        let mut plain = Vec::with_capacity(changes.len());
+        for (address, change) in changes {
+            swaps.push(match &change {
+                Change::Insert(_) => (address, None, true),
+                Change::Replace { seq, .. } => (address, Some(*seq), true),
+                Change::Remove { seq } => (address, Some(*seq), false),
+            });
+            plain.push(change);
+        }
+        let mut entries = self.store.commit(plain)?.into_iter();
+        let mut new = Vec::with_capacity(swaps.len());
+        for (address, removed, comes) in swaps {
+            let entry = comes.then(|| entries.next().expect("one entry for each that was to come"));
+            new.extend(entry.clone());
+            self.table.swap(&address, removed, entry);
+        }
+        Ok(new)
+    }
+
+    async fn replace(self: &Arc<Self>, old: &Entry, entry: crate::store::NewEntry) -> Result<Arc<Entry>, CommitError> {
+        let change = Change::Replace { seq: old.seq, entry };
+        let mut new = self.commit(vec![(old.address.clone(), change)]).await?;
+        Ok(new.pop().expect("a replacement gives one entry"))
+    }
+}
+
+/// What a slot says to a read.
+enum Look {
+    Shown(Arc<Entry>),
+    Missed(Miss),
+    Wait(tokio::sync::futures::OwnedNotified),
+    Unknown,
+}
+
+/// What a register read says of an address that is not in the table.
+enum Asked {
+    /// It is this agent's.
+    Here,
+    /// There is no object.
+    Free,
+    /// An address that differs by case is registered.
+    Clash(Address),
+}
+
+fn look(state: &mut table::State) -> Look {
+    let Some(entry) = state.current().cloned() else {
+        return Look::Unknown;
+    };
+    match &entry.journal {
+        Journal::Active { .. } | Journal::Moving { .. } | Journal::Sealed { .. } => {
+            // The clock is looked at after the copy was found, so that the copy was the present one before the gate's end.
+            match state.gate().reads_pass(BootInstant::now()) {
+                true => Look::Shown(entry),
+                false => Look::Wait(state.gate().changed()),
+            }
+        }
+        Journal::CreateSent { .. } | Journal::DeleteSent { .. } => Look::Wait(state.gate().changed()),
+        Journal::Moved { to, .. } | Journal::Forward { to, .. } => Look::Missed(Miss::Party { to: to.clone() }),
+        Journal::Tombstone { .. } => Look::Missed(Miss::Deleted),
+        Journal::Reserved { .. } | Journal::Staged { .. } | Journal::Prepared { .. } | Journal::CommitSent { .. } => {
+            Look::Unknown
+        }
+    }
+}

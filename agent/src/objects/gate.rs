@@ -32,6 +32,8 @@ pub(crate) struct Gate<T> {
     reads: ReadGate,
     /// A move of the object is open.
     moving: bool,
+    /// The open move is no longer wanted.
+    cancelled: bool,
     /// Writes in line, first come first.
     line: VecDeque<oneshot::Sender<T>>,
     /// Wakes whoever waits for a change of the object: reads, the move, a hold waiting for the open turn.
@@ -56,6 +58,7 @@ impl<T> Default for Gate<T> {
             held: false,
             reads: ReadGate::Open,
             moving: false,
+            cancelled: false,
             line: VecDeque::new(),
             changed: Arc::new(Notify::new()),
         }
@@ -123,11 +126,6 @@ impl<T> Gate<T> {
         self.taken
     }
 
-    /// Whether turns are kept back.
-    pub(crate) fn is_held(&self) -> bool {
-        self.held
-    }
-
     /// Opens or closes reads.
     pub(crate) fn set_reads(&mut self, reads: ReadGate) {
         self.reads = reads;
@@ -151,6 +149,18 @@ impl<T> Gate<T> {
     /// Notes that no move is open.
     pub(crate) fn end_move(&mut self) {
         self.moving = false;
+        self.cancelled = false;
+    }
+
+    /// Tells the open move, if there is one, that it is no longer wanted.
+    pub(crate) fn cancel_move(&mut self) {
+        self.cancelled = self.moving;
+        self.changed.notify_waiters();
+    }
+
+    /// Whether the open move is no longer wanted.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancelled
     }
 
     /// Resolves at the next change of the object or its gates, counted from this call.

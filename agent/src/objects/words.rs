@@ -174,10 +174,10 @@ pub enum WriteError {
         why: &'static str,
     },
     /// The disk is full.
-    #[error("no space is left on this server: {octets} octets are asked for; remove objects or give it more capacity")]
+    #[error("no space is left on this server: {why}")]
     Full {
-        /// Octets asked for.
-        octets: u64,
+        /// Which bound is reached, and what to do.
+        why: String,
     },
     /// This server takes no new objects.
     #[error("this server takes no new objects ({why}): create the object on a server that `_place` names")]

@@ -115,6 +115,40 @@ pub(crate) mod option_tx {
     }
 }
 
+/// A word with a text form, or none.
+pub(crate) mod option_text {
+    use super::*;
+
+    pub(crate) fn encode<C, T: ToString, W: Write>(
+        value: &Option<T>,
+        e: &mut Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), EncodeError<W::Error>> {
+        match value {
+            Some(value) => e.str(&value.to_string())?.ok(),
+            None => e.null()?.ok(),
+        }
+    }
+
+    pub(crate) fn decode<C, T: FromStr>(d: &mut Decoder<'_>, c: &mut C) -> Result<Option<T>, DecodeError> {
+        if d.datatype()? == minicbor::data::Type::Null {
+            d.null()?;
+            return Ok(None);
+        }
+        text::decode(d, c).map(Some)
+    }
+
+    /// What an absent field means.
+    pub(crate) fn nil<T>() -> Option<Option<T>> {
+        Some(None)
+    }
+
+    /// Whether the field is left out.
+    pub(crate) fn is_nil<T>(value: &Option<T>) -> bool {
+        value.is_none()
+    }
+}
+
 /// Write ids, as 16 octets.
 pub(crate) mod uuid {
     use super::*;

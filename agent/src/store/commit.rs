@@ -150,6 +150,7 @@ fn wrap(shared: &Shared, old: Option<&Entry>, new: NewEntry) -> Result<Entry, Co
         body,
         writes: new.writes,
         tx: new.tx,
+        from: new.from,
     };
     for (part, content) in [(Part::Properties, &new.properties), (Part::Body, &new.body)] {
         let Some(stream) = entry.stream(part) else { continue };

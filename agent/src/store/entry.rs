@@ -55,6 +55,9 @@ pub struct Entry {
     /// The register's tx as last known.
     #[cbor(n(10), with = "cbor::option_tx", has_nil)]
     pub tx: Option<Tx>,
+    /// The server that handed the object over; requests that it forwards are taken. None where the object was made.
+    #[cbor(n(11), with = "cbor::option_text", has_nil)]
+    pub from: Option<ServerName>,
 }
 
 /// What a copy is, and what was sent for it (DESIGN.md section 11). Each variant is durable before what it names is sent.
@@ -296,6 +299,7 @@ pub struct NewEntry {
     pub body: Content,
     pub writes: Vec<WriteRecord>,
     pub tx: Option<Tx>,
+    pub from: Option<ServerName>,
 }
 
 /// One change of the index. All changes of one commit are applied together or not at all.
@@ -337,6 +341,7 @@ impl Entry {
             body: content(&self.body),
             writes: self.writes.clone(),
             tx: self.tx,
+            from: self.from.clone(),
         }
     }
 

@@ -77,6 +77,7 @@ pub(super) fn new_entry(address: &Address, revision: u64, body: Content) -> NewE
         body,
         writes: Vec::new(),
         tx: Some(Tx([3; 16])),
+        from: None,
     }
 }
 

@@ -1,0 +1,154 @@
+//! Ending objects: what was sent first, then the register, then the tombstone (DESIGN.md section 11, deleting).
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use zones::{Address, RegisterChange, State, Tx};
+
+use super::delete::{Action, Delete as Deletion, Deleted};
+use super::ids::{self, WriteId};
+use super::making::settling;
+use super::turn::Turn;
+use super::words::{Condition, Delete, WriteError, Written};
+use super::writing::{holds, uncommitted, writable, written};
+use super::{Asked, Objects};
+use crate::clock::{self, BootInstant, sleep_until};
+use crate::store::{Change, Content, Entry, Journal, NewEntry, WriteRecord};
+
+impl Objects {
+    /// Deletes an object for ever.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`]. After `Unavailable` the outcome is open: repeat the deletion under the same write id.
+    pub async fn delete(self: &Arc<Self>, address: &Address, delete: Delete) -> Result<Written, WriteError> {
+        let until = Instant::now() + self.settings.queue_wait;
+        self.in_turn(address, until, |objects, address, turn| async move {
+            objects.end(&address, &turn, delete).await
+        })
+        .await
+    }
+
+    async fn end(self: Arc<Self>, address: &Address, turn: &Turn, delete: Delete) -> Result<Written, WriteError> {
+        let Some(entry) = turn.current() else {
+            return match self.ask(address).await? {
+                Asked::Here => Err(settling()),
+                Asked::Free | Asked::Clash(_) => Err(match delete.condition {
+                    Condition::IfRevision(_) | Condition::IfExists => WriteError::Precondition { revision: None },
+                    Condition::Any | Condition::IfAbsent => WriteError::Absent,
+                }),
+            };
+        };
+        let request_hash = self.request_hash("delete", &[]);
+        let now_ms = clock::unix_ms();
+        let id = delete.write_id.map(|id| WriteId {
+            client: &delete.client,
+            id,
+            request_hash,
+        });
+        // A tombstone is looked at for its write ids first: a repeated deletion succeeds.
+        let seen = match &id {
+            Some(id) => ids::look_up(&entry.writes, id, now_ms),
+            None => Ok(None),
+        };
+        if let Ok(Some(revision)) = seen {
+            return Ok(written(&entry, revision));
+        }
+        writable(&entry)?;
+        seen?;
+        holds(delete.condition, Some(entry.revision))?;
+        let _open = self.openings.try_acquire().map_err(|_| settling())?;
+        let revision = entry.revision + 1;
+        let record = delete.write_id.map(|id| WriteRecord {
+            client: delete.client.clone(),
+            id,
+            request_hash,
+            unix_ms: now_ms,
+            revision,
+        });
+        let tx = Tx(rand::random());
+        let new = NewEntry {
+            journal: Journal::DeleteSent { tx },
+            revision,
+            writes: ids::remember(&entry.writes, record, now_ms),
+            ..entry.keep()
+        };
+        let entry = self.replace(&entry, new).await.map_err(|error| uncommitted(&error))?;
+        // An open move learns of it; from here on the deletion changes the register.
+        turn.slot().with(|state| state.gate().cancel_move());
+        self.settle_delete(entry, tx).await
+    }
+
+    /// Ends a deletion that a restart found in the journal.
+    pub(super) async fn recover_delete(self: Arc<Self>, entry: Arc<Entry>, tx: Tx) {
+        let address = entry.address.clone();
+        match self.settle_delete(entry, tx).await {
+            Ok(_) => tracing::info!(%address, "an open deletion ended: deleted"),
+            Err(error) => tracing::info!(%address, %error, "an open deletion ended"),
+        }
+    }
+
+    /// Reads and sends until the register has settled, then commits what it says.
+    async fn settle_delete(self: &Arc<Self>, entry: Arc<Entry>, tx: Tx) -> Result<Written, WriteError> {
+        let me = self.registers.me().clone();
+        let mut deletion = Deletion::new(BootInstant::now(), me, entry.epoch, tx);
+        let deleted = loop {
+            match deletion.action() {
+                Action::Ask => match self.registers.read(&entry.address).await {
+                    Ok(read) => deletion.read(BootInstant::now(), &read),
+                    Err(_) => deletion.unreachable(BootInstant::now()),
+                },
+                Action::Send { old, new } => {
+                    let change = RegisterChange {
+                        old: Some(*old),
+                        new: *new,
+                    };
+                    let changed = self.registers.change(change).await;
+                    deletion.changed(BootInstant::now(), &changed);
+                }
+                Action::Sleep(until) => {
+                    sleep_until(until).await;
+                    deletion.timeout(BootInstant::now());
+                }
+                Action::End(deleted) => break deleted,
+            }
+        };
+        // In every case the copy is nothing any more: the register that was just read, or changed, is above its epoch.
+        let (journal, epoch, tx, told) = match deleted {
+            Deleted::Deleted(epoch) => (
+                Journal::Tombstone { epoch, tx },
+                epoch,
+                tx,
+                Ok(Written {
+                    epoch,
+                    ..written(&entry, entry.revision)
+                }),
+            ),
+            Deleted::Superseded(register) => {
+                let (epoch, tx) = (register.epoch, register.tx);
+                match register.state {
+                    State::Deleted => (Journal::Tombstone { epoch, tx }, epoch, tx, Err(WriteError::Deleted)),
+                    State::Stable | State::Moving { .. } => {
+                        let to = register.owner;
+                        let journal = Journal::Forward { to: to.clone(), epoch };
+                        (journal, entry.epoch, tx, Err(WriteError::Party { to }))
+                    }
+                }
+            }
+        };
+        let new = NewEntry {
+            journal,
+            epoch,
+            properties: Content::Absent,
+            body: Content::Absent,
+            tx: Some(tx),
+            ..entry.keep()
+        };
+        let change = Change::Replace {
+            seq: entry.seq,
+            entry: new,
+        };
+        self.commit_surely(&entry.address, change).await;
+        told
+    }
+}

@@ -1,0 +1,272 @@
+//! The table of objects: address to slot, in the order of addresses.
+//!
+//! A slot holds the entries that the index has of one address, and its gates. Only one of the entries is the copy that
+//! requests see; beside it a copy may be arriving, and older ones may wait for their retirement. The table's lock is held
+//! for look-ups and for the insertion of slots, a slot's lock for a few comparisons: never across an await or disk work.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+use zones::Address;
+
+use super::gate::Gate;
+use super::turn::Turn;
+use crate::store::{Entry, Journal};
+
+/// Slots that are looked at under one hold of the table's lock.
+const SCAN: usize = 512;
+
+/// The slots of this agent.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    slots: RwLock<BTreeMap<Address, Arc<Slot>>>,
+    totals: Totals,
+}
+
+/// What this agent owns.
+#[derive(Debug, Default)]
+struct Totals {
+    objects: AtomicU64,
+    octets: AtomicU64,
+}
+
+/// One address.
+#[derive(Debug, Default)]
+pub(crate) struct Slot {
+    state: Mutex<State>,
+}
+
+/// What is known of one address.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    /// The copy that requests see.
+    current: Option<Arc<Entry>>,
+    /// A copy on its way in.
+    incoming: Option<Arc<Entry>>,
+    /// Copies of lower epochs that are not reclaimed yet.
+    retired: Vec<Arc<Entry>>,
+    /// Present while anybody waits, writes or moves.
+    gate: Option<Box<Gate<Turn>>>,
+}
+
+/// Which place of a slot an entry belongs in.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Place {
+    Current,
+    Incoming,
+}
+
+/// Whether this agent owns the object of an entry: what it counts and lists.
+pub(crate) fn owned(entry: &Entry) -> bool {
+    match &entry.journal {
+        Journal::Active { .. } | Journal::Moving { .. } | Journal::Sealed { .. } | Journal::DeleteSent { .. } => true,
+        Journal::CreateSent { .. }
+        | Journal::Moved { .. }
+        | Journal::Forward { .. }
+        | Journal::Tombstone { .. }
+        | Journal::Reserved { .. }
+        | Journal::Staged { .. }
+        | Journal::Prepared { .. }
+        | Journal::CommitSent { .. } => false,
+    }
+}
+
+fn place(entry: &Entry) -> Place {
+    match &entry.journal {
+        Journal::Reserved { .. } | Journal::Staged { .. } | Journal::Prepared { .. } | Journal::CommitSent { .. } => {
+            Place::Incoming
+        }
+        Journal::CreateSent { .. }
+        | Journal::Active { .. }
+        | Journal::Moving { .. }
+        | Journal::Sealed { .. }
+        | Journal::Moved { .. }
+        | Journal::Forward { .. }
+        | Journal::DeleteSent { .. }
+        | Journal::Tombstone { .. } => Place::Current,
+    }
+}
+
+impl Table {
+    /// The slot of an address, if there is one.
+    pub(crate) fn get(&self, address: &Address) -> Option<Arc<Slot>> {
+        self.slots.read().get(address).cloned()
+    }
+
+    /// The slot of an address, made if there is none. Call [`Table::forget`] when done with a slot that may be empty.
+    pub(crate) fn get_or_make(&self, address: &Address) -> Arc<Slot> {
+        if let Some(slot) = self.get(address) {
+            return slot;
+        }
+        Arc::clone(self.slots.write().entry(address.clone()).or_default())
+    }
+
+    /// Removes the slot of an address if nothing is in it and nobody uses it.
+    pub(crate) fn forget(&self, address: &Address) {
+        let mut slots = self.slots.write();
+        // Handles are only made under the table's lock, so a count of one cannot rise now.
+        let empty = slots
+            .get(address)
+            .is_some_and(|slot| Arc::strong_count(slot) == 1 && slot.state.lock().is_empty());
+        if empty {
+            slots.remove(address);
+        }
+    }
+
+    /// Takes in what a commit of the index changed at one address: the entry `removed` is gone, `new` is there.
+    pub(crate) fn swap(&self, address: &Address, removed: Option<u64>, new: Option<Arc<Entry>>) {
+        let slot = self.get_or_make(address);
+        {
+            let mut state = slot.state.lock();
+            let (objects, octets) = state.owned();
+            state.swap(removed, new);
+            let (objects_now, octets_now) = state.owned();
+            // Wrapping: a fall is the addition of a number close to 2^64.
+            let counts = &self.totals;
+            counts
+                .objects
+                .fetch_add(objects_now.wrapping_sub(objects), Ordering::Relaxed);
+            counts
+                .octets
+                .fetch_add(octets_now.wrapping_sub(octets), Ordering::Relaxed);
+            state.tidy();
+            if !state.is_empty() {
+                return;
+            }
+        }
+        drop(slot);
+        self.forget(address);
+    }
+
+    /// Objects owned and their octets.
+    pub(crate) fn totals(&self) -> (u64, u64) {
+        (
+            self.totals.objects.load(Ordering::Relaxed),
+            self.totals.octets.load(Ordering::Relaxed),
+        )
+    }
+
+    /// Copies that requests see, in the order of addresses, behind `after`, at or below `under`; those that `select`
+    /// makes something of, at most `limit`.
+    pub(crate) fn scan<T>(
+        &self,
+        under: Option<&Address>,
+        after: Option<&Address>,
+        limit: usize,
+        select: impl Fn(&Address, &Arc<Entry>) -> Option<T>,
+    ) -> Vec<T> {
+        let mut found = Vec::new();
+        let mut from = match (under, after) {
+            (Some(under), Some(after)) if after >= under => Bound::Excluded(after.clone()),
+            (None, Some(after)) => Bound::Excluded(after.clone()),
+            (Some(under), Some(_) | None) => Bound::Included(under.clone()),
+            (None, None) => Bound::Unbounded,
+        };
+        loop {
+            let slots = self.slots.read();
+            let mut last = None;
+            for (address, slot) in slots.range((from, Bound::Unbounded)).take(SCAN) {
+                if found.len() >= limit || under.is_some_and(|under| !under.covers(address)) {
+                    return found;
+                }
+                let current = slot.state.lock().current.clone();
+                found.extend(current.and_then(|entry| select(address, &entry)));
+                last = Some(address.clone());
+            }
+            match last {
+                Some(last) => from = Bound::Excluded(last),
+                None => return found,
+            }
+        }
+    }
+
+    /// Every entry of every slot.
+    pub(crate) fn entries(&self) -> Vec<Arc<Entry>> {
+        let slots = self.slots.read();
+        let mut entries = Vec::new();
+        for slot in slots.values() {
+            let state = slot.state.lock();
+            entries.extend(state.current.iter().cloned());
+            entries.extend(state.incoming.iter().cloned());
+            entries.extend(state.retired.iter().cloned());
+        }
+        entries
+    }
+}
+
+impl Slot {
+    /// Looks at the slot or changes it; forgets gates that say nothing afterwards.
+    pub(crate) fn with<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.state.lock();
+        let found = look(&mut state);
+        state.tidy();
+        found
+    }
+}
+
+impl State {
+    /// The copy that requests see.
+    pub(crate) fn current(&self) -> Option<&Arc<Entry>> {
+        self.current.as_ref()
+    }
+
+    /// The copy on its way in.
+    pub(crate) fn incoming(&self) -> Option<&Arc<Entry>> {
+        self.incoming.as_ref()
+    }
+
+    /// Older copies that are not reclaimed yet.
+    pub(crate) fn retired(&self) -> &[Arc<Entry>] {
+        &self.retired
+    }
+
+    /// The gates.
+    pub(crate) fn gate(&mut self) -> &mut Gate<Turn> {
+        self.gate.get_or_insert_default()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.current.is_none() && self.incoming.is_none() && self.retired.is_empty() && self.gate.is_none()
+    }
+
+    fn tidy(&mut self) {
+        if self.gate.as_ref().is_some_and(|gate| gate.is_idle()) {
+            self.gate = None;
+        }
+    }
+
+    fn owned(&self) -> (u64, u64) {
+        match &self.current {
+            Some(entry) if owned(entry) => (1, entry.plain_octets()),
+            Some(_) | None => (0, 0),
+        }
+    }
+
+    fn swap(&mut self, removed: Option<u64>, new: Option<Arc<Entry>>) {
+        if let Some(seq) = removed {
+            let gone = |entry: &mut Arc<Entry>| entry.seq == seq;
+            self.current.take_if(gone);
+            self.incoming.take_if(gone);
+            self.retired.retain(|entry| entry.seq != seq);
+        }
+        if let Some(entry) = new {
+            match place(&entry) {
+                Place::Incoming => {
+                    assert!(self.incoming.is_none(), "one copy of an address arrives at a time");
+                    self.incoming = Some(entry);
+                }
+                // The higher epoch is the one that requests see; of equal ones the later entry.
+                Place::Current => match &self.current {
+                    Some(current) if current.epoch > entry.epoch => self.retired.push(entry),
+                    Some(_) | None => self.retired.extend(self.current.replace(entry)),
+                },
+            }
+        }
+        if let Some(gate) = &self.gate {
+            gate.notify();
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The right to change one object, held by one at a time and passed on when dropped.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+use zones::Address;
+
+use super::gate::Asked;
+use super::table::{Slot, Table};
+use super::words::WriteError;
+use crate::store::Entry;
+
+/// The right to change one object. Dropping it lets the next in line go on.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    slot: Arc<Slot>,
+}
+
+impl Turn {
+    /// The object's current copy.
+    pub(crate) fn current(&self) -> Option<Arc<Entry>> {
+        self.slot.with(|state| state.current().cloned())
+    }
+
+    /// The slot.
+    pub(crate) fn slot(&self) -> &Arc<Slot> {
+        &self.slot
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let next = self.slot.with(|state| state.gate().end_turn());
+        if let Some(next) = next {
+            next.hand_over(Turn {
+                slot: Arc::clone(&self.slot),
+            });
+        }
+    }
+}
+
+impl Slot {
+    /// Waits for the turn, behind everyone who asked before.
+    pub(crate) async fn turn(self: &Arc<Self>, line_max: usize, until: Instant) -> Result<Turn, WriteError> {
+        let unavailable = |why| WriteError::Unavailable {
+            why,
+            retry_after: Duration::from_secs(1),
+        };
+        let receiver = match self.with(|state| state.gate().ask(line_max)) {
+            Asked::Taken => {
+                return Ok(Turn { slot: Arc::clone(self) });
+            }
+            Asked::Full => return Err(unavailable("too many writes wait for it")),
+            Asked::InLine(receiver) => receiver,
+        };
+        match timeout_at(until, receiver).await {
+            Ok(Ok(turn)) => Ok(turn),
+            Ok(Err(_)) => unreachable!("a sender in line is only dropped with its turn"),
+            Err(_) => Err(unavailable("earlier writes or a move of it are not finished")),
+        }
+    }
+
+    /// Waits for the turn ahead of the line, also while turns are held back: for whoever holds them back.
+    pub(crate) async fn turn_now(self: &Arc<Self>) -> Turn {
+        loop {
+            let changed = self.with(|state| match state.gate().take_now() {
+                true => None,
+                false => Some(state.gate().changed()),
+            });
+            match changed {
+                None => {
+                    return Turn { slot: Arc::clone(self) };
+                }
+                Some(changed) => changed.await,
+            }
+        }
+    }
+
+    /// Takes the turn before anybody can have it: for what a restart found open.
+    pub(crate) fn turn_at_start(self: &Arc<Self>) -> Turn {
+        let free = self.with(|state| state.gate().take_now());
+        assert!(free, "nobody takes turns before the recovery");
+        Turn { slot: Arc::clone(self) }
+    }
+
+    /// Keeps turns back from now on and waits until the open one has ended.
+    pub(crate) async fn hold(&self) {
+        self.with(|state| state.gate().hold());
+        loop {
+            let changed = self.with(|state| {
+                let gate = state.gate();
+                gate.is_taken().then(|| gate.changed())
+            });
+            match changed {
+                None => return,
+                Some(changed) => changed.await,
+            }
+        }
+    }
+
+    /// Lets turns go on.
+    pub(crate) fn release(self: &Arc<Self>) {
+        let next = self.with(|state| state.gate().release());
+        if let Some(next) = next {
+            next.hand_over(Turn { slot: Arc::clone(self) });
+        }
+    }
+}
+
+/// A slot in use that may turn out to be empty: it is forgotten then.
+#[derive(Debug)]
+pub(crate) struct Visit<'a> {
+    table: &'a Table,
+    address: &'a Address,
+    slot: Option<Arc<Slot>>,
+}
+
+impl<'a> Visit<'a> {
+    pub(crate) fn new(table: &'a Table, address: &'a Address) -> Visit<'a> {
+        Visit {
+            table,
+            address,
+            slot: Some(table.get_or_make(address)),
+        }
+    }
+
+    pub(crate) fn slot(&self) -> &Arc<Slot> {
+        self.slot.as_ref().expect("taken only by drop")
+    }
+}
+
+impl Drop for Visit<'_> {
+    fn drop(&mut self) {
+        self.slot = None;
+        self.table.forget(self.address);
+    }
+}

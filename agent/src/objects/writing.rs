@@ -1,0 +1,259 @@
+//! Writes of objects that are here.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::{Instant, timeout_at};
+use uuid::Uuid;
+use zones::{Address, ObjectType};
+
+use super::ids::{self, WriteId};
+use super::turn::{Turn, Visit};
+use super::words::{Condition, Put, WriteError, Written};
+use super::{Objects, StagedBody};
+use crate::clock;
+use crate::store::{CommitError, Content, Entry, Journal, NewEntry, StagedStream, WriteRecord};
+use crate::vault::Part;
+
+/// A write whose parts are all on disk.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub(super) client: String,
+    pub(super) write_id: Option<Uuid>,
+    pub(super) request_hash: [u8; 32],
+    pub(super) condition: Condition,
+    pub(super) kind: Option<ObjectType>,
+    pub(super) schema: Option<u32>,
+    pub(super) properties: Option<StagedStream>,
+    pub(super) body: Option<StagedStream>,
+}
+
+impl Prepared {
+    pub(super) fn id(&self) -> Option<WriteId<'_>> {
+        self.write_id.map(|id| WriteId {
+            client: &self.client,
+            id,
+            request_hash: self.request_hash,
+        })
+    }
+
+    pub(super) fn record(&self, revision: u64, now_ms: u64) -> Option<WriteRecord> {
+        self.write_id.map(|id| WriteRecord {
+            client: self.client.clone(),
+            id,
+            request_hash: self.request_hash,
+            unix_ms: now_ms,
+            revision,
+        })
+    }
+}
+
+impl Objects {
+    /// Writes an object, or makes it.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`]. After `Unavailable` the outcome is open: repeat the write under the same write id.
+    pub async fn put(self: &Arc<Self>, address: &Address, put: Put) -> Result<Written, WriteError> {
+        let until = Instant::now() + self.settings.queue_wait;
+        let prepared = self.prepare(address, put).await?;
+        self.in_turn(address, until, |objects, address, turn| async move {
+            objects.write(&address, &turn, prepared).await
+        })
+        .await
+    }
+
+    /// Runs a change of one object in its turn. Once it has the turn it runs to its end, also when nobody waits for it
+    /// any more.
+    pub(super) async fn in_turn<F>(
+        self: &Arc<Self>,
+        address: &Address,
+        until: Instant,
+        change: impl FnOnce(Arc<Objects>, Address, Turn) -> F,
+    ) -> Result<Written, WriteError>
+    where
+        F: Future<Output = Result<Written, WriteError>> + Send + 'static,
+    {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let visit = Visit::new(&self.table, address);
+        let turn = visit.slot().turn(self.settings.queued_writes_max, until).await;
+        let written = match turn {
+            Ok(turn) => {
+                let change = change(Arc::clone(self), address.clone(), turn);
+                let objects = Arc::clone(self);
+                let place = address.clone();
+                let task = tokio::spawn(async move {
+                    let written = change.await;
+                    objects.table.forget(&place);
+                    written
+                });
+                match timeout_at(until, task).await {
+                    Ok(Ok(written)) => written,
+                    Ok(Err(failed)) => Err(WriteError::Failed {
+                        what: failed.to_string(),
+                    }),
+                    Err(_) => Err(WriteError::Unavailable {
+                        why: "the librarian has not settled it yet",
+                        retry_after: Duration::from_secs(1),
+                    }),
+                }
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(WriteError::Unavailable { .. } | WriteError::Failed { .. }) = &written {
+            self.errors.fetch_add(1, Ordering::Relaxed);
+        }
+        written
+    }
+
+    /// Takes the properties to disk and hashes what is asked for.
+    async fn prepare(&self, address: &Address, put: Put) -> Result<Prepared, WriteError> {
+        let Put {
+            client,
+            write_id,
+            condition,
+            kind,
+            schema,
+            properties,
+            body,
+        } = put;
+        let properties = match properties {
+            None => None,
+            Some(properties) => {
+                let json = serde_json_canonicalizer::to_vec(&properties).map_err(|error| WriteError::Address {
+                    why: format!("the properties are no I-JSON (RFC 7493): {error}"),
+                })?;
+                if json.len() as u64 > self.settings.properties_max {
+                    return Err(WriteError::TooLarge {
+                        what: "properties",
+                        octets: json.len() as u64,
+                        allowed: self.settings.properties_max,
+                    });
+                }
+                Some(self.stage_small(address, Part::Properties, Bytes::from(json)).await?)
+            }
+        };
+        let body = body.map(|StagedBody { staged }| staged);
+        let request_hash = self.request_hash(
+            "put",
+            &[
+                kind.as_ref().map(|kind| kind.as_str().as_bytes()),
+                schema.map(u32::to_be_bytes).as_ref().map(<[u8; 4]>::as_slice),
+                properties
+                    .as_ref()
+                    .map(|staged| staged.digest().0)
+                    .as_ref()
+                    .map(<[u8; 32]>::as_slice),
+                body.as_ref()
+                    .map(|staged| staged.digest().0)
+                    .as_ref()
+                    .map(<[u8; 32]>::as_slice),
+            ],
+        );
+        Ok(Prepared {
+            client,
+            write_id,
+            request_hash,
+            condition,
+            kind,
+            schema,
+            properties,
+            body,
+        })
+    }
+
+    /// Hash of verb and content, keyed like every digest that stays: it confirms no guesses.
+    pub(super) fn request_hash(&self, verb: &str, fields: &[Option<&[u8]>]) -> [u8; 32] {
+        let mut hasher = self.store.vault().hasher();
+        hasher.update(verb.as_bytes());
+        for field in fields {
+            let length = field.map_or(u64::MAX, |field| field.len() as u64);
+            hasher.update(&length.to_be_bytes());
+            hasher.update(field.unwrap_or_default());
+        }
+        hasher.finish().0
+    }
+
+    async fn write(self: Arc<Self>, address: &Address, turn: &Turn, put: Prepared) -> Result<Written, WriteError> {
+        let Some(entry) = turn.current() else {
+            return self.make(address, put).await;
+        };
+        writable(&entry)?;
+        let now_ms = clock::unix_ms();
+        if let Some(id) = put.id()
+            && let Some(revision) = ids::look_up(&entry.writes, &id, now_ms)?
+        {
+            return Ok(written(&entry, revision));
+        }
+        holds(put.condition, Some(entry.revision))?;
+        let revision = entry.revision + 1;
+        let record = put.record(revision, now_ms);
+        let keep = entry.keep();
+        let new = NewEntry {
+            revision,
+            kind: put.kind.unwrap_or(keep.kind),
+            schema: put.schema.unwrap_or(keep.schema),
+            properties: put.properties.map_or(keep.properties, Content::Staged),
+            body: put.body.map_or(keep.body, Content::Staged),
+            writes: ids::remember(&entry.writes, record, now_ms),
+            ..keep
+        };
+        let entry = self.replace(&entry, new).await.map_err(|error| uncommitted(&error))?;
+        Ok(written(&entry, revision))
+    }
+}
+
+/// What was written, now and at its repetition.
+pub(super) fn written(entry: &Entry, revision: u64) -> Written {
+    Written {
+        epoch: entry.epoch,
+        revision,
+        schema: entry.schema,
+        created: revision == 1,
+    }
+}
+
+/// Whether the copy takes writes; if not, who does.
+pub(super) fn writable(entry: &Entry) -> Result<(), WriteError> {
+    match &entry.journal {
+        Journal::Active { wait: None } | Journal::Moving { .. } => Ok(()),
+        Journal::Moved { to, .. } | Journal::Forward { to, .. } => Err(WriteError::Party { to: to.clone() }),
+        Journal::Tombstone { .. } => Err(WriteError::Deleted),
+        // Turns are held back in these states; who comes through all the same waits outside.
+        Journal::Active { wait: Some(_) }
+        | Journal::Sealed { .. }
+        | Journal::CreateSent { .. }
+        | Journal::DeleteSent { .. }
+        | Journal::Reserved { .. }
+        | Journal::Staged { .. }
+        | Journal::Prepared { .. }
+        | Journal::CommitSent { .. } => Err(WriteError::Unavailable {
+            why: "its owner is being settled",
+            retry_after: Duration::from_secs(1),
+        }),
+    }
+}
+
+/// Whether the condition of a write holds at the present revision; `None` for an object that does not exist.
+pub(super) fn holds(condition: Condition, revision: Option<u64>) -> Result<(), WriteError> {
+    let holds = match condition {
+        Condition::Any => true,
+        Condition::IfRevision(expected) => revision == Some(expected),
+        Condition::IfExists => revision.is_some(),
+        Condition::IfAbsent => revision.is_none(),
+    };
+    match holds {
+        true => Ok(()),
+        false => Err(WriteError::Precondition { revision }),
+    }
+}
+
+/// What a client is told when the index does not take a change.
+pub(super) fn uncommitted(error: &CommitError) -> WriteError {
+    tracing::error!(error = error as &dyn std::error::Error, "a change cannot be committed");
+    WriteError::Failed {
+        what: error.to_string(),
+    }
+}
