@@ -383,3 +383,6 @@ fn look(state: &mut table::State) -> Look {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -126,6 +126,12 @@ impl<T> Gate<T> {
         self.taken
     }
 
+    /// Whether anybody waits in line.
+    #[cfg(test)]
+    pub(crate) fn has_line(&self) -> bool {
+        !self.line.is_empty()
+    }
+
     /// Opens or closes reads.
     pub(crate) fn set_reads(&mut self, reads: ReadGate) {
         self.reads = reads;
