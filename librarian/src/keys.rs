@@ -174,6 +174,15 @@ impl KeyRing {
         })
     }
 
+    /// Keys that lie in no directory; [`KeyRing::reload`] finds none.
+    #[must_use]
+    pub fn fixed(keys: Keys) -> KeyRing {
+        KeyRing {
+            dir: PathBuf::new(),
+            keys: ArcSwap::from_pointee(keys),
+        }
+    }
+
     /// The keys as they are now.
     #[must_use]
     pub fn current(&self) -> Arc<Keys> {

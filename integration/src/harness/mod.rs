@@ -27,5 +27,6 @@ mod tools;
 
 pub use pool::{AgentReady, LibrarianReady, Pool, PoolBuilder, PoolStatus, Server, ServerStatus};
 pub use ports::free_port;
+pub(crate) use process::spawn;
 pub use process::{Process, peak_memory, resident_memory, stop_all};
 pub use tools::{Captured, curl, delv, dig, getent, kdig, nsupdate, run, run_with_input};

@@ -43,7 +43,7 @@ struct Start {
 }
 
 /// Starts a child that dies with this process.
-pub(super) fn spawn(mut command: Command) -> Result<Child> {
+pub(crate) fn spawn(mut command: Command) -> Result<Child> {
     let text = format!("{command:?}");
     let parent = std::process::id();
     // SAFETY: the closure runs in the child between fork and exec and makes two system calls, both async-signal-safe;

@@ -5,16 +5,16 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 
 /// Where the librarian answers DNS.
-pub(super) const LIBRARIAN_DNS: &str = "listen_dns";
+pub(super) const LIBRARIAN_DNS: &str = "listen.dns";
 /// Where the librarian's HTTPS listens.
-pub(super) const LIBRARIAN_HTTPS: &str = "listen_https";
+pub(super) const LIBRARIAN_HTTPS: &str = "listen.https";
 /// Where an agent serves clients.
-pub(super) const AGENT_HTTPS: &str = "listen_https";
+pub(super) const AGENT_HTTPS: &str = "listen.https";
 /// Where an agent takes objects from others.
-pub(super) const AGENT_PEER: &str = "listen_peer";
+pub(super) const AGENT_PEER: &str = "listen.peer";
 
-/// Sets top-level keys: the line that sets a key, commented out or not, is replaced, a new key goes before the first
-/// table.
+/// Sets keys, written `key` or `table.key`: the line that sets a key, commented out or not, is replaced; a new key goes
+/// to the end of its table.
 pub(super) fn write(path: &Path, own: &[(&str, toml::Value)], asked: &[(String, toml::Value)]) -> Result<()> {
     let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
@@ -30,11 +30,24 @@ pub(super) fn write(path: &Path, own: &[(&str, toml::Value)], asked: &[(String, 
 }
 
 fn set(lines: &mut Vec<String>, key: &str, value: &toml::Value) {
+    let (table, key) = key.rsplit_once('.').unwrap_or(("", key));
     let line = format!("{key} = {value}");
-    let top = lines
+    let start = if table.is_empty() {
+        0
+    } else {
+        let header = format!("[{table}]");
+        match lines.iter().position(|line| line.trim() == header) {
+            Some(place) => place + 1,
+            None => {
+                lines.push(header);
+                lines.len()
+            }
+        }
+    };
+    let end = lines[start..]
         .iter()
         .position(|line| line.starts_with('['))
-        .unwrap_or(lines.len());
+        .map_or(lines.len(), |place| start + place);
     let sets = |line: &String, commented: bool| {
         let line = if commented {
             line.strip_prefix('#')
@@ -44,10 +57,10 @@ fn set(lines: &mut Vec<String>, key: &str, value: &toml::Value) {
         let rest = line.and_then(|line| line.trim_start().strip_prefix(key));
         rest.is_some_and(|rest| rest.trim_start().starts_with('='))
     };
-    let found = lines[..top].iter().position(|line| sets(line, false));
-    match found.or_else(|| lines[..top].iter().position(|line| sets(line, true))) {
-        Some(place) => lines[place] = line,
-        None => lines.insert(top, line),
+    let found = lines[start..end].iter().position(|line| sets(line, false));
+    match found.or_else(|| lines[start..end].iter().position(|line| sets(line, true))) {
+        Some(place) => lines[start + place] = line,
+        None => lines.insert(end, line),
     }
 }
 
@@ -56,28 +69,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_setting_replaces_its_line_and_leaves_the_rest() {
+    fn a_setting_replaces_its_line_in_its_table_and_leaves_the_rest() {
         let mut lines: Vec<String> = [
             "# says where",
             "listen = \"a\"",
-            "#lease = \"10s\"",
             "[table]",
             "listen = 3",
+            "# lease = \"10s\"",
         ]
         .map(str::to_owned)
         .into();
         set(&mut lines, "listen", &"b".into());
-        set(&mut lines, "lease", &"2s".into());
+        set(&mut lines, "table.lease", &"2s".into());
         set(&mut lines, "fresh", &1.into());
+        set(&mut lines, "other.one", &true.into());
         assert_eq!(
             lines,
             [
                 "# says where",
                 "listen = \"b\"",
-                "lease = \"2s\"",
                 "fresh = 1",
                 "[table]",
-                "listen = 3"
+                "listen = 3",
+                "lease = \"2s\"",
+                "[other]",
+                "one = true"
             ]
         );
     }

@@ -8,6 +8,7 @@
 //! | agent, admin | all | yes | yes | yes |
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use certs::{Grant, Grants, Prefix, Verb};
 use zones::{Address, ServerName};
@@ -27,7 +28,7 @@ pub enum Asker {
     /// An address of a listed network.
     Network,
     /// An application, by its TSIG key.
-    Client(Grants),
+    Client(Arc<Grants>),
     /// A server's agent, by its TSIG key.
     Agent(ServerName),
     /// Whoever holds the admin key.
@@ -51,7 +52,7 @@ impl<'a> Sight<'a> {
         let public = &settings.public[..];
         let (all, grants, servers, control) = match asker {
             Asker::Stranger => (false, None, !public.is_empty(), false),
-            Asker::Client(grants) => (false, Some(grants), true, false),
+            Asker::Client(grants) => (false, Some(&**grants), true, false),
             Asker::Network => (true, None, true, false),
             Asker::Agent(_) | Asker::Admin => (true, None, true, true),
         };

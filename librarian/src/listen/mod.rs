@@ -4,7 +4,6 @@
 //! |---|---|
 //! | `service` | one message in, one answer out: signature, question or update, answer |
 //! | `udp`, `tcp` | the loops; everything a stranger can send or leave open is bounded here |
-//! | `keys` | TSIG keys and who holds them |
 //! | `rate` | how much one key may change |
 //! | `counters` | what metrics tell |
 //!
@@ -12,7 +11,6 @@
 //! connection one after the other, and ends what is running when it stops (NUMBERS.md).
 
 mod counters;
-mod keys;
 mod rate;
 mod service;
 mod tcp;
@@ -30,7 +28,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use counters::Counters;
-pub use keys::{Keys, Principal};
 pub use rate::RateLimit;
 pub use service::Service;
 

@@ -11,10 +11,10 @@ use zones::update::{read_changes, read_prerequisites, read_zone};
 use zones::{ExtendedError, Signed, Update, UpdateFormatError};
 
 use super::counters::Counters;
-use super::keys::{Keys, Principal};
 use super::rate::{RateLimit, Rates};
 use crate::answer::reply::{Transport, encode, header};
 use crate::answer::{self, Asker, Network, Response, answer};
+use crate::keys::{Holder, KeyRing};
 use crate::registry::{By, Proposal, Proposed, Refused, Registry, SubmitError};
 
 /// Octets of a DNS header.
@@ -27,7 +27,7 @@ pub struct Service {
     registry: Registry,
     answers: answer::Settings,
     networks: Vec<Network>,
-    keys: Arc<Keys>,
+    keys: Arc<KeyRing>,
     rates: Rates,
     counters: Arc<Counters>,
     seed: AtomicU64,
@@ -74,7 +74,7 @@ impl Service {
         registry: Registry,
         answers: answer::Settings,
         networks: Vec<Network>,
-        keys: Arc<Keys>,
+        keys: Arc<KeyRing>,
         rate: RateLimit,
     ) -> Service {
         Service {
@@ -128,7 +128,8 @@ impl Service {
             return Handled::Reply(header(id, op_code, ResponseCode::NotImp));
         }
         let now_s = unix_s();
-        let find = |name: &_| self.keys.find(name).map(|(key, _)| key);
+        let keys = self.keys.current();
+        let find = |name: &_| keys.find(name).map(|key| key.tsig.clone());
         let signed = match verify_request(octets, find, now_s) {
             Ok(signed) => signed,
             Err(failure) => {
@@ -160,33 +161,30 @@ impl Service {
             request,
             signed,
         };
-        let principal = answer
-            .signed
-            .as_ref()
-            .and_then(|signed| self.keys.find(signed.key.name()));
-        let principal = principal.map(|(_, principal)| principal);
+        let key = answer.signed.as_ref().and_then(|signed| keys.find(signed.key.name()));
+        let holder = key.map(|key| &key.holder);
         if answer.request.edns.as_ref().is_some_and(|edns| edns.version() > 0) {
             count(ResponseCode::BADVERS);
             return Handled::Reply(answer.seal(with_rcode(ResponseCode::BADVERS)));
         }
         if is_update {
-            self.open_update(answer, principal, from)
+            self.open_update(answer, holder, from)
         } else {
-            let response = self.answer(&answer.request, principal, from);
+            let response = self.answer(&answer.request, holder, from);
             count(response.rcode);
             Handled::Reply(answer.seal(response))
         }
     }
 
-    fn answer(&self, request: &Message, principal: Option<Principal>, from: IpAddr) -> Response {
+    fn answer(&self, request: &Message, holder: Option<&Holder>, from: IpAddr) -> Response {
         let [question] = &request.queries[..] else {
             let text = "a message holds one question";
             return Response::error(ResponseCode::FormErr, ExtendedError::OTHER, text);
         };
-        let asker = match principal {
-            Some(Principal::Admin) => Asker::Admin,
-            Some(Principal::Agent(server)) => Asker::Agent(server),
-            Some(Principal::Client(grants)) => Asker::Client(grants),
+        let asker = match holder {
+            Some(Holder::Admin) => Asker::Admin,
+            Some(Holder::Agent(server)) => Asker::Agent(server.clone()),
+            Some(Holder::Client { grants, .. }) => Asker::Client(Arc::clone(grants)),
             None if self.networks.iter().any(|network| network.contains(from)) => Asker::Network,
             None => Asker::Stranger,
         };
@@ -194,7 +192,7 @@ impl Service {
         answer(&self.registry.view(), &self.answers, question, &asker, seed)
     }
 
-    fn open_update(&self, answer: Envelope, principal: Option<Principal>, from: IpAddr) -> Handled {
+    fn open_update(&self, answer: Envelope, holder: Option<&Holder>, from: IpAddr) -> Handled {
         let received = Instant::now();
         let key = answer.key();
         let refuse = |answer: Envelope, refused: &Refused| {
@@ -202,10 +200,10 @@ impl Service {
             tracing::info!(%from, key, rcode = ?refused.rcode, why = refused.why, "update refused");
             Handled::Reply(answer.seal(refusal(refused)))
         };
-        let by = match principal {
-            Some(Principal::Admin) => By::Admin,
-            Some(Principal::Agent(server)) => By::Agent(server),
-            Some(Principal::Client(_)) => {
+        let by = match holder {
+            Some(Holder::Admin) => By::Admin,
+            Some(Holder::Agent(server)) => By::Agent(server.clone()),
+            Some(Holder::Client { .. }) => {
                 let why = "an application's key changes nothing here: objects are written at the agents";
                 return refuse(answer, &Refused::prohibited(why));
             }

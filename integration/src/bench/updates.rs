@@ -1,0 +1,276 @@
+//! Sends signed dynamic updates (RFC 2136, RFC 8945), the same messages to every server.
+//!
+//! Each update is one register's compare-and-swap: the prerequisite that its TXT RRset is the old text, the deletion of
+//! that text, the addition of the new one. A server answers when it is durable.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail, ensure};
+use hdrhistogram::Histogram;
+use zones::update::{build_register_update, changes_that_fit};
+use zones::{Mac, RegisterChange, TsigKey, tsig};
+
+use super::dns_set::{DnsSet, LOCAL};
+
+/// An update without an answer is sent again after this time, newly signed.
+const RESEND_AFTER: Duration = Duration::from_secs(3);
+/// Messages on their way during a load.
+const LOAD_WINDOW: usize = 8;
+/// Code of a failed value prerequisite.
+const NXRRSET: u8 = 8;
+
+/// How often each object's register has changed on one server.
+#[derive(Clone, Debug)]
+pub struct Versions(Vec<u64>);
+
+impl Versions {
+    /// All as they were loaded.
+    #[must_use]
+    pub fn new(set: &DnsSet) -> Versions {
+        Versions(vec![0; set.count])
+    }
+}
+
+/// What came of a run of updates.
+#[derive(Clone, Debug)]
+pub struct UpdateReport {
+    /// Updates that the server acknowledged.
+    pub done: u64,
+    /// Updates sent again because no answer came.
+    pub resent: u64,
+    /// From the first sending to the last answer that counts.
+    pub elapsed: Duration,
+    /// Time from sending to answer, in microseconds.
+    pub latency_us: Histogram<u64>,
+}
+
+impl UpdateReport {
+    /// Acknowledged updates a second.
+    #[must_use]
+    pub fn rate(&self) -> f64 {
+        self.done as f64 / self.elapsed.as_secs_f64()
+    }
+
+    /// A percentile of the latency in milliseconds.
+    #[must_use]
+    pub fn latency_ms(&self, percentile: f64) -> f64 {
+        self.latency_us.value_at_quantile(percentile / 100.0) as f64 / 1000.0
+    }
+}
+
+/// One of the updates that are outstanding at a time.
+struct Lane {
+    /// The object it changes now.
+    index: usize,
+    mac: Mac,
+    sent: Instant,
+    first_sent: Instant,
+}
+
+/// Keeps `outstanding` updates of distinct objects on their way over UDP for `time`.
+///
+/// # Errors
+///
+/// When the server refuses one, or its signature is wrong.
+pub fn update_flood(
+    server: SocketAddr,
+    set: &DnsSet,
+    key: &TsigKey,
+    versions: &mut Versions,
+    outstanding: usize,
+    time: Duration,
+) -> Result<UpdateReport> {
+    ensure!(
+        outstanding <= set.count,
+        "there are fewer objects than outstanding updates"
+    );
+    let socket = UdpSocket::bind((LOCAL, 0)).context("make a socket")?;
+    socket.connect(server).context("connect a socket")?;
+    socket
+        .set_read_timeout(Some(Duration::from_millis(50)))
+        .context("set a socket")?;
+    let mut report = UpdateReport {
+        done: 0,
+        resent: 0,
+        elapsed: Duration::ZERO,
+        latency_us: Histogram::new_with_bounds(1, 600_000_000, 3).context("make a histogram")?,
+    };
+    // Objects far apart, so that neighbours in the zone do not share a page of anything.
+    let stride = set.count / outstanding;
+    let start = Instant::now();
+    let mut lanes = (0..outstanding)
+        .map(|lane| {
+            let index = lane * stride;
+            let mac = send(&socket, set, key, lane, index, versions.0[index])?;
+            let now = Instant::now();
+            Ok(Lane {
+                index,
+                mac,
+                sent: now,
+                first_sent: now,
+            })
+        })
+        .collect::<Result<Vec<Lane>>>()?;
+    let mut answer = [0_u8; 4096];
+    let mut checked = Instant::now();
+    while start.elapsed() < time {
+        if checked.elapsed() > Duration::from_millis(100) {
+            checked = Instant::now();
+            for (number, lane) in lanes.iter_mut().enumerate() {
+                if lane.sent.elapsed() > RESEND_AFTER {
+                    lane.mac = send(&socket, set, key, number, lane.index, versions.0[lane.index])?;
+                    lane.sent = Instant::now();
+                    report.resent += 1;
+                }
+            }
+        }
+        let Ok(octets) = socket.recv(&mut answer) else {
+            continue;
+        };
+        let number = usize::from(u16::from_be_bytes([answer[0], answer[1]]));
+        let Some(lane) = lanes.get_mut(number) else {
+            bail!("an answer has an id that was not sent");
+        };
+        // An answer to an earlier sending has another MAC; the newer one's answer settles it.
+        if tsig::verify_response(&answer[..octets], key, &lane.mac, now_s()).is_err() {
+            continue;
+        }
+        let code = answer[3] & 0x0f;
+        let resent = lane.sent != lane.first_sent;
+        if code != 0 && !(resent && code == NXRRSET) {
+            bail!("{} was refused with code {code}", set.address(lane.index));
+        }
+        versions.0[lane.index] += 1;
+        report.done += 1;
+        report
+            .latency_us
+            .saturating_record(lane.first_sent.elapsed().as_micros() as u64);
+        report.elapsed = start.elapsed();
+        // On to the next object of this lane's share, round and round.
+        let within = (lane.index - number * stride + 1) % stride;
+        lane.index = number * stride + within;
+        lane.mac = send(&socket, set, key, number, lane.index, versions.0[lane.index])?;
+        lane.sent = Instant::now();
+        lane.first_sent = lane.sent;
+    }
+    settle(&socket, set, key, versions, &mut lanes)?;
+    Ok(report)
+}
+
+/// Waits for what is still on its way, so that the next run knows every text.
+fn settle(socket: &UdpSocket, set: &DnsSet, key: &TsigKey, versions: &mut Versions, lanes: &mut [Lane]) -> Result<()> {
+    let mut open = vec![true; lanes.len()];
+    let mut answer = [0_u8; 4096];
+    let until = Instant::now() + Duration::from_secs(120);
+    while open.contains(&true) {
+        ensure!(
+            Instant::now() < until,
+            "a server left updates unanswered for two minutes"
+        );
+        for (number, lane) in lanes.iter_mut().enumerate() {
+            if open[number] && lane.sent.elapsed() > RESEND_AFTER {
+                lane.mac = send(socket, set, key, number, lane.index, versions.0[lane.index])?;
+                lane.sent = Instant::now();
+            }
+        }
+        let Ok(octets) = socket.recv(&mut answer) else {
+            continue;
+        };
+        let number = usize::from(u16::from_be_bytes([answer[0], answer[1]]));
+        if let Some(lane) = lanes.get(number)
+            && open[number]
+            && tsig::verify_response(&answer[..octets], key, &lane.mac, now_s()).is_ok()
+        {
+            open[number] = false;
+            versions.0[lane.index] += 1;
+        }
+    }
+    Ok(())
+}
+
+fn send(socket: &UdpSocket, set: &DnsSet, key: &TsigKey, lane: usize, index: usize, version: u64) -> Result<Mac> {
+    let change = RegisterChange {
+        old: Some(set.register(index, version)),
+        new: set.register(index, version + 1),
+    };
+    let id = u16::try_from(lane).context("number a lane")?;
+    let mut message = build_register_update(&set.domain, id, &[change]).context("build an update")?;
+    let mac = tsig::sign_request(&mut message, key, now_s());
+    socket.send(&message).context("send an update")?;
+    Ok(mac)
+}
+
+/// Creates every object of a set by updates that carry as many as fit, over one TCP connection with a few on their way:
+/// the protocol that agents use.
+///
+/// # Errors
+///
+/// When the server refuses one.
+pub fn load_registers(
+    server: SocketAddr,
+    set: &DnsSet,
+    key: &TsigKey,
+    mut progress: impl FnMut(usize),
+) -> Result<Duration> {
+    let mut stream = TcpStream::connect(server).context("connect")?;
+    stream.set_nodelay(true).context("set a socket")?;
+    stream
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .context("set a socket")?;
+    let start = Instant::now();
+    let mut next = 0;
+    let mut id = 0_u16;
+    let mut macs = std::collections::HashMap::new();
+    let mut done = 0;
+    while done < set.count {
+        while next < set.count && macs.len() < LOAD_WINDOW {
+            let changes: Vec<RegisterChange> = (next..set.count.min(next + 400))
+                .map(|index| RegisterChange {
+                    old: None,
+                    new: set.register(index, 0),
+                })
+                .collect();
+            let changes = &changes[..changes_that_fit(&set.domain, &changes)];
+            let mut message = build_register_update(&set.domain, id, changes).context("build an update")?;
+            let mac = tsig::sign_request(&mut message, key, now_s());
+            let octets = u16::try_from(message.len()).context("measure an update")?;
+            let mut framed = octets.to_be_bytes().to_vec();
+            framed.append(&mut message);
+            stream.write_all(&framed).context("send an update")?;
+            macs.insert(id, (mac, changes.len()));
+            next += changes.len();
+            id = id.wrapping_add(1);
+        }
+        let mut octets = [0; 2];
+        stream.read_exact(&mut octets).context("read an answer")?;
+        let mut answer = vec![0; usize::from(u16::from_be_bytes(octets))];
+        stream.read_exact(&mut answer).context("read an answer")?;
+        ensure!(answer.len() >= 12, "an answer is shorter than a header");
+        let (mac, count) = macs
+            .remove(&u16::from_be_bytes([answer[0], answer[1]]))
+            .context("match an answer to its update")?;
+        tsig::verify_response(&answer, key, &mac, now_s()).context("verify an answer")?;
+        let code = answer[3] & 0x0f;
+        ensure!(code == 0, "a load was refused with code {code}: {}", explain(&answer));
+        done += count;
+        progress(done);
+    }
+    Ok(start.elapsed())
+}
+
+/// What an answer's Extended DNS Error says, for a person.
+fn explain(answer: &[u8]) -> String {
+    String::from_utf8_lossy(answer)
+        .chars()
+        .map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '.' })
+        .collect()
+}
+
+/// The time that signatures carry.
+pub(super) fn now_s() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| time.as_secs())
+}

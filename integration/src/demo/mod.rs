@@ -1,0 +1,213 @@
+//! The main job on one machine: a pool from nothing, objects in it, `dig` finding them, and a server drained while
+//! clients read and write.
+
+mod book;
+mod digs;
+mod drain;
+mod load;
+mod options;
+mod progress;
+mod registers;
+mod signals;
+mod store;
+mod summary;
+mod verify;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use zones::Domain;
+
+use crate::harness::Pool;
+use crate::objects::{Sample, generate, load as load_file};
+use book::Book;
+pub use options::Options;
+use summary::{Phases, Summary};
+
+/// Name of the client that the demo adds.
+const CLIENT: &str = "demo";
+
+/// Runs the whole demo. `program` can be a librarian and an agent: the demo's own binary.
+///
+/// # Errors
+///
+/// When a part of the pool does not start or a phase cannot run. Failed operations and objects that differ are no error
+/// here: they are in the summary, and the exit status is 1.
+pub fn run(options: &Options, program: &Path) -> Result<ExitCode> {
+    let domain: Domain = options.domain.parse().context("read --domain")?;
+    let samples = samples(options, &domain)?;
+    let directory = directory(options)?;
+    signals::install(directory.temporary.clone()).context("listen for signals")?;
+
+    println!(
+        "A pool of {} servers, one of them free, in {}",
+        options.servers,
+        directory.path.display()
+    );
+    let pool = Pool::builder(program)
+        .domain(&domain.to_string())
+        .dir(&directory.path)
+        .servers(options.servers)
+        .dns_port(options.dns_port)
+        .https_port(options.https_port)
+        .agent_port(options.agent_port)
+        .start_telling(|step| println!("  {step}"))?;
+    let client_dir = pool
+        .add_client(CLIENT, &["read:*", "write:*"])
+        .context("add a client")?;
+
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("start a runtime")?;
+    let book = Arc::new(Book::new(samples));
+    let phases = work(options, &pool, &client_dir, &book, &runtime)?;
+    let summary = Summary::new(&pool, &book, &phases)?;
+    summary.print();
+    if let Some(path) = &options.json {
+        summary.write(path)?;
+        println!("The summary is in {}", path.display());
+    }
+    let good = summary.is_good();
+    if options.keep {
+        tell_how_to_talk(&pool, &book);
+        signals::wait_for_stop();
+        println!("stops");
+    }
+    drop(pool);
+    directory.remove();
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Fills the pool, shows it, drains a server under load, reads everything back.
+fn work(
+    options: &Options,
+    pool: &Pool,
+    client_dir: &Path,
+    book: &Arc<Book>,
+    runtime: &tokio::runtime::Runtime,
+) -> Result<Phases> {
+    let stores = store::Store::several(client_dir, options.clients)?;
+    println!("\nPuts {} objects, {} octets", book.len(), book.octets()?);
+    let filled = runtime.block_on(load::fill(&stores, book)).context("fill the pool")?;
+    let drained = drain::choose(options.drain.as_deref(), pool)?;
+    let shown = digs::choose(pool, book, &drained)?;
+    println!("\nAsk DNS where objects are; these are real answers:");
+    digs::show(pool, &shown)?;
+
+    let before_registers = runtime
+        .block_on(registers::read_all(pool, book))
+        .context("read all registers")?;
+    let moved = drain::under_load(options, pool, book, &stores, &drained, runtime)?;
+    let after_registers = runtime
+        .block_on(registers::read_all(pool, book))
+        .context("read all registers again")?;
+
+    println!("\nThe same questions now that {drained} is drained:");
+    digs::show(pool, &shown)?;
+    let verified = runtime.block_on(verify::read_everything(&stores, book));
+    let left = runtime.block_on(verify::left_on(pool, client_dir, &drained))?;
+    Ok(Phases {
+        filled,
+        moved,
+        changes: registers::changes(book, &before_registers, &after_registers)?,
+        verified,
+        drained,
+        left,
+        counts: store::counts(&stores),
+    })
+}
+
+fn samples(options: &Options, domain: &Domain) -> Result<Vec<Sample>> {
+    let Some(path) = &options.objects else {
+        let samples = generate(options.count, options.seed);
+        println!(
+            "Makes {} objects that look like real ones (--seed {}; --objects FILE loads yours)",
+            samples.len(),
+            options.seed
+        );
+        return Ok(samples);
+    };
+    let loaded = load_file(path, domain)?;
+    println!("Read {} objects from {}", loaded.samples.len(), path.display());
+    for skipped in loaded.skipped.iter().take(10) {
+        println!("  left out line {}: {} {}", skipped.line, skipped.address, skipped.why);
+    }
+    if loaded.skipped.len() > 10 {
+        println!("  left out {} more lines", loaded.skipped.len() - 10);
+    }
+    Ok(loaded.samples)
+}
+
+/// Where the pool lies.
+struct Directory {
+    path: PathBuf,
+    /// The same, if it goes away at the end.
+    temporary: Option<PathBuf>,
+}
+
+impl Directory {
+    fn remove(self) {
+        if let Some(path) = self.temporary {
+            let _ = std::fs::remove_dir_all(path);
+        }
+    }
+}
+
+fn directory(options: &Options) -> Result<Directory> {
+    match &options.dir {
+        Some(dir) => {
+            std::fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
+            let empty = std::fs::read_dir(dir)
+                .with_context(|| format!("list {}", dir.display()))?
+                .next()
+                .is_none();
+            ensure!(
+                empty,
+                "--dir {} is not empty: the demo makes a pool from nothing, name an empty directory",
+                dir.display()
+            );
+            Ok(Directory {
+                path: dir.canonicalize().with_context(|| format!("name {}", dir.display()))?,
+                temporary: None,
+            })
+        }
+        None => {
+            let made = tempfile::Builder::new()
+                .prefix("hypernet-demo-")
+                .tempdir()
+                .context("make a temporary directory")?;
+            let path = made.keep();
+            Ok(Directory {
+                temporary: Some(path.clone()),
+                path,
+            })
+        }
+    }
+}
+
+fn tell_how_to_talk(pool: &Pool, book: &Book) {
+    let (dns, dir, domain) = (pool.dns(), pool.dir().display(), pool.domain());
+    let program = std::env::current_exe().map_or("demo".to_owned(), |path| path.display().to_string());
+    let address = book.first();
+    let Some(server) = pool.servers().iter().find(|server| server.process().is_ok()) else {
+        return;
+    };
+    let port = server.ready.https.port();
+    println!(
+        "\nThe pool runs on. Talk to it:\n  \
+         dig @{ip} -p {dns_port} {address}.obj.{domain} SRV\n  \
+         dig @{ip} -p {dns_port} -k {dir}/keys/admin.key {address}.obj.{domain} TXT\n  \
+         {program} librarian where {address} --dir {dir}\n  \
+         {program} librarian pool --dir {dir}\n  \
+         {program} agent get {address} --client {dir}/clients/{CLIENT}\n  \
+         curl --cacert {dir}/ca/ca.pem --cert {dir}/clients/{CLIENT}/client.pem --key {dir}/clients/{CLIENT}/client.key \\\n    \
+         --resolve any.pool.{host}:{port}:127.0.0.1 -L https://any.pool.{host}:{port}/objects/{address}\n\
+         Ctrl-C or SIGTERM stops it.",
+        ip = dns.ip(),
+        dns_port = dns.port(),
+        host = domain.trim_end_matches('.'),
+    );
+}

@@ -1,0 +1,79 @@
+//! The demo's command line.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use clap::builder::TypedValueParser;
+
+/// Starts a librarian and its agents as separate processes on this machine, fills the pool, and drains one server into
+/// the free one while clients read and write.
+///
+/// Exit status: 0 when no operation failed and every object was identical afterwards, 1 otherwise, 2 for a wrong command
+/// line.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "demo",
+    version,
+    after_help = "Examples:\n  demo\n  demo --objects objects.jsonl --json summary.json\n  demo --keep --dns-port 5300"
+)]
+pub struct Options {
+    /// JSON lines with the objects: `address`, `type`, `data` as properties, `data.content` as body. Without it, made up
+    /// ones.
+    #[arg(long, value_name = "FILE")]
+    pub objects: Option<PathBuf>,
+    /// How many objects to make up.
+    #[arg(long, default_value_t = 3000, value_parser = clap::value_parser!(usize))]
+    pub count: usize,
+    /// Made-up objects are the same for the same seed.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Writes the summary as one JSON object.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Leaves the pool running afterwards, until SIGTERM or Ctrl-C, and says how to talk to it.
+    #[arg(long)]
+    pub keep: bool,
+    /// How many servers, the free one among them.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(2..=100).map(usize::from))]
+    pub servers: usize,
+    /// The librarian's directory, which must be empty and stays afterwards; the agents' are in it, under agents/. Without
+    /// it, a temporary one.
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// The pool's domain.
+    #[arg(long, default_value = "hypernet.internal.")]
+    pub domain: String,
+    /// Port of the librarian's DNS; a free one if absent.
+    #[arg(long, value_name = "PORT")]
+    pub dns_port: Option<u16>,
+    /// Port of the librarian's HTTPS; a free one if absent.
+    #[arg(long, value_name = "PORT")]
+    pub https_port: Option<u16>,
+    /// First port of the agents, which take two in a row each; free ones if absent.
+    #[arg(long, value_name = "PORT")]
+    pub agent_port: Option<u16>,
+    /// Which server is drained; if absent, the one with the most objects.
+    #[arg(long, value_name = "SERVER")]
+    pub drain: Option<String>,
+    /// How many clients, each with its own connections and its own look at DNS.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64).map(usize::from))]
+    pub clients: usize,
+    /// Operations a second of all clients together: eight reads to two writes.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub rate: u32,
+    /// Seconds of load before the drain begins, to compare with.
+    #[arg(long, default_value_t = 5, value_name = "SECONDS")]
+    pub before: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Options::command().debug_assert();
+    }
+}
