@@ -34,6 +34,8 @@ pub struct PoolBuilder {
     agent_settings: Vec<(String, toml::Value)>,
     agent_dirs: Vec<(String, PathBuf)>,
     log: String,
+    environment: Vec<(String, String)>,
+    librarian_cpu: Option<usize>,
 }
 
 impl PoolBuilder {
@@ -45,7 +47,7 @@ impl PoolBuilder {
     }
 
     /// How many servers there are, the free ones among them; 3 unless said. They are called s1, s2 and so on, and the
-    /// last ones are free.
+    /// last ones are free. 0 starts a librarian alone.
     #[must_use]
     pub fn servers(mut self, servers: usize) -> Self {
         self.servers = servers;
@@ -101,7 +103,8 @@ impl PoolBuilder {
         self
     }
 
-    /// One setting of librarian.toml.
+    /// One setting of librarian.toml, such as `networks`, which is this machine unless said: who is listed there asks
+    /// unsigned and sees all.
     #[must_use]
     pub fn librarian_setting(mut self, key: &str, value: impl Into<toml::Value>) -> Self {
         self.librarian_settings.push((key.to_owned(), value.into()));
@@ -129,6 +132,20 @@ impl PoolBuilder {
         self
     }
 
+    /// A variable in the environment of all processes.
+    #[must_use]
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Pins the librarian to one processor (with taskset, of util-linux).
+    #[must_use]
+    pub fn librarian_cpu(mut self, cpu: usize) -> Self {
+        self.librarian_cpu = Some(cpu);
+        self
+    }
+
     /// Makes the pool and starts it; returns when every server is known to the librarian as alive.
     ///
     /// # Errors
@@ -144,7 +161,10 @@ impl PoolBuilder {
     ///
     /// As [`PoolBuilder::start`].
     pub fn start_telling(self, mut tell: impl FnMut(&str)) -> Result<Pool> {
-        ensure!(self.servers > self.free, "a pool needs more servers than free ones");
+        ensure!(
+            self.servers > self.free || self.servers == 0,
+            "a pool needs more servers than free ones"
+        );
         let (dir, temporary) = match &self.dir {
             Some(dir) => {
                 std::fs::create_dir_all(dir).with_context(|| format!("make directory {}", dir.display()))?;
@@ -181,6 +201,8 @@ impl PoolBuilder {
             &[
                 (settings::LIBRARIAN_DNS, pool.dns.to_string().into()),
                 (settings::LIBRARIAN_HTTPS, pool.https.to_string().into()),
+                // Unless asked otherwise: this machine may ask unsigned, as a plain `dig` does.
+                ("networks", vec!["127.0.0.0/8"].into()),
             ],
             &pool.builder.librarian_settings,
         )?;
@@ -281,6 +303,8 @@ impl Pool {
             agent_settings: Vec::new(),
             agent_dirs: Vec::new(),
             log: "info".to_owned(),
+            environment: Vec::new(),
+            librarian_cpu: None,
         }
     }
 
@@ -416,6 +440,17 @@ impl Pool {
         self.agent_any(args, input)?.success()
     }
 
+    /// A client's command that may take long, given `wait` to end.
+    ///
+    /// # Errors
+    ///
+    /// When it fails or does not end in time.
+    pub fn agent_within<S: AsRef<OsStr>>(&self, wait: Duration, args: &[S]) -> Result<Captured> {
+        let mut command = self.command(&self.builder.agent_program, "agent");
+        command.args(args);
+        capture(command, b"", wait)?.success()
+    }
+
     /// As [`Pool::agent`], whatever the exit status.
     ///
     /// # Errors
@@ -454,6 +489,14 @@ impl Pool {
     /// When it does not become ready.
     pub fn start_librarian(&mut self) -> Result<()> {
         let mut command = self.command(&self.builder.program, "librarian");
+        if let Some(cpu) = self.builder.librarian_cpu {
+            command = Command::new("taskset");
+            command
+                .args(["-c", &cpu.to_string()])
+                .arg(&self.builder.program)
+                .arg("librarian");
+            self.surround(&mut command);
+        }
         command.arg("run").arg("--dir").arg(&self.dir);
         let process = Process::start("librarian", command, &self.dir.join("logs/librarian.log"))?;
         let ready: LibrarianReady = serde_json::from_str(process.ready()).context("read the librarian's ready line")?;
@@ -615,8 +658,14 @@ impl Pool {
 
     fn command(&self, program: &Path, word: &str) -> Command {
         let mut command = Command::new(program);
-        command.arg(word).env("RUST_LOG", &self.builder.log);
+        command.arg(word);
+        self.surround(&mut command);
         command
+    }
+
+    fn surround(&self, command: &mut Command) {
+        command.env("RUST_LOG", &self.builder.log);
+        command.envs(self.builder.environment.iter().map(|(name, value)| (name, value)));
     }
 }
 

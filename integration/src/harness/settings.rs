@@ -5,9 +5,9 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 
 /// Where the librarian answers DNS.
-pub(super) const LIBRARIAN_DNS: &str = "listen.dns";
+pub(super) const LIBRARIAN_DNS: &str = "listen_dns";
 /// Where the librarian's HTTPS listens.
-pub(super) const LIBRARIAN_HTTPS: &str = "listen.https";
+pub(super) const LIBRARIAN_HTTPS: &str = "listen_https";
 /// Where an agent serves clients.
 pub(super) const AGENT_HTTPS: &str = "listen.https";
 /// Where an agent takes objects from others.

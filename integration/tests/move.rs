@@ -1,0 +1,165 @@
+//! The main job as a person runs it: the demo's own binary, its summary and its ends.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use integration::harness::{dig, run};
+use serde_json::Value;
+
+const DEMO: &str = env!("CARGO_BIN_EXE_demo");
+
+/// Longest time for a small demo on a busy machine.
+const DEMO_WAIT: Duration = Duration::from_secs(300);
+
+fn small(json: &Path) -> Vec<String> {
+    let json = json.display().to_string();
+    [
+        "--count",
+        "300",
+        "--rate",
+        "100",
+        "--before",
+        "1",
+        "--servers",
+        "3",
+        "--json",
+        &json,
+    ]
+    .map(str::to_owned)
+    .into()
+}
+
+/// Processes that have `dir` in their command line.
+fn processes_of(dir: &str) -> usize {
+    let Ok(processes) = std::fs::read_dir("/proc") else {
+        return 0;
+    };
+    let lines = processes
+        .flatten()
+        .filter_map(|process| std::fs::read(process.path().join("cmdline")).ok());
+    lines.filter(|line| String::from_utf8_lossy(line).contains(dir)).count()
+}
+
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) -> Result<()> {
+    let until = Instant::now() + DEMO_WAIT;
+    while !is_so() {
+        ensure!(Instant::now() < until, "{what} did not happen in time");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+#[test]
+fn drained_server_is_empty_and_no_client_noticed() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let json = dir.path().join("summary.json");
+    let done = run(DEMO, &small(&json))?.success()?;
+    let summary: Value = serde_json::from_slice(&std::fs::read(&json).context("read the summary")?)?;
+    for key in [
+        "domain",
+        "dns",
+        "dir",
+        "servers",
+        "objects",
+        "objects_moved",
+        "bytes_moved",
+        "move_seconds",
+        "operations",
+        "failed_operations",
+        "mismatched_objects",
+        "read_p50_ms",
+        "read_p99_ms",
+        "write_p99_ms",
+    ] {
+        ensure!(!summary[key].is_null(), "the summary has no {key}: {summary}");
+    }
+    assert_eq!(summary["failed_operations"], 0, "{}", done.stderr);
+    assert_eq!(summary["mismatched_objects"], 0, "{}", done.stderr);
+    assert!(summary["objects_moved"].as_u64() > Some(0), "{summary}");
+    assert!(summary["read_p99_ms"]["before"].is_number() && summary["read_p99_ms"]["during"].is_number());
+    assert_eq!(summary["drained_left"], 0);
+    ensure!(
+        !Path::new(summary["dir"].as_str().context("dir")?).exists(),
+        "the temporary directory stayed"
+    );
+
+    // The same question was asked before and after: its answer changed.
+    let answers: Vec<&str> = done
+        .stdout
+        .lines()
+        .filter(|line| line.contains("\tIN\tSRV\t"))
+        .collect();
+    assert!(answers.len() >= 6, "{}", done.stdout);
+    assert_ne!(answers.first(), answers.get(answers.len() / 2), "{answers:?}");
+    Ok(())
+}
+
+#[test]
+fn kept_pool_answers_until_it_is_told_to_stop() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let json = dir.path().join("summary.json");
+    let home = dir.path().join("pool");
+    let mut child = Command::new(DEMO)
+        .args(small(&json))
+        .args(["--keep", "--dir"])
+        .arg(&home)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .context("start the demo")?;
+    let complete = || {
+        std::fs::read_to_string(&json)
+            .ok()
+            .and_then(|text| serde_json::from_str::<Value>(&text).ok())
+    };
+    wait_until("the summary", || {
+        complete().is_some() || !matches!(child.try_wait(), Ok(None))
+    })?;
+    let summary = complete().context("the demo ended without a summary")?;
+
+    let server = summary["dns"].as_str().context("dns")?.parse()?;
+    let domain = summary["domain"].as_str().context("domain")?;
+    let key = home.join("keys/admin.key");
+    let key = key.to_str().context("key")?;
+    let answer = dig(
+        server,
+        &["-k", key, &format!("3.1.2.1.023.obj.{domain}"), "TXT", "+short"],
+    )?
+    .success()?;
+    assert!(answer.stdout.contains("\"address=3.1.2.1.023\""), "{}", answer.stdout);
+
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+    wait_until("the end of the demo", || !matches!(child.try_wait(), Ok(None)))?;
+    ensure!(child.wait()?.success(), "the demo ended with {}", child.wait()?);
+    assert_eq!(processes_of(home.to_str().context("directory")?), 0);
+    assert!(
+        home.join("keys/admin.key").exists(),
+        "a directory that was asked for stays"
+    );
+    Ok(())
+}
+
+#[test]
+fn interrupted_demo_leaves_no_process_behind() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let home = dir.path().join("pool");
+    let mut child = Command::new(DEMO)
+        .args(small(&dir.path().join("summary.json")))
+        .arg("--dir")
+        .arg(&home)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .context("start the demo")?;
+    // A librarian and two agents at least are up.
+    let inside = home.to_str().context("directory")?.to_owned();
+    wait_until("the start of the pool", || {
+        processes_of(&inside) >= 4 || !matches!(child.try_wait(), Ok(None))
+    })?;
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT)?;
+    wait_until("the end of the demo", || !matches!(child.try_wait(), Ok(None)))?;
+    assert_eq!(child.wait()?.code(), Some(130));
+    wait_until("the end of all processes", || processes_of(&inside) == 0)
+}
