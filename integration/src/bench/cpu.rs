@@ -8,7 +8,7 @@ use rustix::thread::CpuSet;
 /// # Errors
 ///
 /// When there is no such processor.
-pub fn pin_this_thread(cpu: usize) -> Result<()> {
+pub(super) fn pin_this_thread(cpu: usize) -> Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu);
     rustix::thread::sched_setaffinity(None, &set).with_context(|| format!("pin to processor {cpu}"))
@@ -19,7 +19,7 @@ pub fn pin_this_thread(cpu: usize) -> Result<()> {
 /// # Errors
 ///
 /// When the process has ended.
-pub fn odd_threads(pid: u32, cpu: usize) -> Result<usize> {
+pub(super) fn odd_threads(pid: u32, cpu: usize) -> Result<usize> {
     let mut odd = 0;
     for thread in std::fs::read_dir(format!("/proc/{pid}/task")).context("list threads")? {
         let status = std::fs::read_to_string(thread?.path().join("status")).unwrap_or_default();
@@ -36,7 +36,7 @@ pub fn odd_threads(pid: u32, cpu: usize) -> Result<usize> {
 /// # Errors
 ///
 /// When the process has ended.
-pub fn cpu_seconds(pid: u32) -> Result<f64> {
+pub(super) fn cpu_seconds(pid: u32) -> Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("read stat of {pid}"))?;
     let (_, fields) = stat.rsplit_once(") ").context("read stat")?;
     let ticks: u64 = fields

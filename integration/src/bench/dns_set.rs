@@ -16,15 +16,15 @@ use super::flood::Questions;
 
 /// Objects `0 .. count` of one pool, owned by one server; the same in every server measured.
 #[derive(Clone, Debug)]
-pub struct DnsSet {
+pub(super) struct DnsSet {
     /// The pool's domain.
-    pub domain: Domain,
+    pub(super) domain: Domain,
     /// How many objects.
-    pub count: usize,
+    pub(super) count: usize,
     /// Who owns them all.
-    pub owner: ServerName,
+    pub(super) owner: ServerName,
     /// Port in every SRV record.
-    pub port: u16,
+    pub(super) port: u16,
 }
 
 impl DnsSet {
@@ -33,7 +33,7 @@ impl DnsSet {
     /// # Errors
     ///
     /// Never in practice: the words are legal.
-    pub fn new(count: usize, port: u16) -> Result<DnsSet> {
+    pub(super) fn new(count: usize, port: u16) -> Result<DnsSet> {
         Ok(DnsSet {
             domain: "hypernet.internal.".parse().context("read domain")?,
             count,
@@ -44,7 +44,7 @@ impl DnsSet {
 
     /// Object number `index`.
     #[must_use]
-    pub fn address(&self, index: usize) -> Address {
+    pub(super) fn address(&self, index: usize) -> Address {
         let text = format!("0.7.{}.{:03}", index / 1000, index % 1000);
         text.parse().expect("numbers joined by dots are an address")
     }
@@ -57,7 +57,7 @@ impl DnsSet {
 
     /// The register of object `index` after `version` changes.
     #[must_use]
-    pub fn register(&self, index: usize, version: u64) -> Register {
+    pub(super) fn register(&self, index: usize, version: u64) -> Register {
         let mut tx = [0_u8; 16];
         tx[..8].copy_from_slice(&(index as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes());
         tx[8..].copy_from_slice(&version.to_be_bytes());
@@ -79,7 +79,7 @@ impl DnsSet {
     /// # Errors
     ///
     /// When it cannot be written.
-    pub fn write_zone(&self, path: &Path) -> Result<()> {
+    pub(super) fn write_zone(&self, path: &Path) -> Result<()> {
         let file = std::fs::File::create(path).with_context(|| format!("create {}", path.display()))?;
         let mut out = std::io::BufWriter::with_capacity(1 << 20, file);
         let pool = self.domain.zone(Zone::Pool);
@@ -104,7 +104,7 @@ impl DnsSet {
     /// # Errors
     ///
     /// When a name cannot be spelled in DNS.
-    pub fn questions(&self, count: usize, seed: u64) -> Result<Questions> {
+    pub(super) fn questions(&self, count: usize, seed: u64) -> Result<Questions> {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut questions = Questions::default();
         for number in 0..count {

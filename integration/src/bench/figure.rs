@@ -7,23 +7,23 @@ use serde::Serialize;
 
 /// One comparison.
 #[derive(Clone, Debug, Serialize)]
-pub struct Figure {
+pub(super) struct Figure {
     /// What was measured, unit included.
-    pub figure: String,
+    pub(super) figure: String,
     /// The server or ceiling it was measured against.
-    pub peer: String,
+    pub(super) peer: String,
     /// Our value.
-    pub ours: f64,
+    pub(super) ours: f64,
     /// The peer's value.
-    pub theirs: f64,
+    pub(super) theirs: f64,
     /// Ours divided by theirs.
-    pub ratio: f64,
+    pub(super) ratio: f64,
 }
 
 impl Figure {
     /// A comparison of two values.
     #[must_use]
-    pub fn new(figure: &str, peer: &str, ours: f64, theirs: f64) -> Figure {
+    pub(super) fn new(figure: &str, peer: &str, ours: f64, theirs: f64) -> Figure {
         let ratio = if theirs == 0.0 { 0.0 } else { ours / theirs };
         Figure {
             figure: figure.to_owned(),
@@ -35,7 +35,7 @@ impl Figure {
     }
 
     /// Prints it as one line.
-    pub fn print(&self) {
+    pub(super) fn print(&self) {
         println!(
             "{:<56} ours {:>14}   {:<28} {:>14}   ratio {:.2}",
             self.figure,
@@ -60,7 +60,7 @@ fn rounded(value: f64) -> String {
 /// # Errors
 ///
 /// When the file cannot be written.
-pub fn write_figures(path: &Path, figures: &[Figure]) -> Result<()> {
+pub(super) fn write_figures(path: &Path, figures: &[Figure]) -> Result<()> {
     let mut text = serde_json::to_string_pretty(figures).context("write figures as JSON")?;
     text.push('\n');
     std::fs::write(path, text).with_context(|| format!("write {}", path.display()))
@@ -68,7 +68,7 @@ pub fn write_figures(path: &Path, figures: &[Figure]) -> Result<()> {
 
 /// The middle value; 0 of none.
 #[must_use]
-pub fn median(values: &[f64]) -> f64 {
+pub(super) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted.get(sorted.len() / 2).copied().unwrap_or_default()

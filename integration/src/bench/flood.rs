@@ -23,7 +23,7 @@ const LOST_AFTER: Duration = Duration::from_millis(250);
 
 /// Questions ready to be sent, and what their answers must be.
 #[derive(Clone, Debug, Default)]
-pub struct Questions {
+pub(super) struct Questions {
     octets: Vec<u8>,
     /// Start, length and whether the name is there.
     each: Vec<(usize, usize, bool)>,
@@ -31,7 +31,7 @@ pub struct Questions {
 
 impl Questions {
     /// Adds a question in wire form. `there`: the answer is NOERROR with records, else NXDOMAIN.
-    pub fn push(&mut self, question: &[u8], there: bool) {
+    pub(super) fn push(&mut self, question: &[u8], there: bool) {
         assert!(question.len() <= QUESTION_OCTETS_MAX, "a question fits its buffer");
         self.each.push((self.octets.len(), question.len(), there));
         self.octets.extend_from_slice(question);
@@ -43,7 +43,7 @@ impl Questions {
     ///
     /// When there is none.
     #[must_use]
-    pub fn first(&self) -> &[u8] {
+    pub(super) fn first(&self) -> &[u8] {
         let (start, octets, _) = self.each[0];
         &self.octets[start..start + octets]
     }
@@ -51,23 +51,23 @@ impl Questions {
 
 /// What came of a flood.
 #[derive(Clone, Debug, Default)]
-pub struct FloodReport {
+pub(super) struct FloodReport {
     /// Answers as they should be.
-    pub answered: u64,
+    pub(super) answered: u64,
     /// Answers with another code, or none where records belong, or truncated.
-    pub wrong: u64,
+    pub(super) wrong: u64,
     /// Questions without an answer.
-    pub lost: u64,
+    pub(super) lost: u64,
     /// How long it took.
-    pub elapsed: Duration,
+    pub(super) elapsed: Duration,
     /// Octets of all right answers.
-    pub octets: u64,
+    pub(super) octets: u64,
 }
 
 impl FloodReport {
     /// Right answers a second.
     #[must_use]
-    pub fn rate(&self) -> f64 {
+    pub(super) fn rate(&self) -> f64 {
         self.answered as f64 / self.elapsed.as_secs_f64()
     }
 }
@@ -129,7 +129,7 @@ impl<const OCTETS: usize> Batch<OCTETS> {
 /// # Errors
 ///
 /// When sockets cannot be made or the server's port is closed.
-pub fn flood(server: SocketAddr, questions: &Questions, time: Duration) -> Result<FloodReport> {
+pub(super) fn flood(server: SocketAddr, questions: &Questions, time: Duration) -> Result<FloodReport> {
     anyhow::ensure!(!questions.each.is_empty(), "there is nothing to ask");
     let mut lanes = (0..SOCKETS)
         .map(|_| {

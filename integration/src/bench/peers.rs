@@ -15,13 +15,11 @@ const READY_WAIT: Duration = Duration::from_secs(180);
 
 /// Which server.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum PeerKind {
+pub(super) enum PeerKind {
     /// Knot DNS, `knotd`.
     Knot,
     /// BIND, `named`.
     Bind,
-    /// NSD, `nsd`; it takes no updates.
-    Nsd,
 }
 
 impl PeerKind {
@@ -30,11 +28,10 @@ impl PeerKind {
     /// # Errors
     ///
     /// When it is not installed.
-    pub fn version(self) -> Result<String> {
+    pub(super) fn version(self) -> Result<String> {
         let (program, argument) = match self {
             PeerKind::Knot => ("knotd", "--version"),
             PeerKind::Bind => ("named", "-v"),
-            PeerKind::Nsd => ("nsd", "-v"),
         };
         let said = crate::harness::run(program, &[argument])?;
         let text = if said.stdout.trim().is_empty() {
@@ -49,7 +46,6 @@ impl PeerKind {
         let name = match self {
             PeerKind::Knot => "Knot",
             PeerKind::Bind => "BIND",
-            PeerKind::Nsd => "NSD",
         };
         Ok(format!("{name} {number}"))
     }
@@ -57,7 +53,7 @@ impl PeerKind {
 
 /// A running server with the `obj` zone of a [`DnsSet`]. Dropping it ends it.
 #[derive(Debug)]
-pub struct Peer {
+pub(super) struct Peer {
     child: Child,
     address: SocketAddr,
     log: PathBuf,
@@ -70,7 +66,7 @@ impl Peer {
     /// # Errors
     ///
     /// When it is not installed, or does not answer in three minutes.
-    pub fn start(kind: PeerKind, dir: &Path, set: &DnsSet, key: (&str, &str), cpu: usize) -> Result<Peer> {
+    pub(super) fn start(kind: PeerKind, dir: &Path, set: &DnsSet, key: (&str, &str), cpu: usize) -> Result<Peer> {
         std::fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
         let port = free_port()?;
         set.write_zone(&dir.join("obj.zone"))?;
@@ -103,16 +99,6 @@ impl Peer {
                 "named",
                 &["-g", "-n", "1", "-c"],
             ),
-            PeerKind::Nsd => (
-                format!(
-                    "server:\n  ip-address: 127.0.0.1@{port}\n  server-count: 1\n  rrl-ratelimit: 0\n  username: \"\"\n  \
-                     zonesdir: \"{here}\"\n  pidfile: \"{here}/nsd.pid\"\n  database: \"\"\n  xfrdfile: \"{here}/xfrd\"\n  \
-                     zonelistfile: \"{here}/zones\"\nremote-control:\n  control-enable: no\nzone:\n  name: {zone}\n  \
-                     zonefile: obj.zone\n"
-                ),
-                "nsd",
-                &["-d", "-c"],
-            ),
         };
         let configuration = dir.join("configuration");
         std::fs::write(&configuration, text).context("write a peer's configuration")?;
@@ -136,13 +122,13 @@ impl Peer {
 
     /// Where it answers.
     #[must_use]
-    pub fn address(&self) -> SocketAddr {
+    pub(super) fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Its process id.
     #[must_use]
-    pub fn pid(&self) -> u32 {
+    pub(super) fn pid(&self) -> u32 {
         self.child.id()
     }
 

@@ -23,39 +23,39 @@ const NXRRSET: u8 = 8;
 
 /// How often each object's register has changed on one server.
 #[derive(Clone, Debug)]
-pub struct Versions(Vec<u64>);
+pub(super) struct Versions(Vec<u64>);
 
 impl Versions {
     /// All as they were loaded.
     #[must_use]
-    pub fn new(set: &DnsSet) -> Versions {
+    pub(super) fn new(set: &DnsSet) -> Versions {
         Versions(vec![0; set.count])
     }
 }
 
 /// What came of a run of updates.
 #[derive(Clone, Debug)]
-pub struct UpdateReport {
+pub(super) struct UpdateReport {
     /// Updates that the server acknowledged.
-    pub done: u64,
+    pub(super) done: u64,
     /// Updates sent again because no answer came.
-    pub resent: u64,
+    pub(super) resent: u64,
     /// From the first sending to the last answer that counts.
-    pub elapsed: Duration,
+    pub(super) elapsed: Duration,
     /// Time from sending to answer, in microseconds.
-    pub latency_us: Histogram<u64>,
+    pub(super) latency_us: Histogram<u64>,
 }
 
 impl UpdateReport {
     /// Acknowledged updates a second.
     #[must_use]
-    pub fn rate(&self) -> f64 {
+    pub(super) fn rate(&self) -> f64 {
         self.done as f64 / self.elapsed.as_secs_f64()
     }
 
     /// A percentile of the latency in milliseconds.
     #[must_use]
-    pub fn latency_ms(&self, percentile: f64) -> f64 {
+    pub(super) fn latency_ms(&self, percentile: f64) -> f64 {
         self.latency_us.value_at_quantile(percentile / 100.0) as f64 / 1000.0
     }
 }
@@ -74,7 +74,7 @@ struct Lane {
 /// # Errors
 ///
 /// When the server refuses one, or its signature is wrong.
-pub fn update_flood(
+pub(super) fn update_flood(
     server: SocketAddr,
     set: &DnsSet,
     key: &TsigKey,
@@ -208,7 +208,7 @@ fn send(socket: &UdpSocket, set: &DnsSet, key: &TsigKey, lane: usize, index: usi
 /// # Errors
 ///
 /// When the server refuses one.
-pub fn load_registers(
+pub(super) fn load_registers(
     server: SocketAddr,
     set: &DnsSet,
     key: &TsigKey,
