@@ -9,3 +9,6 @@ pub mod pool;
 pub mod registry;
 mod transfer;
 pub(crate) mod update;
+
+#[cfg(test)]
+mod testing;

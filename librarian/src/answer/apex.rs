@@ -41,14 +41,14 @@ impl Question<'_> {
     fn follow(&self, name: Name, response: &mut Response, left: usize) {
         let records = &self.view.index().apex;
         let apex = self.view.domain().apex();
-        if let Some(cut) = records.highest_above(apex, &name, RecordType::NS) {
-            if self.kind != RecordType::DS || name != cut.name {
-                let referral = referral(cut, records);
-                response.authoritative = !response.answers.is_empty();
-                response.authorities = referral.authorities;
-                response.additionals = referral.additionals;
-                return;
-            }
+        if let Some(cut) = records.highest_above(apex, &name, RecordType::NS)
+            && (self.kind != RecordType::DS || name != cut.name)
+        {
+            let referral = referral(cut, records);
+            response.authoritative = !response.answers.is_empty();
+            response.authorities = referral.authorities;
+            response.additionals = referral.additionals;
+            return;
         }
         let negative = match self.find(&name) {
             Found::Nothing => Negative::NxDomain,
@@ -63,9 +63,8 @@ impl Question<'_> {
                 match set {
                     Some(set) => {
                         response.answers.extend(records_of(&name, set));
-                        if let (Some(RData::CNAME(target)), true) = (set.records.first(), self.kind != RecordType::ANY)
-                            && self.kind != RecordType::CNAME
-                        {
+                        let asks_for_it = matches!(self.kind, RecordType::CNAME | RecordType::ANY);
+                        if let Some(RData::CNAME(target)) = set.records.first().filter(|_| !asks_for_it) {
                             self.follow_alias(&target.0, response, left);
                         }
                         return;

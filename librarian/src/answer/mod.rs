@@ -250,3 +250,6 @@ fn rotate<T>(list: &mut [T], seed: u64) {
         list.rotate_left(usize::try_from(by).expect("less than a length"));
     }
 }
+
+#[cfg(test)]
+mod tests;

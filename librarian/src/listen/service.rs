@@ -224,11 +224,11 @@ impl Service {
             Ok(changes) => (changes, None),
             Err(error) => (Vec::new(), Some(error)),
         };
-        if let Some(signed) = &answer.signed {
-            if let Err(wait) = self.rates.take(signed.key.name(), changes.len(), received) {
-                let why = format!("too many changes by this key: wait {} ms", wait.as_millis());
-                return refuse(answer, &Refused::prohibited(why));
-            }
+        if let Some(signed) = &answer.signed
+            && let Err(wait) = self.rates.take(signed.key.name(), changes.len(), received)
+        {
+            let why = format!("too many changes by this key: wait {} ms", wait.as_millis());
+            return refuse(answer, &Refused::prohibited(why));
         }
         Handled::Update(Box::new(Asked {
             by,

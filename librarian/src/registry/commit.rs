@@ -110,10 +110,10 @@ impl Writer {
                 allowed.push((vec![(seq, entry)], Changes::default()));
             }
         }
-        if !batch.entries.is_empty() || batch.forget_below.is_some() {
-            if let Err(error) = self.storage.commit(&batch) {
-                return fail_all(replies, &error);
-            }
+        if !batch.entries.is_empty()
+            && let Err(error) = self.storage.commit(&batch)
+        {
+            return fail_all(replies, &error);
         }
         self.log_entries += batch.entries.len() as u64;
         publish(&shared, moved, allowed);

@@ -216,6 +216,12 @@ impl Registry {
         }
     }
 
+    /// Proposals that wait in the queue.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.queue.max_capacity() - self.queue.capacity()
+    }
+
     /// Random octets made with the registry; others after a restore.
     #[must_use]
     pub fn incarnation(&self) -> [u8; 16] {
@@ -228,3 +234,6 @@ impl From<SubmitError> for ResponseCode {
         error.rcode()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -85,6 +85,8 @@ struct Row {
     tx: [u8; 16],
     /// Where the log holds it.
     seq: u64,
+    // A thin pointer: few rows need it, all rows pay for it.
+    #[expect(clippy::box_collection)]
     holders_more: Option<Box<Vec<u16>>>,
     kind: u32,
     schema: u32,
@@ -488,7 +490,7 @@ mod tests {
         table
     }
 
-    fn keys<'a>(table: &'a Registers, rows: impl Iterator<Item = u32>) -> Vec<&'a str> {
+    fn keys(table: &Registers, rows: impl Iterator<Item = u32>) -> Vec<&str> {
         rows.map(|id| table.key(id)).collect()
     }
 

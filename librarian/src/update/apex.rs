@@ -126,11 +126,12 @@ fn add(node: &mut Node, record: &Record, is_apex: bool) -> Result<(), Refused> {
 fn add_soa(node: &mut Node, new: &SOA, ttl: u32, is_apex: bool) -> Result<(), Refused> {
     // Section 3.4.2.2: ignored where there is no SOA, and where the serial does not rise.
     let rises = soa_mut(node).is_some_and(|old| is_later(new.serial, old.serial));
-    if is_apex && rises {
-        if let Some(set) = node.set_mut(RecordType::SOA) {
-            set.ttl = ttl;
-            set.records = vec![RData::SOA(new.clone())];
-        }
+    if is_apex
+        && rises
+        && let Some(set) = node.set_mut(RecordType::SOA)
+    {
+        set.ttl = ttl;
+        set.records = vec![RData::SOA(new.clone())];
     }
     Ok(())
 }
