@@ -18,6 +18,7 @@ mod counts;
 mod error;
 mod list;
 mod locate;
+pub(crate) mod multipart;
 mod request;
 mod settings;
 mod stub;

@@ -269,10 +269,7 @@ impl Objects {
     async fn ask(&self, address: &Address) -> Result<Asked, Miss> {
         let read = self.registers.read(address).await.map_err(|error| {
             tracing::warn!(%error, "a register cannot be read");
-            Miss::Unavailable {
-                why: "the librarian does not answer",
-                retry_after: Duration::from_secs(2),
-            }
+            Miss::unreachable()
         })?;
         self.judge(address, read)
     }

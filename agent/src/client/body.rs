@@ -69,8 +69,8 @@ impl Upload {
     }
 
     /// The same with octets before and after it.
-    pub(super) fn between(mut self, head: Bytes, tail: Bytes) -> Upload {
-        self.around = Some((head, tail));
+    pub(super) fn between(mut self, around: (Bytes, Bytes)) -> Upload {
+        self.around = Some(around);
         self
     }
 
@@ -351,7 +351,7 @@ impl BodyReader {
                     }
                     Ok(Ok(Some(_))) => "more octets than announced".to_owned(),
                     Ok(Ok(None)) => "the stream ended early".to_owned(),
-                    Ok(Err(error)) => request::chain(&error),
+                    Ok(Err(error)) => crate::access::chain(&error),
                     Err(_) => "the stream stands still".to_owned(),
                 },
             };

@@ -6,12 +6,13 @@ use http::header::CONTENT_TYPE;
 use zones::Address;
 
 use crate::access::range::RangeRequest;
-use crate::client::Client;
+use crate::access::{HYPERNET_EPOCH, HYPERNET_SIZE, HYPERNET_TYPE};
 use crate::client::body::{BodyReader, Upload};
 use crate::client::error::ClientError;
 use crate::client::locate::Purpose;
-use crate::client::request::{Call, HYPERNET_EPOCH, HYPERNET_SIZE, HYPERNET_TYPE, Reply, with_expectation};
+use crate::client::request::{Call, Reply, with_expectation};
 use crate::client::words::{Object, PutObject, Stat, WriteOptions, Written};
+use crate::client::{Client, multipart};
 
 impl Client {
     /// Reads an object without its body.
@@ -114,7 +115,7 @@ impl Client {
         let boundary = format!("{:032x}", rand::random::<u128>());
         let call = Call::new(Method::PUT, address, "", Purpose::Creating)
             .header(CONTENT_TYPE, &format!("multipart/form-data; boundary={boundary}"))
-            .payload(body.between(multipart_head(&boundary, &json(object)), multipart_tail(&boundary)));
+            .payload(body.between(multipart::frame(&boundary, &json(object), true)));
         self.write(call, options).await
     }
 
@@ -153,24 +154,4 @@ impl Client {
 
 fn json(object: &PutObject) -> Bytes {
     serde_json::to_vec(object).expect("an object of text keys").into()
-}
-
-fn multipart_head(boundary: &str, object: &[u8]) -> Bytes {
-    let mut head = format!(
-        "--{boundary}\r\nContent-Disposition: form-data; name=\"object\"\r\nContent-Type: application/json\r\n\r\n"
-    )
-    .into_bytes();
-    head.extend_from_slice(object);
-    head.extend_from_slice(
-        format!(
-            "\r\n--{boundary}\r\nContent-Disposition: form-data; name=\"body\"; filename=\"body\"\r\nContent-Type: \
-             application/octet-stream\r\n\r\n"
-        )
-        .as_bytes(),
-    );
-    head.into()
-}
-
-fn multipart_tail(boundary: &str) -> Bytes {
-    format!("\r\n--{boundary}--\r\n").into_bytes().into()
 }

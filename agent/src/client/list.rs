@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use zones::Address;
 
+use crate::access::chain;
 use crate::client::Client;
 use crate::client::counts::Counters;
 use crate::client::error::ClientError;
 use crate::client::locate::Target;
-use crate::client::request::chain;
 use crate::client::words::{Page, ProblemText, Summary};
 
 /// Objects in one page.

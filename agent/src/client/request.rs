@@ -11,6 +11,7 @@ use zones::Address;
 
 use crate::access::condition::Tag;
 use crate::access::range::RangeRequest;
+use crate::access::{IDEMPOTENCY_KEY, chain};
 use crate::client::Client;
 use crate::client::body::{Pulse, Upload};
 use crate::client::counts::Counters;
@@ -36,15 +37,6 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 /// Largest answer that is taken into memory: properties of 16 MiB, and what JSON adds.
 const WHOLE_OCTETS_MAX: usize = 40 << 20;
-
-/// The write id of a request.
-pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-/// Type of an object that a body creates, and of the object answered.
-pub(crate) const HYPERNET_TYPE: HeaderName = HeaderName::from_static("hypernet-type");
-/// Epoch of the object answered.
-pub(crate) const HYPERNET_EPOCH: HeaderName = HeaderName::from_static("hypernet-epoch");
-/// Octets of the body of the object answered.
-pub(crate) const HYPERNET_SIZE: HeaderName = HeaderName::from_static("hypernet-size");
 
 /// What is asked.
 pub(super) struct Call {
@@ -385,20 +377,6 @@ async fn watched<T>(work: impl Future<Output = Result<T, reqwest::Error>>, pulse
             Err(_) => continue,
         }
     }
-}
-
-/// An error with all its causes, on one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let more = cause.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// The header of an expectation, on a call.

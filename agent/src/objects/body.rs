@@ -10,11 +10,13 @@ use zones::Address;
 
 use super::Objects;
 use super::words::WriteError;
-use crate::store::{StagedStream, StreamError, StreamSpec, StreamWriter};
+use crate::store::{ReadError, StagedStream, StreamError, StreamSpec, StreamWriter};
 use crate::vault::Part;
 
 /// Octets that are sealed and written at once.
 const PIECE_OCTETS: usize = 1 << 20;
+/// Octets that are read at once of a body that is handed on.
+const STAGED_PIECE_OCTETS: usize = 256 << 10;
 /// Parts up to this length are written together with others.
 const SMALL_OCTETS: usize = 64 << 10;
 
@@ -68,6 +70,22 @@ impl Objects {
             }
         };
         Ok(StagedBody { staged })
+    }
+
+    /// The octets of a body that is on disk and part of no object yet: it is handed on elsewhere.
+    pub fn staged_octets(&self, body: &StagedBody) -> impl Stream<Item = Result<Bytes, ReadError>> + Send + use<> {
+        let reader = Arc::new(self.store.staged_reader(&body.staged));
+        // The staged stream keeps its blocks until the last octet was read.
+        let kept = body.clone();
+        futures_util::stream::try_unfold((reader, kept, 0), |(reader, kept, offset)| async move {
+            if offset == kept.octets() {
+                return Ok(None);
+            }
+            let from = Arc::clone(&reader);
+            let octets = blocking(move || from.read_at(offset, STAGED_PIECE_OCTETS)).await?;
+            let next = offset + octets.len() as u64;
+            Ok(Some((octets, (reader, kept, next))))
+        })
     }
 
     /// Takes a small part to disk, together with others that come at this moment.

@@ -117,6 +117,33 @@ impl Objects {
         self.current(address)?.from.clone()
     }
 
+    /// Whether a server handed the object to this agent, or is doing so: only then does it forward requests for it. The
+    /// source may learn of the commit before this agent does, so a copy on its way in counts.
+    #[must_use]
+    pub fn came_from(&self, address: &Address, server: &ServerName) -> bool {
+        let Some(slot) = self.table.get(address) else {
+            return false;
+        };
+        slot.with(|state| {
+            let handed = state.current().is_some_and(|entry| entry.from.as_ref() == Some(server));
+            let arriving = state.incoming().and_then(|entry| match &entry.journal {
+                Journal::Reserved { from, .. }
+                | Journal::Staged { from, .. }
+                | Journal::Prepared { from, .. }
+                | Journal::CommitSent { from, .. } => Some(from),
+                Journal::CreateSent { .. }
+                | Journal::Active { .. }
+                | Journal::Moving { .. }
+                | Journal::Sealed { .. }
+                | Journal::Moved { .. }
+                | Journal::Forward { .. }
+                | Journal::DeleteSent { .. }
+                | Journal::Tombstone { .. } => None,
+            });
+            handed || arriving == Some(server)
+        })
+    }
+
     /// Begins a move.
     ///
     /// # Errors

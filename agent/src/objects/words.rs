@@ -124,6 +124,17 @@ pub enum Miss {
     },
 }
 
+impl Miss {
+    /// Nothing can be told because the librarian does not answer.
+    #[must_use]
+    pub fn unreachable() -> Miss {
+        Miss::Unavailable {
+            why: "the librarian does not answer",
+            retry_after: Duration::from_secs(2),
+        }
+    }
+}
+
 /// Why a write was not applied, as far as this agent knows.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]

@@ -1,0 +1,374 @@
+//! Requests for objects: what they ask, who may, and what is answered.
+//!
+//! | method and path                 | does                                             |
+//! |---------------------------------|--------------------------------------------------|
+//! | `GET`, `HEAD` `/objects/A`      | the object as JSON, without its body             |
+//! | `PUT` `/objects/A`              | writes type and properties, or both parts        |
+//! | `DELETE` `/objects/A`           | deletes it, for ever                             |
+//! | `GET`, `HEAD` `/objects/A/body` | its octets, or a range of them                   |
+//! | `PUT` `/objects/A/body`         | writes its octets                                |
+//! | `GET` `/objects`                | what this agent owns and the caller may see      |
+//! | `GET` `/healthz`                | whether this agent serves                        |
+//!
+//! Specifications: DESIGN.md section 12, RFC 9110, RFC 7578 (multipart).
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, put};
+use certs::Verb as Grant;
+use http::header::{
+    ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, RANGE,
+    X_CONTENT_TYPE_OPTIONS,
+};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
+use serde_json::json;
+use zones::Address;
+
+use crate::access::Access;
+use crate::access::caller::{self, Caller, ConnectionPeer};
+use crate::access::condition::{Preconditions, ReadVerdict, Tag, range_is_for};
+use crate::access::counted::Counted;
+use crate::access::forward::Outgoing;
+use crate::access::metrics::Verb;
+use crate::access::problem::Problem;
+use crate::access::range::RangeRequest;
+use crate::access::target;
+use crate::access::{HYPERNET_EPOCH, HYPERNET_SIZE, HYPERNET_TYPE};
+use crate::objects::{Delete, Miss, Reading};
+use crate::store::Entry;
+
+/// Every path of client access.
+pub(super) fn router(access: Arc<Access>) -> Router {
+    Router::new()
+        .route("/objects", get(super::list::list))
+        .route(
+            "/objects/{address}",
+            get(get_object).put(super::write::put_object).delete(delete_object),
+        )
+        .route(
+            "/objects/{address}/body",
+            get(get_body).merge(put(super::write::put_body)),
+        )
+        .route("/healthz", get(|| async { "ok\n" }))
+        .fallback(no_path)
+        .method_not_allowed_fallback(no_method)
+        .layer(middleware::from_fn_with_state(Arc::clone(&access), watch))
+        .with_state(access)
+}
+
+/// Around every request: its bound, its counts, its log line.
+async fn watch(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
+    let start = Instant::now();
+    let (method, version) = (request.method().clone(), request.version());
+    let path = request.uri().path().to_owned();
+    let verb = verb(&method, &path);
+    let permit = Arc::clone(&access.requests).try_acquire_owned();
+    let running = access.metrics.hold(|metrics| &metrics.running);
+    let response = match permit {
+        Ok(permit) => {
+            let response = next.run(request).await;
+            // The bound and the count last until the body has left.
+            response.map(|body| Body::new(Counted::new(body, Arc::clone(&access.metrics), (permit, running))))
+        }
+        Err(_) => {
+            access.metrics.refused_busy.fetch_add(1, Ordering::Relaxed);
+            Problem::unavailable(
+                "this server has as many requests as it takes: ask again",
+                std::time::Duration::from_secs(1),
+            )
+            .into_response()
+        }
+    };
+    let took = start.elapsed();
+    access.metrics.request(verb, response.status(), took);
+    tracing::debug!(%method, path, ?version, status = response.status().as_u16(), ?took, "request");
+    finish(response, version)
+}
+
+/// What every answer has.
+fn finish(mut response: Response, version: Version) -> Response {
+    let status = response.status();
+    let headers = response.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    // Whoever keeps an answer asks again before each use: grants end and objects change.
+    headers
+        .entry(CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("private, no-cache"));
+    // A certificate that is over or false: nothing more is to be had on this connection.
+    if status == StatusCode::FORBIDDEN && version < Version::HTTP_2 {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+fn verb(method: &Method, path: &str) -> Verb {
+    match (method, path) {
+        (&Method::GET, "/objects") => Verb::List,
+        (&Method::HEAD, _) => Verb::Head,
+        (&Method::GET, path) if path.ends_with("/body") => Verb::GetBody,
+        (&Method::GET, _) => Verb::Get,
+        (&Method::PUT, _) => Verb::Put,
+        (&Method::DELETE, _) => Verb::Delete,
+        _ => Verb::Other,
+    }
+}
+
+async fn no_path() -> Problem {
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        "there is no such path: objects are at /objects/ADDRESS, their bodies at /objects/ADDRESS/body, lists at /objects",
+    )
+}
+
+async fn no_method(uri: http::Uri) -> Problem {
+    let allowed = match uri.path() {
+        "/objects" | "/healthz" => "GET, HEAD",
+        path if path.ends_with("/body") => "GET, HEAD, PUT",
+        _ => "GET, HEAD, PUT, DELETE",
+    };
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        format!("this path does not know the method: use {allowed}"),
+    )
+    .with(ALLOW, allowed)
+}
+
+impl Access {
+    /// Whose request it is, of this moment.
+    pub(super) fn caller(&self, request: &Request) -> Result<Caller, Problem> {
+        let peer = request
+            .extensions()
+            .get::<Arc<ConnectionPeer>>()
+            .expect("every connection has shown a certificate");
+        Caller::of(
+            peer,
+            request.headers(),
+            &self.anchor,
+            &self.revoked.load(),
+            caller::now(),
+        )
+    }
+
+    /// Whose request for which object it is; checks that a forwarding server may forward for it.
+    pub(super) fn enter(&self, request: &Request, address: &str) -> Result<(Caller, Address), Problem> {
+        let caller = self.caller(request)?;
+        let address =
+            target::bare(address).map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))?;
+        if let Some((server, _)) = &caller.via
+            && !self.objects.came_from(&address, server)
+        {
+            tracing::warn!(%server, %address, "a server forwards for an object that did not come from it");
+            return Err(Problem::new(
+                StatusCode::FORBIDDEN,
+                format!("{server} is not where the object came from, so it forwards nothing for it"),
+            ));
+        }
+        if let Some(query) = request.uri().query().filter(|query| !query.is_empty()) {
+            return Err(Problem::new(
+                StatusCode::BAD_REQUEST,
+                format!("the query {query:?} is not understood here: this release converts no schemas"),
+            ));
+        }
+        Ok((caller, address))
+    }
+
+    /// Refuses a read without a grant as if the object were absent: after the same question to the librarian.
+    pub(super) async fn may_read(&self, caller: &Caller, address: &Address) -> Result<(), Problem> {
+        if caller.may(Grant::Read, address) {
+            return Ok(());
+        }
+        tracing::debug!(client = caller.name, %address, "no grant to read");
+        match self.objects.registers().read(address).await {
+            Ok(_) => Err(Problem::absent()),
+            Err(_) => Err(self.missed_here(&Miss::unreachable())),
+        }
+    }
+}
+
+async fn get_object(
+    State(access): State<Arc<Access>>,
+    Path(address): Path<String>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let (caller, address) = access.enter(&request, &address)?;
+    access.may_read(&caller, &address).await?;
+    let preconditions = preconditions(request.headers())?;
+    let reading = match access.objects.read(&address).await {
+        Ok(reading) => reading,
+        Err(miss) => return access.missed(&caller, miss, Outgoing::of(request, "")).await,
+    };
+    let mut response = match judge(&preconditions, reading.entry())? {
+        Some(not_modified) => not_modified,
+        None => {
+            let entry = reading.entry();
+            let properties = reading.properties().await.map_err(|error| damaged(&address, &error))?;
+            let json = json_of(entry, reading.size(), &properties);
+            ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], json).into_response()
+        }
+    };
+    describe(response.headers_mut(), &reading);
+    Ok(response)
+}
+
+/// The JSON of an object. The properties are JSON already: they are not read to be written again.
+fn json_of(entry: &Entry, size: u64, properties: &[u8]) -> Vec<u8> {
+    let (address, kind) = (json!(entry.address.as_str()), json!(entry.kind.as_str()));
+    let mut json = format!(
+        r#"{{"address":{address},"type":{kind},"schema":{},"epoch":{},"revision":{},"size":{size},"properties":"#,
+        entry.schema, entry.epoch, entry.revision,
+    )
+    .into_bytes();
+    json.extend_from_slice(properties);
+    json.push(b'}');
+    json
+}
+
+async fn get_body(
+    State(access): State<Arc<Access>>,
+    Path(address): Path<String>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let (caller, address) = access.enter(&request, &address)?;
+    access.may_read(&caller, &address).await?;
+    let preconditions = preconditions(request.headers())?;
+    let reading = match access.objects.read(&address).await {
+        Ok(reading) => reading,
+        Err(miss) => return access.missed(&caller, miss, Outgoing::of(request, "/body")).await,
+    };
+    let tag = tag(reading.entry());
+    if let Some(mut not_modified) = judge(&preconditions, reading.entry())? {
+        describe(not_modified.headers_mut(), &reading);
+        return Ok(not_modified);
+    }
+    let total = reading.size();
+    // A range is defined for GET alone (RFC 9110 section 14.2).
+    let range = match request.headers().get(RANGE) {
+        Some(range) if request.method() == Method::GET && range_is_for(request.headers(), tag) => {
+            RangeRequest::read(range.as_bytes())
+        }
+        Some(_) | None => None,
+    };
+    let range = range.map(|range| range.within(total)).transpose();
+    let range = range.map_err(|none| Problem::unsatisfiable(none.total).with(ETAG, &tag.to_string()))?;
+    let octets = range.map_or(0..total, |range| range.first..range.last + 1);
+    let length = octets.end - octets.start;
+    let body = match *request.method() == Method::HEAD {
+        true => Body::empty(),
+        false => {
+            let stream = reading.body(octets).await.map_err(|error| damaged(&address, &error))?;
+            Body::from_stream(stream)
+        }
+    };
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(CONTENT_LENGTH, length.into());
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    describe(headers, &reading);
+    if let Some(range) = range {
+        headers.insert(CONTENT_RANGE, ascii(&range.to_string()));
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    }
+    Ok(response)
+}
+
+async fn delete_object(
+    State(access): State<Arc<Access>>,
+    Path(address): Path<String>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let (caller, address) = access.enter(&request, &address)?;
+    if !caller.may(Grant::Write, &address) {
+        // Only who may see the object learns that it lacks another grant.
+        access.may_read(&caller, &address).await?;
+        return Err(no_write_grant(&address));
+    }
+    let delete = Delete {
+        client: caller.name.clone(),
+        write_id: super::write::write_id(request.headers())?,
+        condition: super::write::condition(request.headers())?,
+    };
+    match access.objects.delete(&address, delete).await {
+        Ok(_) => Ok(StatusCode::NO_CONTENT.into_response()),
+        Err(error) => access.unwritten(&caller, error, Outgoing::of(request, "")).await,
+    }
+}
+
+/// The answer to a write without its grant.
+pub(super) fn no_write_grant(address: &Address) -> Problem {
+    Problem::new(
+        StatusCode::FORBIDDEN,
+        format!("this certificate has no grant to write {address}: ask for one with write:{address}"),
+    )
+}
+
+/// The answer for a copy that cannot be read.
+pub(super) fn damaged(address: &Address, error: &(dyn std::error::Error + 'static)) -> Problem {
+    tracing::error!(%address, error, "a copy cannot be read");
+    Problem::new(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "the copy of the object on this server cannot be read: ask another holder, and tell the operator",
+    )
+}
+
+fn preconditions(headers: &HeaderMap) -> Result<Preconditions, Problem> {
+    Preconditions::read(headers).map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))
+}
+
+/// The answer that a precondition of a read gives, if it gives one.
+fn judge(preconditions: &Preconditions, entry: &Entry) -> Result<Option<Response>, Problem> {
+    match preconditions.judge_read(tag(entry)) {
+        ReadVerdict::Go => Ok(None),
+        ReadVerdict::NotModified => Ok(Some(StatusCode::NOT_MODIFIED.into_response())),
+        ReadVerdict::Failed => Err(Problem::precondition(
+            format!("the object is at {}: If-Match names another copy", tag(entry)),
+            Some(entry.revision),
+        )),
+    }
+}
+
+fn tag(entry: &Entry) -> Tag {
+    Tag {
+        revision: entry.revision,
+        schema: entry.schema,
+    }
+}
+
+/// The headers that say what an object is.
+fn describe(headers: &mut HeaderMap, reading: &Reading) {
+    let entry = reading.entry();
+    headers.insert(ETAG, ascii(&tag(entry).to_string()));
+    headers.insert(HYPERNET_TYPE, ascii(entry.kind.as_str()));
+    headers.insert(HYPERNET_EPOCH, entry.epoch.0.into());
+    headers.insert(HYPERNET_SIZE, reading.size().into());
+}
+
+/// A header value of ours.
+pub(super) fn ascii(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).expect("our header values are visible ASCII")
+}
+
+/// The JSON of a listing.
+pub(super) fn page(objects: &[crate::objects::Summary], next: Option<&Address>) -> Response {
+    let objects: Vec<_> = objects
+        .iter()
+        .map(|object| {
+            json!({
+                "address": object.address.as_str(),
+                "type": object.kind.as_str(),
+                "schema": object.schema,
+                "epoch": object.epoch.0,
+                "revision": object.revision,
+                "size": object.size,
+            })
+        })
+        .collect();
+    axum::Json(json!({ "objects": objects, "next": next.map(Address::as_str) })).into_response()
+}
