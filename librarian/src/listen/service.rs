@@ -31,6 +31,8 @@ pub struct Service {
     rates: Rates,
     counters: Arc<Counters>,
     seed: AtomicU64,
+    /// Updates that the registry has or had.
+    proposed: AtomicU64,
 }
 
 /// What is to be done with a message.
@@ -85,6 +87,7 @@ impl Service {
             rates: Rates::new(rate),
             counters: Arc::new(Counters::default()),
             seed: AtomicU64::new(0),
+            proposed: AtomicU64::new(0),
         }
     }
 
@@ -92,6 +95,12 @@ impl Service {
     #[must_use]
     pub fn counters(&self) -> &Arc<Counters> {
         &self.counters
+    }
+
+    /// Updates handed to the registry so far.
+    #[must_use]
+    pub fn proposed(&self) -> u64 {
+        self.proposed.load(Ordering::Relaxed)
     }
 
     /// Answers one message to its end, as the loops do.
@@ -253,8 +262,10 @@ impl Service {
             malformed: asked.malformed,
             received: asked.received,
         };
+        let proposed = self.registry.propose(proposal).await;
+        self.proposed.fetch_add(1, Ordering::Relaxed);
         Judging {
-            proposed: self.registry.propose(proposal).await,
+            proposed,
             key,
             changes,
             answer: asked.answer,
