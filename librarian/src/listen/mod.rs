@@ -45,9 +45,9 @@ pub struct Settings {
     pub udp_sockets: usize,
     /// Updates that came over UDP and wait for the registry; what comes beyond is dropped and sent again by its sender.
     pub udp_updates_max: usize,
-    /// Connections open at a time; further ones are closed at once. Each may cost 200 KiB.
+    /// Connections open at a time; a further one takes the place of the most silent one. Each may cost 200 KiB.
     pub tcp_connections_max: usize,
-    /// Connections open at a time from one address. Too low shuts agents out that share an address.
+    /// Connections open at a time from one address, likewise. Too low cuts agents off that share an address.
     pub tcp_connections_per_address_max: usize,
     /// Messages of one connection that wait for their answers; the next is read when one is answered.
     pub tcp_in_flight_max: usize,

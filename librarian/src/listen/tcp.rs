@@ -7,13 +7,13 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -29,6 +29,9 @@ const WRITE_OCTETS: usize = 64 * 1024;
 const ANSWERS_MAX: usize = 64;
 /// Pause after the system refused to accept, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// A connection may be cut for a new one after this long without a message: more than an answer takes, less than
+/// whoever needs one waits.
+const SILENT: Duration = Duration::from_secs(1);
 
 /// What all connections share.
 #[derive(Clone)]
@@ -37,26 +40,61 @@ pub(super) struct Connections {
     settings: Arc<Settings>,
     tasks: TaskTracker,
     stop: CancellationToken,
-    places: Arc<Semaphore>,
-    by_address: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    open: Arc<Mutex<Open>>,
 }
 
-/// One connection's place among those allowed.
-struct Place {
+/// The connections that have a place.
+#[derive(Default)]
+struct Open {
+    next: u64,
+    by_number: HashMap<u64, Holder>,
+}
+
+/// Who has a place.
+struct Holder {
     from: IpAddr,
-    by_address: Arc<Mutex<HashMap<IpAddr, usize>>>,
-    _permit: OwnedSemaphorePermit,
+    /// When its last whole message came; at first, when it was accepted.
+    heard: Instant,
+    /// Ends it.
+    cut: CancellationToken,
+}
+
+/// One connection's place among those allowed; given back when dropped.
+struct Place {
+    number: u64,
+    from: IpAddr,
+    cut: CancellationToken,
+    open: Arc<Mutex<Open>>,
+}
+
+impl Place {
+    /// A whole message came.
+    fn heard(&self) {
+        if let Some(holder) = self.open.lock().by_number.get_mut(&self.number) {
+            holder.heard = Instant::now();
+        }
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut by_address = self.by_address.lock();
-        if let Some(count) = by_address.get_mut(&self.from) {
-            *count -= 1;
-            if *count == 0 {
-                by_address.remove(&self.from);
-            }
+        self.open.lock().by_number.remove(&self.number);
+    }
+}
+
+impl Open {
+    /// Takes the place of the connection that has been silent for longest, if there is one that was for a while.
+    fn cut_most_silent(&mut self, among: impl Fn(&Holder) -> bool) -> bool {
+        let silent = self.by_number.iter().filter(|(_, holder)| among(holder));
+        let Some((&number, holder)) = silent.min_by_key(|(_, holder)| holder.heard) else {
+            return false;
+        };
+        if holder.heard.elapsed() < SILENT {
+            return false;
         }
+        holder.cut.cancel();
+        self.by_number.remove(&number);
+        true
     }
 }
 
@@ -69,26 +107,40 @@ impl Connections {
     ) -> Connections {
         Connections {
             service,
-            places: Arc::new(Semaphore::new(settings.tcp_connections_max)),
             settings: Arc::new(settings),
             tasks,
             stop,
-            by_address: Arc::default(),
+            open: Arc::default(),
         }
     }
 
+    /// A place for a new connection. When all are taken it gets that of the most silent one: whoever opens many and says
+    /// nothing keeps nobody out.
     fn place(&self, from: IpAddr) -> Option<Place> {
-        let permit = Arc::clone(&self.places).try_acquire_owned().ok()?;
-        let mut by_address = self.by_address.lock();
-        let count = by_address.entry(from).or_insert(0);
-        if *count >= self.settings.tcp_connections_per_address_max {
+        let mut open = self.open.lock();
+        let same = |holder: &Holder| holder.from == from;
+        let own = open.by_number.values().filter(|holder| same(holder)).count();
+        if own >= self.settings.tcp_connections_per_address_max {
+            if !open.cut_most_silent(same) {
+                return None;
+            }
+        } else if open.by_number.len() >= self.settings.tcp_connections_max && !open.cut_most_silent(|_| true) {
             return None;
         }
-        *count += 1;
-        Some(Place {
+        let number = open.next;
+        open.next += 1;
+        let cut = CancellationToken::new();
+        let holder = Holder {
             from,
-            by_address: Arc::clone(&self.by_address),
-            _permit: permit,
+            heard: Instant::now(),
+            cut: cut.clone(),
+        };
+        open.by_number.insert(number, holder);
+        Some(Place {
+            number,
+            from,
+            cut,
+            open: Arc::clone(&self.open),
         })
     }
 }
@@ -123,10 +175,9 @@ async fn serve(stream: TcpStream, connections: Connections, place: Place) {
     let _ = stream.set_nodelay(true);
     let (reader, writer) = stream.into_split();
     let (answers, waiting) = mpsc::channel(ANSWERS_MAX);
-    let cut = CancellationToken::new();
     let writing = write(writer, waiting, connections.settings.tcp_slow);
     let writing = connections.tasks.spawn({
-        let (cut, service) = (cut.clone(), Arc::clone(&connections.service));
+        let (cut, service) = (place.cut.clone(), Arc::clone(&connections.service));
         async move {
             if writing.await.is_err() {
                 Counters::count(&service.counters().connections_slow);
@@ -134,7 +185,7 @@ async fn serve(stream: TcpStream, connections: Connections, place: Place) {
             cut.cancel();
         }
     });
-    read(reader, &connections, place.from, answers, &cut).await;
+    read(reader, &connections, &place, answers).await;
     // The last answers leave, of updates too, before the place is given to another connection.
     let _ = writing.await;
     drop(place);
@@ -169,13 +220,8 @@ fn append(octets: &mut Vec<u8>, answer: &[u8]) {
     octets.extend(answer);
 }
 
-async fn read(
-    reader: OwnedReadHalf,
-    connections: &Connections,
-    from: IpAddr,
-    answers: mpsc::Sender<Vec<u8>>,
-    cut: &CancellationToken,
-) {
+async fn read(reader: OwnedReadHalf, connections: &Connections, place: &Place, answers: mpsc::Sender<Vec<u8>>) {
+    let cut = &place.cut;
     let Connections {
         service,
         settings,
@@ -207,7 +253,8 @@ async fn read(
                 return;
             }
         }
-        let reply = match service.handle(&message, from, Transport::Tcp) {
+        place.heard();
+        let reply = match service.handle(&message, place.from, Transport::Tcp) {
             // Whoever sends what is no request over TCP is no DNS client.
             Handled::Silent => return,
             Handled::Reply(reply) => reply,
