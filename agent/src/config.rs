@@ -35,6 +35,9 @@ pub struct Config {
     /// How much it keeps and how.
     #[serde(default)]
     pub store: Store,
+    /// What opens the keyring.
+    #[serde(default)]
+    pub keyring: Keyring,
     /// Bounds of client access.
     #[serde(default)]
     pub access: Access,
@@ -79,6 +82,68 @@ pub struct Store {
     pub volume_step: Octets,
     /// Folder of the volumes; relative to the agent's directory.
     pub volumes: PathBuf,
+}
+
+/// What opens the keyring.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Keyring {
+    /// Where the keyring's own key comes from.
+    pub secret: KeyringSecret,
+}
+
+/// Where the key that seals the keyring comes from; paths are relative to the agent's directory.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum KeyringSecret {
+    /// `file:PATH`: 32 random octets in a file, made at the first start.
+    File(PathBuf),
+    /// `passphrase:PATH`: the first line of a file.
+    Passphrase(PathBuf),
+    /// `credential:NAME`: a credential of systemd.
+    Credential(String),
+}
+
+impl Default for KeyringSecret {
+    fn default() -> Self {
+        KeyringSecret::File(PathBuf::from("keys/keyring.key"))
+    }
+}
+
+/// A text says not where the keyring's key comes from.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{text:?} names no secret: write file:PATH, passphrase:PATH or credential:NAME")]
+pub struct KeyringSecretError {
+    /// What was given.
+    pub text: String,
+}
+
+impl FromStr for KeyringSecret {
+    type Err = KeyringSecretError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once(':') {
+            Some(("file", path)) if !path.is_empty() => Ok(KeyringSecret::File(path.into())),
+            Some(("passphrase", path)) if !path.is_empty() => Ok(KeyringSecret::Passphrase(path.into())),
+            Some(("credential", name)) if !name.is_empty() => Ok(KeyringSecret::Credential(name.to_owned())),
+            Some(_) | None => Err(KeyringSecretError { text: text.to_owned() }),
+        }
+    }
+}
+
+impl fmt::Display for KeyringSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            KeyringSecret::File(path) => write!(f, "file:{}", path.display()),
+            KeyringSecret::Passphrase(path) => write!(f, "passphrase:{}", path.display()),
+            KeyringSecret::Credential(name) => write!(f, "credential:{name}"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for KeyringSecret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        from_text(deserializer)
+    }
 }
 
 /// Bounds of client access.
@@ -389,6 +454,12 @@ volume_step = "{volume_step}"
 # Folder of the volumes, relative to this file. Default "{volumes}". Moving it without its content loses every object.
 # volumes = "{volumes}"
 
+[keyring]
+# What opens the keyring, the sealed file with the keys of all objects: file:PATH (32 random octets, made at the first
+# start), passphrase:PATH (first line of a file), credential:NAME (of systemd, best). Default "{secret}". Who has both the
+# keyring and this secret can open every object here; without the secret nobody can, so keep a copy elsewhere.
+# secret = "{secret}"
+
 [access]
 # Most client connections at once. Default {connections_max}. Too few: clients wait to connect. Each costs about 100 KiB.
 # connections_max = {connections_max}
@@ -423,6 +494,7 @@ volume_step = "{volume_step}"
         default_capacity = store.capacity,
         volume_step_default = store.volume_step,
         volumes = store.volumes.display(),
+        secret = KeyringSecret::default(),
         connections_max = access.connections_max,
         requests_max = access.requests_max,
         properties_max = access.properties_max,
@@ -503,6 +575,7 @@ mod tests {
         let shown = read(&uncommented(&template(&joined()))).unwrap();
         assert_eq!(format!("{:?}", shown.access), format!("{:?}", Access::default()));
         assert_eq!(format!("{:?}", shown.moves), format!("{:?}", Moves::default()));
+        assert_eq!(shown.keyring.secret, KeyringSecret::default());
         assert_eq!(shown.release, release());
         assert!(shown.listen.metrics.is_some() && !shown.listen.advertise.is_empty());
     }

@@ -1,0 +1,231 @@
+//! The directory of one agent: what is in it, and the opening of it.
+//!
+//! | file                                   | holds                                                   |
+//! |----------------------------------------|---------------------------------------------------------|
+//! | `agent.toml`                           | settings                                                |
+//! | `identity/{server.pem,server.key,ca.pem}` | who this server is, and whom it trusts               |
+//! | `keys/<server>.key`                    | the key that signs its DNS messages                     |
+//! | `keys/keyring.key`                     | what opens the keyring, unless settings say otherwise   |
+//! | `pool.key`                             | the pool's key of digests                               |
+//! | `keyring`, `index.redb`, `volumes/`    | the store (STORE.md)                                    |
+//! | `plan`                                 | the highest plan number seen                            |
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use certs::{Anchor, Identity, IdentityError, Peer, PeerError, Revoked, Who};
+use rustls_pki_types::UnixTime;
+use zeroize::Zeroizing;
+use zones::TsigKey;
+use zones::tsig::KeyError;
+
+use crate::config::{Config, ConfigError, KeyringSecret};
+use crate::store::{Disk, Entry, OpenError, RealDisk, Settings, Store};
+use crate::vault::{Entropy, Keyring, KeyringError, PoolKey, Secret, SystemEntropy, Vault, VaultError};
+
+/// Name of the keyring's file.
+const KEYRING: &str = "keyring";
+/// Largest volume file.
+const VOLUME_OCTETS: u64 = 64 << 30;
+/// Memory of the index's page cache.
+const INDEX_CACHE_OCTETS: usize = 32 << 20;
+
+/// An agent's directory, read.
+#[derive(Debug)]
+pub struct Home {
+    /// Where it is.
+    pub dir: PathBuf,
+    /// `agent.toml`.
+    pub config: Config,
+    /// Who this server is.
+    pub identity: Identity,
+    /// Whom it trusts.
+    pub anchor: Anchor,
+    /// What signs its DNS messages.
+    pub key: TsigKey,
+}
+
+/// Why an agent's directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HomeError {
+    /// The settings.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A file that joining writes is not there.
+    #[error("read {path}: join the pool again if it is lost")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The identity's files do not fit each other.
+    #[error("read this server's identity")]
+    Identity(#[from] IdentityError),
+    /// The certificate is not one of a pool.
+    #[error("read this server's certificate: join the pool again if it has expired")]
+    Certificate(#[from] PeerError),
+    /// The certificate is another server's.
+    #[error("the certificate is of {found}, the settings say {expected}: restore the right one")]
+    AnotherServer {
+        /// Whose it is.
+        found: String,
+        /// What the settings say.
+        expected: String,
+    },
+    /// The key that signs DNS messages.
+    #[error("read the key {path}")]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: KeyError,
+    },
+    /// The directory, or another agent has it.
+    #[error("open {path}: does another agent use it?")]
+    Disk {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// There are objects, and no keyring to open them.
+    #[error("{path} has an index and no keyring: restore the keyring, without it nothing can be read")]
+    KeyringLost {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The keyring does not open.
+    #[error("open the keyring")]
+    Keyring(#[from] KeyringError),
+    /// The pool's key of digests.
+    #[error("read the pool key")]
+    PoolKey(#[from] VaultError),
+    /// The store.
+    #[error("open the store")]
+    Store(#[from] OpenError),
+}
+
+impl Home {
+    /// Reads settings, identity and keys.
+    ///
+    /// # Errors
+    ///
+    /// [`HomeError`].
+    pub fn open(dir: &Path) -> Result<Home, HomeError> {
+        let config = Config::read(dir)?;
+        let identity_dir = dir.join("identity");
+        let certificate = read(&identity_dir.join("server.pem"))?;
+        let key = Zeroizing::new(read(&identity_dir.join("server.key"))?);
+        let anchor = Anchor::from_pem(&read(&identity_dir.join("ca.pem"))?)?;
+        let identity = Identity::from_pem(&certificate, &key)?;
+        let peer = Peer::read(identity.certificate(), UnixTime::now(), &Revoked::default())?;
+        match &peer.who {
+            Who::Server(name) if *name == config.name => {}
+            other => {
+                return Err(HomeError::AnotherServer {
+                    found: format!("{other:?}"),
+                    expected: config.name.to_string(),
+                });
+            }
+        }
+        let path = dir.join("keys").join(format!("{}.key", config.name));
+        let text = Zeroizing::new(read(&path)?);
+        let key = TsigKey::from_bind_file(&text).map_err(|source| HomeError::Key { path, source })?;
+        Ok(Home {
+            dir: dir.to_owned(),
+            config,
+            identity,
+            anchor,
+            key,
+        })
+    }
+
+    /// Opens the store with all its entries; makes keyring and index at the first start. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`HomeError`].
+    pub fn open_store(&self) -> Result<(Store, Vec<Arc<Entry>>), HomeError> {
+        let lost = |source| HomeError::Disk {
+            path: self.dir.clone(),
+            source,
+        };
+        let disk: Arc<dyn Disk> =
+            Arc::new(RealDisk::with_volumes(&self.dir, &self.config.volumes(&self.dir)).map_err(lost)?);
+        let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
+        let fresh = !self.dir.join(KEYRING).exists();
+        if fresh && self.dir.join("index.redb").exists() {
+            return Err(HomeError::KeyringLost { path: self.dir.clone() });
+        }
+        let secret = self.secret(fresh)?;
+        let keyring = match fresh {
+            true => Keyring::create(Arc::clone(&disk), &secret, entropy)?,
+            false => Keyring::open(Arc::clone(&disk), &secret, entropy)?,
+        };
+        let pool_key = PoolKey::from_file(&self.dir.join("pool.key"))?;
+        let vault = Arc::new(Vault::new(Box::new(keyring), pool_key));
+        Ok(Store::open(disk, vault, &self.settings())?)
+    }
+
+    /// What opens the keyring.
+    ///
+    /// # Errors
+    ///
+    /// [`HomeError::Keyring`] where it cannot be read.
+    pub fn keyring_secret(&self) -> Result<Secret, HomeError> {
+        self.secret(false)
+    }
+
+    fn settings(&self) -> Settings {
+        let config = &self.config.store;
+        Settings {
+            capacity: config.capacity.0,
+            step: config.volume_step.0,
+            volume: VOLUME_OCTETS,
+            cache: INDEX_CACHE_OCTETS,
+        }
+    }
+
+    fn secret(&self, fresh: bool) -> Result<Secret, HomeError> {
+        match &self.config.keyring.secret {
+            KeyringSecret::File(path) => {
+                let path = self.dir.join(path);
+                if fresh && !path.exists() {
+                    make_key(&path).map_err(|source| HomeError::Disk {
+                        path: path.clone(),
+                        source,
+                    })?;
+                }
+                Ok(Secret::from_key_file(&path)?)
+            }
+            KeyringSecret::Passphrase(path) => Ok(Secret::from_passphrase_file(&self.dir.join(path))?),
+            KeyringSecret::Credential(name) => Ok(Secret::from_credential(name)?),
+        }
+    }
+}
+
+/// Writes a fresh key that only this user may read, durable on return.
+fn make_key(path: &Path) -> io::Result<()> {
+    let mut octets = Zeroizing::new([0; 32]);
+    SystemEntropy.fill(octets.as_mut_slice());
+    let text = Zeroizing::new(data_encoding::HEXLOWER.encode(octets.as_slice()));
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    writeln!(file, "{}", *text)?;
+    file.sync_all()?;
+    match path.parent() {
+        Some(parent) => fs::File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+fn read(path: &Path) -> Result<String, HomeError> {
+    fs::read_to_string(path).map_err(|source| HomeError::Read {
+        path: path.to_owned(),
+        source,
+    })
+}
