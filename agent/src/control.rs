@@ -148,7 +148,7 @@ impl Control {
     }
 
     /// Tells and asks every second, until dropped.
-    pub async fn run(self, told: Told, figures: impl Fn() -> Figures + Send) {
+    pub async fn run(self, told: Told, mut figures: impl FnMut() -> Figures + Send) {
         let mut rounds = tokio::time::interval(PERIOD);
         rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut load = Load::default();

@@ -189,6 +189,24 @@ impl Registers {
         }
     }
 
+    /// What a server last said of itself, as the librarian remembers it; `None` if it never did, or its lease is over.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreachable`].
+    pub async fn has(&self, server: &ServerName) -> Result<Option<Has>, Unreachable> {
+        let answered = self
+            .asker
+            .ask(&self.domain.in_pool(server.as_str()), RecordType::TXT)
+            .await?;
+        match self.records(&answered)?.first() {
+            Some(strings) => Has::from_strings(strings)
+                .map(Some)
+                .map_err(|error| self.not_understood(&error)),
+            None => Ok(None),
+        }
+    }
+
     /// Where a server of the pool is.
     ///
     /// # Errors
