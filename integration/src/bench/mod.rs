@@ -2,12 +2,15 @@
 //!
 //! Machines differ and are noisy, so a figure is only ever a ratio of two things measured alternately in one run.
 
+mod ceilings;
 mod cpu;
 mod dns;
 mod dns_set;
 mod figure;
 mod flood;
+mod moves;
 mod peers;
 mod updates;
 
 pub use dns::{DnsOptions, run_dns};
+pub use moves::{MoveOptions, run_moves};
