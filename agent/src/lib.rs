@@ -5,6 +5,7 @@ pub mod client;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod daemon;
 pub mod home;
 pub mod migration;
 pub mod objects;

@@ -134,7 +134,7 @@ impl Objects {
     async fn read_until(&self, address: &Address, until: Instant) -> Result<Reading, Miss> {
         loop {
             let look = match self.table.get(address) {
-                Some(slot) => slot.with(|state| look(state)),
+                Some(slot) => slot.with(look),
                 None => Look::Unknown,
             };
             let changed = match look {

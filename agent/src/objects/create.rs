@@ -19,8 +19,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Holds no socket, clock or task: feed it answers and the time, do what [`Create::action`] says.
 ///
 /// ```text
-///  Send --done--------------------------------------> Created
-///   | `---refused, no reply--> Ask --ours-----------> Created
+///  Send --done--------------------------------------> Made
+///   | `---refused, no reply--> Ask --ours-----------> Made
 ///   |                           | `---another's-----> Lost
 ///   |                           |---nothing, and every sending was answered "no" --> Refused
 ///   `------ Pause <--nothing, or no answer
@@ -56,7 +56,7 @@ pub(crate) enum Action {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Created {
     /// The register names this agent.
-    Created,
+    Made,
     /// Another object has the address, or an address that differs only by case. The copy here is nothing any more.
     Lost(Register),
     /// The librarian refused, and nothing is under way that could land. The copy here is nothing any more.
@@ -111,7 +111,7 @@ impl Create {
             State::Asking { .. } | State::Pausing { .. } | State::Ended(_) => return,
         }
         match changed {
-            Changed::Done => self.state = State::Ended(Created::Created),
+            Changed::Done => self.state = State::Ended(Created::Made),
             Changed::Refused { why, unanswered, .. } => {
                 self.open_sending |= unanswered > 0;
                 self.why = why;
@@ -134,7 +134,7 @@ impl Create {
             return; // An answer to an older question never counts.
         }
         match &read.register {
-            Some(register) if self.is_ours(register) => self.state = State::Ended(Created::Created),
+            Some(register) if self.is_ours(register) => self.state = State::Ended(Created::Made),
             Some(register) => self.state = State::Ended(Created::Lost(register.clone())),
             None if self.open_sending || self.why.is_empty() => self.pause(now),
             None => self.state = State::Ended(Created::Refused(std::mem::take(&mut self.why))),
@@ -318,7 +318,7 @@ mod tests {
                 librarian.deliver_late();
                 let owner = librarian.register.as_ref().map(|register| register.owner.as_str());
                 match end {
-                    Created::Created => {
+                    Created::Made => {
                         ends[0] += 1;
                         assert_eq!(owner, Some("s1"));
                     }
@@ -349,7 +349,7 @@ mod tests {
         let mut create = Create::recover(at(5), register("s1", 1));
         assert_eq!(create.action(), Action::Ask);
         create.read(at(6), &read(6, Some(register("s1", 9))));
-        assert_eq!(create.action(), Action::End(Created::Created));
+        assert_eq!(create.action(), Action::End(Created::Made));
     }
 
     #[test]

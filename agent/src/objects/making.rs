@@ -103,7 +103,7 @@ impl Objects {
         };
         let gone = Change::Remove { seq: entry.seq };
         match created {
-            Created::Created => {
+            Created::Made => {
                 let active = NewEntry {
                     journal: Journal::Active { wait: None },
                     ..entry.keep()

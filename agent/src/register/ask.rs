@@ -124,7 +124,7 @@ impl Asker {
         socket.connect(self.librarian).await?;
         let asked_at = BootInstant::now();
         socket.send(&question.octets).await?;
-        let mut buffer = [0; UDP_BUFFER_OCTETS];
+        let mut buffer = vec![0; UDP_BUFFER_OCTETS];
         loop {
             let octets = socket.recv(&mut buffer).await?;
             if let Some(answer) = question.accept(&self.key, &buffer[..octets])? {

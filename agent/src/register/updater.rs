@@ -175,7 +175,7 @@ struct Worker {
 
 /// What woke the worker.
 enum Event {
-    Arrived(Option<Waiting>),
+    Arrived(Option<Box<Waiting>>),
     Reply(Option<Vec<u8>>),
     Late,
 }
@@ -192,12 +192,12 @@ impl Worker {
             let room = self.flights.len() < FLIGHTS_MAX;
             let late = self.flights.values().map(|flight| flight.until).min();
             let event = tokio::select! {
-                waiting = self.waiting.recv(), if room => Event::Arrived(waiting),
+                waiting = self.waiting.recv(), if room => Event::Arrived(waiting.map(Box::new)),
                 reply = reply(&mut self.line) => Event::Reply(reply),
                 () = sleep_until(late.unwrap_or_else(Instant::now)), if late.is_some() => Event::Late,
             };
             match event {
-                Event::Arrived(Some(waiting)) => self.arrived.push(waiting),
+                Event::Arrived(Some(waiting)) => self.arrived.push(*waiting),
                 // The last handle is gone: nobody waits for what is still under way.
                 Event::Arrived(None) => return,
                 Event::Reply(Some(octets)) => self.replied(&octets),

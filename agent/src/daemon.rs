@@ -1,0 +1,319 @@
+//! `agent run`: an agent from its directory to its last request.
+//!
+//! ```text
+//!  directory --> store --> objects (open entries closed) --> moves --> HTTPS --> control (has, wants) --> ready
+//!  SIGTERM --> no new moves, requests end --> store closed
+//! ```
+//!
+//! Everything that was acknowledged is durable at every moment: a kill loses nothing, a clean stop only spares others the
+//! wait.
+
+use std::collections::VecDeque;
+use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use sd_notify::NotifyState;
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::access::Access;
+use crate::access::metrics::{self, Source};
+use crate::control::{Control, Figures, Told};
+use crate::home::Home;
+use crate::objects::{Objects, Settings};
+use crate::register::Registers;
+use crate::store::Store;
+use crate::vault::harden;
+
+/// Most threads that run tasks: they wait for disk and network, and bulk work has threads of its own.
+const WORKERS_MAX: usize = 4;
+/// Most threads for disk work: as many commits wait for one sync at a time.
+const BLOCKING_MAX: usize = 256;
+/// How long blocking work may go on after everything has stopped.
+const BLOCKING_END: Duration = Duration::from_secs(5);
+/// Rounds of control that the window of heat has: a minute.
+const HEAT_ROUNDS: usize = 60;
+
+/// What the ready line says.
+#[derive(Debug, Serialize)]
+struct Ready {
+    name: String,
+    https: SocketAddr,
+    peer: SocketAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metrics: Option<SocketAddr>,
+}
+
+/// Runs the agent of a directory until SIGTERM or SIGINT.
+///
+/// # Errors
+///
+/// Whatever keeps it from starting, with what to do.
+pub fn run(dir: &Path) -> Result<()> {
+    harden::forbid_core_dumps().context("forbid core dumps")?;
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers.min(WORKERS_MAX))
+        .max_blocking_threads(BLOCKING_MAX)
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    let home = Home::open(dir)?;
+    let ended = runtime.block_on(serve(home));
+    runtime.shutdown_timeout(BLOCKING_END);
+    ended
+}
+
+async fn serve(home: Home) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let agent = tokio::select! {
+        agent = Agent::start(home) => agent?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    {
+        let mut out = std::io::stdout().lock();
+        let line = serde_json::to_string(&agent.ready).context("write the ready line")?;
+        // Nobody may be there to read it.
+        drop(writeln!(out, "ready {line}").and_then(|()| out.flush()));
+    }
+    notify(&[NotifyState::Ready]);
+    tracing::info!(name = %agent.ready.name, https = %agent.ready.https, peer = %agent.ready.peer, "serving");
+    let watchdog = tokio::spawn(watch());
+    let why = tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    };
+    watchdog.abort();
+    notify(&[NotifyState::Stopping]);
+    tracing::info!(why, "stopping");
+    agent.stop().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// A running agent.
+#[derive(Debug)]
+struct Agent {
+    ready: Ready,
+    stop: CancellationToken,
+    access: tokio::task::JoinHandle<()>,
+    metrics: Option<tokio::task::JoinHandle<std::io::Result<()>>>,
+    _control: AbortOnDropHandle<()>,
+}
+
+impl Agent {
+    async fn start(home: Home) -> Result<Agent> {
+        let home = Arc::new(home);
+        let opening = Arc::clone(&home);
+        let (store, entries) = tokio::task::spawn_blocking(move || opening.open_store())
+            .await
+            .context("open the store")??;
+        let config = &home.config;
+        tracing::info!(copies = entries.len(), commits = store.commits(), "store open");
+        let registers = Arc::new(Registers::new(
+            config.domain.clone(),
+            config.name.clone(),
+            config.librarian.dns,
+            home.key.clone(),
+        ));
+        check_index(&registers, &store).await?;
+        let (control, wanted) = Control::open(&home.dir, Arc::clone(&registers)).context("read the plan number")?;
+        let settings = Settings {
+            queued_writes_max: config.access.queued_writes_max,
+            queue_wait: config.access.queue_wait,
+            properties_max: config.access.properties_max.0,
+            ..Settings::default()
+        };
+        let objects = Objects::new(
+            Arc::new(store),
+            entries,
+            Arc::clone(&registers),
+            wanted.clone(),
+            settings,
+        );
+        let _open_moves = objects.recover();
+        let peer = config.listen.peer;
+        let stop = CancellationToken::new();
+
+        let listener = bind(config.listen.https, "listen.https").await?;
+        let https = listener.local_addr().context("read the port of listen.https")?;
+        let access = Access::new(
+            Arc::clone(&objects),
+            &home.identity,
+            &home.anchor,
+            config.access.clone(),
+        )?;
+        let access = Arc::new(access);
+        let mut sources: Vec<Source> = Vec::new();
+        let counted = access.metrics();
+        sources.push(Box::new(move |out| counted.write(out)));
+        let shown = Arc::clone(&objects);
+        sources.push(Box::new(move |out| show(&shown, out)));
+        let metrics = match config.listen.metrics {
+            Some(address) => Some(bind(address, "listen.metrics").await?),
+            None => None,
+        };
+        let metrics_address = match &metrics {
+            Some(listener) => Some(listener.local_addr().context("read the port of listen.metrics")?),
+            None => None,
+        };
+        let metrics = metrics.map(|listener| tokio::spawn(metrics::serve(listener, sources, stop.clone())));
+        let access = tokio::spawn(access.serve(listener, stop.clone()));
+
+        let told = Told {
+            release: config.release.clone(),
+            https_port: https.port(),
+            peer_port: peer.port(),
+            addresses: addresses(&config.listen.advertise, https)?,
+        };
+        let control = tokio::spawn(control.run(told, figures(Arc::clone(&objects))));
+        Ok(Agent {
+            ready: Ready {
+                name: config.name.to_string(),
+                https,
+                peer,
+                metrics: metrics_address,
+            },
+            stop,
+            access,
+            metrics,
+            _control: AbortOnDropHandle::new(control),
+        })
+    }
+
+    /// Ends running requests and open steps of moves, within their bounds.
+    async fn stop(self) {
+        self.stop.cancel();
+        let access = self.access.await;
+        if let Err(error) = access {
+            tracing::error!(%error, "client access ended badly");
+        }
+        if let Some(metrics) = self.metrics
+            && let Ok(Err(error)) = metrics.await
+        {
+            tracing::warn!(%error, "metrics ended badly");
+        }
+    }
+}
+
+/// An index older than what this server once reported has lost objects and writes: it must not serve.
+async fn check_index(registers: &Registers, store: &Store) -> Result<()> {
+    match registers.has(registers.me()).await {
+        Ok(Some(has)) if has.commits > store.commits() => bail!(
+            "the index of this server has {} commits, and it reported {} before: it is an old copy; restore the newest \
+             one, or join anew with an empty directory",
+            store.commits(),
+            has.commits
+        ),
+        Ok(_) => Ok(()),
+        Err(error) => {
+            // What is here can be served without the librarian; open entries wait for it one by one.
+            tracing::warn!(%error, "starting without the librarian");
+            Ok(())
+        }
+    }
+}
+
+async fn bind(address: SocketAddr, setting: &'static str) -> Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("listen on {address} ({setting}): is another program there?"))
+}
+
+/// What is told of where this server is.
+fn addresses(advertise: &[IpAddr], https: SocketAddr) -> Result<Vec<IpAddr>> {
+    match advertise {
+        [] if https.ip().is_unspecified() => {
+            bail!(
+                "listen.https is {https}, which nobody can connect to: set listen.advertise to this server's addresses"
+            )
+        }
+        [] => Ok(vec![https.ip()]),
+        some => Ok(some.to_vec()),
+    }
+}
+
+/// The numbers told each round; heat is what was asked for in the last minute.
+fn figures(objects: Arc<Objects>) -> impl FnMut() -> Figures + Send {
+    let mut before: VecDeque<u64> = VecDeque::with_capacity(HEAT_ROUNDS);
+    move || {
+        let mut figures = objects.figures();
+        let requests = figures.heat;
+        let oldest = before.front().copied().unwrap_or(requests);
+        if before.len() == HEAT_ROUNDS {
+            before.pop_front();
+        }
+        before.push_back(requests);
+        figures.heat = requests - oldest;
+        figures
+    }
+}
+
+/// Prometheus text of what is kept here.
+fn show(objects: &Objects, out: &mut String) {
+    let figures = objects.figures();
+    let usage = objects.store().usage();
+    let mut gauge = |name: &str, help: &str, value: u64| {
+        metrics::head(out, name, "gauge", help);
+        metrics::line(out, name, value);
+    };
+    gauge("agent_objects", "Objects that this agent owns.", figures.objects);
+    gauge("agent_object_octets", "Plaintext octets of these.", figures.bytes);
+    gauge(
+        "agent_store_capacity_octets",
+        "Octets that the store may take.",
+        usage.capacity,
+    );
+    gauge("agent_store_used_octets", "Octets that copies take.", usage.used);
+    gauge(
+        "agent_store_reserved_octets",
+        "Octets set aside for copies to come.",
+        usage.reserved,
+    );
+    let mut counter = |name: &str, help: &str, value: u64| {
+        metrics::head(out, name, "counter", help);
+        metrics::line(out, name, value);
+    };
+    counter(
+        "agent_index_commits_total",
+        "Transactions of the index.",
+        figures.commits,
+    );
+    counter(
+        "agent_requests_total",
+        "Reads and writes of objects asked for.",
+        figures.heat,
+    );
+    counter(
+        "agent_request_errors_total",
+        "Reads and writes that failed by this server's fault.",
+        figures.errors,
+    );
+}
+
+/// Tells the service manager that this process is alive, if it wants to know.
+async fn watch() {
+    let Some(every) = sd_notify::watchdog_enabled() else {
+        return;
+    };
+    let mut beat = tokio::time::interval(every / 3);
+    loop {
+        beat.tick().await;
+        notify(&[NotifyState::Watchdog]);
+    }
+}
+
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "the service manager cannot be told");
+    }
+}
