@@ -174,7 +174,8 @@ impl Domain {
     /// name lies at or below the pool's domain.
     pub fn check(&self, address: &Address) -> Result<(), NameError> {
         let own: usize = labels(address).iter().map(|label| label.len() + 1).sum();
-        let octets = own + self.tree.len().max(self.obj.len());
+        // hickory counts a length octet for each label, and none for the root.
+        let octets = own + self.tree.len().max(self.obj.len()) + 1;
         if octets > NAME_OCTETS_MAX {
             return Err(NameError::NameTooLong {
                 address: address.clone(),
@@ -200,9 +201,9 @@ impl Domain {
     pub fn address_of(&self, name: &Name) -> Result<Option<Address>, NameError> {
         let zone = self.zone_of(name);
         let below = match zone {
-            Some(Zone::Obj | Zone::Tree) => usize::from(name.num_labels()) - usize::from(self.obj.num_labels()),
+            Some(Zone::Obj | Zone::Tree) => label_count(name) - label_count(&self.obj),
             Some(Zone::Pool | Zone::Apex) => return Ok(None),
-            None => usize::from(name.num_labels()),
+            None => label_count(name),
         };
         let mut own = Vec::with_capacity(below);
         for label in name.iter().take(below) {
@@ -266,6 +267,13 @@ impl fmt::Debug for Domain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.apex.fmt(f)
     }
+}
+
+/// How many labels a name has, the root not counted. (hickory's `num_labels` leaves a leading `*` out, as signatures
+/// want it.)
+#[must_use]
+pub fn label_count(name: &Name) -> usize {
+    name.iter().count()
 }
 
 /// The labels of an address in written order.
@@ -450,6 +458,30 @@ mod tests {
             domain().check(&address(&long)),
             Err(NameError::NameTooLong { .. })
         ));
+        // To the octet: the longest name there can be, and one more.
+        let domain = domain();
+        let room = 255 - (domain.zone(Zone::Tree).len() + 1);
+        for octets in [room - 1, room, room + 1] {
+            // Three parts of 60 octets, the fourth takes what is left; a length octet each.
+            let three = ["a".repeat(60), "b".repeat(60), "c".repeat(60)].join(".");
+            let address = address(&format!("{three}.{}", "d".repeat(octets - 3 * 61 - 1)));
+            let names = [
+                domain.obj_name(&address),
+                domain.tree_name(&address),
+                domain.bare_name(&address),
+            ];
+            assert_eq!(domain.check(&address).is_ok(), octets <= room, "{octets}");
+            assert!(names.iter().all(|name| name.is_ok() == (octets <= room)));
+        }
+    }
+
+    #[test]
+    fn asterisk_is_a_label_like_others_and_in_no_address() {
+        let domain = domain();
+        for text in ["*.obj.hypernet.internal.", "*.1.tree.hypernet.internal.", "*.", "*.1."] {
+            let name: Name = text.parse().unwrap();
+            assert!(domain.address_of(&name).is_err(), "{text}");
+        }
     }
 
     #[test]

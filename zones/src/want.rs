@@ -11,7 +11,7 @@
 use hickory_proto::rr::Name;
 
 use crate::address::Address;
-use crate::name::{Domain, Zone};
+use crate::name::{Domain, Zone, label_count};
 use crate::register::HOLDERS_MAX;
 use crate::server::{Role, ServerName};
 use crate::strings::{Strings, StringsError, illegal};
@@ -193,7 +193,7 @@ impl PoolName {
         if domain.zone_of(name) != Some(Zone::Pool) {
             return None;
         }
-        let below = usize::from(name.num_labels()) - usize::from(domain.zone(Zone::Pool).num_labels());
+        let below = label_count(name) - label_count(domain.zone(Zone::Pool));
         let labels: Vec<String> = name
             .iter()
             .take(below)
@@ -298,6 +298,7 @@ mod tests {
         }
         assert_eq!(of("_other.s2.pool.hypernet.internal."), None);
         assert_eq!(of("a._want.s2.pool.hypernet.internal."), None);
+        assert_eq!(of("*.pool.hypernet.internal."), None);
         assert_eq!(of("s2.obj.hypernet.internal."), None);
     }
 }

@@ -2,6 +2,7 @@
 
 use hickory_proto::rr::rdata::{CNAME, SRV};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
+use zones::name::label_count;
 use zones::{Register, State, Zone};
 
 use super::{Negative, Question, Response, rotate};
@@ -145,8 +146,8 @@ impl Question<'_> {
         let tree = domain.zone(Zone::Tree);
         let tree_name = match zone {
             Zone::Obj => {
-                let own = self.name.num_labels() - domain.zone(Zone::Obj).num_labels();
-                let labels: Vec<&[u8]> = self.name.iter().take(usize::from(own)).collect();
+                let own = label_count(self.name) - label_count(domain.zone(Zone::Obj));
+                let labels: Vec<&[u8]> = self.name.iter().take(own).collect();
                 let below = Name::from_labels(labels.into_iter().rev()).ok()?;
                 below.append_domain(tree).ok()?
             }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use hickory_proto::rr::{Name, RecordType};
+use zones::name::label_count;
 use zones::{Address, PoolView, Register, Role, ServerName, State, Wish};
 
 use super::entry::{Entry, Plan, RecordZone, Serials};
@@ -109,8 +110,8 @@ impl<'a> Draft<'a> {
         if self.index.tree.len() == 0 && self.own.nodes.is_empty() && self.group.nodes.is_empty() {
             return false;
         }
-        let low = usize::from(self.domain().zone(zones::Zone::Tree).num_labels()) + 1;
-        let high = usize::from(tree_name.num_labels());
+        let low = label_count(self.domain().zone(zones::Zone::Tree)) + 1;
+        let high = label_count(tree_name);
         (low..=high).any(|labels| {
             self.node(RecordZone::Tree, &tree_name.trim_to(labels))
                 .set(RecordType::NS)

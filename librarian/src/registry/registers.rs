@@ -14,6 +14,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
 use hickory_proto::rr::Name;
+use zones::name::label_count;
 use zones::{Address, Domain, Epoch, Level, ObjectType, Register, ServerName, State, Tx, Zone};
 
 use super::ordered::Ordered;
@@ -65,7 +66,7 @@ pub(crate) fn key_of_labels<'l>(labels: impl Iterator<Item = &'l [u8]>) -> Optio
 /// The key that a name in `obj` or `tree`, or a bare name, stands for. It is empty at the apex of a zone and for the
 /// root. `None` where no address has such labels, and in the other zones.
 pub(crate) fn key_of_name(domain: &Domain, name: &Name) -> Option<String> {
-    let own = |zone| usize::from(name.num_labels()) - usize::from(domain.zone(zone).num_labels());
+    let own = |zone| label_count(name) - label_count(domain.zone(zone));
     match domain.zone_of(name) {
         Some(Zone::Obj) => key_of_labels(name.iter().take(own(Zone::Obj))),
         Some(Zone::Tree) => {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hickory_proto::rr::{Name, RData, RecordType};
+use zones::name::label_count;
 
 /// Labels from the root on, lower case, each ended by a zero octet; sorts as names do.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -126,9 +127,9 @@ impl Records {
     /// The highest name from `name` up to but without `apex` whose records have this type: the cut (NS) or rewriting
     /// (DNAME) that hides what lies below.
     pub(crate) fn highest_above(&self, apex: &Name, name: &Name, kind: RecordType) -> Option<&Arc<Node>> {
-        let (low, high) = (apex.num_labels() + 1, name.num_labels());
+        let (low, high) = (label_count(apex) + 1, label_count(name));
         (low..=high)
-            .filter_map(|labels| self.node(&name.trim_to(usize::from(labels))))
+            .filter_map(|labels| self.node(&name.trim_to(labels)))
             .find(|node| node.set(kind).is_some())
     }
 }
