@@ -1,6 +1,7 @@
 //! Answers DNS for the pool, keeps the registry and decides what servers should do.
 
 pub mod answer;
+pub mod config;
 pub mod files;
 pub mod keys;
 pub mod listen;

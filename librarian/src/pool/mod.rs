@@ -7,7 +7,9 @@
 //!
 //! What is absent on purpose: where objects are (the registers say), and how they move (agents do that by themselves).
 
+pub mod controller;
 pub mod decide;
+pub mod look;
 pub mod plan;
 pub mod progress;
 pub mod propose;
@@ -16,6 +18,7 @@ pub mod sight;
 mod testing;
 
 pub use decide::{Decision, Wait, decide};
+pub use look::look;
 pub use plan::{Goal, Plan, PlanError};
 pub use progress::Progress;
 pub use propose::{PlanRefusal, drain, refill};

@@ -1,0 +1,438 @@
+//! The librarian's settings, `librarian.toml`: what an operator may change, each with its cost.
+//!
+//! Unknown keys are refused, so that a misspelt setting is never a silent default. [`template`] writes the file that
+//! `librarian init` leaves behind, with a comment on every setting.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use certs::Prefix;
+use serde::{Deserialize, Deserializer};
+use zones::{Domain, ServerName};
+
+use crate::answer::Network;
+use crate::files::{self, FileError};
+
+/// Name of the file inside a librarian's directory.
+pub const FILE: &str = "librarian.toml";
+/// Longest file that is read.
+const FILE_OCTETS_MAX: u64 = 1 << 20;
+/// Where DNS is answered unless said otherwise: loopback, and no port that needs privileges.
+pub const LISTEN_DNS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 5300);
+/// Where servers join unless said otherwise.
+pub const LISTEN_HTTPS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8443);
+
+/// Everything in `librarian.toml`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The pool's domain.
+    #[serde(deserialize_with = "from_text")]
+    pub domain: Domain,
+    /// Where DNS is answered, UDP and TCP.
+    #[serde(default = "listen_dns")]
+    pub listen_dns: SocketAddr,
+    /// Where servers join, HTTPS.
+    #[serde(default = "listen_https")]
+    pub listen_https: SocketAddr,
+    /// The DNS address told to servers and clients; absent: that of the listener.
+    #[serde(default)]
+    pub advertise_dns: Option<SocketAddr>,
+    /// The HTTPS address told to servers; absent: that of the listener.
+    #[serde(default)]
+    pub advertise_https: Option<SocketAddr>,
+    /// How long a server counts as alive after it last reported.
+    #[serde(default = "lease", with = "humantime_serde")]
+    pub lease: Duration,
+    /// TTL of the records of objects and servers.
+    #[serde(default = "ttl", with = "humantime_serde")]
+    pub ttl: Duration,
+    /// Networks that may ask unsigned and see all objects.
+    #[serde(default)]
+    pub networks: Vec<Network>,
+    /// Prefixes that everybody may resolve.
+    #[serde(default, deserialize_with = "from_texts")]
+    pub public: Vec<Prefix>,
+    /// The operator's factors of servers for new objects, in percent.
+    #[serde(default, deserialize_with = "factors")]
+    pub weights: BTreeMap<ServerName, u32>,
+    /// Most updates of one key in a second.
+    #[serde(default = "updates_per_second")]
+    pub updates_per_second: u32,
+    /// Most DNS connections over TCP at once.
+    #[serde(default = "tcp_connections_max")]
+    pub tcp_connections_max: usize,
+    /// How long a DNS connection may be idle.
+    #[serde(default = "tcp_idle", with = "humantime_serde")]
+    pub tcp_idle: Duration,
+    /// Most connections to the join port at once.
+    #[serde(default = "join_connections_max")]
+    pub join_connections_max: usize,
+    /// Most requests to the join port in a second, all senders together.
+    #[serde(default = "joins_per_second")]
+    pub joins_per_second: u32,
+    /// Longest time that one request to the join port may take.
+    #[serde(default = "join_timeout", with = "humantime_serde")]
+    pub join_timeout: Duration,
+    /// How long an invitation is good.
+    #[serde(default = "invite_lifetime", with = "humantime_serde")]
+    pub invite_lifetime: Duration,
+    /// How often the controller looks at the pool.
+    #[serde(default = "controller_interval", with = "humantime_serde")]
+    pub controller_interval: Duration,
+}
+
+/// Why the settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// There is no such file.
+    #[error("there is no pool in {dir}: make one with `librarian init --dir {dir}`, or say where it is with --dir")]
+    Absent {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The file cannot be read.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The file is not understood; the cause names line and key.
+    #[error("the settings in {path} are not understood")]
+    Toml {
+        /// The file.
+        path: PathBuf,
+        /// Line, column and reason.
+        source: Box<toml::de::Error>,
+    },
+    /// A value is outside what works.
+    #[error("setting {key} in {path} must be {range}")]
+    Range {
+        /// The file.
+        path: PathBuf,
+        /// Which setting.
+        key: &'static str,
+        /// What it may be.
+        range: &'static str,
+    },
+}
+
+impl Config {
+    /// Reads the settings of a librarian's directory.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] says what to correct.
+    pub fn read(dir: &Path) -> Result<Config, ConfigError> {
+        let path = dir.join(FILE);
+        let text = match files::read(&path, FILE_OCTETS_MAX) {
+            Ok(text) => text,
+            Err(error) if error.is_absent() => return Err(ConfigError::Absent { dir: dir.to_owned() }),
+            Err(error) => return Err(error.into()),
+        };
+        let config: Config = toml::from_str(&text).map_err(|source| ConfigError::Toml {
+            path: path.clone(),
+            source: Box::new(source),
+        })?;
+        match config.out_of_range() {
+            None => Ok(config),
+            Some((key, range)) => Err(ConfigError::Range { path, key, range }),
+        }
+    }
+
+    /// The first setting with a value that does not work, and what it may be.
+    fn out_of_range(&self) -> Option<(&'static str, &'static str)> {
+        let whole = |duration: Duration| duration.subsec_nanos() == 0 && (1..=86_400).contains(&duration.as_secs());
+        let checks = [
+            (whole(self.ttl), "ttl", "whole seconds from 1s to 1day"),
+            (
+                (Duration::from_secs(2)..=Duration::from_secs(3600)).contains(&self.lease),
+                "lease",
+                "2s to 1h",
+            ),
+            (self.updates_per_second > 0, "updates_per_second", "1 or more"),
+            (self.tcp_connections_max > 0, "tcp_connections_max", "1 or more"),
+            (!self.tcp_idle.is_zero(), "tcp_idle", "above 0s"),
+            (self.join_connections_max > 0, "join_connections_max", "1 or more"),
+            (self.joins_per_second > 0, "joins_per_second", "1 or more"),
+            (!self.join_timeout.is_zero(), "join_timeout", "above 0s"),
+            (
+                (Duration::from_secs(1)..=Duration::from_secs(30 * 86_400)).contains(&self.invite_lifetime),
+                "invite_lifetime",
+                "1s to 30days",
+            ),
+            (
+                (Duration::from_millis(10)..=Duration::from_secs(60)).contains(&self.controller_interval),
+                "controller_interval",
+                "10ms to 1min",
+            ),
+        ];
+        checks
+            .into_iter()
+            .find(|(holds, ..)| !holds)
+            .map(|(_, key, range)| (key, range))
+    }
+}
+
+fn listen_dns() -> SocketAddr {
+    LISTEN_DNS
+}
+
+fn listen_https() -> SocketAddr {
+    LISTEN_HTTPS
+}
+
+fn lease() -> Duration {
+    Duration::from_secs(10)
+}
+
+fn ttl() -> Duration {
+    Duration::from_secs(5)
+}
+
+fn updates_per_second() -> u32 {
+    5_000
+}
+
+fn tcp_connections_max() -> usize {
+    1_024
+}
+
+fn tcp_idle() -> Duration {
+    Duration::from_secs(30)
+}
+
+fn join_connections_max() -> usize {
+    64
+}
+
+fn joins_per_second() -> u32 {
+    10
+}
+
+fn join_timeout() -> Duration {
+    Duration::from_secs(10)
+}
+
+fn invite_lifetime() -> Duration {
+    Duration::from_secs(86_400)
+}
+
+fn controller_interval() -> Duration {
+    Duration::from_millis(500)
+}
+
+fn from_text<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: std::fmt::Display>,
+{
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(serde::de::Error::custom)
+}
+
+fn from_texts<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: std::fmt::Display>,
+{
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    texts
+        .iter()
+        .map(|text| text.parse().map_err(serde::de::Error::custom))
+        .collect()
+}
+
+fn factors<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<ServerName, u32>, D::Error> {
+    BTreeMap::<String, u32>::deserialize(deserializer)?
+        .into_iter()
+        .map(|(name, factor)| Ok((name.parse().map_err(serde::de::Error::custom)?, factor)))
+        .collect()
+}
+
+/// The settings file of a new pool: every setting with what it is, its unit, its default, and what a wrong value costs.
+#[must_use]
+pub fn template(domain: &Domain, listen_dns: SocketAddr, listen_https: SocketAddr) -> String {
+    format!(
+        r#"# Settings of the librarian. Read when it starts; a key that is not known here stops it.
+
+# The pool's domain. All names and certificates are below it: changing it is making a new pool.
+domain = "{domain}"
+
+# Where DNS is answered, UDP and TCP, IP:PORT. Port 0 takes a free one. Default {LISTEN_DNS}.
+# Resolvers want port 53, which needs the capability CAP_NET_BIND_SERVICE. On a wrong address nobody finds an object.
+listen_dns = "{listen_dns}"
+
+# Where servers join, HTTPS over TCP, IP:PORT. Default {LISTEN_HTTPS}. On a wrong address no server can join or renew.
+listen_https = "{listen_https}"
+
+# The addresses told to servers and clients, IP:PORT, where they differ from the listeners' (0.0.0.0, a translated address).
+# Default: those of the listeners. With wrong ones new servers and clients do not find the librarian.
+#advertise_dns = "192.0.2.1:53"
+#advertise_https = "192.0.2.1:8443"
+
+# How long a server counts as alive after it last reported; servers report every second. Default "10s".
+# Shorter: a short network fault takes a server out of the answers. Longer: clients are sent to a dead server for longer.
+#lease = "10s"
+
+# TTL of the records of objects and servers, whole seconds. Default "5s".
+# Longer spares questions and costs a second hop after each move; correctness never depends on it.
+#ttl = "5s"
+
+# Networks whose members may ask unsigned and see where every object is. Default: none; then only signed questions (admin,
+# agents, clients added with `librarian client add`) are answered for objects that are not public.
+# A resolver or secondary that is listed here shows all of it to everybody whom it serves.
+#networks = ["127.0.0.0/8", "::1"]
+
+# Prefixes of which everybody may resolve SRV, A and AAAA. Default: none. "*" tells the world where every object is.
+#public = ["3.1"]
+
+# Factors of servers for new objects, percent, on top of their free space. Default 100 each; 0 takes a server out.
+# A wrong factor fills one disk before the others.
+#weights = {{ s1 = 100 }}
+
+# Most updates of one key in a second. Default 5000. Lower slows moves down; higher lets one stolen key load the librarian.
+#updates_per_second = 5000
+
+# Most DNS connections over TCP at once. Default 1024. Too few: agents cannot update while strangers hold connections.
+#tcp_connections_max = 1024
+
+# How long a DNS connection over TCP may be idle. Default "30s". Longer lets strangers hold connections.
+#tcp_idle = "30s"
+
+# Most connections to the join port at once. Default 64. Too few: a server that joins has to try again.
+#join_connections_max = 64
+
+# Most requests to the join port in a second, all senders together. Default 10. Higher speeds up who tries out secrets,
+# which have 256 bits.
+#joins_per_second = 10
+
+# Longest time of one request to the join port. Default "10s". Longer lets strangers hold connections.
+#join_timeout = "10s"
+
+# How long an invitation is good. Default "1day". Longer gives a lost token more time to be found.
+#invite_lifetime = "1day"
+
+# How often the controller looks at the pool. Default "500ms". Longer makes every step of a drain slower.
+#controller_interval = "500ms"
+"#
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::Readable;
+
+    fn read(text: &str) -> Result<Config, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        files::write(&dir.path().join(FILE), text.as_bytes(), Readable::All).unwrap();
+        Config::read(dir.path())
+    }
+
+    fn new_template() -> String {
+        template(&"hypernet.internal".parse().unwrap(), LISTEN_DNS, LISTEN_HTTPS)
+    }
+
+    #[test]
+    fn what_init_writes_is_understood() {
+        let config = read(&new_template()).unwrap();
+        assert_eq!(config.listen_dns, LISTEN_DNS);
+        assert!(config.networks.is_empty() && config.public.is_empty());
+    }
+
+    #[test]
+    fn every_setting_that_is_shown_is_its_default_or_an_example_that_works() {
+        let text = new_template()
+            .replace("\n#", "\n")
+            .lines()
+            .map(shown)
+            .collect::<String>();
+        let shown = read(&text).unwrap();
+        let default = read("domain = \"hypernet.internal\"").unwrap();
+        assert_eq!(
+            (
+                shown.lease,
+                shown.ttl,
+                shown.tcp_idle,
+                shown.join_timeout,
+                shown.invite_lifetime,
+                shown.controller_interval
+            ),
+            (
+                default.lease,
+                default.ttl,
+                default.tcp_idle,
+                default.join_timeout,
+                default.invite_lifetime,
+                default.controller_interval
+            )
+        );
+        assert_eq!(
+            (
+                shown.updates_per_second,
+                shown.tcp_connections_max,
+                shown.join_connections_max,
+                shown.joins_per_second
+            ),
+            (
+                default.updates_per_second,
+                default.tcp_connections_max,
+                default.join_connections_max,
+                default.joins_per_second
+            )
+        );
+        assert_eq!(
+            (shown.networks.len(), shown.public.len(), shown.weights.len()),
+            (2, 1, 1)
+        );
+    }
+
+    /// Keeps lines that set something.
+    fn shown(line: &str) -> String {
+        match line.split_once(" = ") {
+            Some((key, _)) if key.chars().all(|c| c.is_ascii_lowercase() || c == '_') => format!("{line}\n"),
+            Some(_) | None => String::new(),
+        }
+    }
+
+    #[test]
+    fn misspelt_and_impossible_settings_are_refused_by_name() {
+        let with = |line: &str| read(&format!("domain = \"hypernet.internal\"\n{line}\n"));
+        assert!(with("").is_ok());
+        for line in [
+            "leese = \"10s\"",
+            "ttl = 5",
+            "public = [\"a b\"]",
+            "networks = [\"10.0.0.0/33\"]",
+        ] {
+            assert!(matches!(with(line), Err(ConfigError::Toml { .. })), "{line}");
+        }
+        for line in [
+            "ttl = \"0s\"",
+            "ttl = \"1500ms\"",
+            "lease = \"1s\"",
+            "joins_per_second = 0",
+        ] {
+            let error = with(line).unwrap_err();
+            assert!(matches!(error, ConfigError::Range { .. }), "{line}");
+            assert!(error.to_string().contains(line.split(' ').next().unwrap()));
+        }
+        assert!(
+            matches!(read("ttl = \"5s\""), Err(ConfigError::Toml { .. })),
+            "no domain"
+        );
+    }
+
+    #[test]
+    fn an_absent_pool_is_told_how_to_be_made() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(
+            Config::read(dir.path())
+                .unwrap_err()
+                .to_string()
+                .contains("librarian init --dir")
+        );
+    }
+}

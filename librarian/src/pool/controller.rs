@@ -1,0 +1,222 @@
+//! The loop around the controller's core: look, decide, write.
+
+use std::time::Duration;
+
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use zones::{ServerName, Want};
+
+use super::decide::{Decision, Wait, decide};
+use super::look::look;
+use super::plan::{Plan, PlanError};
+use super::propose::PlanRefusal;
+use super::sight::Sight;
+use crate::registry::{self, Proposal, Registry, SubmitError, WantsChange};
+
+/// Runs until stopped. Everything it knows is in the registry, so it may end anywhere.
+pub async fn run(registry: Registry, interval: Duration, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut waited_for: Vec<Wait> = Vec::new();
+    let mut unreadable = false;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let sight = match look(&registry.view()) {
+            Ok(sight) => sight,
+            Err(error) => {
+                if !std::mem::replace(&mut unreadable, true) {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "plan cannot be read: nothing is decided"
+                    );
+                }
+                continue;
+            }
+        };
+        unreadable = false;
+        match decide(&sight) {
+            Decision::Rest => waited_for.clear(),
+            Decision::Wait(waits) => {
+                // Counts change all the time; what is waited for, seldom.
+                if waits
+                    .iter()
+                    .map(std::mem::discriminant)
+                    .ne(waited_for.iter().map(std::mem::discriminant))
+                {
+                    let waits: Vec<String> = waits.iter().map(ToString::to_string).collect();
+                    tracing::info!(plan = sight.number(), ?waits, "plan waits");
+                }
+                waited_for = waits;
+            }
+            Decision::Write(wants) => {
+                waited_for.clear();
+                write(&registry, &sight, wants).await;
+            }
+        }
+    }
+}
+
+/// Why a plan did not become current.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProposeError {
+    /// The controller's own rules refuse it.
+    #[error(transparent)]
+    Refused(#[from] PlanRefusal),
+    /// The current plan cannot be read.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The registry refuses it: mostly another plan came first.
+    #[error("the plan did not become current")]
+    Submit(#[from] SubmitError),
+}
+
+/// Makes a plan from what is seen now, and makes it current.
+///
+/// # Errors
+///
+/// [`ProposeError`] says why not.
+pub async fn propose(
+    registry: &Registry,
+    make: impl FnOnce(&Sight) -> Result<Plan, PlanRefusal>,
+) -> Result<Plan, ProposeError> {
+    let sight = look(&registry.view())?;
+    let plan = make(&sight)?;
+    let proposal = Proposal::Plan(registry::Plan {
+        number: plan.number,
+        parent: plan.parent,
+        document: plan.document(),
+    });
+    registry.submit(proposal).await?;
+    tracing::info!(plan = plan.number, goal = %plan.goal, "plan became current");
+    Ok(plan)
+}
+
+/// Writes wants, if the plan and all wants are still those of the sight.
+async fn write(registry: &Registry, sight: &Sight, wants: Vec<(ServerName, Want)>) {
+    let change = WantsChange {
+        plan: sight.number(),
+        decided_from: sight
+            .servers
+            .iter()
+            .map(|(name, seen)| (name.clone(), seen.want.clone()))
+            .collect(),
+        wants: wants.iter().cloned().collect(),
+        todos: std::collections::BTreeMap::new(),
+    };
+    match registry.submit(Proposal::Wants(change)).await {
+        Ok(()) => {
+            for (server, want) in wants {
+                tracing::info!(%server, role = %want.role, targets = ?want.targets, plan = want.plan, step = want.step, "want written");
+            }
+        }
+        Err(SubmitError::Refused(refused)) => {
+            tracing::info!(why = refused.why, "wants have changed meanwhile: decides again");
+        }
+        Err(error @ (SubmitError::Storage | SubmitError::Closed)) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "wants could not be written");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::{self, Goal};
+    use crate::registry::{ServerChange, Settings};
+    use zones::Role;
+
+    async fn pool(dir: &std::path::Path) -> Registry {
+        let domain = "hypernet.internal".parse().unwrap();
+        let registry = Registry::open(&dir.join("registry.redb"), &domain, Settings::default()).unwrap();
+        for (name, role) in [("s1", Role::Serving), ("s2", Role::Free)] {
+            let add = ServerChange::Add {
+                name: name.parse().unwrap(),
+                role,
+            };
+            registry.submit(Proposal::Server(add)).await.unwrap();
+        }
+        registry
+    }
+
+    fn goal() -> Goal {
+        Goal::Drain {
+            server: "s1".parse().unwrap(),
+            into: "s2".parse().unwrap(),
+        }
+    }
+
+    fn plan_after(sight: &Sight) -> Plan {
+        Plan {
+            number: sight.number() + 1,
+            parent: sight.number(),
+            goal: goal(),
+            homes: std::collections::BTreeMap::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_plan_is_frozen_into_durable_wants_and_waits_for_the_servers() {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = pool(dir.path()).await;
+        propose(&registry, |sight| Ok(plan_after(sight))).await.unwrap();
+        let sight = look(&registry.view()).unwrap();
+        let Decision::Write(wants) = decide(&sight) else {
+            panic!("a new plan freezes")
+        };
+        write(&registry, &sight, wants).await;
+        registry.close().await;
+        let domain = "hypernet.internal".parse().unwrap();
+        let registry = Registry::open(&dir.path().join("registry.redb"), &domain, Settings::default()).unwrap();
+        let sight = look(&registry.view()).unwrap();
+        assert_eq!(sight.plan.as_ref().map(|plan| &plan.goal), Some(&goal()));
+        assert!(sight.servers.values().all(|seen| seen.want.plan == 1));
+        assert!(matches!(decide(&sight), Decision::Wait(waits) if waits.len() == 2));
+    }
+
+    #[tokio::test]
+    async fn of_two_plans_with_one_parent_the_second_is_refused_and_so_are_wants_of_an_older_sight() {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = pool(dir.path()).await;
+        let old = look(&registry.view()).unwrap();
+        propose(&registry, |sight| Ok(plan_after(sight))).await.unwrap();
+        let second = propose(&registry, |_| Ok(plan_after(&old))).await;
+        assert!(matches!(second, Err(ProposeError::Submit(SubmitError::Refused(_)))));
+        let before = look(&registry.view()).unwrap();
+        let want = Want {
+            role: Role::Draining,
+            targets: vec!["s2".parse().unwrap()],
+            plan: 0,
+            step: 7,
+        };
+        write(&registry, &old, vec![("s1".parse().unwrap(), want)]).await;
+        assert_eq!(look(&registry.view()).unwrap(), before);
+    }
+
+    #[tokio::test]
+    async fn the_loop_freezes_a_new_plan_and_stops_when_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = pool(dir.path()).await;
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(run(registry.clone(), Duration::from_millis(1), stop.clone()));
+        propose(&registry, |sight| Ok(plan_after(sight))).await.unwrap();
+        let frozen = async {
+            while !look(&registry.view())
+                .unwrap()
+                .servers
+                .values()
+                .all(|seen| seen.want.plan == 1)
+            {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), frozen).await.unwrap();
+        stop.cancel();
+        running.await.unwrap();
+        let refused = propose(&registry, |sight| pool::drain(sight, &"s1".parse().unwrap(), None)).await;
+        assert!(matches!(refused, Err(ProposeError::Refused(PlanRefusal::Busy { .. }))));
+    }
+}
