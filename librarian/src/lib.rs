@@ -2,14 +2,31 @@
 
 pub mod answer;
 pub mod config;
+pub mod control;
 pub mod files;
+pub mod invite;
+pub mod join;
 pub mod keys;
 pub mod listen;
 pub mod place;
 pub mod pool;
+pub mod random;
 pub mod registry;
 mod transfer;
+pub mod trust;
 pub(crate) mod update;
 
 #[cfg(test)]
 mod testing;
+/// An error and its causes in one line, for people.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}

@@ -98,6 +98,12 @@ impl<'a> View<'a> {
         server.is_alive(self.now, self.lease)
     }
 
+    /// How long a lease is.
+    #[must_use]
+    pub fn lease(&self) -> Duration {
+        self.lease
+    }
+
     /// The current plan; `None` before the first.
     #[must_use]
     pub fn plan(&self) -> Option<&Arc<Plan>> {

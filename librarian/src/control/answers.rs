@@ -1,0 +1,91 @@
+//! What commands are answered, from one view of the registry.
+
+use std::net::SocketAddr;
+
+use zones::{Address, State};
+
+use super::words::{Place, Pool, Server, Where};
+use crate::pool::{PlanError, Progress, look};
+use crate::registry::{self, View};
+
+/// Who holds an object; `None` if the address was never registered.
+pub(super) fn find(view: &View<'_>, address: &Address) -> Option<Where> {
+    let register = view.register(address)?;
+    let (state, to) = match &register.state {
+        State::Stable => ("stable", None),
+        State::Moving { to } => ("moving", Some(to.to_string())),
+        State::Deleted => ("deleted", None),
+    };
+    let servers = register
+        .holders
+        .iter()
+        .filter_map(|name| view.server(name))
+        .map(|server| Place {
+            name: server.name.to_string(),
+            alive: view.is_alive(server),
+            https: server.host.iter().flat_map(places).collect(),
+        })
+        .collect();
+    Some(Where {
+        address: register.address.to_string(),
+        state: state.to_owned(),
+        to,
+        epoch: register.epoch.0,
+        owner: register.owner.to_string(),
+        holders: register.holders.iter().map(ToString::to_string).collect(),
+        kind: register.kind.to_string(),
+        schema: register.schema,
+        level: register.level.0,
+        servers,
+        name: view
+            .domain()
+            .obj_name(&register.address)
+            .map(|name| name.to_string())
+            .unwrap_or_default(),
+    })
+}
+
+fn places(host: &registry::Host) -> impl Iterator<Item = SocketAddr> + '_ {
+    host.addresses
+        .iter()
+        .map(|address| SocketAddr::new(*address, host.https_port))
+}
+
+/// The pool at a glance.
+pub(super) fn pool(view: &View<'_>) -> Result<Pool, PlanError> {
+    Ok(Pool {
+        domain: view.domain().to_string(),
+        objects: view.objects() as u64,
+        plan: Progress::of(&look(view)?),
+        servers: view.servers().map(|server| one(view, server)).collect(),
+    })
+}
+
+fn one(view: &View<'_>, server: &registry::Server) -> Server {
+    let has = server.has();
+    let heard = server.seen.map(|seen| view.now().saturating_duration_since(seen));
+    Server {
+        name: server.name.to_string(),
+        role: server.role().to_string(),
+        targets: server.want.targets.iter().map(ToString::to_string).collect(),
+        alive: view.is_alive(server),
+        heard_s: heard.map(|heard| heard.as_secs_f64()),
+        lease_s: heard.map(|heard| view.lease().saturating_sub(heard).as_secs_f64()),
+        release: has.map(|has| has.release.clone()),
+        objects: has.map_or(0, |has| has.objects),
+        owned: view.objects_owned(&server.name),
+        named: view.objects_naming(&server.name),
+        bytes: has.map_or(0, |has| has.bytes),
+        capacity: has.map_or(0, |has| has.capacity),
+        load: has.map_or(0, |has| has.load),
+        heat: has.map_or(0, |has| has.heat),
+        errors: has.map_or(0, |has| has.errors),
+        plan: has.map_or(0, |has| has.plan),
+        addresses: server
+            .host
+            .iter()
+            .flat_map(|host| host.addresses.iter().copied())
+            .collect(),
+        https_port: server.host.as_ref().map(|host| host.https_port),
+    }
+}

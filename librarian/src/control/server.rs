@@ -1,0 +1,228 @@
+//! The running librarian's side of the control socket.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::OwnedWriteHalf;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use zones::{Address, ServerName};
+
+use super::answers;
+use super::socket_path;
+use super::words::{Addresses, LINE_OCTETS_MAX, Line, Made, Request};
+use crate::keys::KeyRing;
+use crate::pool::controller::propose;
+use crate::pool::{self, Plan, PlanRefusal, Progress, Sight, look};
+use crate::registry::Registry;
+
+/// Commands that are served at once; more wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 32;
+/// How long a command may take to say what it wants, or to take an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often the progress of a plan is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Longest time between two lines of progress, so that a command sees that the librarian lives.
+const QUIET_MAX: Duration = Duration::from_secs(2);
+
+/// What commands may ask about and act on.
+pub struct Control {
+    /// The registry.
+    pub registry: Registry,
+    /// The keys, to be read anew.
+    pub keys: Arc<KeyRing>,
+    /// Where the librarian listens.
+    pub addresses: Addresses,
+}
+
+/// The control socket cannot be served.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {path}")]
+pub struct ControlError {
+    /// The socket.
+    pub path: PathBuf,
+    /// Why not.
+    pub source: io::Error,
+}
+
+/// Binds the socket; one that a killed librarian left behind is replaced. Whoever holds the registry file is the only
+/// librarian of the directory, so nobody else's socket is taken away.
+fn bind(dir: &Path) -> Result<UnixListener, ControlError> {
+    let path = socket_path(dir);
+    let attempt = || {
+        match std::fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let socket = UnixListener::bind(&path)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        Ok(socket)
+    };
+    attempt().map_err(|source| ControlError { path, source })
+}
+
+/// Serves commands until stopped.
+///
+/// # Errors
+///
+/// [`ControlError`] if the socket cannot be made.
+pub async fn serve(dir: &Path, control: Control, stop: CancellationToken) -> Result<(), ControlError> {
+    let socket = bind(dir)?;
+    let control = Arc::new(control);
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let place = tokio::select! {
+            () = stop.cancelled() => break,
+            place = Arc::clone(&places).acquire_owned() => place.expect("the semaphore is never closed"),
+        };
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = socket.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let (control, stop) = (Arc::clone(&control), stop.clone());
+                tokio::spawn(async move {
+                    if let Err(error) = connection(stream, &control, &stop).await {
+                        tracing::debug!(%error, "command went away");
+                    }
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "command was not accepted");
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        }
+    }
+    // The next start would replace it; what is left behind only misleads people.
+    let _ = std::fs::remove_file(socket_path(dir));
+    Ok(())
+}
+
+async fn connection(stream: UnixStream, control: &Control, stop: &CancellationToken) -> io::Result<()> {
+    let owner = rustix::process::geteuid().as_raw();
+    let uid = stream.peer_cred()?.uid();
+    let (read, mut write) = stream.into_split();
+    if uid != owner && uid != 0 {
+        return send(
+            &mut write,
+            &Line::Refused("only the librarian's own user may give it commands".to_owned()),
+        )
+        .await;
+    }
+    let mut line = Vec::new();
+    let mut read = BufReader::new(read.take(LINE_OCTETS_MAX as u64));
+    tokio::time::timeout(PATIENCE, read.read_until(b'\n', &mut line)).await??;
+    let last = match serde_json::from_slice(&line) {
+        Ok(request) => tokio::select! {
+            () = stop.cancelled() => Line::Refused("the librarian is stopping: ask again when it runs".to_owned()),
+            line = answer(control, request, &mut write) => line?,
+        },
+        Err(error) => Line::Refused(format!(
+            "this librarian does not understand the command ({error}): use programs of one release"
+        )),
+    };
+    send(&mut write, &last).await
+}
+
+/// The last line of the answer; those before it are sent here.
+async fn answer(control: &Control, request: Request, write: &mut OwnedWriteHalf) -> io::Result<Line> {
+    Ok(match request {
+        Request::Addresses => done(&control.addresses),
+        Request::Reload => match control.keys.reload() {
+            Ok(()) => done(&()),
+            Err(error) => refused(&error),
+        },
+        Request::Where { address } => match address.parse::<Address>() {
+            Ok(address) => match answers::find(&control.registry.view(), &address) {
+                Some(found) => done(&found),
+                None => Line::Refused(format!("{address} was never registered: no object has this address")),
+            },
+            Err(error) => refused(&error),
+        },
+        Request::Pool => match answers::pool(&control.registry.view()) {
+            Ok(pool) => done(&pool),
+            Err(error) => refused(&error),
+        },
+        Request::Drain { server, into } => {
+            let names = (
+                server.parse::<ServerName>(),
+                into.as_deref().map(str::parse::<ServerName>).transpose(),
+            );
+            match names {
+                (Ok(server), Ok(into)) => made(control, |sight| pool::drain(sight, &server, into.as_ref())).await,
+                (Err(error), _) | (_, Err(error)) => refused(&error),
+            }
+        }
+        Request::Refill { server } => match server.parse::<ServerName>() {
+            Ok(server) => made(control, |sight| pool::refill(sight, &server)).await,
+            Err(error) => refused(&error),
+        },
+        Request::Follow { plan } => follow(control, plan, write).await?,
+    })
+}
+
+async fn made(control: &Control, make: impl FnOnce(&Sight) -> Result<Plan, PlanRefusal>) -> Line {
+    match propose(&control.registry, make).await {
+        Ok(plan) => done(&Made {
+            plan: plan.number,
+            goal: plan.goal.to_string(),
+        }),
+        Err(error) => refused(&error),
+    }
+}
+
+/// Sends progress until the plan is done or replaced; the last line says which.
+async fn follow(control: &Control, plan: u64, write: &mut OwnedWriteHalf) -> io::Result<Line> {
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    let mut told: Option<(Progress, tokio::time::Instant)> = None;
+    loop {
+        ticks.tick().await;
+        let progress = match look(&control.registry.view()) {
+            Ok(sight) => Progress::of(&sight),
+            Err(error) => return Ok(refused(&error)),
+        };
+        let progress = match progress {
+            Some(progress) if progress.plan == plan => progress,
+            Some(other) => {
+                return Ok(Line::Refused(format!(
+                    "plan {plan} was replaced by plan {} ({})",
+                    other.plan, other.goal
+                )));
+            }
+            None => return Ok(Line::Refused(format!("there is no plan {plan}"))),
+        };
+        if progress.done {
+            return Ok(done(&progress));
+        }
+        let news = told
+            .as_ref()
+            .is_none_or(|(last, at)| *last != progress || at.elapsed() >= QUIET_MAX);
+        if news {
+            send(write, &Line::Progress(progress.clone())).await?;
+            told = Some((progress, tokio::time::Instant::now()));
+        }
+    }
+}
+
+fn done(value: &impl Serialize) -> Line {
+    Line::Done(serde_json::to_value(value).expect("our own words are JSON"))
+}
+
+fn refused(error: &dyn std::error::Error) -> Line {
+    Line::Refused(crate::chain(error))
+}
+
+async fn send(write: &mut OwnedWriteHalf, line: &Line) -> io::Result<()> {
+    let mut octets = serde_json::to_vec(line).expect("our own words are JSON");
+    octets.push(b'\n');
+    tokio::time::timeout(PATIENCE, write.write_all(&octets)).await?
+}

@@ -1,0 +1,202 @@
+//! What commands ask the running librarian, and what it answers.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::pool::Progress;
+
+/// Longest line either way.
+pub const LINE_OCTETS_MAX: usize = 1 << 20;
+
+/// What a command asks.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(tag = "command", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Request {
+    /// Where the librarian listens.
+    Addresses,
+    /// Read the keys anew.
+    Reload,
+    /// Who holds an object: [`Where`].
+    Where {
+        /// Its address.
+        address: String,
+    },
+    /// The pool at a glance: [`Pool`].
+    Pool,
+    /// Make a plan that empties a server: [`Made`].
+    Drain {
+        /// Which.
+        server: String,
+        /// Into which; absent: the roomiest free one.
+        into: Option<String>,
+    },
+    /// Make a plan that gives a server its objects back: [`Made`].
+    Refill {
+        /// Which.
+        server: String,
+    },
+    /// Tell the progress of a plan until it is done or replaced: lines of [`Progress`], then [`Progress`].
+    Follow {
+        /// Its number.
+        plan: u64,
+    },
+}
+
+/// One line of an answer.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Line {
+    /// How far the plan is; more lines follow.
+    Progress(Progress),
+    /// The answer; the last line.
+    Done(serde_json::Value),
+    /// Why not, in a sentence that says what to do; the last line.
+    Refused(String),
+}
+
+/// Where the librarian listens.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Addresses {
+    /// DNS, as told to servers and clients.
+    pub dns: SocketAddr,
+    /// The join port, as told to servers.
+    pub https: SocketAddr,
+}
+
+/// Who holds an object.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Where {
+    /// The address as it is registered.
+    pub address: String,
+    /// `stable`, `moving` or `deleted`.
+    pub state: String,
+    /// Where it is moving to.
+    pub to: Option<String>,
+    /// Epoch of the register.
+    pub epoch: u64,
+    /// Its owner.
+    pub owner: String,
+    /// Everybody with an in-sync copy.
+    pub holders: Vec<String>,
+    /// Type of the object.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Schema at the last change of owner.
+    pub schema: u32,
+    /// Level at the last change of owner.
+    pub level: u8,
+    /// Where the holders are.
+    pub servers: Vec<Place>,
+    /// Its name in `obj`.
+    pub name: String,
+}
+
+/// Where a server is.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Place {
+    /// Its name.
+    pub name: String,
+    /// Whether its lease runs.
+    pub alive: bool,
+    /// Its addresses, with the port of its HTTPS access.
+    pub https: Vec<SocketAddr>,
+}
+
+/// The pool at a glance.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Pool {
+    /// The pool's domain.
+    pub domain: String,
+    /// Objects that are not deleted.
+    pub objects: u64,
+    /// The last plan and how far it is.
+    pub plan: Option<Progress>,
+    /// Every server that joined, by name.
+    pub servers: Vec<Server>,
+}
+
+/// One server.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Server {
+    /// Its name.
+    pub name: String,
+    /// The role it should act in.
+    pub role: String,
+    /// Where it should drain to.
+    pub targets: Vec<String>,
+    /// Whether its lease runs.
+    pub alive: bool,
+    /// Seconds since it was last heard by this process.
+    pub heard_s: Option<f64>,
+    /// Seconds until its lease ends.
+    pub lease_s: Option<f64>,
+    /// Its release.
+    pub release: Option<String>,
+    /// Objects that it says it owns.
+    pub objects: u64,
+    /// Registers that name it as the owner.
+    pub owned: u64,
+    /// Registers that name it in any field.
+    pub named: u64,
+    /// Octets of its objects.
+    pub bytes: u64,
+    /// Octets that it can hold.
+    pub capacity: u64,
+    /// Share of its processors in use, in thousandths.
+    pub load: u32,
+    /// Requests in its window of heat.
+    pub heat: u64,
+    /// Requests that failed by its own fault.
+    pub errors: u64,
+    /// The highest plan it knows.
+    pub plan: u64,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Port of its HTTPS access.
+    pub https_port: Option<u16>,
+}
+
+/// A plan that became current.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Made {
+    /// Its number.
+    pub plan: u64,
+    /// What it does.
+    pub goal: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn requests_are_told_apart_by_their_command_and_nothing_else_is_taken() {
+        let read = |text: &str| serde_json::from_str::<Request>(text);
+        assert_eq!(read(r#"{"command":"pool"}"#).unwrap(), Request::Pool);
+        assert_eq!(
+            read(r#"{"command":"drain","server":"s2","into":null}"#).unwrap(),
+            Request::Drain {
+                server: "s2".to_owned(),
+                into: None
+            }
+        );
+        for text in [
+            "",
+            "{}",
+            r#"{"command":"erase"}"#,
+            r#"{"command":"refill","server":"s2","now":true}"#,
+        ] {
+            assert!(read(text).is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_line_is_read_or_refused(text in ".{0,200}") {
+            let _ = serde_json::from_str::<Request>(&text);
+            let _ = serde_json::from_str::<Line>(&text);
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Who is let in, and what is written down then.
+//!
+//! ```text
+//!  token fits --request signable--> invitation used up --> member, key --> registry --> keys read anew --> answered
+//! ```
+//!
+//! Each arrow is durable before the next. A crash on the way costs a new invitation, never two servers for one.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use certs::{Authority, AuthorityError, JoinAnswer, JoinError, JoinRequest, UnixTime, Who};
+use tokio::sync::Mutex;
+use zones::Domain;
+
+use crate::invite::{Invite, InviteError, Member};
+use crate::keys::{self, KeyRing, KeysError};
+use crate::random;
+use crate::registry::{Proposal, Registry, ServerChange, SubmitError};
+use crate::trust::{self, TrustError};
+
+/// Lets servers in.
+pub struct Desk {
+    /// The librarian's directory.
+    pub dir: PathBuf,
+    /// The pool's domain.
+    pub domain: Domain,
+    /// Who signs.
+    pub authority: Arc<Authority>,
+    /// Where members are kept.
+    pub registry: Registry,
+    /// The keys that a new member is added to.
+    pub keys: Arc<KeyRing>,
+    /// Address of DNS, as told to members.
+    pub dns: SocketAddr,
+    /// Address of this service, as told to members.
+    pub https: SocketAddr,
+    /// One server at a time: an invitation is found and used up in one go.
+    pub turn: Mutex<()>,
+}
+
+/// Why a server was not let in.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AdmitError {
+    /// The message is malformed.
+    #[error(transparent)]
+    Message(#[from] JoinError),
+    /// The token does not let anybody in.
+    #[error(transparent)]
+    Invite(#[from] InviteError),
+    /// The certificate request cannot be signed.
+    #[error(transparent)]
+    Request(AuthorityError),
+    /// The librarian's own files or keys fail.
+    #[error("the librarian cannot keep the new server's key")]
+    Keys(#[from] KeysError),
+    /// The librarian's own files fail.
+    #[error("the librarian cannot read its keys")]
+    Trust(#[from] TrustError),
+    /// The registry fails.
+    #[error("the librarian cannot register the server")]
+    Registry(#[from] SubmitError),
+}
+
+impl Desk {
+    /// Lets a server in.
+    ///
+    /// # Errors
+    ///
+    /// [`AdmitError`]; the invitation is used up only if the token and the certificate request were good.
+    pub async fn admit(&self, request: &JoinRequest, now: UnixTime) -> Result<JoinAnswer, AdmitError> {
+        let fields = request.fields()?;
+        let _turn = self.turn.lock().await;
+        let invite = Invite::find(&self.dir, &fields.server, &fields.secret, now)?;
+        let pool_key = trust::pool_key(&self.dir)?;
+        let serial = trust::new_serial();
+        let certificate = self
+            .authority
+            .sign(&Who::Server(invite.server.clone()), fields.request, serial, now)
+            .map_err(AdmitError::Request)?;
+        invite.consume(&self.dir)?;
+        let member = Member {
+            server: invite.server.clone(),
+            role: invite.role,
+            joined: now,
+            serial,
+        };
+        member.write(&self.dir)?;
+        let tsig = keys::create(&self.dir, invite.server.as_str(), &random::octets())?;
+        let add = ServerChange::Add {
+            name: invite.server.clone(),
+            role: invite.role,
+        };
+        self.registry.submit(Proposal::Server(add)).await?;
+        self.keys.reload()?;
+        tracing::info!(server = %invite.server, role = %invite.role, certificate = %serial, "server joined");
+        Ok(JoinAnswer {
+            server: invite.server.to_string(),
+            domain: self.domain.to_string(),
+            dns: self.dns,
+            https: self.https,
+            certificate,
+            authority: self.authority.anchor().pem().to_owned(),
+            tsig_key: tsig.to_bind_file().to_string(),
+            pool_key: pool_key.to_string(),
+        })
+    }
+}

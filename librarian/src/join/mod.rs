@@ -1,0 +1,16 @@
+//! The join service: HTTPS on a port of its own, where a server with a token becomes a member of the pool.
+//!
+//! | file | what |
+//! |---|---|
+//! | `admit` | who is let in, and what is written down then |
+//! | `service` | requests and answers |
+//! | `listen` | connections, their bounds, TLS |
+//!
+//! `/renew` and `/revocations` have their place here; they are answered with 501 for now.
+
+mod admit;
+mod listen;
+mod service;
+
+pub use admit::{AdmitError, Desk};
+pub use listen::{Bounds, ListenError, Listener};
