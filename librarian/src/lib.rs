@@ -1,13 +1,16 @@
 //! Answers DNS for the pool, keeps the registry and decides what servers should do.
 
 pub mod answer;
+pub mod commands;
 pub mod config;
 pub mod control;
+pub mod daemon;
 pub mod files;
 pub mod invite;
 pub mod join;
 pub mod keys;
 pub mod listen;
+pub mod logging;
 pub mod place;
 pub mod pool;
 pub mod random;

@@ -18,7 +18,7 @@ pub mod words;
 use std::path::{Path, PathBuf};
 
 pub use client::{AskError, ask, follow};
-pub use server::{Control, ControlError, serve};
+pub use server::{Control, ControlError, Listener};
 
 /// Where the socket lies.
 #[must_use]

@@ -68,43 +68,59 @@ fn bind(dir: &Path) -> Result<UnixListener, ControlError> {
     attempt().map_err(|source| ControlError { path, source })
 }
 
-/// Serves commands until stopped.
-///
-/// # Errors
-///
-/// [`ControlError`] if the socket cannot be made.
-pub async fn serve(dir: &Path, control: Control, stop: CancellationToken) -> Result<(), ControlError> {
-    let socket = bind(dir)?;
-    let control = Arc::new(control);
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    loop {
-        let place = tokio::select! {
-            () = stop.cancelled() => break,
-            place = Arc::clone(&places).acquire_owned() => place.expect("the semaphore is never closed"),
-        };
-        let accepted = tokio::select! {
-            () = stop.cancelled() => break,
-            accepted = socket.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                let (control, stop) = (Arc::clone(&control), stop.clone());
-                tokio::spawn(async move {
-                    if let Err(error) = connection(stream, &control, &stop).await {
-                        tracing::debug!(%error, "command went away");
-                    }
-                    drop(place);
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "command was not accepted");
-                tokio::time::sleep(LOOK_EVERY).await;
+/// A control socket that is bound but not served yet.
+pub struct Listener {
+    socket: UnixListener,
+    path: PathBuf,
+    control: Control,
+}
+
+impl Listener {
+    /// Binds the socket of a directory.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError`].
+    pub fn bind(dir: &Path, control: Control) -> Result<Listener, ControlError> {
+        Ok(Listener {
+            socket: bind(dir)?,
+            path: socket_path(dir),
+            control,
+        })
+    }
+
+    /// Serves commands until stopped.
+    pub async fn serve(self, stop: CancellationToken) {
+        let control = Arc::new(self.control);
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        loop {
+            let place = tokio::select! {
+                () = stop.cancelled() => break,
+                place = Arc::clone(&places).acquire_owned() => place.expect("the semaphore is never closed"),
+            };
+            let accepted = tokio::select! {
+                () = stop.cancelled() => break,
+                accepted = self.socket.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    let (control, stop) = (Arc::clone(&control), stop.clone());
+                    tokio::spawn(async move {
+                        if let Err(error) = connection(stream, &control, &stop).await {
+                            tracing::debug!(%error, "command went away");
+                        }
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "command was not accepted");
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
             }
         }
+        // The next start would replace it; what is left behind only misleads people.
+        let _ = std::fs::remove_file(&self.path);
     }
-    // The next start would replace it; what is left behind only misleads people.
-    let _ = std::fs::remove_file(socket_path(dir));
-    Ok(())
 }
 
 async fn connection(stream: UnixStream, control: &Control, stop: &CancellationToken) -> io::Result<()> {

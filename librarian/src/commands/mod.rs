@@ -1,0 +1,366 @@
+//! The command line: `librarian init`, `run`, `invite`, `client add`, `where`, `name`, `pool`, `drain`, `refill` and
+//! `resolver-config`.
+//!
+//! Exit status: 0 done, 1 failed, 2 wrong usage. What was asked for goes to standard output, everything else to standard
+//! error. Errors say what to do.
+
+mod client;
+mod init;
+mod invite;
+mod moves;
+mod resolver;
+mod show;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use certs::{ClientName, Grant};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use zones::{Address, Domain, Role, ServerName};
+
+use crate::{config, daemon, logging};
+
+/// Keeps the register of a pool's objects, answers where each is, and decides what servers should do.
+#[derive(Debug, Parser)]
+#[command(
+    name = "librarian",
+    version,
+    after_help = "A pool from nothing:
+  librarian init --dir /var/lib/librarian
+  librarian run --dir /var/lib/librarian
+  librarian invite s1 --dir /var/lib/librarian > s1.token"
+)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args, Debug)]
+struct Common {
+    /// The librarian's directory.
+    #[arg(long, global = true, env = "LIBRARIAN_DIR", default_value = ".", value_name = "DIR")]
+    dir: PathBuf,
+    /// How log lines are written to standard error; RUST_LOG says which.
+    #[arg(long, global = true, value_enum, default_value = "text", value_name = "FORMAT")]
+    log_format: logging::Format,
+}
+
+#[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "one value in the life of a process")]
+enum Command {
+    /// Make a new pool: authority, keys, settings and an empty registry.
+    #[command(after_help = "Example:
+  librarian init --dir /var/lib/librarian --domain hypernet.internal --dns 192.0.2.1:53 --https 192.0.2.1:8443")]
+    Init {
+        /// The pool's domain; fixed for ever.
+        #[arg(long, default_value = "hypernet.internal")]
+        domain: Domain,
+        /// Where DNS is answered, UDP and TCP.
+        #[arg(long, default_value_t = config::LISTEN_DNS, value_name = "IP:PORT")]
+        dns: std::net::SocketAddr,
+        /// Where servers join, HTTPS.
+        #[arg(long, default_value_t = config::LISTEN_HTTPS, value_name = "IP:PORT")]
+        https: std::net::SocketAddr,
+    },
+    /// Serve DNS, joining and the controller until SIGTERM or Ctrl-C.
+    #[command(after_help = "Example:
+  librarian run --dir /var/lib/librarian
+
+Prints one line `ready {...}` when it serves, and tells systemd (Type=notify).")]
+    Run,
+    /// Invite a server: prints a token that lets it join once.
+    #[command(after_help = "Example:
+  librarian invite s4 --role free --out s4.token
+  agent join --token-file s4.token --dir /var/lib/agent     (on s4)
+
+Whoever has the token can join as this server: hand it over as a secret.")]
+    Invite {
+        /// The name that the server will have, such as s4.
+        server: ServerName,
+        /// Its first role.
+        #[arg(long, value_enum, default_value = "serving")]
+        role: FirstRole,
+        /// File for the token instead of standard output, readable by its owner only.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+        /// Invite a server that joined before, such as one that lost its disk: its old TSIG key ends when the new one joins.
+        #[arg(long)]
+        again: bool,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Applications that may use the pool.
+    #[command(subcommand)]
+    Client(ClientCommand),
+    /// Who holds an object, and where.
+    #[command(after_help = "Example:
+  librarian where 3.1.2.1.023 --json")]
+    Where {
+        /// The object's address.
+        address: Address,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// The DNS names of an address.
+    #[command(after_help = "Example:
+  dig @127.0.0.1 -p 5300 $(librarian name 3.1.2.1.023 --form obj) SRV")]
+    Name {
+        /// The address.
+        address: Address,
+        /// Print one form only.
+        #[arg(long, value_enum)]
+        form: Option<Form>,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// The pool at a glance: servers, roles, releases, objects, bytes, heat, leases.
+    #[command(after_help = "Example:
+  librarian pool --json | jq '.servers[] | select(.alive | not) | .name'")]
+    Pool {
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Move every object off a server into a free one; reads and writes go on. The server is free afterwards.
+    #[command(after_help = "Example:
+  librarian drain s2
+  librarian drain s2 --into s4 --detach
+
+Interrupting the command does not stop the drain; `librarian refill s2` turns it round.")]
+    Drain {
+        /// The server to be emptied.
+        server: ServerName,
+        /// The free server that takes the objects; the roomiest one unless said.
+        #[arg(long, value_name = "SERVER")]
+        into: Option<ServerName>,
+        #[command(flatten)]
+        follow: Follow,
+    },
+    /// Give a drained server its objects back; the server that took them is free afterwards.
+    #[command(after_help = "Example:
+  librarian refill s2
+
+While s2 is being drained, this turns the drain round.")]
+    Refill {
+        /// The server that was drained.
+        server: ServerName,
+        #[command(flatten)]
+        follow: Follow,
+    },
+    /// Lines for a resolver in front of the librarian.
+    #[command(after_help = "Example:
+  librarian resolver-config unbound > /etc/unbound/unbound.conf.d/hypernet.conf")]
+    ResolverConfig {
+        /// Which resolver.
+        #[arg(value_enum)]
+        kind: resolver::Kind,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ClientCommand {
+    /// Make a certificate, a TSIG key and settings for an application.
+    #[command(after_help = "Example:
+  librarian client add shop --grant read:3.1 --grant write:3.1.2 --out ./shop
+  agent get 3.1.2.1.023 --client ./shop
+  curl --cacert shop/ca.pem --cert shop/client.pem --key shop/client.key ...
+
+Grants are VERB:PREFIX with the verb read, write or none, and an address or * as the prefix; the most specific one decides.
+The certificate is good for 7 days; --replace makes a new one.")]
+    Add {
+        /// Its name, such as shop.
+        name: ClientName,
+        /// What it may do; may be given several times.
+        #[arg(long = "grant", required = true, value_name = "VERB:PREFIX")]
+        grants: Vec<Grant>,
+        /// Where to put its files; clients/NAME in the librarian's directory unless said.
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        /// Replace certificate, key and grants of a client that was added before.
+        #[arg(long)]
+        replace: bool,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Whether to wait for a plan.
+#[derive(Args, Clone, Copy, Debug)]
+struct Follow {
+    /// Return at once; `librarian pool` shows how far it is.
+    #[arg(long)]
+    detach: bool,
+    /// Print one JSON object at the end.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum FirstRole {
+    /// Keeps objects and takes new ones.
+    Serving,
+    /// Holds nothing and takes the next drain.
+    Free,
+    /// Free, and kept back.
+    Reserve,
+}
+
+impl FirstRole {
+    fn role(self) -> Role {
+        match self {
+            FirstRole::Serving => Role::Serving,
+            FirstRole::Free => Role::Free,
+            FirstRole::Reserve => Role::Reserve,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Form {
+    /// As written, in obj.
+    Obj,
+    /// Reversed, in tree.
+    Tree,
+    /// Without a zone; only the librarian itself answers it.
+    Bare,
+}
+
+/// Runs one command; `args` come without the program's name.
+pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(std::iter::once(OsString::from("librarian")).chain(args)) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; clap knows which stream is whose. A closed stream is nobody's loss.
+            let _ = error.print();
+            return if error.use_stderr() {
+                ExitCode::from(2)
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    match dispatch(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", crate::chain(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> anyhow::Result<()> {
+    let Common { dir, log_format } = cli.common;
+    // Whatever a directory of somebody else's making lets others see, our files are our own.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    match cli.command {
+        Command::Init { domain, dns, https } => init::init(&dir, &domain, dns, https),
+        Command::Run => {
+            logging::begin(log_format);
+            // One provider of primitives in the process, whoever asks for it.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            Ok(runtime.block_on(daemon::run(&dir))?)
+        }
+        Command::Invite {
+            server,
+            role,
+            out,
+            again,
+            json,
+        } => invite::invite(
+            &dir,
+            &invite::Wish {
+                server,
+                role: role.role(),
+                out,
+                again,
+                json,
+            },
+        ),
+        Command::Client(ClientCommand::Add {
+            name,
+            grants,
+            out,
+            replace,
+            json,
+        }) => client::add(
+            &dir,
+            client::Wish {
+                name,
+                grants,
+                out,
+                replace,
+                json,
+            },
+        ),
+        Command::Where { address, json } => show::find(&dir, &address, json),
+        Command::Name { address, form, json } => show::name(&dir, &address, form, json),
+        Command::Pool { json } => show::pool(&dir, json),
+        Command::Drain { server, into, follow } => moves::drain(&dir, &server, into.as_ref(), follow),
+        Command::Refill { server, follow } => moves::refill(&dir, &server, follow),
+        Command::ResolverConfig { kind } => resolver::print(&dir, kind),
+    }
+}
+
+/// Prints to standard output; a reader that went away is no failure of the command.
+fn say(text: &str) -> anyhow::Result<()> {
+    use std::io::Write;
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => Ok(result?),
+    }
+}
+
+fn say_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    say(&serde_json::to_string_pretty(value)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_an_example() {
+        fn walk(command: &clap::Command) {
+            if command.has_subcommands() {
+                command.get_subcommands().for_each(walk);
+            } else {
+                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.contains("Example"), "{} shows no example", command.get_name());
+            }
+        }
+        walk(&Cli::command());
+    }
+
+    #[test]
+    fn wrong_usage_is_told_apart_from_failure() {
+        let status = |args: &[&str]| format!("{:?}", run(args.iter().map(OsString::from)));
+        let (usage, failure) = (format!("{:?}", ExitCode::from(2)), format!("{:?}", ExitCode::FAILURE));
+        for args in [
+            &["erase"][..],
+            &[],
+            &["where", "1..2"],
+            &["invite", "S2"],
+            &["client", "add", "shop"],
+        ] {
+            assert_eq!(status(args), usage, "{args:?}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(status(&["pool", "--dir", dir.path().to_str().unwrap()]), failure);
+        assert_eq!(status(&["--help"]), format!("{:?}", ExitCode::SUCCESS));
+    }
+}

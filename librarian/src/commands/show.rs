@@ -1,0 +1,172 @@
+//! `librarian where`, `name` and `pool`.
+
+use std::path::Path;
+
+use serde_json::json;
+use zones::Address;
+
+use super::Form;
+use crate::config::Config;
+use crate::control;
+use crate::control::words::{Pool, Request, Server, Where};
+
+pub(super) fn find(dir: &Path, address: &Address, json: bool) -> anyhow::Result<()> {
+    let request = Request::Where {
+        address: address.to_string(),
+    };
+    let found: Where = control::ask(dir, &request)?;
+    if json {
+        return super::say_json(&found);
+    }
+    super::say(&describe(&found))
+}
+
+fn describe(found: &Where) -> String {
+    let mut lines = vec![match (found.state.as_str(), &found.to) {
+        ("deleted", _) => format!("{} was deleted at epoch {}", found.address, found.epoch),
+        (_, Some(to)) => format!(
+            "{} is on {}, moving to {to} (epoch {})",
+            found.address, found.owner, found.epoch
+        ),
+        (_, None) => format!("{} is on {} (epoch {})", found.address, found.owner, found.epoch),
+    }];
+    lines.push(format!(
+        "  type     {}, schema {}, level {}",
+        found.kind, found.schema, found.level
+    ));
+    lines.push(format!("  name     {}", found.name));
+    for server in &found.servers {
+        let places: Vec<String> = server.https.iter().map(|place| format!("https://{place}")).collect();
+        let alive = if server.alive { "" } else { ", not heard" };
+        lines.push(format!("  holder   {} at {}{alive}", server.name, places.join(", ")));
+    }
+    lines.join("\n")
+}
+
+pub(super) fn name(dir: &Path, address: &Address, form: Option<Form>, json: bool) -> anyhow::Result<()> {
+    let domain = Config::read(dir)?.domain;
+    let (obj, tree, bare) = (
+        domain.obj_name(address)?.to_string(),
+        domain.tree_name(address)?.to_string(),
+        domain.bare_name(address)?.to_string(),
+    );
+    if json {
+        return super::say_json(&json!({ "address": address.to_string(), "obj": obj, "tree": tree, "bare": bare }));
+    }
+    super::say(&match form {
+        Some(Form::Obj) => obj,
+        Some(Form::Tree) => tree,
+        Some(Form::Bare) => bare,
+        None => format!("obj   {obj}\ntree  {tree}\nbare  {bare}"),
+    })
+}
+
+pub(super) fn pool(dir: &Path, json: bool) -> anyhow::Result<()> {
+    let pool: Pool = control::ask(dir, &Request::Pool)?;
+    if json {
+        return super::say_json(&pool);
+    }
+    super::say(&overview(&pool))
+}
+
+fn overview(pool: &Pool) -> String {
+    let mut lines = vec![format!("pool {}, {} objects", pool.domain, pool.objects)];
+    if let Some(plan) = &pool.plan {
+        let state = if plan.done {
+            "done".to_owned()
+        } else {
+            format!("{} objects left", plan.objects_left)
+        };
+        lines.push(format!("plan {}: {}, {state}", plan.plan, plan.goal));
+        lines.extend(plan.waits.iter().map(|wait| format!("  waits: {wait}")));
+    }
+    let head = [
+        "SERVER", "ROLE", "RELEASE", "OBJECTS", "BYTES", "CAPACITY", "LOAD", "HEAT", "ERRORS", "LEASE",
+    ];
+    let mut rows = vec![head.map(str::to_owned)];
+    rows.extend(pool.servers.iter().map(row));
+    let widths: Vec<usize> = (0..head.len())
+        .map(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0))
+        .collect();
+    for row in rows {
+        let cells: Vec<String> = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
+        lines.push(cells.join("  ").trim_end().to_owned());
+    }
+    if pool.servers.is_empty() {
+        lines.push("no server has joined yet: librarian invite s1".to_owned());
+    }
+    lines.join("\n")
+}
+
+fn row(server: &Server) -> [String; 10] {
+    let role = match server.targets.is_empty() {
+        true => server.role.clone(),
+        false => format!("{} to {}", server.role, server.targets.join(",")),
+    };
+    let lease = match (server.alive, server.lease_s) {
+        (true, Some(left)) => format!("{left:.0} s"),
+        (true, None) | (false, None) => "not heard".to_owned(),
+        (false, Some(_)) => format!("over, heard {:.0} s ago", server.heard_s.unwrap_or_default()),
+    };
+    [
+        server.name.clone(),
+        role,
+        server.release.clone().unwrap_or_else(|| "-".to_owned()),
+        server.owned.to_string(),
+        octets(server.bytes),
+        octets(server.capacity),
+        format!("{:.1} %", f64::from(server.load) / 10.0),
+        server.heat.to_string(),
+        server.errors.to_string(),
+        lease,
+    ]
+}
+
+/// A count of octets for people.
+pub(super) fn octets(octets: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let mut value = octets as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 {
+        format!("{octets} B")
+    } else {
+        format!("{value:.1} {}", UNITS[unit])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn octets_are_told_with_a_unit() {
+        for (count, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (3 << 30, "3.0 GiB"),
+            (u64::MAX, "16.0 EiB"),
+        ] {
+            assert_eq!(octets(count), text);
+        }
+    }
+
+    #[test]
+    fn an_empty_pool_says_what_to_do() {
+        let pool = Pool {
+            domain: "hypernet.internal.".to_owned(),
+            objects: 0,
+            plan: None,
+            servers: Vec::new(),
+        };
+        assert!(overview(&pool).contains("librarian invite"));
+    }
+}
