@@ -262,7 +262,9 @@ fn commit_group(shared: &Shared, index: &mut Index, group: Vec<Request>) {
             );
             let error = Arc::new(match error {
                 IndexError::Io(error) => error,
-                other @ (IndexError::Redb(_) | IndexError::Format { .. }) => io::Error::other(other),
+                other @ (IndexError::Redb(_) | IndexError::Format { .. } | IndexError::Missing) => {
+                    io::Error::other(other)
+                }
             });
             // Whether the rows are durable is unknown: what they name must not be written over.
             for (reply, entries) in answers {

@@ -326,6 +326,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
         #[test]
         fn no_block_is_given_twice_and_none_is_lost(seed: u64, steps in prop::collection::vec((1_u32..1500, any::<bool>()), 1..200)) {
             let entropy = SeededEntropy::new(seed);

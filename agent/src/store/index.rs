@@ -12,10 +12,11 @@
 use std::io;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 
 use super::entry::Entry;
-use super::io::{Disk, DiskFile};
+use super::io::{Disk, DiskFile, VOLUMES};
 
 /// Name of the file in an agent's directory.
 pub const FILE: &str = "index.redb";
@@ -37,6 +38,9 @@ pub enum IndexError {
     /// The database is damaged or in a state that redb refuses.
     #[error("use {FILE}")]
     Redb(#[source] Box<redb::Error>),
+    /// There is no index, but there are volumes.
+    #[error("{FILE} is missing, but the volumes are here: bring it back, or remove the volumes to begin empty")]
+    Missing,
     /// A later release wrote it.
     #[error("{FILE} has format {found}, this release knows {FORMAT}: run the release that wrote it, or a later one")]
     Format {
@@ -105,9 +109,17 @@ pub(crate) struct Index {
 
 impl Index {
     pub(crate) fn open(disk: Arc<dyn Disk>, cache_octets: usize) -> Result<(Index, Found), IndexError> {
+        if !disk.list("")?.iter().any(|name| name == FILE) {
+            if !disk.list(VOLUMES)?.is_empty() {
+                return Err(IndexError::Missing);
+            }
+            // Made in memory and put in place in one step: a crash in the midst would leave what redb cannot open.
+            let blank = Arc::new(Memory::default());
+            drop(prepare(database(blank.clone(), cache_octets)?)?);
+            disk.replace(FILE, &blank.0.lock())?;
+        }
         let file = disk.open(FILE)?;
-        disk.sync_folder("")?;
-        let database = database(file.clone(), cache_octets)?;
+        let database = prepare(database(file.clone(), cache_octets)?)?;
         let mut index = Index {
             disk,
             cache_octets,
@@ -116,21 +128,6 @@ impl Index {
             commits: 0,
             next_seq: 1,
         };
-        let transaction = database.begin_write()?;
-        {
-            transaction.open_table(ENTRIES)?;
-            transaction.open_table(GROWN)?;
-            let mut meta = transaction.open_table(META)?;
-            let format = meta.get("format")?.map(|value| value.value());
-            match format {
-                Some(FORMAT) => {}
-                Some(found) => return Err(IndexError::Format { found }),
-                None => {
-                    meta.insert("format", FORMAT)?;
-                }
-            }
-        }
-        transaction.commit()?;
         let found = index.load(&database)?;
         index.database = Some(database);
         Ok((index, found))
@@ -218,6 +215,30 @@ impl Index {
     }
 }
 
+/// Makes the tables where they are not there yet, and checks the format.
+fn prepare(database: Database) -> Result<Database, IndexError> {
+    let format = {
+        let transaction = database.begin_read()?;
+        match transaction.open_table(META) {
+            Ok(meta) => meta.get("format")?.map(|value| value.value()),
+            Err(redb::TableError::TableDoesNotExist(_)) => None,
+            Err(error) => return Err(error.into()),
+        }
+    };
+    match format {
+        Some(FORMAT) => {}
+        Some(found) => return Err(IndexError::Format { found }),
+        None => {
+            let transaction = database.begin_write()?;
+            transaction.open_table(ENTRIES)?;
+            transaction.open_table(GROWN)?;
+            transaction.open_table(META)?.insert("format", FORMAT)?;
+            transaction.commit()?;
+        }
+    }
+    Ok(database)
+}
+
 fn database(file: Arc<dyn DiskFile>, cache_octets: usize) -> Result<Database, IndexError> {
     Ok(Database::builder()
         .set_cache_size(cache_octets)
@@ -289,4 +310,49 @@ impl StorageBackend for Backend {
     fn write(&self, offset: u64, octets: &[u8]) -> io::Result<()> {
         self.0.write_at(offset, octets)
     }
+}
+
+/// A file in memory, for a database in the making.
+#[derive(Debug, Default)]
+struct Memory(Mutex<Vec<u8>>);
+
+impl DiskFile for Memory {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.lock().len() as u64)
+    }
+
+    fn set_len(&self, octets: u64) -> io::Result<()> {
+        let octets = usize::try_from(octets).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        self.0.lock().resize(octets, 0);
+        Ok(())
+    }
+
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let content = self.0.lock();
+        let from = usize::try_from(offset).map_err(|_| io::ErrorKind::UnexpectedEof)?;
+        let found = content.get(from..from + out.len());
+        out.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn write_at(&self, offset: u64, octets: &[u8]) -> io::Result<()> {
+        let mut content = self.0.lock();
+        let from = usize::try_from(offset).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        let end = from + octets.len();
+        if content.len() < end {
+            content.resize(end, 0);
+        }
+        content[from..end].copy_from_slice(octets);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn allocate(&self, _: u64, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn forget_cached(&self, _: u64, _: u64) {}
 }

@@ -227,7 +227,7 @@ impl Disk for RealDisk {
     }
 
     fn available(&self, folder: &str) -> io::Result<u64> {
-        let stat = statvfs(&self.path(folder))?;
+        let stat = statvfs(self.path(folder))?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 }

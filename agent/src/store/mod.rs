@@ -19,6 +19,8 @@ pub mod extent;
 pub mod index;
 pub mod io;
 pub mod scrub;
+#[cfg(test)]
+mod simulated;
 pub mod space;
 pub mod stream;
 

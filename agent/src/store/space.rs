@@ -11,13 +11,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 
 use super::extent::{BLOCK_OCTETS, ClaimError, Extent, FreeMap, REGION_BLOCKS, blocks_of};
 use super::io::{Disk, DiskFile, VOLUMES};
 use crate::vault::Entropy;
-use crate::vault::entropy::array;
+use crate::vault::entropy::Noise;
 use crate::vault::envelope::sealed_octets;
 
 /// Disk space left alone when volumes grow, beside half the index's size, so that the index can always be written:
@@ -333,12 +331,11 @@ impl Space {
     fn fill(&self, volume: &Volume, from: u64, octets: u64) -> io::Result<()> {
         let attempt = || {
             volume.file.allocate(from, octets)?;
-            // A secret stream of its own for each step: nobody can tell it from ciphertext.
-            let mut random = StdRng::from_seed(array(self.entropy.as_ref()));
+            let mut noise = Noise::new(self.entropy.as_ref());
             let mut buffer = vec![0; FILL_OCTETS];
             let mut at = from;
             while at < from + octets {
-                random.fill_bytes(&mut buffer);
+                noise.fill(&mut buffer);
                 volume.file.write_at(at, &buffer)?;
                 at += FILL_OCTETS as u64;
             }

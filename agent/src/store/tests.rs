@@ -7,10 +7,14 @@ use zeroize::Zeroizing;
 use zones::{Address, Epoch, Level, Tx};
 
 use super::*;
+use crate::vault::entropy::Noise;
 use crate::vault::entropy::tests::SeededEntropy;
 use crate::vault::{Entropy, Keyring, PoolKey, Secret};
 
 mod basic;
+mod damage;
+mod full;
+mod power;
 
 /// The key that opens every test's keyring.
 pub(super) fn secret() -> Secret {
@@ -52,7 +56,7 @@ pub(super) fn spec(address: &Address, part: Part) -> StreamSpec {
 /// Octets that differ everywhere.
 pub(super) fn octets(seed: u64, count: usize) -> Vec<u8> {
     let mut octets = vec![0; count];
-    SeededEntropy::new(seed).fill(&mut octets);
+    Noise::new(&SeededEntropy::new(seed)).fill(&mut octets);
     octets
 }
 

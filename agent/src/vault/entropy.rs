@@ -5,6 +5,7 @@
 use std::fmt;
 
 use rand::Rng;
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 
 /// A cryptographically secure source of random octets.
 pub trait Entropy: fmt::Debug + Send + Sync {
@@ -38,6 +39,41 @@ pub fn below(entropy: &dyn Entropy, bound: u64) -> u64 {
         let number = u64::from_le_bytes(array(entropy));
         if number < limit {
             return number % bound;
+        }
+    }
+}
+
+/// Random octets in bulk, for blocks that hold nothing: the key stream of ChaCha20 under a key that is then forgotten,
+/// so nobody can tell them from a sealed chunk.
+#[derive(Debug)]
+pub struct Noise {
+    key: LessSafeKey,
+    pieces: u64,
+}
+
+impl Noise {
+    /// A stream of its own.
+    #[must_use]
+    pub fn new(entropy: &dyn Entropy) -> Self {
+        let key = UnboundKey::new(&CHACHA20_POLY1305, &array::<32>(entropy)).expect("a key has 32 octets");
+        Noise {
+            key: LessSafeKey::new(key),
+            pieces: 0,
+        }
+    }
+
+    /// Fills `octets` with the next ones.
+    pub fn fill(&mut self, octets: &mut [u8]) {
+        // ring gives no bare key stream; sealed zeros are one.
+        for piece in octets.chunks_mut(1 << 20) {
+            let mut nonce = [0; 12];
+            nonce[4..].copy_from_slice(&self.pieces.to_be_bytes());
+            self.pieces += 1;
+            piece.fill(0);
+            let _tag = self
+                .key
+                .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::empty(), piece)
+                .expect("a piece is far below the limit of 256 GiB");
         }
     }
 }

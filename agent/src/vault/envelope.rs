@@ -101,6 +101,11 @@ impl fmt::Debug for StreamId {
 pub struct Dek(Box<[u8; 32]>);
 
 impl Dek {
+    #[cfg(test)]
+    pub(crate) fn from_octets(octets: [u8; 32]) -> Self {
+        Dek(Box::new(octets))
+    }
+
     pub(crate) fn octets(&self) -> &[u8; 32] {
         &self.0
     }
@@ -438,12 +443,8 @@ impl Opener {
         let number = u32::try_from(chunk).map_err(|_| damaged)?;
         let last = chunk + 1 == chunks_of(self.plain_octets);
         let plain = sealed.len().checked_sub(TAG_OCTETS).ok_or(damaged)?;
-        let (text, tag) = sealed.split_at_mut(plain);
-        let tag: [u8; TAG_OCTETS] = (&*tag).try_into().expect("split so");
-        if self
-            .cipher
-            .open(number, last, &self.binding.of_chunk(number), text, &tag)
-        {
+        let associated = self.binding.of_chunk(number);
+        if self.cipher.open(number, last, &associated, sealed) {
             Ok(plain)
         } else {
             Err(damaged)
