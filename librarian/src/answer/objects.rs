@@ -37,6 +37,14 @@ impl Question<'_> {
         if let Some(register) = self.visible(&key) {
             return self.compose(zone, &register);
         }
+        if zone == Zone::Obj
+            && let Some(register) = self.deleted(&key)
+        {
+            return match self.kind {
+                RecordType::TXT => self.positive(vec![self.text(&register.strings())]),
+                _ => self.negative(zone, Negative::NoData),
+            };
+        }
         let below = match zone {
             Zone::Obj => self.sight.any_ending(self.view, &key) || self.delegates_anything(),
             Zone::Tree | Zone::Pool | Zone::Apex => self.sight.any_below(self.view, &key) || self.delegates_below(&key),
@@ -63,6 +71,13 @@ impl Question<'_> {
         let id = registers.find(key).filter(|id| registers.is_live(*id))?;
         let register = registers.register(id);
         self.sight.sees(&register.address).then_some(register)
+    }
+
+    /// The register of a deleted object, for those who may see it.
+    fn deleted(&self, key: &str) -> Option<Register> {
+        let registers = &self.view.index().registers;
+        let id = registers.find(key).filter(|_| self.sight.deleted)?;
+        Some(registers.register(id))
     }
 
     fn compose(&self, zone: Zone, register: &Register) -> Response {

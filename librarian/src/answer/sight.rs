@@ -6,6 +6,9 @@
 //! | client | its grants and public prefixes | no | yes | no |
 //! | listed network | all | yes | yes | no |
 //! | agent, admin | all | yes | yes | yes |
+//!
+//! An agent also sees the register of a deleted object in `obj`: what it sent to delete it may be settled by nothing else.
+//! Nobody keeps what an agent is answered, so no cache learns of a name that is absent to all others.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -45,6 +48,8 @@ pub(super) struct Sight<'a> {
     pub(super) texts: bool,
     pub(super) servers: bool,
     pub(super) control: bool,
+    /// Registers of deleted objects.
+    pub(super) deleted: bool,
 }
 
 impl<'a> Sight<'a> {
@@ -63,6 +68,7 @@ impl<'a> Sight<'a> {
             texts: all,
             servers,
             control,
+            deleted: matches!(asker, Asker::Agent(_)),
         }
     }
 

@@ -231,6 +231,17 @@ async fn deleted_object_is_answered_as_absent() {
         ("3.tree", "A", "NXDOMAIN tree"),
         ("3.1.", "SRV", "REFUSED"),
     ];
+    check(&pool, &Asker::Admin, &table);
+    check(&pool, &Asker::Network, &table);
+    // An agent has to learn how its deletion ended.
+    let text = brief(&ask(&pool, "3.1.obj", "TXT", &agent()));
+    assert!(text.contains("epoch=2") && text.contains("state=deleted"), "{text}");
+    let table = [
+        ("3.1.obj", "A", "NODATA obj"),
+        ("1.obj", "A", "NXDOMAIN obj"),
+        ("1.3.tree", "TXT", "NXDOMAIN tree"),
+        ("3.1.", "SRV", "REFUSED"),
+    ];
     check(&pool, &agent(), &table);
 }
 
