@@ -23,6 +23,8 @@ use super::entry::Entry;
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
+/// Pages that redb keeps in memory.
+const CACHE_OCTETS: usize = 32 << 20;
 /// Layout of the file.
 const FORMAT: u32 = 1;
 
@@ -110,7 +112,10 @@ pub(crate) struct RedbStorage {
 impl RedbStorage {
     /// Opens the file, or makes it.
     pub(crate) fn open(path: &Path, domain: &str) -> Result<RedbStorage, StorageError> {
-        let database = Database::create(path).map_err(|source| match source {
+        // Answers come from memory and the log is written in order: redb's default of 1 GiB would only be memory lost.
+        let mut builder = Database::builder();
+        builder.set_cache_size(CACHE_OCTETS);
+        let database = builder.create(path).map_err(|source| match source {
             DatabaseError::DatabaseAlreadyOpen => StorageError::InUse { path: path.to_owned() },
             source => StorageError::Open {
                 path: path.to_owned(),
