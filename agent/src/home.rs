@@ -169,7 +169,7 @@ impl Home {
         };
         let pool_key = PoolKey::from_file(&self.dir.join("pool.key"))?;
         let vault = Arc::new(Vault::new(Box::new(keyring), pool_key));
-        Ok(Store::open(disk, vault, &self.settings())?)
+        Ok(Store::open(disk, vault, &self.store_settings())?)
     }
 
     /// What opens the keyring.
@@ -181,7 +181,9 @@ impl Home {
         self.secret(false)
     }
 
-    fn settings(&self) -> Settings {
+    /// Bounds of the store.
+    #[must_use]
+    pub fn store_settings(&self) -> Settings {
         let config = &self.config.store;
         Settings {
             capacity: config.capacity.0,

@@ -3,6 +3,7 @@
 pub mod access;
 pub mod client;
 pub mod clock;
+pub mod commands;
 pub mod config;
 pub mod control;
 pub mod daemon;

@@ -17,8 +17,8 @@ use std::process::ExitCode;
 pub fn one_of_the_pool(args: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
     let mut args = args.into_iter().skip(1);
     match args.next()?.to_str()? {
-        "librarian" => Some(ExitCode::FAILURE),
-        "agent" => Some(ExitCode::FAILURE),
+        "librarian" => Some(librarian::commands::run(args)),
+        "agent" => Some(agent::commands::run(args)),
         _ => None,
     }
 }

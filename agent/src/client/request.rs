@@ -74,6 +74,8 @@ enum Attempt {
         why: String,
         wait: Option<Duration>,
     },
+    /// Only another server can help.
+    Next(ClientError),
     Failed(ClientError),
 }
 
@@ -110,6 +112,10 @@ impl Call {
         self
     }
 
+    fn is_spent(&self) -> bool {
+        self.payload.as_ref().is_some_and(Upload::is_spent)
+    }
+
     pub(super) fn write_id(self, id: Option<Uuid>) -> Call {
         let id = id.unwrap_or_else(Uuid::now_v7);
         self.header(IDEMPOTENCY_KEY, &id.to_string())
@@ -129,7 +135,9 @@ impl Client {
                     Ok(reply) => return Ok(reply),
                     Err(Attempt::Failed(error)) => return Err(error),
                     Err(Attempt::Again { why, wait }) => (why, wait),
-                    Err(Attempt::Done(_) | Attempt::Elsewhere(_)) => unreachable!("ask_in_turn ends these itself"),
+                    Err(Attempt::Done(_) | Attempt::Elsewhere(_) | Attempt::Next(_)) => {
+                        unreachable!("ask_in_turn ends these itself")
+                    }
                 },
                 Err(error @ (ClientError::Locate { .. } | ClientError::NoServer)) => {
                     if start.elapsed() + backoff >= patience {
@@ -162,6 +170,18 @@ impl Client {
             let mut redirects = 0;
             loop {
                 match self.attempt(call, &target).await {
+                    // A stream that was sent, at least in part, is gone: what went wrong is the end of it.
+                    Attempt::Again { why, .. } if call.is_spent() => {
+                        return Err(Attempt::Failed(ClientError::Upload {
+                            address: call.address.clone(),
+                            why: format!("{why}; a stream cannot be sent twice, so repeat the command"),
+                        }));
+                    }
+                    Attempt::Next(error) if call.is_spent() => return Err(Attempt::Failed(error)),
+                    Attempt::Next(error) => {
+                        last = Attempt::Failed(error);
+                        break;
+                    }
                     Attempt::Done(reply) => return Ok(reply),
                     Attempt::Elsewhere(owner) if redirects < REDIRECTS_MAX => {
                         redirects += 1;
@@ -207,7 +227,7 @@ impl Client {
             .headers(call.headers.clone());
         if let Some(payload) = &call.payload {
             if payload.is_spent() {
-                return upload_error("the connection broke, and a stream cannot be sent twice".to_owned());
+                return upload_error("the object is on another server, and a stream cannot be sent twice".to_owned());
             }
             match payload.open(&pulse).await {
                 Ok(body) => request = request.body(body),
@@ -273,11 +293,13 @@ impl Client {
                 why: format!("{}: {detail}", reply.server),
                 wait: Some(reply.retry_after()),
             },
-            // Another server may have room for a new object, and another holder a good copy.
-            StatusCode::INSUFFICIENT_STORAGE if call.purpose == Purpose::Creating => Attempt::Again {
-                why: format!("{}: {detail}", reply.server),
-                wait: None,
-            },
+            // Another server may have room for a new object.
+            StatusCode::INSUFFICIENT_STORAGE => Attempt::Next(ClientError::Refused {
+                server: reply.server.to_string(),
+                status: status.as_u16(),
+                detail,
+            }),
+            // Another holder may have a good copy.
             StatusCode::INTERNAL_SERVER_ERROR => Attempt::Again {
                 why: format!("{}: {detail}", reply.server),
                 wait: None,
