@@ -20,7 +20,7 @@ pub mod index;
 pub mod io;
 pub mod scrub;
 #[cfg(test)]
-mod simulated;
+pub(crate) mod simulated;
 pub mod space;
 pub mod stream;
 

@@ -459,3 +459,192 @@ impl fmt::Debug for Opener {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::vault::entropy::tests::SeededEntropy;
+    use crate::vault::{PoolKey, Vault, provider::tests::OneKey};
+
+    fn vault(seed: u64) -> Vault {
+        let entropy = std::sync::Arc::new(SeededEntropy::new(seed));
+        Vault::with_entropy(Box::new(OneKey), PoolKey::new([9; 32]), entropy)
+    }
+
+    fn address(text: &str) -> Address {
+        text.parse().unwrap()
+    }
+
+    /// A sealed stream and its chunks.
+    fn seal(vault: &Vault, address: &Address, part: Part, plain: &[u8]) -> (Sealed, Vec<Vec<u8>>) {
+        let mut sealer = vault.seal(address, part, Level(1)).unwrap();
+        let mut chunks = Vec::new();
+        let mut rest = plain;
+        while rest.len() > CHUNK_OCTETS {
+            let mut out = Vec::new();
+            sealer.seal_chunk(&rest[..CHUNK_OCTETS], &mut out);
+            chunks.push(out);
+            rest = &rest[CHUNK_OCTETS..];
+        }
+        let mut out = Vec::new();
+        let sealed = sealer.seal_last(rest, &mut out);
+        chunks.push(out);
+        (sealed, chunks)
+    }
+
+    fn opens(sealed: &Sealed, number: u64, chunk: &[u8]) -> bool {
+        let opener = Opener::new(sealed, &address("1.2"), Part::Body, Level(1));
+        opener.open_chunk(number, &mut chunk.to_vec()).is_ok()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn changed_cut_swapped_or_replayed_chunk_is_detected(
+            length in 0_usize..200_000,
+            flip: prop::sample::Index,
+            bit in 0_u8..8,
+            cut: prop::sample::Index,
+        ) {
+            let vault = vault(1);
+            let plain = vec![0x5a; length];
+            let (sealed, chunks) = seal(&vault, &address("1.2"), Part::Body, &plain);
+            prop_assert_eq!(chunks.len() as u64, chunks_of(length as u64));
+            prop_assert_eq!(chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>(), sealed_octets(length as u64));
+            let opener = Opener::new(&sealed, &address("1.2"), Part::Body, Level(1));
+            let mut back = Vec::new();
+            for (number, chunk) in (0..).zip(&chunks) {
+                let mut chunk = chunk.clone();
+                opener.open_chunk(number, &mut chunk).unwrap();
+                back.extend_from_slice(&chunk);
+            }
+            prop_assert_eq!(&back, &plain);
+            prop_assert_eq!(sealed.digest, vault.digest(&plain));
+            for (number, chunk) in (0..).zip(&chunks) {
+                // Changed in one bit; cut; lengthened.
+                let mut changed = chunk.clone();
+                changed[flip.index(chunk.len())] ^= 1 << bit;
+                prop_assert!(!opens(&sealed, number, &changed));
+                prop_assert!(!opens(&sealed, number, &chunk[..cut.index(chunk.len())]));
+                prop_assert!(!opens(&sealed, number, &[chunk.as_slice(), &[0]].concat()));
+                // In another chunk's place.
+                for other in (0..chunks.len() as u64 + 2).filter(|&other| other != number) {
+                    prop_assert!(!opens(&sealed, other, chunk));
+                }
+                // As another object's, part's or level's, under the same key.
+                for opener in [
+                    Opener::new(&sealed, &address("1.3"), Part::Body, Level(1)),
+                    Opener::new(&sealed, &address("1.2"), Part::Properties, Level(1)),
+                    Opener::new(&sealed, &address("1.2"), Part::Body, Level(2)),
+                ] {
+                    prop_assert!(opener.open_chunk(number, &mut chunk.clone()).is_err());
+                }
+            }
+            // The stream cut or lengthened at a chunk's border: the last flag is in the nonce.
+            let last = chunks.len() as u64 - 1;
+            let longer = Sealed { plain_octets: sealed.plain_octets + CHUNK_OCTETS as u64, ..sealed.clone() };
+            prop_assert!(!opens(&longer, last, &chunks[chunks.len() - 1]));
+            if last > 0 {
+                let shorter = Sealed { plain_octets: last * CHUNK_OCTETS as u64, ..sealed.clone() };
+                prop_assert!(!opens(&shorter, last - 1, &chunks[chunks.len() - 2]));
+            }
+            // An earlier copy's chunk, of the same object and part, played again.
+            let (_, old) = seal(&vault, &address("1.2"), Part::Body, &plain);
+            prop_assert!(!opens(&sealed, 0, &old[0]));
+        }
+    }
+
+    fn binding(address: &Address) -> Binding<'_> {
+        let stream = |octet| StreamBinding {
+            id: StreamId([octet; 16]),
+            plain_octets: 7,
+            digest: Digest([octet; 32]),
+        };
+        Binding {
+            address,
+            part: Part::Body,
+            suite: Suite::XChaCha20Poly1305,
+            level: Level(1),
+            epoch: Epoch(4),
+            revision: 5,
+            schema: 6,
+            properties: Some(stream(1)),
+            body: Some(stream(2)),
+        }
+    }
+
+    #[test]
+    fn wrapped_key_opens_only_under_what_it_was_bound_to() {
+        let vault = vault(2);
+        let here = address("1.2");
+        let there = address("1.3");
+        let dek = Dek::from_octets([5; 32]);
+        let right = binding(&here);
+        let (generation, wrapped) = vault.wrap(&dek, &right).unwrap();
+        assert_eq!(*vault.unwrap(generation, &wrapped, &right).unwrap().octets(), [5; 32]);
+        type Change = fn(&mut Binding<'_>);
+        let changes: [Change; 10] = [
+            |binding| binding.part = Part::Properties,
+            |binding| binding.level = Level(2),
+            |binding| binding.epoch = Epoch(5),
+            |binding| binding.revision += 1,
+            |binding| binding.schema += 1,
+            |binding| binding.properties = None,
+            |binding| binding.properties = binding.body,
+            |binding| binding.body.as_mut().unwrap().plain_octets += 1,
+            |binding| binding.body.as_mut().unwrap().id.0[3] ^= 1,
+            |binding| binding.body.as_mut().unwrap().digest.0[3] ^= 1,
+        ];
+        for (number, change) in changes.iter().enumerate() {
+            let mut wrong = right.clone();
+            change(&mut wrong);
+            assert!(vault.unwrap(generation, &wrapped, &wrong).is_err(), "change {number}");
+        }
+        let wrong = Binding {
+            address: &there,
+            ..right.clone()
+        };
+        assert!(vault.unwrap(generation, &wrapped, &wrong).is_err());
+        for place in 0..wrapped.0.len() {
+            let mut changed = wrapped.clone();
+            changed.0[place] ^= 1;
+            assert!(vault.unwrap(generation, &changed, &right).is_err());
+        }
+        let cut = WrappedDek(wrapped.0[1..].to_vec());
+        assert!(vault.unwrap(generation, &cut, &right).is_err());
+    }
+
+    #[test]
+    fn no_key_and_nonce_pair_comes_twice() {
+        let vault = Vault::new(Box::new(OneKey), PoolKey::new([9; 32]));
+        let mut pairs = HashSet::new();
+        let mut ids = HashSet::new();
+        for number in 0..2000_usize {
+            let plain = vec![0; if number % 100 == 0 { 3 * CHUNK_OCTETS } else { 10 }];
+            let (sealed, chunks) = seal(&vault, &address("1.2"), Part::Body, &plain);
+            assert!(ids.insert(sealed.id));
+            for chunk in 0..chunks.len() {
+                assert!(pairs.insert((*sealed.dek.octets(), sealed.prefix, chunk)));
+            }
+        }
+    }
+
+    #[test]
+    fn keys_are_never_printed() {
+        let vault = vault(3);
+        let (sealed, _) = seal(&vault, &address("1.2"), Part::Body, b"text");
+        let kek = vault.provider().current().unwrap().1;
+        let printed = format!("{:?} {:?} {kek:?} {:?}", sealed, vault, PoolKey::new([0xab; 32]));
+        assert!(printed.contains("Dek(..)") && printed.contains("Kek(..)") && printed.contains("PoolKey(..)"));
+        for secret in [sealed.dek.octets(), kek.octets(), &[0xab; 32]] {
+            let decimal = format!("{:?}", &secret[..4]);
+            assert!(!printed.contains(decimal.trim_matches(['[', ']'])));
+            assert!(!printed.contains(&data_encoding::HEXLOWER.encode(&secret[..4])));
+        }
+    }
+}

@@ -467,3 +467,150 @@ impl KeyProvider for Keyring {
         .map(drop)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::store::simulated::SimulatedDisk;
+    use crate::vault::entropy::tests::SeededEntropy;
+
+    fn key(octet: u8) -> Secret {
+        Secret::Key(Zeroizing::new([octet; 32]))
+    }
+
+    fn passphrase(text: &str) -> Secret {
+        Secret::Passphrase(Zeroizing::new(text.to_owned()))
+    }
+
+    fn entropy() -> Arc<dyn Entropy> {
+        Arc::new(SeededEntropy::new(1))
+    }
+
+    fn create(disk: &SimulatedDisk, secret: &Secret) -> Result<Keyring, KeyringError> {
+        Keyring::create(Arc::new(disk.clone()), secret, entropy())
+    }
+
+    fn open(disk: &SimulatedDisk, secret: &Secret) -> Result<Keyring, KeyringError> {
+        Keyring::open(Arc::new(disk.clone()), secret, entropy())
+    }
+
+    #[test]
+    fn keys_come_back_under_the_right_secret_only() {
+        let disk = SimulatedDisk::default();
+        let first = create(&disk, &key(1)).unwrap().current().unwrap();
+        let again = open(&disk, &key(1)).unwrap().current().unwrap();
+        assert_eq!((first.0, first.1.octets()), (again.0, again.1.octets()));
+        assert!(matches!(open(&disk, &key(2)), Err(KeyringError::Wrong)));
+        assert!(matches!(
+            open(&disk, &passphrase("x")),
+            Err(KeyringError::Format { .. })
+        ));
+        assert!(matches!(create(&disk, &key(1)), Err(KeyringError::Exists)));
+    }
+
+    #[test]
+    fn passphrase_opens_what_it_closed() {
+        let disk = SimulatedDisk::default();
+        let first = create(&disk, &passphrase("correct horse")).unwrap().current().unwrap();
+        let again = open(&disk, &passphrase("correct horse")).unwrap().current().unwrap();
+        assert_eq!(first.1.octets(), again.1.octets());
+        assert!(matches!(
+            open(&disk, &passphrase("correct horsf")),
+            Err(KeyringError::Wrong)
+        ));
+    }
+
+    #[test]
+    fn destroyed_generation_is_gone_from_memory_and_file() {
+        let disk = SimulatedDisk::default();
+        let keyring = create(&disk, &key(1)).unwrap();
+        let first = Generation(1);
+        assert!(matches!(keyring.destroy(first), Err(ProviderError::Current { .. })));
+        assert_eq!(keyring.begin_generation().unwrap(), Generation(2));
+        assert_eq!(keyring.current().unwrap().0, Generation(2));
+        assert!(keyring.kek(first).is_ok());
+        keyring.destroy(first).unwrap();
+        assert!(matches!(keyring.kek(first), Err(ProviderError::NoGeneration { .. })));
+        assert!(matches!(
+            keyring.destroy(first),
+            Err(ProviderError::NoGeneration { .. })
+        ));
+        let again = open(&disk, &key(1)).unwrap();
+        assert_eq!(again.generations(), [Generation(2)]);
+        assert_eq!(again.begin_generation().unwrap(), Generation(3));
+    }
+
+    #[test]
+    fn key_that_is_not_durable_is_never_used() {
+        let disk = SimulatedDisk::default();
+        let keyring = create(&disk, &key(1)).unwrap();
+        disk.cut_power_after(0);
+        assert!(keyring.begin_generation().is_err());
+        assert_eq!(keyring.current().unwrap().0, Generation(1));
+        assert_eq!(open(&disk.restart(1), &key(1)).unwrap().generations(), [Generation(1)]);
+    }
+
+    #[test]
+    fn cost_beyond_reason_is_refused_before_it_is_paid() {
+        let file = File {
+            format: FORMAT.to_owned(),
+            protector: Protector::Passphrase {
+                salt: [0; 16],
+                cost: ArgonCost {
+                    memory_kib: u32::MAX,
+                    passes: 3,
+                    lanes: 1,
+                },
+            },
+            nonce: [0; 24],
+            sealed: vec![0; 100],
+        };
+        let octets = minicbor::to_vec(&file).unwrap();
+        assert!(matches!(
+            check_octets(&octets, &passphrase("x")),
+            Err(KeyringError::Format { .. })
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn changed_file_never_opens(place: prop::sample::Index, bit in 0_u8..8, cut: prop::sample::Index) {
+            let disk = SimulatedDisk::default();
+            drop(create(&disk, &key(1)).unwrap());
+            let octets = disk.read(FILE).unwrap();
+            prop_assert!(check_octets(&octets, &key(1)).is_ok());
+            let mut changed = octets.clone();
+            changed[place.index(octets.len())] ^= 1 << bit;
+            prop_assert!(check_octets(&changed, &key(1)).is_err());
+            prop_assert!(check_octets(&octets[..cut.index(octets.len())], &key(1)).is_err());
+        }
+
+        #[test]
+        fn any_octets_are_refused_without_a_panic(octets: Vec<u8>) {
+            prop_assert!(check_octets(&octets, &key(1)).is_err());
+        }
+    }
+
+    #[test]
+    fn secrets_are_read_in_both_shapes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("secret");
+        std::fs::write(&path, [5; 32]).unwrap();
+        assert!(matches!(Secret::from_key_file(&path), Ok(Secret::Key(key)) if *key == [5; 32]));
+        std::fs::write(&path, format!("{}\n", "05".repeat(32))).unwrap();
+        assert!(matches!(Secret::from_key_file(&path), Ok(Secret::Key(key)) if *key == [5; 32]));
+        std::fs::write(&path, "short").unwrap();
+        assert!(matches!(
+            Secret::from_key_file(&path),
+            Err(KeyringError::KeyShape { .. })
+        ));
+        assert!(matches!(Secret::from_passphrase_file(&path), Ok(Secret::Passphrase(text)) if *text == "short"));
+        std::fs::write(&path, "\n").unwrap();
+        assert!(matches!(
+            Secret::from_passphrase_file(&path),
+            Err(KeyringError::EmptyPassphrase { .. })
+        ));
+    }
+}

@@ -100,3 +100,40 @@ pub trait KeyProvider: fmt::Debug + Send + Sync {
     /// [`ProviderError::Current`], [`ProviderError::NoGeneration`], [`ProviderError::Unavailable`].
     fn destroy(&self, generation: Generation) -> Result<(), ProviderError>;
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A provider of one key that everybody knows.
+    #[derive(Debug)]
+    pub(crate) struct OneKey;
+
+    impl KeyProvider for OneKey {
+        fn current(&self) -> Result<(Generation, Kek), ProviderError> {
+            Ok((Generation(1), Kek::new([3; 32])))
+        }
+
+        fn kek(&self, generation: Generation) -> Result<Kek, ProviderError> {
+            if generation == Generation(1) {
+                Ok(Kek::new([3; 32]))
+            } else {
+                Err(ProviderError::NoGeneration { generation })
+            }
+        }
+
+        fn generations(&self) -> Vec<Generation> {
+            vec![Generation(1)]
+        }
+
+        fn begin_generation(&self) -> Result<Generation, ProviderError> {
+            Err(ProviderError::Unavailable {
+                source: "there is one key only".into(),
+            })
+        }
+
+        fn destroy(&self, generation: Generation) -> Result<(), ProviderError> {
+            Err(ProviderError::Current { generation })
+        }
+    }
+}
