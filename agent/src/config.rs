@@ -12,6 +12,8 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 use zones::{Domain, ServerName};
 
+use crate::transfer::quic;
+
 /// Name of the file inside an agent's directory.
 pub const FILE: &str = "agent.toml";
 
@@ -183,6 +185,8 @@ pub struct Moves {
     /// How long a destination keeps space reserved for an object that does not come.
     #[serde(with = "humantime_serde")]
     pub reserve_for: Duration,
+    /// Octets of payload in one UDP packet between agents.
+    pub mtu: u16,
 }
 
 impl Default for Store {
@@ -216,6 +220,7 @@ impl Default for Moves {
             seal_budget: Duration::from_millis(100),
             retire_after: Duration::from_secs(30),
             reserve_for: Duration::from_secs(60),
+            mtu: quic::MTU_DEFAULT,
         }
     }
 }
@@ -365,6 +370,10 @@ impl Config {
                 self.moves.seal_budget.is_zero() || self.moves.seal_budget > Duration::from_secs(5),
                 "moves.seal_budget is between 1ms and 5s",
             ),
+            (
+                !(quic::MTU_MIN..=quic::MTU_MAX).contains(&self.moves.mtu),
+                "moves.mtu is between 1200 and 6550: beyond that ten packets at once no longer fit what the kernel takes",
+            ),
         ];
         rules.iter().find(|(broken, _)| *broken).map(|(_, what)| *what)
     }
@@ -490,6 +499,9 @@ volume_step = "{volume_step}"
 # retire_after = "{retire_after}"
 # How long a destination keeps space for an object that does not come. Default {reserve_for}.
 # reserve_for = "{reserve_for}"
+# Octets of payload in one UDP packet between agents, 1200 to 6550. Default {mtu}. Larger ones need less CPU and a network
+# whose every link carries them; where one does not, moves fall back to 1200.
+# mtu = {mtu}
 "#,
         default_capacity = store.capacity,
         volume_step_default = store.volume_step,
@@ -506,6 +518,7 @@ volume_step = "{volume_step}"
         seal_budget = time(moves.seal_budget),
         retire_after = time(moves.retire_after),
         reserve_for = time(moves.reserve_for),
+        mtu = moves.mtu,
     )
 }
 

@@ -12,4 +12,5 @@ pub mod migration;
 pub mod objects;
 pub mod register;
 pub mod store;
+pub mod transfer;
 pub mod vault;

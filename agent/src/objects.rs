@@ -13,6 +13,7 @@
 //!
 //! Specification: DESIGN.md sections 7, 11 and 12.
 
+mod batch;
 mod body;
 mod create;
 mod delete;
@@ -35,8 +36,9 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 use zones::{Address, Level, Register, State};
 
+pub use batch::{BatchStep, StepChange};
 pub use body::StagedBody;
-pub use moving::{MoveGuard, NotOwned};
+pub use moving::{MoveGuard, NotOwned, StepError};
 pub use reading::Reading;
 pub use words::{Busy, Condition, Delete, Miss, Put, ReadGate, Summary, WriteError, WriteGate, Written};
 

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 
 use zones::{Address, Epoch, Register, ServerName, Tx};
 
-use super::wire::{Reply, Request, Unwilling};
+use super::wire::{Reply, Request};
 use super::{Backoff, ChangeOutcome, CopyFacts, FreshTx, Question, Settings, UnexpectedInput};
 use crate::clock::BootInstant;
 
@@ -107,12 +107,16 @@ pub enum Input {
     CopyBegan,
     /// A copy was written in new streams at new places, and read back; it takes the place of the one before.
     Copied(CopyFacts),
-    /// The copy that was being received broke off, or there was no room for it.
+    /// The copy that was being received broke off.
     CopyFailed,
+    /// There is no room for the copy.
+    NoRoom,
     /// The copy arrived whole and is not what the source says it is.
     CopyDamaged,
     /// The source begins another move of the same address.
     Superseded,
+    /// The connection to the source broke; what was sent may be lost.
+    PeerLost,
 }
 
 /// What the shell does.
@@ -381,7 +385,7 @@ impl Destination {
             Input::Durable => self.durable(now),
             Input::NotDurable => self.not_durable(now),
             Input::Peer(request) => {
-                self.requested(now, request);
+                self.requested(request);
                 Ok(())
             }
             Input::CopyBegan => {
@@ -400,8 +404,16 @@ impl Destination {
                 self.copy_failed(true);
                 Ok(())
             }
+            Input::NoRoom => {
+                self.no_room();
+                Ok(())
+            }
             Input::Superseded => {
-                self.give_up(Unwilling::Busy);
+                self.give_up();
+                Ok(())
+            }
+            Input::PeerLost => {
+                self.peer_lost(now);
                 Ok(())
             }
         }

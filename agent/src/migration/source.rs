@@ -492,6 +492,12 @@ impl Source {
         &self.address
     }
 
+    /// The epoch of the owner's copy.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
     /// Names the move.
     #[must_use]
     pub fn tx(&self) -> Tx {

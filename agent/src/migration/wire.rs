@@ -540,6 +540,35 @@ impl Message for Reply {
     }
 }
 
+/// Either: each agent of a pair may be the source of some objects and the destination of others.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Either {
+    /// To a destination.
+    Request(Request),
+    /// To a source.
+    Reply(Reply),
+}
+
+impl Message for Either {
+    fn encode(&self, address: &Address, header: &mut Header<'_>) {
+        match self {
+            Either::Request(request) => request.encode(address, header),
+            Either::Reply(reply) => reply.encode(address, header),
+        }
+    }
+
+    fn decode(tag: u8, fields: &mut Fields<'_, '_>) -> Result<Self, WireError> {
+        if tag < REPLIES_FROM {
+            Request::decode(tag, fields).map(Either::Request)
+        } else {
+            Reply::decode(tag, fields).map(Either::Reply)
+        }
+    }
+}
+
+/// Smallest tag of a reply.
+const REPLIES_FROM: u8 = 65;
+
 impl Unwilling {
     fn number(self) -> u64 {
         match self {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use zones::{Address, ServerName};
 
 use super::Objects;
+use super::batch::StepChange;
 use super::table::Slot;
 use super::words::{Busy, ReadGate, WriteGate};
 use crate::store::{Change, CommitError, Entry, Journal, NewEntry};
@@ -26,7 +27,7 @@ pub struct MoveGuard {
 pub struct NotOwned;
 
 /// Why a step of a move is not in the index.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum StepError {
     /// The object is not the move's any more.
@@ -35,6 +36,24 @@ pub enum StepError {
     /// The disk failed; nothing has changed.
     #[error("commit a step of a move")]
     Commit(#[from] CommitError),
+    /// The disk failed for a whole batch; nothing has changed.
+    #[error("commit a batch of steps: {why}")]
+    Together {
+        /// Why.
+        why: String,
+    },
+    /// The object is being written at this moment: take the step alone, with [`Objects::step`].
+    #[error("the object is being written")]
+    Taken {
+        /// The change that was not made.
+        change: StepChange,
+    },
+}
+
+impl std::fmt::Debug for StepError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
 }
 
 impl MoveGuard {
@@ -301,19 +320,15 @@ impl Objects {
             let slot = self.table.get(&entry.address).expect("the entry is in the table");
             match &entry.journal {
                 Journal::Active { wait: None } | Journal::Forward { .. } | Journal::Tombstone { .. } => {}
-                Journal::Active { wait: Some(_) } => {
-                    slot.with(|state| state.gate().hold());
-                    moves.push(entry);
-                }
-                Journal::Sealed { .. } => {
+                // Before serving, the register is read for each of these.
+                Journal::Active { wait: Some(_) } | Journal::Moving { .. } | Journal::Sealed { .. } => {
                     slot.with(|state| {
                         state.gate().hold();
                         state.gate().set_reads(ReadGate::Held);
                     });
                     moves.push(entry);
                 }
-                Journal::Moving { .. }
-                | Journal::Moved { .. }
+                Journal::Moved { .. }
                 | Journal::Reserved { .. }
                 | Journal::Staged { .. }
                 | Journal::Prepared { .. }
@@ -343,7 +358,7 @@ impl Objects {
 }
 
 /// Whether a move may change this entry: a deletion that has begun, or has ended, is not a move's any more.
-fn moves_own(entry: &Entry) -> bool {
+pub(super) fn moves_own(entry: &Entry) -> bool {
     match &entry.journal {
         Journal::Active { .. } | Journal::Moving { .. } | Journal::Sealed { .. } | Journal::Moved { .. } => true,
         Journal::CreateSent { .. }
@@ -358,7 +373,7 @@ fn moves_own(entry: &Entry) -> bool {
 }
 
 /// Whether a copy was given away, so that a later arrival of the object takes its place.
-fn gone(entry: &Entry) -> bool {
+pub(super) fn gone(entry: &Entry) -> bool {
     match &entry.journal {
         Journal::Moved { .. } | Journal::Forward { .. } => true,
         Journal::Active { .. }

@@ -218,6 +218,12 @@ impl State {
         self.incoming.as_ref()
     }
 
+    /// Whether one of the copies has this number.
+    pub(crate) fn has(&self, seq: u64) -> bool {
+        let is = |entry: &Arc<Entry>| entry.seq == seq;
+        self.current.as_ref().is_some_and(is) || self.incoming.as_ref().is_some_and(is) || self.retired.iter().any(is)
+    }
+
     /// Older copies that are not reclaimed yet.
     pub(crate) fn retired(&self) -> &[Arc<Entry>] {
         &self.retired

@@ -77,6 +77,12 @@ impl Slot {
         }
     }
 
+    /// Takes the turn ahead of the line if nobody has it.
+    pub(crate) fn try_turn(self: &Arc<Self>) -> Option<Turn> {
+        let free = self.with(|state| state.gate().take_now());
+        free.then(|| Turn { slot: Arc::clone(self) })
+    }
+
     /// Takes the turn before anybody can have it: for what a restart found open.
     pub(crate) fn turn_at_start(self: &Arc<Self>) -> Turn {
         let free = self.with(|state| state.gate().take_now());

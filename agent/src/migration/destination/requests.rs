@@ -2,19 +2,19 @@
 
 use zones::{Register, Tx};
 
-use super::super::wire::{Reply, Request, Unwilling};
+use super::super::wire::{Reply, Request};
 use super::super::{Backoff, CopyFacts, Digests};
 use super::{BootInstant, Destination, Outcome, Reading, Settling, State};
 
 impl Destination {
     /// Takes a message. One that names another move says nothing and is dropped.
-    pub(super) fn requested(&mut self, now: BootInstant, request: Request) {
+    pub(super) fn requested(&mut self, request: Request) {
         match request {
             Request::Reserve { tx, .. } if tx == self.tx => self.offered_again(),
-            Request::Open { tx, epoch: _ } if tx == self.tx => self.opened(now),
+            Request::Open { tx, epoch: _ } if tx == self.tx => self.opened(),
             Request::Seal { tx, revision, digests } if tx == self.tx => self.sealed(revision, digests),
             Request::Ask { tx, ask } if tx == self.tx => self.asked(ask),
-            Request::Abort { tx } if tx == self.tx => self.give_up(Unwilling::Busy),
+            Request::Abort { tx } if tx == self.tx => self.give_up(),
             Request::FenceAnswered { epoch } => self.fence_answered(epoch == self.epoch.next()),
             Request::Reserve { .. }
             | Request::Open { .. }
@@ -46,7 +46,7 @@ impl Destination {
     }
 
     /// The source says that the register names us: read it ourselves.
-    fn opened(&mut self, now: BootInstant) {
+    fn opened(&mut self) {
         match &self.state {
             State::Reserved { .. } => {
                 self.state = State::Checking {
@@ -78,7 +78,6 @@ impl Destination {
             | State::NotingDrop { .. }
             | State::Ended(_) => {}
         }
-        let _ = now;
     }
 
     /// The register names us and the source under our tx: the copy may come.
@@ -166,8 +165,7 @@ impl Destination {
     }
 
     /// The source has aborted, or begins another move. Before commit-sent the copy goes; afterwards the register decides.
-    pub(super) fn give_up(&mut self, why: Unwilling) {
-        let _ = why;
+    pub(super) fn give_up(&mut self) {
         match &mut self.state {
             State::Reserving
             | State::Reserved { .. }
@@ -190,6 +188,28 @@ impl Destination {
             | State::NotingActive { .. }
             | State::Returning { .. }
             | State::Waiting { .. }
+            | State::NotingOpen { .. }
+            | State::NotingMoved { .. }
+            | State::NotingDrop { .. }
+            | State::Ended(_) => {}
+        }
+    }
+
+    /// What was sent may be lost: the fence is sent again soon. Everything else the source asks for again.
+    pub(super) fn peer_lost(&mut self, now: BootInstant) {
+        let again = now + self.settings.retry_after;
+        match &mut self.state {
+            State::Waiting { fence_at, .. } => *fence_at = again.min(*fence_at),
+            State::Reserving
+            | State::NotingReserved
+            | State::Reserved { .. }
+            | State::Checking { .. }
+            | State::Staging { .. }
+            | State::NotingPrepared { .. }
+            | State::NotingCommit { .. }
+            | State::CommitSent { .. }
+            | State::NotingActive { .. }
+            | State::Returning { .. }
             | State::NotingOpen { .. }
             | State::NotingMoved { .. }
             | State::NotingDrop { .. }

@@ -275,6 +275,34 @@ impl Destination {
         }
     }
 
+    /// There is no room for a copy: the source hears so, and nothing is kept.
+    pub(super) fn no_room(&mut self) {
+        match &self.state {
+            State::Staging { noting: false, .. } => {
+                self.send(Reply::Refused {
+                    tx: self.tx,
+                    why: Unwilling::Full,
+                });
+                self.drop_copy();
+            }
+            State::Staging { noting: true, .. }
+            | State::Reserving
+            | State::NotingReserved
+            | State::Reserved { .. }
+            | State::Checking { .. }
+            | State::NotingPrepared { .. }
+            | State::NotingCommit { .. }
+            | State::CommitSent { .. }
+            | State::NotingActive { .. }
+            | State::Returning { .. }
+            | State::Waiting { .. }
+            | State::NotingOpen { .. }
+            | State::NotingMoved { .. }
+            | State::NotingDrop { .. }
+            | State::Ended(_) => {}
+        }
+    }
+
     /// Notes that the copy is what the source has sealed.
     pub(super) fn prepare(&mut self, moving: Register, copy: CopyFacts) {
         if self.journaled_staging {

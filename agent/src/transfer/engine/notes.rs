@@ -1,0 +1,361 @@
+//! Steps of machines on their way into the index, many in one commit.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tracing::{debug, error};
+use zones::Address;
+
+use super::{Engine, Event, Id, NOTES_MAX, NOTES_RUNNING_MAX, Side};
+use crate::migration::{destination, source};
+use crate::objects::{BatchStep, Objects, StepError, WriteGate};
+use crate::store::{Change, Content, Digests, Entry, Journal, NewEntry, OpenWait};
+use crate::transfer::engine::incoming::Incoming;
+use crate::vault::Digest;
+
+/// A step that waits for its commit.
+pub(crate) struct Note {
+    id: Id,
+    side: Side,
+    kind: Kind,
+    step: BatchStep,
+}
+
+/// What follows from a step beside the machine's own state.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Kind {
+    /// Nothing.
+    Plain,
+    /// The entry is the copy that is kept after the object was let go.
+    Moved,
+    /// The entry is the row of an arriving copy, and names all that is in hand.
+    Row,
+    /// The row is gone.
+    NoRow,
+    /// Only tidies up: an object that was deleted meanwhile needs it no more.
+    Tidy,
+}
+
+/// The end of a step.
+pub(crate) struct Noted {
+    id: Id,
+    side: Side,
+    kind: Kind,
+    outcome: Outcome,
+}
+
+enum Outcome {
+    Durable(Option<Arc<Entry>>),
+    NotOwned,
+    Failed,
+}
+
+impl Engine {
+    /// Writes a source's step with the next commit.
+    pub(super) fn note_source(&mut self, id: Id, address: Address, step: source::Step) {
+        let owned = |change: Box<dyn FnOnce(&Entry) -> NewEntry + Send>| BatchStep::Owned {
+            address: address.clone(),
+            change,
+        };
+        let (kind, step) = match step {
+            source::Step::Moving { to, tx } => (
+                Kind::Plain,
+                owned(Box::new(move |entry| NewEntry {
+                    journal: Journal::Moving { to, tx },
+                    ..entry.keep()
+                })),
+            ),
+            source::Step::Sealed {
+                to,
+                tx,
+                revision,
+                digests,
+            } => (
+                Kind::Plain,
+                owned(Box::new(move |entry| NewEntry {
+                    journal: Journal::Sealed {
+                        to,
+                        tx,
+                        revision,
+                        digests: Digests {
+                            properties: digests.properties.map(Digest),
+                            body: digests.body.map(Digest),
+                        },
+                    },
+                    ..entry.keep()
+                })),
+            ),
+            source::Step::Active { tx } => (
+                Kind::Plain,
+                owned(Box::new(move |entry| NewEntry {
+                    journal: Journal::Active { wait: None },
+                    tx: Some(tx),
+                    ..entry.keep()
+                })),
+            ),
+            source::Step::Moved { owner, epoch } => (
+                Kind::Moved,
+                owned(Box::new(move |entry| NewEntry {
+                    journal: Journal::Moved { to: owner, epoch },
+                    ..entry.keep()
+                })),
+            ),
+            source::Step::Deleted { epoch, tx } => (
+                Kind::Plain,
+                owned(Box::new(move |entry| NewEntry {
+                    journal: Journal::Tombstone { epoch, tx },
+                    epoch,
+                    tx: Some(tx),
+                    properties: Content::Absent,
+                    body: Content::Absent,
+                    ..entry.keep()
+                })),
+            ),
+            source::Step::Forward { owner, epoch } => {
+                let Some(moved) = self.outgoing.get(&id).and_then(|outgoing| outgoing.moved.clone()) else {
+                    // Its row is gone already.
+                    self.feed_source(id, source::Input::Durable);
+                    return;
+                };
+                // An object that has come back needs no way to it from here.
+                let current = self.parts.objects.entry(&address);
+                let forwards = current.is_some_and(|current| current.seq == moved.seq);
+                let change = forwards.then(|| NewEntry {
+                    journal: Journal::Forward { to: owner, epoch },
+                    properties: Content::Absent,
+                    body: Content::Absent,
+                    writes: Vec::new(),
+                    ..moved.keep()
+                });
+                let step = BatchStep::Row {
+                    address,
+                    seq: moved.seq,
+                    change,
+                };
+                (Kind::Plain, step)
+            }
+        };
+        self.to_note.push(Note {
+            id,
+            side: Side::Source,
+            kind,
+            step,
+        });
+    }
+
+    /// Writes a destination's step with the next commit.
+    pub(super) fn note_destination(&mut self, id: Id, address: Address, step: destination::Step) {
+        let Some(incoming) = self.incoming.get(&id) else { return };
+        let reserve_for = self.parts.settings.machine.reservation;
+        let (from, tx) = (incoming.machine.source().clone(), incoming.machine.tx());
+        let arriving = |journal| BatchStep::Arriving {
+            address: address.clone(),
+            change: arriving(incoming, journal),
+        };
+        let (kind, step) = match step {
+            destination::Step::Reserved => {
+                let expires = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + reserve_for;
+                let journal = Journal::Reserved {
+                    from,
+                    tx,
+                    octets: incoming.offer.octets,
+                    expires_unix_ms: u64::try_from(expires.as_millis()).unwrap_or(u64::MAX),
+                };
+                (Kind::Row, arriving(journal))
+            }
+            destination::Step::Staged => (Kind::Row, arriving(Journal::Staged { from, tx })),
+            destination::Step::Prepared => (Kind::Row, arriving(Journal::Prepared { from, tx })),
+            destination::Step::CommitSent { commit_tx } => {
+                (Kind::Row, arriving(Journal::CommitSent { from, tx, commit_tx }))
+            }
+            destination::Step::Active { tx, wait: true, .. } => {
+                let change = Box::new(move |entry: &Entry| NewEntry {
+                    journal: Journal::Active {
+                        wait: Some(OpenWait { from: from.clone() }),
+                    },
+                    tx: Some(tx),
+                    from: Some(from),
+                    ..entry.keep()
+                });
+                let step = BatchStep::Arrived {
+                    address,
+                    writes: WriteGate::Held,
+                    change,
+                };
+                (Kind::Row, step)
+            }
+            destination::Step::Active { wait: false, .. } => {
+                let change = Box::new(|entry: &Entry| NewEntry {
+                    journal: Journal::Active { wait: None },
+                    ..entry.keep()
+                });
+                (Kind::Tidy, BatchStep::Owned { address, change })
+            }
+            destination::Step::Moved { owner, epoch } => {
+                let change = Box::new(move |entry: &Entry| NewEntry {
+                    journal: Journal::Moved { to: owner, epoch },
+                    ..entry.keep()
+                });
+                (Kind::Tidy, BatchStep::Owned { address, change })
+            }
+            destination::Step::Removed => match incoming.row {
+                Some(seq) => (
+                    Kind::NoRow,
+                    BatchStep::Row {
+                        address,
+                        seq,
+                        change: None,
+                    },
+                ),
+                None => {
+                    self.feed_destination(id, destination::Input::Durable);
+                    return;
+                }
+            },
+        };
+        self.to_note.push(Note {
+            id,
+            side: Side::Destination,
+            kind,
+            step,
+        });
+    }
+
+    /// Starts a commit of all steps that wait, unless enough are running.
+    pub(super) fn note(&mut self) {
+        while self.noting < NOTES_RUNNING_MAX && !self.to_note.is_empty() {
+            let rest = self.to_note.split_off(self.to_note.len().min(NOTES_MAX));
+            let notes = std::mem::replace(&mut self.to_note, rest);
+            self.noting += 1;
+            let (objects, events) = (Arc::clone(&self.parts.objects), self.parts.events.clone());
+            tokio::spawn(async move {
+                let (whose, steps): (Vec<_>, Vec<_>) = notes
+                    .into_iter()
+                    .map(|note| ((note.id, note.side, note.kind, address_of(&note.step)), note.step))
+                    .unzip();
+                let outcomes = objects.batch(steps).await;
+                let mut noted = Vec::with_capacity(outcomes.len());
+                for ((id, side, kind, address), outcome) in whose.into_iter().zip(outcomes) {
+                    let outcome = match outcome {
+                        Ok(entry) => Outcome::Durable(entry),
+                        // It is being written: this step waits for its turn alone.
+                        Err(StepError::Taken { change }) => {
+                            let (objects, events) = (Arc::clone(&objects), events.clone());
+                            tokio::spawn(async move {
+                                let outcome = alone(&objects, &address, change).await;
+                                let noted = Noted {
+                                    id,
+                                    side,
+                                    kind,
+                                    outcome,
+                                };
+                                drop(events.send(Event::Noted(noted)).await);
+                            });
+                            continue;
+                        }
+                        Err(error) => failed(&address, &error),
+                    };
+                    noted.push(Noted {
+                        id,
+                        side,
+                        kind,
+                        outcome,
+                    });
+                }
+                drop(events.send(Event::NotedBatch(noted)).await);
+            });
+        }
+    }
+
+    /// Tells the machine how its step ended.
+    pub(super) fn noted(&mut self, noted: Noted) {
+        let id = noted.id;
+        match (noted.side, noted.outcome) {
+            (Side::Source, Outcome::Durable(entry)) => {
+                match noted.kind {
+                    Kind::Moved => self.kept(id, entry),
+                    Kind::Plain | Kind::Row | Kind::NoRow | Kind::Tidy => {}
+                }
+                self.feed_source(id, source::Input::Durable);
+            }
+            (Side::Source, Outcome::NotOwned) => self.taken_over(id),
+            (Side::Source, Outcome::Failed) => self.feed_source(id, source::Input::NotDurable),
+            (Side::Destination, Outcome::Durable(entry)) => {
+                if let Some(incoming) = self.incoming.get_mut(&id) {
+                    match noted.kind {
+                        Kind::Row => {
+                            incoming.row = entry.map(|entry| entry.seq);
+                            if let Some(in_hand) = &mut incoming.in_hand {
+                                in_hand.noted();
+                            }
+                        }
+                        Kind::NoRow => incoming.row = None,
+                        Kind::Plain | Kind::Moved | Kind::Tidy => {}
+                    }
+                }
+                self.feed_destination(id, destination::Input::Durable);
+            }
+            (Side::Destination, Outcome::NotOwned) if noted.kind == Kind::Tidy => {
+                self.feed_destination(id, destination::Input::Durable);
+            }
+            (Side::Destination, Outcome::NotOwned | Outcome::Failed) => {
+                self.feed_destination(id, destination::Input::NotDurable);
+            }
+        }
+    }
+}
+
+/// The row of an arriving copy as it is to be. It has the epoch that the copy is to have, so that its keys are wrapped once.
+fn arriving(incoming: &Incoming, journal: Journal) -> Change {
+    let machine = &incoming.machine;
+    let in_hand = incoming.in_hand.as_ref();
+    let offer = &incoming.offer;
+    let entry = NewEntry {
+        address: machine.address().clone(),
+        epoch: machine.epoch().next(),
+        revision: in_hand.map_or(offer.revision, |in_hand| in_hand.copy.revision),
+        kind: in_hand.map_or_else(|| offer.kind.clone(), |in_hand| in_hand.copy.kind.clone()),
+        schema: in_hand.map_or(offer.schema, |in_hand| in_hand.copy.schema),
+        level: in_hand.map_or(offer.level, |in_hand| in_hand.copy.level),
+        journal,
+        properties: in_hand.map_or(Content::Absent, |in_hand| in_hand.properties()),
+        body: in_hand.map_or(Content::Absent, |in_hand| in_hand.body()),
+        writes: in_hand.map(|in_hand| in_hand.writes()).unwrap_or_default(),
+        tx: None,
+        from: Some(machine.source().clone()),
+    };
+    match incoming.row {
+        Some(seq) => Change::Replace { seq, entry },
+        None => Change::Insert(entry),
+    }
+}
+
+fn address_of(step: &BatchStep) -> Address {
+    match step {
+        BatchStep::Owned { address, .. }
+        | BatchStep::Row { address, .. }
+        | BatchStep::Arriving { address, .. }
+        | BatchStep::Arrived { address, .. } => address.clone(),
+    }
+}
+
+async fn alone(objects: &Arc<Objects>, address: &Address, change: crate::objects::StepChange) -> Outcome {
+    match objects.step(address, change).await {
+        Ok(entry) => Outcome::Durable(Some(entry)),
+        Err(error) => failed(address, &error),
+    }
+}
+
+fn failed(address: &Address, error: &StepError) -> Outcome {
+    match error {
+        StepError::NotOwned(_) => {
+            debug!(object = %address, "a step of a move found its object taken over");
+            Outcome::NotOwned
+        }
+        StepError::Commit(_) | StepError::Together { .. } | StepError::Taken { .. } => {
+            let error: &(dyn std::error::Error + 'static) = error;
+            error!(object = %address, error, "a step of a move is not durable");
+            Outcome::Failed
+        }
+    }
+}

@@ -1,0 +1,514 @@
+//! The objects on their way out: the driver of [`Source`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use futures_util::FutureExt;
+use tracing::{debug, info, warn};
+use zones::{Address, ServerName};
+
+use super::{Engine, Id, Side, seed, wrong};
+use crate::clock::BootInstant;
+use crate::migration::source::{self, Action, Input, Offer, Outcome, Recovered, Source, SourceJournal, Why};
+use crate::migration::wire::{Either, Reply, Request};
+use crate::migration::{Digests, Settings};
+use crate::objects::{Busy, MoveGuard, NotOwned};
+use crate::store::{Entry, Journal};
+use crate::transfer::copying::{Shipment, Shipped};
+use crate::transfer::large;
+use crate::transfer::librarian::Asked;
+
+/// Longest seal budget of an object whose seals were broken before.
+const SEAL_BUDGET_MAX: Duration = Duration::from_secs(2);
+
+/// Machines that remove copies at a time.
+const RECLAIMING_MAX: usize = 256;
+
+/// One object on its way out.
+pub(super) struct Outgoing {
+    pub(super) machine: Source,
+    pub(super) timer: Option<BootInstant>,
+    octets: u64,
+    /// The copy that is kept after the object was let go.
+    pub(super) moved: Option<Arc<Entry>>,
+    shipped: Option<Shipped>,
+    /// The number of the closing that is wanted.
+    closing: Option<u32>,
+    /// Since when it takes a place among the sealed.
+    sealed_since: Option<BootInstant>,
+    /// Whether it takes a place in the window.
+    counted: bool,
+    /// Whether all it does is to remove a copy that was given away.
+    reclaims: bool,
+    _guard: Option<MoveGuard>,
+}
+
+/// What an entry offers.
+pub(super) fn offer(entry: &Entry) -> Offer {
+    Offer {
+        kind: entry.kind.clone(),
+        schema: entry.schema,
+        level: entry.level,
+        revision: entry.revision,
+        octets: entry.plain_octets(),
+    }
+}
+
+pub(super) fn digests(entry: &Entry) -> Digests {
+    let digests = entry.digests();
+    Digests {
+        properties: digests.properties.map(|digest| digest.0),
+        body: digests.body.map(|digest| digest.0),
+    }
+}
+
+impl Engine {
+    /// Begins to move an object; why not, if it cannot be now.
+    pub(super) fn begin(&mut self, address: &Address, to: &ServerName, broken_seals: u32) -> Result<(), Busy> {
+        if self.outgoing_by_address.contains_key(address) || self.incoming_by_address.contains_key(address) {
+            return Err(Busy::Moving);
+        }
+        let guard = self.parts.objects.begin_move(address)?;
+        let entry = self.parts.objects.entry(address).ok_or(Busy::NotOwned)?;
+        let in_wait = match &entry.journal {
+            Journal::Active { wait } => wait.is_some(),
+            Journal::Moving { .. }
+            | Journal::Sealed { .. }
+            | Journal::CreateSent { .. }
+            | Journal::Moved { .. }
+            | Journal::Forward { .. }
+            | Journal::DeleteSent { .. }
+            | Journal::Tombstone { .. }
+            | Journal::Reserved { .. }
+            | Journal::Staged { .. }
+            | Journal::Prepared { .. }
+            | Journal::CommitSent { .. } => return Err(Busy::NotOwned),
+        };
+        let begin = source::Begin {
+            me: self.parts.me.clone(),
+            to: to.clone(),
+            address: address.clone(),
+            epoch: entry.epoch,
+            offer: offer(&entry),
+            in_wait,
+            seed: seed(),
+        };
+        let settings = &self.parts.settings.machine;
+        let longer = settings.seal_budget * 2u32.pow(broken_seals.min(5));
+        let settings = Settings {
+            seal_budget: longer.min(SEAL_BUDGET_MAX).max(settings.seal_budget),
+            ..*settings
+        };
+        let machine = Source::begin(BootInstant::now(), begin, settings).map_err(|_| Busy::Opening)?;
+        let octets = entry.plain_octets();
+        self.window.open(octets);
+        self.add_outgoing(machine, octets, None, Some(guard));
+        Ok(())
+    }
+
+    fn add_outgoing(&mut self, machine: Source, octets: u64, reclaims: Option<Arc<Entry>>, guard: Option<MoveGuard>) {
+        let id = self.new_id();
+        if reclaims.is_none() {
+            self.outgoing_by_address.insert(machine.address().clone(), id);
+        }
+        let outgoing = Outgoing {
+            machine,
+            timer: None,
+            octets,
+            counted: reclaims.is_none(),
+            reclaims: reclaims.is_some(),
+            moved: reclaims,
+            shipped: None,
+            closing: None,
+            sealed_since: None,
+            _guard: guard,
+        };
+        self.outgoing.insert(id, outgoing);
+        self.run_source(id);
+    }
+
+    /// Takes up a move that a restart found open; false if the entry is none of a source.
+    pub(super) fn recover_source(&mut self, entry: &Arc<Entry>) -> bool {
+        let (to, tx, journal) = match &entry.journal {
+            Journal::Moving { to, tx } => (to, *tx, SourceJournal::Moving),
+            Journal::Sealed { to, tx, .. } => (to, *tx, SourceJournal::Sealed),
+            Journal::Moved { .. } => {
+                self.retire(Arc::clone(entry));
+                return true;
+            }
+            Journal::Active { .. }
+            | Journal::CreateSent { .. }
+            | Journal::Forward { .. }
+            | Journal::DeleteSent { .. }
+            | Journal::Tombstone { .. }
+            | Journal::Reserved { .. }
+            | Journal::Staged { .. }
+            | Journal::Prepared { .. }
+            | Journal::CommitSent { .. } => return false,
+        };
+        let recovered = Recovered {
+            me: self.parts.me.clone(),
+            to: to.clone(),
+            address: entry.address.clone(),
+            epoch: entry.epoch,
+            tx,
+            offer: offer(entry),
+            journal,
+            seed: seed(),
+        };
+        let machine = Source::recover(BootInstant::now(), recovered, self.parts.settings.machine);
+        let octets = entry.plain_octets();
+        self.window.open(octets);
+        let guard = self.parts.objects.begin_move(&entry.address).ok();
+        self.add_outgoing(machine, octets, None, guard);
+        true
+    }
+
+    /// Keeps a copy that was given away for the grace period. It needs no machine meanwhile: the journal answers.
+    fn retire(&mut self, entry: Arc<Entry>) {
+        let due = BootInstant::now() + self.parts.settings.machine.grace;
+        self.retired.push_back((due, entry));
+    }
+
+    /// Removes copies whose grace period is over, few at a time.
+    pub(super) fn reclaim(&mut self) {
+        let now = BootInstant::now();
+        while self.reclaiming < RECLAIMING_MAX
+            && let Some((_, entry)) = self.retired.pop_front_if(|(due, _)| *due <= now)
+        {
+            let (to, epoch) = match &entry.journal {
+                Journal::Moved { to, epoch } => (to.clone(), *epoch),
+                Journal::Active { .. }
+                | Journal::Moving { .. }
+                | Journal::Sealed { .. }
+                | Journal::CreateSent { .. }
+                | Journal::Forward { .. }
+                | Journal::DeleteSent { .. }
+                | Journal::Tombstone { .. }
+                | Journal::Reserved { .. }
+                | Journal::Staged { .. }
+                | Journal::Prepared { .. }
+                | Journal::CommitSent { .. } => continue,
+            };
+            let recovered = Recovered {
+                me: self.parts.me.clone(),
+                to: to.clone(),
+                address: entry.address.clone(),
+                epoch: entry.epoch,
+                tx: zones::Tx([0; 16]),
+                offer: offer(&entry),
+                journal: SourceJournal::Moved { owner: to, epoch },
+                seed: seed(),
+            };
+            // The grace period is over.
+            let settings = Settings {
+                grace: Duration::ZERO,
+                ..self.parts.settings.machine
+            };
+            let machine = Source::recover(now, recovered, settings);
+            self.reclaiming += 1;
+            self.add_outgoing(machine, 0, Some(entry), None);
+        }
+    }
+
+    pub(super) fn feed_source(&mut self, id: Id, input: Input) {
+        let Some(outgoing) = self.outgoing.get_mut(&id) else {
+            return;
+        };
+        if let Err(unexpected) = outgoing.machine.handle_input(BootInstant::now(), input) {
+            wrong(&unexpected, outgoing.machine.address());
+        }
+        self.run_source(id);
+    }
+
+    pub(super) fn run_source(&mut self, id: Id) {
+        while let Some(outgoing) = self.outgoing.get_mut(&id) {
+            let Some(action) = outgoing.machine.poll_action() else {
+                break;
+            };
+            let address = outgoing.machine.address().clone();
+            match action {
+                Action::Read { question } => self.wish(id, Side::Source, Asked::Read { address, question }),
+                Action::Change { old, new } => self.wish(id, Side::Source, Asked::Change { old, new }),
+                Action::Send(request) => {
+                    let peer = outgoing.machine.destination().clone();
+                    self.tell(&peer, &address, &Either::Request(request));
+                }
+                Action::Ship { staged } => self.ship(id, &address, staged),
+                Action::Close { number, staged: _ } => {
+                    outgoing.closing = Some(number);
+                    self.to_close.push_back((id, number));
+                }
+                Action::Unseal => {
+                    outgoing.closing = None;
+                    self.parts.objects.unseal(&address);
+                    self.unsealed(id, false);
+                }
+                Action::Reads(reads) => self.parts.objects.set_reads(&address, reads),
+                Action::Persist(step) => self.note_source(id, address, step),
+                Action::LetGo { owner, epoch } => {
+                    debug!(object = %address, %owner, %epoch, "object let go");
+                    self.parts.objects.unseal(&address);
+                    self.let_go(id, &address);
+                    return;
+                }
+                Action::Ended(outcome) => {
+                    self.ended(id, &address, outcome);
+                    return;
+                }
+            }
+        }
+        let due = self
+            .outgoing
+            .get(&id)
+            .and_then(|outgoing| outgoing.machine.poll_timeout());
+        self.set_timer(Side::Source, id, due);
+    }
+
+    /// The object is another's, durably: what is left is a copy to remove later.
+    fn let_go(&mut self, id: Id, address: &Address) {
+        self.unsealed(id, false);
+        self.uncount(id);
+        if let Some(outgoing) = self.outgoing.remove(&id) {
+            self.outgoing_by_address.remove(address);
+            self.parts.counters.moved_out(outgoing.octets);
+            self.drain.settled(address);
+            if let Some(moved) = outgoing.moved {
+                self.retire(moved);
+            }
+        }
+    }
+
+    fn ended(&mut self, id: Id, address: &Address, outcome: Outcome) {
+        let broken = outcome == Outcome::Stayed(Why::SealBudget);
+        self.unsealed(id, broken);
+        self.uncount(id);
+        if let Some(outgoing) = self.outgoing.remove(&id) {
+            if outgoing.reclaims {
+                self.reclaiming -= 1;
+                return;
+            }
+            self.outgoing_by_address.remove(address);
+            let peer = outgoing.machine.destination();
+            match outcome {
+                Outcome::Moved => self.drain.settled(address),
+                Outcome::Stayed(why) => {
+                    debug!(object = %address, target = %peer, ?why, "object stays for now");
+                    self.parts.counters.stayed();
+                    self.drain.failed(address, peer, why);
+                }
+                Outcome::Superseded => self.drain.settled(address),
+            }
+        }
+    }
+
+    /// It no longer takes a place in the window.
+    fn uncount(&mut self, id: Id) {
+        if let Some(outgoing) = self.outgoing.get_mut(&id)
+            && std::mem::take(&mut outgoing.counted)
+        {
+            self.window.close(outgoing.octets);
+        }
+    }
+
+    /// It no longer takes a place among the sealed.
+    fn unsealed(&mut self, id: Id, broken: bool) {
+        if let Some(outgoing) = self.outgoing.get_mut(&id)
+            && let Some(since) = outgoing.sealed_since.take()
+        {
+            self.window.unseal(BootInstant::now() - since, broken);
+        }
+    }
+
+    fn ship(&mut self, id: Id, address: &Address, staged: Option<u64>) {
+        let entry = self.parts.objects.entry(address);
+        let Some(outgoing) = self.outgoing.get_mut(&id) else {
+            return;
+        };
+        let Some(entry) = entry.filter(|entry| entry.epoch == outgoing_epoch(outgoing)) else {
+            self.feed_source(id, Input::TakenOver);
+            return;
+        };
+        let shipment = Shipment::new(entry, outgoing.machine.tx(), staged, outgoing.shipped);
+        if shipment.is_small() {
+            self.to_ship.push_back((id, shipment));
+            return;
+        }
+        let peer = outgoing.machine.destination().clone();
+        match self.peers.link(&peer) {
+            Some(link) => large::ship(
+                id,
+                link.connection.clone(),
+                Arc::clone(&self.parts.store),
+                shipment,
+                self.parts.events.clone(),
+            ),
+            None => {
+                self.dial(&peer);
+                self.feed_source(id, Input::PeerLost);
+            }
+        }
+    }
+
+    /// A small copy is ready for its lane.
+    pub(super) fn framed(&mut self, id: Id, frame: Option<(BytesMut, Shipped)>) {
+        let Some(outgoing) = self.outgoing.get_mut(&id) else {
+            return;
+        };
+        let Some((frame, shipped)) = frame else {
+            self.feed_source(id, Input::ShipFailed);
+            return;
+        };
+        let (peer, address) = (outgoing.machine.destination(), outgoing.machine.address());
+        match self.peers.link(peer) {
+            Some(link) => {
+                link.send_frames(address, &frame);
+                self.shipped(id, Some(shipped));
+            }
+            None => self.feed_source(id, Input::PeerLost),
+        }
+    }
+
+    pub(super) fn shipped(&mut self, id: Id, shipped: Option<Shipped>) {
+        let Some(outgoing) = self.outgoing.get_mut(&id) else {
+            return;
+        };
+        match shipped {
+            Some(shipped) => {
+                outgoing.shipped = Some(shipped);
+                let revision = shipped.revision;
+                self.feed_source(id, Input::Shipped { revision });
+            }
+            None => self.feed_source(id, Input::ShipFailed),
+        }
+    }
+
+    /// Closes gates as far as the window lets: writers wait as little as possible.
+    pub(super) fn close_gates(&mut self) {
+        while let Some((id, number)) = self.to_close.front().copied() {
+            let wanted = self
+                .outgoing
+                .get(&id)
+                .is_some_and(|outgoing| outgoing.closing == Some(number));
+            if !wanted {
+                self.to_close.pop_front();
+                continue;
+            }
+            if !self.window.seal() {
+                return;
+            }
+            self.to_close.pop_front();
+            let outgoing = self.outgoing.get_mut(&id).expect("it was wanted");
+            outgoing.closing = None;
+            outgoing.sealed_since = Some(BootInstant::now());
+            let address = outgoing.machine.address().clone();
+            self.feed_source(id, Input::Holding { number });
+            let objects = Arc::clone(&self.parts.objects);
+            let mut closing = async move {
+                let closed = objects.seal(&address).await;
+                (id, number, closed)
+            }
+            .boxed();
+            match (&mut closing).now_or_never() {
+                Some((id, number, closed)) => self.closed(id, number, closed),
+                None => self.closings.push(closing),
+            }
+        }
+    }
+
+    /// A gate is closed, or the object is no longer the move's.
+    pub(super) fn closed(&mut self, id: Id, number: u32, closed: Result<Arc<Entry>, NotOwned>) {
+        let Some(outgoing) = self.outgoing.get_mut(&id) else {
+            return;
+        };
+        match closed {
+            Ok(entry) => {
+                let difference_octets = match &outgoing.shipped {
+                    Some(shipped) => shipped.difference_octets(&entry),
+                    None => entry.plain_octets(),
+                };
+                let librarian_answered = self.parts.wanted.borrow().answered_at;
+                self.feed_source(
+                    id,
+                    Input::Closed {
+                        number,
+                        revision: entry.revision,
+                        digests: digests(&entry),
+                        difference_octets,
+                        librarian_answered,
+                    },
+                );
+            }
+            Err(NotOwned) => self.feed_source(id, Input::TakenOver),
+        }
+    }
+
+    /// A destination's message.
+    pub(super) fn replied(&mut self, peer: &ServerName, address: &Address, reply: Reply) {
+        let id = self.outgoing_by_address.get(address).copied();
+        let of_peer = |id: &Id| {
+            self.outgoing
+                .get(id)
+                .is_some_and(|outgoing| outgoing.machine.destination() == peer)
+        };
+        match (id.filter(of_peer), reply) {
+            (Some(id), reply) => self.feed_source(id, Input::Peer(reply)),
+            (None, Reply::Fenced { epoch }) => {
+                // The machine is gone; the journal says whether this agent has stopped.
+                let stopped = self
+                    .parts
+                    .objects
+                    .entry(address)
+                    .is_some_and(|entry| match &entry.journal {
+                        Journal::Moved { epoch: known, .. } | Journal::Forward { epoch: known, .. } => *known >= epoch,
+                        Journal::Tombstone { epoch: known, .. } => *known > epoch,
+                        Journal::Active { .. }
+                        | Journal::Moving { .. }
+                        | Journal::Sealed { .. }
+                        | Journal::DeleteSent { .. } => entry.epoch > epoch,
+                        Journal::CreateSent { .. }
+                        | Journal::Reserved { .. }
+                        | Journal::Staged { .. }
+                        | Journal::Prepared { .. }
+                        | Journal::CommitSent { .. } => false,
+                    });
+                if stopped {
+                    let answer = Request::FenceAnswered { epoch };
+                    self.tell(peer, address, &Either::Request(answer));
+                }
+            }
+            (
+                None,
+                Reply::Reserved { .. }
+                | Reply::Refused { .. }
+                | Reply::Ready { .. }
+                | Reply::Staged { .. }
+                | Reply::Damaged { .. }
+                | Reply::NotCommitted { .. }
+                | Reply::Dropped { .. },
+            ) => {}
+        }
+    }
+
+    /// A step of a source could not be taken since the object is no longer the move's.
+    pub(super) fn taken_over(&mut self, id: Id) {
+        if let Some(outgoing) = self.outgoing.get(&id) {
+            info!(object = %outgoing.machine.address(), "a deletion ends a move");
+        }
+        self.feed_source(id, Input::TakenOver);
+    }
+
+    /// The copy here is no longer the object: it is kept for a while, named by its number.
+    pub(super) fn kept(&mut self, id: Id, entry: Option<Arc<Entry>>) {
+        match (self.outgoing.get_mut(&id), entry) {
+            (Some(outgoing), Some(entry)) => outgoing.moved = Some(entry),
+            (Some(outgoing), None) => warn!(object = %outgoing.machine.address(), "a moved copy has no row"),
+            (None, _) => {}
+        }
+    }
+}
+
+fn outgoing_epoch(outgoing: &Outgoing) -> zones::Epoch {
+    outgoing.machine.epoch()
+}
