@@ -303,3 +303,40 @@ fn status_field(pid: u32, field: &str) -> Result<u64> {
     let kibibytes: u64 = value.trim().trim_end_matches(" kB").parse().context("read the field")?;
     Ok(kibibytes * 1024)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[test]
+    fn dropped_process_is_gone_even_if_it_ignores_sigterm_for_a_while() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let log = dir.path().join("log");
+        let script = "trap 'sleep 0.2; exit 0' TERM; echo 'ready {\"a\":1}'; while :; do sleep 0.05; done";
+        let process = Process::start("sleeper", shell(script), &log)?;
+        assert_eq!(process.ready(), "{\"a\":1}");
+        let pid = pid_of(process.pid()).context("process id")?;
+        assert!(!is_over(pid));
+        drop(process);
+        assert!(is_over(pid));
+        Ok(())
+    }
+
+    #[test]
+    fn process_that_ends_before_it_is_ready_shows_the_end_of_its_log() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let script = "echo 'no such setting' >&2; exit 3";
+        let error = Process::start("broken", shell(script), &dir.path().join("log"))
+            .err()
+            .context("it started")?;
+        let text = format!("{error:#}");
+        assert!(text.contains("no such setting"), "{text}");
+        Ok(())
+    }
+}
