@@ -5,7 +5,7 @@
 //! the read began, none after the last that was sent when it ended.
 
 use std::ops::RangeInclusive;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use serde_json::{Map, Value};
@@ -19,8 +19,15 @@ const VERSION: &str = "demo_version";
 /// Every object of the demo.
 pub(super) struct Book {
     entries: Vec<Entry>,
-    /// Made under load.
-    extra: Mutex<Vec<std::sync::Arc<Entry>>>,
+    extra: Mutex<Extra>,
+}
+
+/// Objects made under load.
+#[derive(Default)]
+struct Extra {
+    all: Vec<Arc<Entry>>,
+    /// How many of them, the oldest first, were handed out to be deleted.
+    taken: usize,
 }
 
 /// One object.
@@ -75,14 +82,28 @@ impl Book {
         &self.entries
     }
 
-    /// Notes an object that is about to be made under load.
-    pub(super) fn add(&self, entry: std::sync::Arc<Entry>) {
-        self.extra.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
+    /// Notes an object that was made under load.
+    pub(super) fn add(&self, entry: Arc<Entry>) {
+        self.extra
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .all
+            .push(entry);
+    }
+
+    /// The oldest object made under load that was not taken yet, if there are more than `spare` of them: to be deleted.
+    pub(super) fn take_made(&self, spare: usize) -> Option<Arc<Entry>> {
+        let mut extra = self.extra.lock().unwrap_or_else(PoisonError::into_inner);
+        if extra.all.len() <= extra.taken + spare {
+            return None;
+        }
+        extra.taken += 1;
+        extra.all.get(extra.taken - 1).cloned()
     }
 
     /// Objects that were made under load.
-    pub(super) fn extra(&self) -> Vec<std::sync::Arc<Entry>> {
-        self.extra.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(super) fn extra(&self) -> Vec<Arc<Entry>> {
+        self.extra.lock().unwrap_or_else(PoisonError::into_inner).all.clone()
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -123,12 +123,12 @@ pub(super) fn milliseconds(histogram: &Histogram<u64>, quantile: f64) -> f64 {
 }
 
 /// One operation of a client.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 enum Operation {
     Read { index: usize, which: Which },
     Write { index: usize, which: Which },
     Create { number: u64 },
-    Delete { number: u64 },
+    Delete { entry: Arc<Entry> },
 }
 
 enum Came {
@@ -146,7 +146,6 @@ pub(super) struct Load {
     /// Each object has one writer at a time: those with a write on its way.
     writing: Arc<Writing>,
     made: u64,
-    deleted: u64,
     told: Arc<AtomicU64>,
 }
 
@@ -180,7 +179,6 @@ impl Load {
             rng: StdRng::seed_from_u64(1),
             writing: Arc::default(),
             made: 0,
-            deleted: 0,
             told: Arc::default(),
         }
     }
@@ -203,7 +201,7 @@ impl Load {
             let store = self.stores[self.rng.random_range(0..self.stores.len())].clone();
             let (book, writing, due) = (Arc::clone(&self.book), Arc::clone(&self.writing), next);
             open.spawn(async move {
-                let came = perform(&store, &book, operation).await;
+                let came = perform(&store, &book, &operation).await;
                 if let Operation::Write { index, .. } = operation {
                     writing.end(index);
                 }
@@ -234,12 +232,11 @@ impl Load {
                 self.made += 1;
                 Operation::Create { number: self.made }
             }
-            // Deletes what was made a while ago.
-            _ if self.deleted + 8 < self.made => {
-                self.deleted += 1;
-                Operation::Delete { number: self.deleted }
-            }
-            _ => Operation::Read { index, which },
+            // Deletes what was made a while ago, if there is something.
+            _ => match self.book.take_made(8) {
+                Some(entry) => Operation::Delete { entry },
+                None => Operation::Read { index, which },
+            },
         }
     }
 
@@ -285,12 +282,12 @@ fn made(number: u64) -> Result<Sample> {
     })
 }
 
-async fn perform(store: &Store, book: &Book, operation: Operation) -> Came {
+async fn perform(store: &Store, book: &Book, operation: &Operation) -> Came {
     let done = match operation {
-        Operation::Read { index, which } => return read(store, &book.entries()[index], which).await,
-        Operation::Write { index, which } => write(store, &book.entries()[index], which).await,
-        Operation::Create { number } => create(store, book, number).await,
-        Operation::Delete { number } => delete(store, book, number).await,
+        Operation::Read { index, which } => return read(store, &book.entries()[*index], *which).await,
+        Operation::Write { index, which } => write(store, &book.entries()[*index], *which).await,
+        Operation::Create { number } => create(store, book, *number).await,
+        Operation::Delete { entry } => delete(store, entry).await,
     };
     done.map_or_else(Came::Failed, |()| Came::Right)
 }
@@ -334,15 +331,7 @@ async fn create(store: &Store, book: &Book, number: u64) -> Result<()> {
     Ok(())
 }
 
-async fn delete(store: &Store, book: &Book, number: u64) -> Result<()> {
-    let sample = made(number)?;
-    let extra = book.extra();
-    let Some(entry) = extra.iter().find(|entry| *entry.address() == sample.address) else {
-        return Err(anyhow!(
-            "{} is to be deleted, but it was not made in time",
-            sample.address
-        ));
-    };
+async fn delete(store: &Store, entry: &Entry) -> Result<()> {
     entry.delete(false);
     store
         .delete(entry.address())
