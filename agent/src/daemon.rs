@@ -30,6 +30,7 @@ use crate::home::Home;
 use crate::objects::{Objects, Settings};
 use crate::register::Registers;
 use crate::store::Store;
+use crate::transfer::{Room, Transfer, TransferSettings};
 use crate::vault::harden;
 
 /// Most threads that run tasks: they wait for disk and network, and bulk work has threads of its own.
@@ -107,6 +108,7 @@ struct Agent {
     stop: CancellationToken,
     access: tokio::task::JoinHandle<()>,
     metrics: Option<tokio::task::JoinHandle<std::io::Result<()>>>,
+    transfer: Transfer,
     _control: AbortOnDropHandle<()>,
 }
 
@@ -140,10 +142,21 @@ impl Agent {
             wanted.clone(),
             settings,
         );
-        let _open_moves = objects.recover();
-        let peer = config.listen.peer;
+        let open = objects.recover();
         let stop = CancellationToken::new();
 
+        let room = Room {
+            identity: home.identity.clone(),
+            anchor: home.anchor.clone(),
+            objects: Arc::clone(&objects),
+            store: Arc::clone(objects.store()),
+            registers: Arc::clone(&registers),
+            wanted,
+            open,
+        };
+        let transfer = Transfer::start(TransferSettings::of(config), room)
+            .with_context(|| format!("listen on {} (listen.peer)", config.listen.peer))?;
+        let peer = transfer.local_addr().context("read the port of listen.peer")?;
         let listener = bind(config.listen.https, "listen.https").await?;
         let https = listener.local_addr().context("read the port of listen.https")?;
         let access = Access::new(
@@ -156,6 +169,8 @@ impl Agent {
         let mut sources: Vec<Source> = Vec::new();
         let counted = access.metrics();
         sources.push(Box::new(move |out| counted.write(out)));
+        let moves = Arc::clone(transfer.counters());
+        sources.push(Box::new(move |out| out.push_str(&moves.metrics())));
         let shown = Arc::clone(&objects);
         sources.push(Box::new(move |out| show(&shown, out)));
         let metrics = match config.listen.metrics {
@@ -186,6 +201,7 @@ impl Agent {
             stop,
             access,
             metrics,
+            transfer,
             _control: AbortOnDropHandle::new(control),
         })
     }
@@ -197,6 +213,8 @@ impl Agent {
         if let Err(error) = access {
             tracing::error!(%error, "client access ended badly");
         }
+        // After the requests: some of them wait for a move.
+        self.transfer.stop().await;
         if let Some(metrics) = self.metrics
             && let Ok(Err(error)) = metrics.await
         {
