@@ -561,4 +561,79 @@ mod tests {
         e.array(3 << 58).unwrap();
         assert!(Entry::decode_row(1, &row).is_err());
     }
+
+    /// The row that STORE.md section 3 shows. If this test fails, the format has changed: so must the document.
+    #[test]
+    fn octets_of_a_row_are_those_of_the_document() {
+        let entry = Entry {
+            seq: 7,
+            address: "3.1".parse().unwrap(),
+            epoch: Epoch(2),
+            revision: 5,
+            kind: "photo".parse().unwrap(),
+            schema: 3,
+            level: Level(1),
+            journal: Journal::CommitSent {
+                from: "s2".parse().unwrap(),
+                tx: Tx([1; 16]),
+                commit_tx: Tx([2; 16]),
+            },
+            properties: None,
+            body: Some(Stream {
+                id: StreamId([3; 16]),
+                suite: 1,
+                nonce_prefix: [4; 19],
+                kek_generation: Generation(1),
+                wrapped_dek: WrappedDek(vec![5; 72]),
+                extents: Arc::new(Extents::told(Box::new([
+                    Extent {
+                        volume: 0,
+                        block: 300,
+                        blocks: 2,
+                    },
+                    Extent {
+                        volume: 1,
+                        block: 9,
+                        blocks: 1,
+                    },
+                ]))),
+                plain_octets: 10_000,
+                digest: Digest([6; 32]),
+            }),
+            writes: vec![WriteRecord {
+                client: "alice".to_owned(),
+                id: Uuid::from_u128(8),
+                request_hash: [9; 32],
+                unix_ms: 1_700_000_000_000,
+                revision: 5,
+            }],
+            tx: Some(Tx([1; 16])),
+            from: None,
+        };
+        let active = Journal::Active { wait: None };
+        assert_eq!(minicbor::to_vec(&active).unwrap(), [0x82, 0x01, 0x80]);
+        let document = [
+            // A map of ten: address, epoch, revision, type, schema, level.
+            "aa 00 63332e31 01 02 02 05 03 6570686f746f 04 03 05 01",
+            // Journal 11, commit-sent: from, tx, commit tx.
+            "06 82 0b 83 627332 50 01010101010101010101010101010101 50 02020202020202020202020202020202",
+            // Body, a map of eight: stream id, suite, nonce prefix, generation.
+            "08 a8 00 50 03030303030303030303030303030303 01 01",
+            "02 53 04040404040404040404040404040404040404 03 01",
+            // Wrapped data key: nonce, sealed key, tag.
+            "04 5848 050505050505050505050505050505050505050505050505",
+            "0505050505050505050505050505050505050505050505050505050505050505 05050505050505050505050505050505",
+            // Places, plaintext octets, digest.
+            "05 86 00 19012c 02 01 09 01 06 192710",
+            "07 5820 0606060606060606060606060606060606060606060606060606060606060606",
+            // Writes, each a map of five: client, id, hash, time, revision.
+            "09 81 a5 00 65616c696365 01 50 00000000000000000000000000000008",
+            "02 5820 0909090909090909090909090909090909090909090909090909090909090909",
+            "03 1b0000018bcfe56800 04 05",
+            // The register's tx.
+            "0a 50 01010101010101010101010101010101",
+        ];
+        let row = data_encoding::HEXLOWER.encode(&entry.encode_row());
+        assert_eq!(row, document.concat().replace(' ', ""));
+    }
 }
