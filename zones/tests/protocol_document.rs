@@ -71,3 +71,39 @@ fn signed_question_in_the_document_is_what_is_sent() {
     let document: String = block("12340000000100000000").split_whitespace().collect();
     assert_eq!(document, hex);
 }
+
+/// Section 9 says who cannot do what, and names a test for it.
+#[test]
+fn tests_that_the_document_names_exist() {
+    let (_, section) = DOCUMENT.split_once("## 9.").unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let named: Vec<&str> = section
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|word| word.matches('_').count() >= 3)
+        .collect();
+    assert!(named.len() > 12, "{named:?}");
+    let project = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut sources = String::new();
+    let mut folders: Vec<_> = ["zones", "certs", "agent", "librarian", "integration"]
+        .iter()
+        .flat_map(|room| [project.join(room).join("src"), project.join(room).join("tests")])
+        .collect();
+    while let Some(folder) = folders.pop() {
+        let Ok(entries) = std::fs::read_dir(&folder) else {
+            continue;
+        };
+        for entry in entries {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                sources.push_str(&std::fs::read_to_string(&path).unwrap());
+            }
+        }
+    }
+    for test in named {
+        assert!(sources.contains(&format!("fn {test}(")), "no test {test}");
+    }
+}
