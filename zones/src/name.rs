@@ -8,6 +8,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::LazyLock;
 
 use data_encoding::{Encoding, Specification};
 use hickory_proto::rr::Name;
@@ -363,13 +364,16 @@ fn piece(text: &str) -> Option<(usize, usize, &str)> {
     Some((usize::from(index), usize::from(last), text.get(2..)?))
 }
 
-/// Base32hex in lower case without padding (RFC 4648 section 7).
-fn base32hex() -> Encoding {
-    let mut specification = Specification::new();
-    specification.symbols.push_str("0123456789abcdefghijklmnopqrstuv");
-    specification
-        .encoding()
-        .expect("the alphabet is that of RFC 4648 section 7")
+/// Base32hex in lower case without padding (RFC 4648 section 7). Made once: making it costs more than using it.
+fn base32hex() -> &'static Encoding {
+    static BASE32HEX: LazyLock<Encoding> = LazyLock::new(|| {
+        let mut specification = Specification::new();
+        specification.symbols.push_str("0123456789abcdefghijklmnopqrstuv");
+        specification
+            .encoding()
+            .expect("the alphabet is that of RFC 4648 section 7")
+    });
+    &BASE32HEX
 }
 
 fn join(labels: Vec<String>, zone: &Name) -> Name {
