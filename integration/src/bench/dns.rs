@@ -251,7 +251,7 @@ impl Ours {
             .free(0)
             .log("warn")
             .librarian_cpu(SERVER_CPU)
-            .librarian_setting("updates_per_second", 100_000_000_i64)
+            .librarian_setting("changes_per_second", 100_000_000_i64)
             .start()?;
         pool.join("s1", "serving")?;
         let text = std::fs::read_to_string(pool.key("s1")).context("read the server's key")?;

@@ -171,7 +171,7 @@ fn drain(program: &Path, parent: &Path, count: usize, octets: usize) -> Result<D
         .log("warn")
         .temporary_in(parent)
         .agent_setting("store.capacity", format!("{capacity}MiB"))
-        .librarian_setting("updates_per_second", 100_000_000_i64)
+        .librarian_setting("changes_per_second", 100_000_000_i64)
         .start()?;
     let client = pool.add_client("bench", &["read:*", "write:*"])?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -14,7 +14,8 @@ pub(super) struct Progress {
     what: String,
     total: u64,
     bar: Option<ProgressBar>,
-    last_line: Mutex<Instant>,
+    /// When a line was last printed, and what it said.
+    last_line: Mutex<(Instant, u64)>,
 }
 
 impl Progress {
@@ -29,7 +30,7 @@ impl Progress {
             what: what.to_owned(),
             total,
             bar,
-            last_line: Mutex::new(Instant::now()),
+            last_line: Mutex::new((Instant::now(), 0)),
         }
     }
 
@@ -41,8 +42,8 @@ impl Progress {
                 let Ok(mut last) = self.last_line.try_lock() else {
                     return;
                 };
-                if last.elapsed() >= LINE_EVERY {
-                    *last = Instant::now();
+                if last.0.elapsed() >= LINE_EVERY && last.1 != done {
+                    *last = (Instant::now(), done);
                     println!("  {}: {done} of {}", self.what, self.total);
                 }
             }
