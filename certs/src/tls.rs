@@ -281,6 +281,23 @@ mod tests {
     }
 
     #[test]
+    fn the_authority_is_trusted_for_no_name_outside_its_pool() {
+        let pool = pool(1);
+        let anchor = pool.authority.anchor();
+        let elsewhere = "other.internal".parse().expect("legal");
+        let same_key = crate::Authority::load(&elsewhere, anchor.pem(), &pool.authority.key_pem()).expect("own");
+        let serial = crate::Serial::new([9; 16]);
+        let s2 = same_key.issue(&server("s2"), serial, now()).expect("issued");
+        let shop = pool.issue_at(&client("shop", &[]), now());
+        let seen = talk(
+            client_config(&shop, anchor).expect("config"),
+            server_config(&s2, anchor).expect("config"),
+            "s2.pool.other.internal",
+        );
+        assert!(seen.is_err());
+    }
+
+    #[test]
     fn a_connection_without_a_certificate_is_refused() {
         let pool = pool(1);
         let anchor = pool.authority.anchor();
