@@ -39,6 +39,9 @@ pub struct Config {
     /// Where servers join, HTTPS.
     #[serde(default = "listen_https")]
     pub listen_https: SocketAddr,
+    /// Prometheus metrics over plain HTTP; absent: none.
+    #[serde(default)]
+    pub listen_metrics: Option<SocketAddr>,
     /// The DNS address told to servers and clients; absent: that of the listener.
     #[serde(default)]
     pub advertise_dns: Option<SocketAddr>,
@@ -267,6 +270,9 @@ listen_dns = "{listen_dns}"
 
 # Where servers join, HTTPS over TCP, IP:PORT. Default {LISTEN_HTTPS}. On a wrong address no server can join or renew.
 listen_https = "{listen_https}"
+
+# Prometheus metrics over plain HTTP at /metrics, IP:PORT. Default: none. Keep it local: it tells how much there is.
+#listen_metrics = "127.0.0.1:9153"
 
 # The addresses told to servers and clients, IP:PORT, where they differ from the listeners' (0.0.0.0, a translated address).
 # Default: those of the listeners. With wrong ones new servers and clients do not find the librarian.

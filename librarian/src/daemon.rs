@@ -17,6 +17,7 @@ use crate::invite::{InviteError, Member};
 use crate::join::{Bounds, Desk, ListenError, Listener};
 use crate::keys::{KeyRing, KeysError};
 use crate::listen::{self, RateLimit, Service, Sockets};
+use crate::metrics::{self, Metrics};
 use crate::pool::controller;
 use crate::registry::{self, Proposal, Registry, ServerChange, StorageError, SubmitError};
 use crate::trust::{self, TrustError};
@@ -54,6 +55,14 @@ pub enum RunError {
     /// DNS cannot be served.
     #[error("cannot listen on {address} (listen_dns): choose another address, or stop what listens there")]
     Dns {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Metrics cannot be served.
+    #[error("cannot listen on {address} (listen_metrics): choose another address, or stop what listens there")]
+    Metrics {
         /// The address.
         address: SocketAddr,
         /// Why not.
@@ -157,6 +166,15 @@ async fn parts(
         source,
     })?;
     let listener = Listener::bind(config.listen_https).await?;
+    let metrics_listener = match config.listen_metrics {
+        Some(address) => {
+            let failed = |source| RunError::Metrics { address, source };
+            let listener = metrics::Listener::bind(address).await.map_err(failed)?;
+            tracing::info!(address = %listener.local().map_err(failed)?, "metrics are served");
+            Some(listener)
+        }
+        None => None,
+    };
     let (dns, https) = (sockets.address(), listener.local());
     let addresses = Addresses {
         dns: config.advertise_dns.unwrap_or(dns),
@@ -172,6 +190,10 @@ async fn parts(
             burst: config.changes_per_second.saturating_mul(4),
         },
     ));
+    let metrics = Metrics {
+        registry: registry.clone(),
+        counters: Arc::clone(service.counters()),
+    };
     let desk = Desk {
         dir: dir.to_owned(),
         domain: config.domain.clone(),
@@ -219,6 +241,10 @@ async fn parts(
             Ok(())
         }
     });
+    if let Some(listener) = metrics_listener {
+        let stop = stop.clone();
+        tasks.spawn(async move { Ok(listener.serve(metrics, stop).await?) });
+    }
     tracing::info!(domain = %config.domain, %dns, %https, "librarian serves");
     ready(json!({ "dns": dns, "https": https, "dir": dir }))?;
     let mut result = Ok(());

@@ -11,6 +11,7 @@ pub mod join;
 pub mod keys;
 pub mod listen;
 pub mod logging;
+pub mod metrics;
 pub mod place;
 pub mod pool;
 pub mod random;
@@ -21,6 +22,7 @@ pub(crate) mod update;
 
 #[cfg(test)]
 mod testing;
+
 /// An error and its causes in one line, for people.
 #[must_use]
 pub fn chain(error: &dyn std::error::Error) -> String {

@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::io::{Read, Write};
+
 use rustix::process::Signal;
 use support::Librarian;
 use zones::TsigKey;
@@ -80,6 +82,7 @@ fn a_client_has_its_files_and_its_key_is_known_at_once() {
     };
     assert!(grants.allows(certs::Verb::Write, &"3.1.2.9".parse().unwrap()));
     assert!(text("client.toml").contains(&librarian.dns.to_string()));
+    assert!(text("resolver/unbound.conf").contains(&librarian.dns.port().to_string()));
     let key = TsigKey::from_bind_file(&text("tsig.key")).unwrap();
     let domain: zones::Domain = "hypernet.internal".parse().unwrap();
     let client = support::Server::with_key("shop".parse().unwrap(), domain.clone(), key, librarian.dns);
@@ -119,6 +122,30 @@ fn servers_and_clients_do_not_take_each_others_names() {
     );
     librarian.done(&["client", "add", "shop", "--grant", "read:*"]);
     assert!(librarian.fails(1, &["invite", "shop"]).contains("a client is named"));
+}
+
+#[test]
+fn metrics_are_served_where_the_settings_say_and_name_no_object() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let librarian = Librarian::start_with(&format!("listen_metrics = \"127.0.0.1:{port}\""));
+    librarian.member(&["s1"]).report(0, 0);
+    let mut socket = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    socket
+        .write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    let mut text = String::new();
+    socket.read_to_string(&mut text).unwrap();
+    for line in [
+        "librarian_servers{role=\"serving\"} 1",
+        "librarian_servers_alive 1",
+        "librarian_updates_total{rcode=\"NOERROR\"} 1",
+    ] {
+        assert!(text.contains(line), "{line} in {text}");
+    }
 }
 
 #[test]

@@ -81,6 +81,7 @@ pub(super) fn add(dir: &Path, wish: Wish) -> anyhow::Result<()> {
     )?;
     files::write(&out.join("tsig.key"), tsig.to_bind_file().as_bytes(), Readable::Owner)?;
     files::write(&out.join("client.toml"), settings.as_bytes(), Readable::Owner)?;
+    super::resolver::write_all(&out.join("resolver"), &config.domain, dns)?;
     // Only now the key is anybody's: the files of a client that is known are complete.
     keys::write_grants(dir, name, &grants)?;
     match control::ask::<serde_json::Value>(dir, &Request::Reload) {
@@ -107,10 +108,10 @@ fn report(name: &ClientName, grants: &Grants, out: &Path, domain: &Domain, dns: 
   ca.pem                   the pool's authority
   tsig.key                 signs questions, so that they are answered for what the grants show
   client.toml              settings of the client library and of `agent get|put|stat|rm|ls`
+  resolver/                lines for a resolver in front: unbound, BIND, systemd-resolved, dnsmasq
 try:
   dig @{ip} -p {port} -k {out}/tsig.key ADDRESS.obj.{domain} SRV
-  agent ls --client {out}
-A resolver in front: librarian resolver-config unbound|bind|resolved|dnsmasq",
+  agent ls --client {out}",
         grants = grants.join(", "),
         ip = dns.ip(),
         port = dns.port(),

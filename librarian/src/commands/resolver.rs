@@ -11,6 +11,7 @@ use zones::{Domain, Zone};
 use crate::config::Config;
 use crate::control;
 use crate::control::words::{Addresses, Request};
+use crate::files::{self, FileError, Readable};
 
 /// Which resolver.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -32,6 +33,20 @@ pub(super) fn print(dir: &Path, kind: Kind) -> anyhow::Result<()> {
         Err(_) => config.advertise_dns.unwrap_or(config.listen_dns),
     };
     super::say(lines(kind, &config.domain, dns).trim_end())
+}
+
+/// Writes the lines for every resolver into a folder, for whoever is handed a client's files.
+pub(super) fn write_all(folder: &Path, domain: &Domain, dns: SocketAddr) -> Result<(), FileError> {
+    files::make_dir(folder)?;
+    for (kind, name) in [
+        (Kind::Unbound, "unbound.conf"),
+        (Kind::Bind, "named.conf"),
+        (Kind::Resolved, "resolved.conf"),
+        (Kind::Dnsmasq, "dnsmasq.conf"),
+    ] {
+        files::write(&folder.join(name), lines(kind, domain, dns).as_bytes(), Readable::All)?;
+    }
+    Ok(())
 }
 
 fn lines(kind: Kind, domain: &Domain, dns: SocketAddr) -> String {

@@ -70,9 +70,21 @@ impl Desk {
     /// # Errors
     ///
     /// [`AdmitError`]; the invitation is used up only if the token and the certificate request were good.
-    pub async fn admit(&self, request: &JoinRequest, now: UnixTime) -> Result<JoinAnswer, AdmitError> {
-        let fields = request.fields()?;
+    pub async fn admit(self: &Arc<Self>, request: JoinRequest, now: UnixTime) -> Result<JoinAnswer, AdmitError> {
         let _turn = self.turn.lock().await;
+        let desk = Arc::clone(self);
+        // Files are written and made durable beside the threads that answer questions.
+        let (add, answer) = off_thread(move || desk.write_down(&request, now)).await?;
+        self.registry.submit(Proposal::Server(add)).await?;
+        let keys = Arc::clone(&self.keys);
+        off_thread(move || keys.reload()).await?;
+        tracing::info!(server = answer.server, "server joined");
+        Ok(answer)
+    }
+
+    /// Everything up to the registry.
+    fn write_down(&self, request: &JoinRequest, now: UnixTime) -> Result<(ServerChange, JoinAnswer), AdmitError> {
+        let fields = request.fields()?;
         let invite = Invite::find(&self.dir, &fields.server, &fields.secret, now)?;
         let pool_key = trust::pool_key(&self.dir)?;
         let serial = trust::new_serial();
@@ -93,10 +105,8 @@ impl Desk {
             name: invite.server.clone(),
             role: invite.role,
         };
-        self.registry.submit(Proposal::Server(add)).await?;
-        self.keys.reload()?;
-        tracing::info!(server = %invite.server, role = %invite.role, certificate = %serial, "server joined");
-        Ok(JoinAnswer {
+        tracing::info!(server = %invite.server, role = %invite.role, certificate = %serial, "invitation used");
+        let answer = JoinAnswer {
             server: invite.server.to_string(),
             domain: self.domain.to_string(),
             dns: self.dns,
@@ -105,6 +115,14 @@ impl Desk {
             authority: self.authority.anchor().pem().to_owned(),
             tsig_key: tsig.to_bind_file().to_string(),
             pool_key: pool_key.to_string(),
-        })
+        };
+        Ok((add, answer))
     }
+}
+
+/// Runs what blocks on a thread of its own.
+async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }

@@ -86,7 +86,7 @@ impl Listener {
     /// [`ListenError`] when the librarian's certificate cannot be made at first.
     pub async fn serve(self, desk: Desk, bounds: Bounds, stop: CancellationToken) -> Result<(), ListenError> {
         let shared = Arc::new(Shared {
-            desk,
+            desk: Arc::new(desk),
             allowance: Mutex::new(Allowance::new(bounds.per_second, Instant::now())),
         });
         let mut acceptor = acceptor(&shared.desk)?;

@@ -21,7 +21,7 @@ use crate::invite::InviteError;
 
 /// What requests share.
 pub(super) struct Shared {
-    pub(super) desk: Desk,
+    pub(super) desk: Arc<Desk>,
     pub(super) allowance: Mutex<Allowance>,
 }
 
@@ -75,7 +75,7 @@ async fn join(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
         );
     }
     let admitted = match JoinRequest::from_json(&body) {
-        Ok(request) => shared.desk.admit(&request, UnixTime::now()).await,
+        Ok(request) => shared.desk.admit(request, UnixTime::now()).await,
         Err(error) => Err(error.into()),
     };
     match admitted {

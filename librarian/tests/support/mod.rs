@@ -20,33 +20,33 @@ use zones::{Domain, Has, RegisterChange, Role, ServerName, TsigKey, Want};
 const WAIT: Duration = Duration::from_secs(20);
 
 /// A pool's directory, and the librarian that runs in it.
-pub struct Librarian {
-    pub dir: tempfile::TempDir,
+pub(crate) struct Librarian {
+    pub(crate) dir: tempfile::TempDir,
     process: Option<Child>,
-    pub dns: SocketAddr,
-    pub https: SocketAddr,
+    pub(crate) dns: SocketAddr,
+    pub(crate) https: SocketAddr,
 }
 
 /// The answer of the join port: status and body.
-pub struct Reply {
-    pub status: u16,
-    pub body: Vec<u8>,
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Reply {
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 }
 
 impl Librarian {
     /// Makes a pool and runs its librarian.
-    pub fn start() -> Librarian {
+    pub(crate) fn start() -> Librarian {
         Librarian::start_with("")
     }
 
     /// The same with further lines of settings.
-    pub fn start_with(settings: &str) -> Librarian {
+    pub(crate) fn start_with(settings: &str) -> Librarian {
         let dir = tempfile::tempdir().unwrap();
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut librarian = Librarian {
@@ -64,7 +64,7 @@ impl Librarian {
     }
 
     /// Runs the librarian and waits for its ready line.
-    pub fn run(&mut self) {
+    pub(crate) fn run(&mut self) {
         let mut process = self.command(&["run"]).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap())
@@ -76,11 +76,11 @@ impl Librarian {
         self.process = Some(process);
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    pub fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_librarian"));
         command
             .args(args)
@@ -91,12 +91,12 @@ impl Librarian {
     }
 
     /// Runs a command to its end.
-    pub fn output(&self, args: &[&str]) -> Output {
+    pub(crate) fn output(&self, args: &[&str]) -> Output {
         self.command(args).output().unwrap()
     }
 
     /// Runs a command that must succeed; answers with its standard output.
-    pub fn done(&self, args: &[&str]) -> String {
+    pub(crate) fn done(&self, args: &[&str]) -> String {
         let output = self.output(args);
         assert!(
             output.status.success(),
@@ -107,22 +107,22 @@ impl Librarian {
     }
 
     /// Runs a command that must fail with a status; answers with its standard error.
-    pub fn fails(&self, status: i32, args: &[&str]) -> String {
+    pub(crate) fn fails(&self, status: i32, args: &[&str]) -> String {
         let output = self.output(args);
         assert_eq!(output.status.code(), Some(status), "{args:?}");
         String::from_utf8(output.stderr).unwrap()
     }
 
-    pub fn json(&self, args: &[&str]) -> serde_json::Value {
+    pub(crate) fn json(&self, args: &[&str]) -> serde_json::Value {
         serde_json::from_str(&self.done(args)).unwrap()
     }
 
-    pub fn invite(&self, args: &[&str]) -> JoinToken {
+    pub(crate) fn invite(&self, args: &[&str]) -> JoinToken {
         self.done(&[&["invite"], args].concat()).parse().unwrap()
     }
 
     /// Ends the librarian by a signal and tells how it ended.
-    pub fn end(&mut self, signal: rustix::process::Signal) -> std::process::ExitStatus {
+    pub(crate) fn end(&mut self, signal: rustix::process::Signal) -> std::process::ExitStatus {
         let mut process = self.process.take().expect("it runs");
         let id = rustix::process::Pid::from_child(&process);
         rustix::process::kill_process(id, signal).unwrap();
@@ -130,7 +130,7 @@ impl Librarian {
     }
 
     /// Invites a server and joins it.
-    pub fn member(&self, args: &[&str]) -> Server {
+    pub(crate) fn member(&self, args: &[&str]) -> Server {
         let token = self.invite(args);
         Server::new(join(&token).expect("joins"), self.dns)
     }
@@ -146,7 +146,7 @@ impl Drop for Librarian {
 }
 
 /// Joins as `agent join` does.
-pub fn join(token: &JoinToken) -> Result<Joined, String> {
+pub(crate) fn join(token: &JoinToken) -> Result<Joined, String> {
     let request = Request::new().unwrap();
     let body = serde_json::to_vec(&JoinRequest::new(token, &request)).unwrap();
     let reply = post(token, "/join", &body).map_err(|error| error.to_string())?;
@@ -160,7 +160,7 @@ pub fn join(token: &JoinToken) -> Result<Joined, String> {
 }
 
 /// Sends a request over TLS that knows the authority by the token's fingerprint.
-pub fn post(token: &JoinToken, path: &str, body: &[u8]) -> std::io::Result<Reply> {
+pub(crate) fn post(token: &JoinToken, path: &str, body: &[u8]) -> std::io::Result<Reply> {
     let head = format!(
         "POST {path} HTTP/1.1\r\nHost: ns.pool\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
         body.len()
@@ -169,7 +169,7 @@ pub fn post(token: &JoinToken, path: &str, body: &[u8]) -> std::io::Result<Reply
 }
 
 /// Sends octets over TLS and reads the answer.
-pub fn send(token: &JoinToken, octets: &[u8]) -> std::io::Result<Reply> {
+pub(crate) fn send(token: &JoinToken, octets: &[u8]) -> std::io::Result<Reply> {
     let config = certs::tls::client_config_pinned(token.authority).unwrap();
     let name = certs::tls_name(&token.domain, "ns");
     let mut connection =
@@ -198,21 +198,21 @@ pub fn send(token: &JoinToken, octets: &[u8]) -> std::io::Result<Reply> {
 }
 
 /// A server that joined and speaks as its agent would.
-pub struct Server {
-    pub name: ServerName,
-    pub domain: Domain,
+pub(crate) struct Server {
+    pub(crate) name: ServerName,
+    pub(crate) domain: Domain,
     key: TsigKey,
     dns: SocketAddr,
     socket: UdpSocket,
 }
 
 impl Server {
-    pub fn new(joined: Joined, dns: SocketAddr) -> Server {
+    pub(crate) fn new(joined: Joined, dns: SocketAddr) -> Server {
         let key = TsigKey::from_bind_file(&joined.answer.tsig_key).unwrap();
         Server::with_key(joined.server, joined.domain, key, dns)
     }
 
-    pub fn with_key(name: ServerName, domain: Domain, key: TsigKey, dns: SocketAddr) -> Server {
+    pub(crate) fn with_key(name: ServerName, domain: Domain, key: TsigKey, dns: SocketAddr) -> Server {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         socket.set_read_timeout(Some(WAIT)).unwrap();
         Server {
@@ -225,12 +225,12 @@ impl Server {
     }
 
     /// The librarian is at another address now.
-    pub fn moved(&mut self, dns: SocketAddr) {
+    pub(crate) fn moved(&mut self, dns: SocketAddr) {
         self.dns = dns;
     }
 
     /// Sends a message signed, and verifies the answer's signature.
-    pub fn exchange(&self, mut message: Vec<u8>) -> Answer {
+    pub(crate) fn exchange(&self, mut message: Vec<u8>) -> Answer {
         let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         let mac = sign_request(&mut message, &self.key, now_s);
         self.socket.send_to(&message, self.dns).unwrap();
@@ -240,12 +240,12 @@ impl Server {
         read_answer(&octets[..count]).unwrap()
     }
 
-    pub fn ask(&self, name: &Name, kind: RecordType) -> Answer {
+    pub(crate) fn ask(&self, name: &Name, kind: RecordType) -> Answer {
         self.exchange(build_question(7, name, kind, Some(1232)))
     }
 
     /// What the librarian wants of it.
-    pub fn want(&self) -> Want {
+    pub(crate) fn want(&self) -> Want {
         let name = self.domain.in_pool(self.name.as_str()).prepend_label("_want").unwrap();
         let answer = self.ask(&name, RecordType::TXT);
         let txt = answer.txt().next().expect("every server has a want");
@@ -253,7 +253,7 @@ impl Server {
     }
 
     /// Says what it has.
-    pub fn report(&self, objects: u64, plan: u64) {
+    pub(crate) fn report(&self, objects: u64, plan: u64) {
         let has = Has {
             release: "0.1.0".to_owned(),
             role: Role::Serving,
@@ -274,14 +274,14 @@ impl Server {
     }
 
     /// Changes registers; answers with the rcode's number.
-    pub fn change(&self, changes: &[RegisterChange]) -> u8 {
+    pub(crate) fn change(&self, changes: &[RegisterChange]) -> u8 {
         let update = build_register_update(&self.domain, 9, changes).unwrap();
         self.exchange(update).code.low()
     }
 }
 
 /// Asks again and again until something holds.
-pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let end = std::time::Instant::now() + WAIT;
     while !holds() {
         assert!(std::time::Instant::now() < end, "waited in vain: {what}");
@@ -290,7 +290,7 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// Replaces one line of a file, as a person does.
-pub fn set(path: &Path, key: &str, value: &str) {
+pub(crate) fn set(path: &Path, key: &str, value: &str) {
     let text = std::fs::read_to_string(path).unwrap();
     let lines: Vec<String> = text
         .lines()

@@ -1,0 +1,118 @@
+//! Metrics: Prometheus text over plain HTTP, at a local port.
+//!
+//! Labels take few values: roles and rcodes, never addresses or names of objects.
+
+use std::fmt::Write as _;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use http::header;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use zones::Role;
+
+use crate::listen::Counters;
+use crate::registry::{Registry, View};
+
+/// Content type of Prometheus' text format.
+const TEXT: &str = "text/plain; version=0.0.4";
+
+/// How long a request may go on when the librarian stops.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// What metrics are made of.
+#[derive(Clone)]
+pub struct Metrics {
+    /// Objects and servers.
+    pub registry: Registry,
+    /// What the listeners count.
+    pub counters: Arc<Counters>,
+}
+
+/// A socket that is bound but not served yet.
+pub struct Listener {
+    socket: TcpListener,
+}
+
+impl Listener {
+    /// Binds the address.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub async fn bind(address: SocketAddr) -> io::Result<Listener> {
+        Ok(Listener {
+            socket: TcpListener::bind(address).await?,
+        })
+    }
+
+    /// The address, with the port that was taken.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn local(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// Serves until stopped.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub async fn serve(self, metrics: Metrics, stop: CancellationToken) -> io::Result<()> {
+        let router = Router::new().route("/metrics", get(text)).with_state(metrics);
+        let serving = axum::serve(self.socket, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+        tokio::select! {
+            served = serving.into_future() => served,
+            // Who reads slowly does not hold the librarian up.
+            () = async { stop.cancelled().await; tokio::time::sleep(GRACE).await } => Ok(()),
+        }
+    }
+}
+
+async fn text(State(metrics): State<Metrics>) -> impl IntoResponse {
+    let mut text = metrics.counters.to_prometheus();
+    gauges(&metrics.registry.view(), &mut text);
+    ([(header::CONTENT_TYPE, TEXT)], text)
+}
+
+fn gauges(view: &View<'_>, text: &mut String) {
+    let mut gauge = |name: &str, help: &str, lines: &[(String, u64)]| {
+        writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge").expect("writing to a string");
+        for (labels, value) in lines {
+            writeln!(text, "{name}{labels} {value}").expect("writing to a string");
+        }
+    };
+    gauge(
+        "librarian_objects",
+        "Objects that are not deleted.",
+        &[(String::new(), view.objects() as u64)],
+    );
+    let number = view.plan().map_or(0, |plan| plan.number);
+    gauge(
+        "librarian_plan",
+        "Number of the current plan.",
+        &[(String::new(), number)],
+    );
+    let roles: Vec<(String, u64)> = Role::ALL
+        .iter()
+        .map(|(role, name)| {
+            let count = view.servers().filter(|server| server.role() == *role).count();
+            (format!("{{role=\"{name}\"}}"), count as u64)
+        })
+        .collect();
+    gauge("librarian_servers", "Servers, by role.", &roles);
+    let alive = view.servers().filter(|server| view.is_alive(server)).count() as u64;
+    gauge(
+        "librarian_servers_alive",
+        "Servers whose lease runs.",
+        &[(String::new(), alive)],
+    );
+}
