@@ -21,7 +21,7 @@ use crate::registry::View;
 use crate::registry::registers::{Registers, key_of};
 
 /// Most registers looked at to learn whether something visible lies below a name.
-const LOOKED_AT_MAX: usize = 2048;
+const LOOKED_AT_MAX: usize = 512;
 
 /// Who asks.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,8 +61,13 @@ impl<'a> Sight<'a> {
             Asker::Network => (true, None, true, false),
             Asker::Agent(_) | Asker::Admin => (true, None, true, true),
         };
+        // Everything, and nothing taken away.
+        let granted_all = grants.is_some_and(|grants| {
+            let reads = |grant: &Grant| grant.verb == Some(Verb::Read) && grant.prefix == Prefix::Everything;
+            grants.iter().any(reads) && grants.iter().all(|grant| grant.verb.is_some())
+        });
         Sight {
-            all: all || public.contains(&Prefix::Everything),
+            all: all || granted_all || public.contains(&Prefix::Everything),
             grants,
             public,
             texts: all,
@@ -115,8 +120,8 @@ impl<'a> Sight<'a> {
     /// Whether something visible lies below a name in `obj`: an address that ends in `key` and is longer.
     ///
     /// For an asker who sees a part only this is a question in two dimensions, so it looks along one and then the other.
-    /// Where both hold more than a bound, the answer is yes: an asker who sees thousands of objects could learn that
-    /// thousands of others end in these labels, and nothing else.
+    /// Where both hold more than a bound, the answer is yes: an asker who sees hundreds of objects could learn that
+    /// hundreds of others end in these labels, and nothing else.
     pub(super) fn any_ending(&self, view: &View<'_>, key: &str) -> bool {
         let registers = &view.index().registers;
         if self.all {

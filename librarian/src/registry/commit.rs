@@ -83,6 +83,7 @@ impl Writer {
         let shared = Arc::clone(&self.shared);
         let mut batch = Batch::default();
         let mut moved = Vec::new();
+        let mut cleaned = None;
         let mut allowed: Vec<(Vec<(u64, Entry)>, Changes)> = Vec::new();
         let mut replies = Vec::with_capacity(group.len());
         {
@@ -93,7 +94,8 @@ impl Writer {
             let serials = changes.iter().rev().find_map(|changes| changes.serials);
             if new > 0 {
                 match self.clean(&index, 2 * new + CLEAN_STEP, &mut batch) {
-                    Ok(entries) => moved = entries,
+                    Ok(Some((low_end, entries))) => (cleaned, moved) = (Some(low_end), entries),
+                    Ok(None) => {}
                     Err(error) => return fail_all(replies, &error),
                 }
             }
@@ -116,6 +118,11 @@ impl Writer {
             return fail_all(replies, &error);
         }
         self.log_entries += batch.entries.len() as u64;
+        // Not before the commit: what a failed one would have dropped is still needed.
+        if let Some(LowEnd { first_seq, dropped }) = cleaned {
+            self.first_seq = first_seq;
+            self.log_entries -= dropped;
+        }
         publish(&shared, moved, allowed);
         for (reply, result) in replies {
             // Whoever asked may have gone; the change stands.
@@ -130,22 +137,33 @@ impl Writer {
         seq
     }
 
-    /// Drops entries from the low end of the log and copies those that still count to its high end.
-    fn clean(&mut self, index: &Index, most: usize, batch: &mut Batch) -> Result<Vec<(u64, Entry)>, StorageError> {
+    /// Has the batch drop entries from the low end of the log and copy those that still count to its high end.
+    fn clean(
+        &mut self,
+        index: &Index,
+        most: usize,
+        batch: &mut Batch,
+    ) -> Result<Option<(LowEnd, Vec<(u64, Entry)>)>, StorageError> {
         if self.log_entries <= 2 * index.entries() + CLEAN_SLACK {
-            return Ok(Vec::new());
+            return Ok(None);
         }
         let old = self.storage.read_log(self.first_seq, most)?;
-        let Some((last, _)) = old.last() else {
-            return Ok(Vec::new());
+        let Some((last, _)) = old.last() else { return Ok(None) };
+        let low_end = LowEnd {
+            first_seq: last + 1,
+            dropped: old.len() as u64,
         };
-        self.first_seq = last + 1;
-        batch.forget_below = Some(self.first_seq);
-        self.log_entries -= old.len() as u64;
+        batch.forget_below = Some(low_end.first_seq);
         let counting = old.into_iter().filter(|(seq, entry)| index.counts(entry, *seq));
         let moved = counting.map(|(_, entry)| (self.append(batch, &entry), entry));
-        Ok(moved.collect())
+        Ok(Some((low_end, moved.collect())))
     }
+}
+
+/// Where the log begins after a commit that cleans.
+struct LowEnd {
+    first_seq: u64,
+    dropped: u64,
 }
 
 type Judged = Vec<(Reply, Result<(), Refused>)>;

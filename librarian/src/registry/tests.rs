@@ -30,39 +30,33 @@ fn after_crash(pool: &Pool) -> (tempfile::TempDir, Registry) {
 async fn of_two_hundred_updates_with_one_prerequisite_in_one_group_exactly_one_wins() {
     let pool = Pool::new().await;
     let old = pool.create("s1", &["3.1"]).await.remove(0);
+    let change = |old: Option<&Register>, new: Register| {
+        let change = RegisterChange { old: old.cloned(), new };
+        let message = build_register_update(&domain(), 1, &[change]).unwrap();
+        proposal(By::Agent(server("s1")), &message)
+    };
     let mut proposed = Vec::new();
     {
-        // The writer cannot publish while a view is held, so that all the others wait and make one group.
-        let first = pool.first("9", "s1");
+        // The writer cannot publish while a view is held: once it wants to, all that comes makes the next group.
         let view = pool.registry.view();
-        proposed.push(tokio::spawn({
-            let registry = pool.registry.clone();
-            let message = build_register_update(&domain(), 1, &[RegisterChange { old: None, new: first }]).unwrap();
-            async move { registry.submit(proposal(By::Agent(server("s1")), &message)).await }
-        }));
+        let first = change(None, pool.first("9", "s1"));
+        proposed.push(pool.registry.propose(first).await.unwrap());
+        while !pool.registry.shared.index.is_locked_exclusive() {
+            tokio::task::yield_now().await;
+        }
         for _ in 0..200 {
             let new = Register {
                 tx: pool.tx(),
                 ..old.clone()
             };
-            let change = RegisterChange {
-                old: Some(old.clone()),
-                new,
-            };
-            let message = build_register_update(&domain(), 1, &[change]).unwrap();
-            let registry = pool.registry.clone();
-            proposed.push(tokio::spawn(async move {
-                registry.submit(proposal(By::Agent(server("s1")), &message)).await
-            }));
+            proposed.push(pool.registry.propose(change(Some(&old), new)).await.unwrap());
         }
-        while pool.registry.waiting() < 200 {
-            tokio::task::yield_now().await;
-        }
+        assert_eq!(pool.registry.waiting(), 200);
         drop(view);
     }
     let mut results = Vec::new();
-    for task in proposed {
-        results.push(rcode(&task.await.unwrap()));
+    for one in proposed {
+        results.push(rcode(&one.verdict().await));
     }
     let count = |rcode| results.iter().filter(|found| **found == rcode).count();
     assert_eq!((count(ResponseCode::NoError), count(ResponseCode::NXRRSet)), (2, 199));
@@ -314,6 +308,50 @@ async fn what_is_not_durable_is_never_shown() {
     fails.store(false, std::sync::atomic::Ordering::Relaxed);
     registry.submit(add("s3")).await.unwrap();
     assert_eq!(registry.view().servers().len(), 2);
+}
+
+#[tokio::test]
+async fn failed_commit_in_the_midst_of_cleaning_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("registry.redb");
+    let inner = RedbStorage::open(&path, &domain().to_string()).unwrap();
+    let fails = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let storage = FailingStorage {
+        inner,
+        fails: Arc::clone(&fails),
+    };
+    let registry = Registry::load(Box::new(storage), [0; 16], &domain(), settings()).unwrap();
+    for name in ["s1", "s2"] {
+        let add = ServerChange::Add {
+            name: server(name),
+            role: Role::Serving,
+        };
+        registry.submit(Proposal::Server(add)).await.unwrap();
+    }
+    // Enough entries of s2 that cleaning begins; those of the zone and of s1 are the oldest that count.
+    for round in 0..6 {
+        fails.store(round == 3, std::sync::atomic::Ordering::Relaxed);
+        let mut proposed = Vec::new();
+        for n in 0..2000 {
+            let lost = ServerChange::Lost {
+                name: server("s2"),
+                lost: n % 2 == 0,
+            };
+            proposed.push(registry.propose(Proposal::Server(lost)).await.unwrap());
+        }
+        let mut failed = 0;
+        for one in proposed {
+            failed += usize::from(one.verdict().await.is_err());
+        }
+        assert_eq!(failed > 0, round == 3);
+    }
+    registry.close().await;
+    let (all, counting) = log_entries(&path);
+    assert!(all < 6000, "{all} entries: nothing was cleaned");
+    assert_eq!(counting, 4, "the zone, two servers, the serials");
+    let reopened = Registry::open(&path, &domain(), settings()).unwrap();
+    assert_eq!(reopened.view().servers().len(), 2);
+    assert!(reopened.view().index().apex.node(domain().apex()).is_some());
 }
 
 #[tokio::test]
