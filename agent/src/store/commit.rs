@@ -161,7 +161,8 @@ fn wrap(shared: &Shared, old: Option<&Entry>, new: NewEntry) -> Result<Entry, Co
             Content::Kept => {
                 let old = old.expect("checked when the stream was kept");
                 let old_binding = old.binding(part, stream.suite)?;
-                if old_binding == binding {
+                let current = shared.vault.provider().current().map_err(VaultError::from)?.0;
+                if old_binding == binding && stream.kek_generation == current {
                     continue;
                 }
                 let dek = (shared.vault).unwrap(stream.kek_generation, &stream.wrapped_dek, &old_binding)?;

@@ -280,7 +280,8 @@ pub enum Content {
     Absent,
     /// The part was written for this entry.
     Staged(StagedStream),
-    /// The part of the entry that is replaced; its data key is wrapped anew where the entry says something else.
+    /// The part of the entry that is replaced. Its data key is wrapped anew where the entry says something else or the
+    /// KEK's generation is not the current one.
     Kept,
 }
 
@@ -323,6 +324,7 @@ pub enum Change {
 
 impl Entry {
     /// The same entry as one to be, with its streams kept: change what differs, and [`Change::Replace`] this one by it.
+    /// Nothing changed, it still brings the data keys under the current generation.
     #[must_use]
     pub fn keep(&self) -> NewEntry {
         let content = |stream: &Option<Stream>| match stream {

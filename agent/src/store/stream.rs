@@ -13,7 +13,7 @@ use zones::{Address, Level};
 
 use super::extent::{BLOCK_OCTETS, Extent, REGION_BLOCKS, RUN_BLOCKS_MAX, blocks_of};
 use super::space::{Extents, Full, Reservation, Space};
-use crate::vault::entropy::below;
+use crate::vault::entropy::{Noise, below};
 use crate::vault::envelope::{CHUNK_OCTETS, SEALED_CHUNK_OCTETS, STREAM_OCTETS_MAX, Sealed, chunks_of, sealed_octets};
 use crate::vault::{Digest, Opener, Part, Sealer, StreamId, Vault, VaultError};
 
@@ -294,7 +294,7 @@ impl StreamWriter {
         let sealer = self.sealer.take().expect("only this takes it");
         let sealed = sealer.seal_last(&self.plain, &mut self.sealed);
         self.plain.clear();
-        self.pad();
+        pad(&mut Noise::new(self.space.entropy().as_ref()), &mut self.sealed);
         self.flush(self.sealed.len())?;
         if let Some(last) = self.extents.last_mut() {
             let used = u32::try_from(self.last_filled / BLOCK_OCTETS).expect("at most the extent");
@@ -315,18 +315,13 @@ impl StreamWriter {
         let extents = Extents::held(list, &self.space);
         Ok(StagedStream::new(self.spec.clone(), sealed, extents))
     }
-
-    /// Fills the last block with random octets.
-    fn pad(&mut self) {
-        pad(&self.space, &mut self.sealed);
-    }
 }
 
 /// Lengthens `sealed` to whole blocks by random octets.
-pub(crate) fn pad(space: &Space, sealed: &mut Vec<u8>) {
+fn pad(noise: &mut Noise, sealed: &mut Vec<u8>) {
     let from = sealed.len();
     sealed.resize(from.next_multiple_of(BLOCK_OCTETS as usize), 0);
-    space.entropy().fill(&mut sealed[from..]);
+    noise.fill(&mut sealed[from..]);
 }
 
 impl fmt::Debug for StreamWriter {
@@ -367,6 +362,7 @@ pub(crate) fn write_small(
             }
         }
     }
+    let mut noise = Noise::new(space.entropy().as_ref());
     let mut held = Held(space, Vec::with_capacity(many.len()));
     for (spec, plain) in many {
         let mut sealer = vault.seal(&spec.address, spec.part, spec.level)?;
@@ -379,7 +375,7 @@ pub(crate) fn write_small(
             rest = after;
         }
         let sealed = sealer.seal_last(rest, &mut octets);
-        pad(space, &mut octets);
+        pad(&mut noise, &mut octets);
         held.1.push(Item {
             spec,
             sealed,

@@ -160,3 +160,61 @@ fn change_that_names_a_vanished_entry_changes_nothing() {
     assert_eq!(store.commits(), commits);
     assert_eq!(store.entries(), [entry]);
 }
+
+#[test]
+fn replacing_an_entry_by_itself_brings_its_keys_under_the_current_generation() {
+    let place = place();
+    let (store, _) = open(&place, 8);
+    let address = address("6.1");
+    let old = put(&store, &address, 1, b"content");
+    let provider = store.vault().provider();
+    let (first, _) = provider.current().unwrap();
+    let second = provider.begin_generation().unwrap();
+    let entry = old.keep();
+    let new = store
+        .commit(vec![Change::Replace { seq: old.seq, entry }])
+        .unwrap()
+        .remove(0);
+    assert_eq!(old.body.as_ref().unwrap().kek_generation, first);
+    assert_eq!(new.body.as_ref().unwrap().kek_generation, second);
+    provider.destroy(first).unwrap();
+    assert_eq!(body(&store, &new), &b"content"[..]);
+    assert!(matches!(store.reader(&old, Part::Body), Err(ReadError::Vault(_))));
+}
+
+#[test]
+fn many_threads_share_commits_and_lose_nothing() {
+    let place = place();
+    let (store, _) = open(&place, 9);
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let store = &store;
+            scope.spawn(move || {
+                let address = address(&format!("7.{thread}"));
+                let mut entry = put(store, &address, 0, &octets(thread, 10_000));
+                for revision in 1..=20_u64 {
+                    let content = octets(thread * 100 + revision, 10_000);
+                    let staged = write(store, &address, Part::Body, &content).unwrap();
+                    let new = new_entry(&address, revision, Content::Staged(staged));
+                    let seq = entry.seq;
+                    entry = store
+                        .commit(vec![Change::Replace { seq, entry: new }])
+                        .unwrap()
+                        .remove(0);
+                    assert_eq!(body(store, &entry), content);
+                }
+            });
+        }
+    });
+    // Eight threads that wait together share their transactions: 168 alone.
+    assert!(store.commits() < 150, "{}", store.commits());
+    drop(store);
+    let (store, entries) = open(&place, 10);
+    assert_eq!(entries.len(), 8);
+    for entry in &entries {
+        let thread: u64 = entry.address.as_str()[2..].parse().unwrap();
+        assert_eq!(entry.revision, 20);
+        assert_eq!(body(&store, entry), octets(thread * 100 + 20, 10_000));
+    }
+    assert_eq!(store.usage().used, 8 * 3 * 4096);
+}
