@@ -82,7 +82,6 @@ impl Writer {
     fn commit(&mut self, group: Vec<(Box<Proposal>, Reply)>) {
         let shared = Arc::clone(&self.shared);
         let mut batch = Batch::default();
-        let mut moved = Vec::new();
         let mut cleaned = None;
         let mut allowed: Vec<(Vec<(u64, Entry)>, Changes)> = Vec::new();
         let mut replies = Vec::with_capacity(group.len());
@@ -94,8 +93,7 @@ impl Writer {
             let serials = changes.iter().rev().find_map(|changes| changes.serials);
             if new > 0 {
                 match self.clean(&index, 2 * new + CLEAN_STEP, &mut batch) {
-                    Ok(Some((low_end, entries))) => (cleaned, moved) = (Some(low_end), entries),
-                    Ok(None) => {}
+                    Ok(low_end) => cleaned = low_end,
                     Err(error) => return fail_all(replies, &error),
                 }
             }
@@ -119,9 +117,11 @@ impl Writer {
         }
         self.log_entries += batch.entries.len() as u64;
         // Not before the commit: what a failed one would have dropped is still needed.
-        if let Some(LowEnd { first_seq, dropped }) = cleaned {
-            self.first_seq = first_seq;
-            self.log_entries -= dropped;
+        let mut moved = Vec::new();
+        if let Some(low_end) = cleaned {
+            self.first_seq = low_end.first_seq;
+            self.log_entries -= low_end.dropped;
+            moved = low_end.moved;
         }
         publish(&shared, moved, allowed);
         for (reply, result) in replies {
@@ -138,32 +138,31 @@ impl Writer {
     }
 
     /// Has the batch drop entries from the low end of the log and copy those that still count to its high end.
-    fn clean(
-        &mut self,
-        index: &Index,
-        most: usize,
-        batch: &mut Batch,
-    ) -> Result<Option<(LowEnd, Vec<(u64, Entry)>)>, StorageError> {
+    fn clean(&mut self, index: &Index, most: usize, batch: &mut Batch) -> Result<Option<LowEnd>, StorageError> {
         if self.log_entries <= 2 * index.entries() + CLEAN_SLACK {
             return Ok(None);
         }
         let old = self.storage.read_log(self.first_seq, most)?;
         let Some((last, _)) = old.last() else { return Ok(None) };
-        let low_end = LowEnd {
-            first_seq: last + 1,
-            dropped: old.len() as u64,
-        };
-        batch.forget_below = Some(low_end.first_seq);
+        let (first_seq, dropped) = (last + 1, old.len() as u64);
+        batch.forget_below = Some(first_seq);
         let counting = old.into_iter().filter(|(seq, entry)| index.counts(entry, *seq));
-        let moved = counting.map(|(_, entry)| (self.append(batch, &entry), entry));
-        Ok(Some((low_end, moved.collect())))
+        let moved = counting.map(|(_, entry)| (self.append(batch, &entry), entry)).collect();
+        Ok(Some(LowEnd {
+            first_seq,
+            dropped,
+            moved,
+        }))
     }
 }
 
 /// Where the log begins after a commit that cleans.
 struct LowEnd {
     first_seq: u64,
+    /// Entries that are gone from the low end.
     dropped: u64,
+    /// Those of them that count, under their new numbers.
+    moved: Vec<(u64, Entry)>,
 }
 
 type Judged = Vec<(Reply, Result<(), Refused>)>;
