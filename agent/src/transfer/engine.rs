@@ -100,8 +100,10 @@ pub(crate) enum Event {
     Framed(Vec<(Id, Option<(BytesMut, Shipped)>)>),
     /// Copies were handed over; `None`: they broke off.
     Shipped(Vec<(Id, Option<Shipped>)>),
-    /// Copies were written and read back, or not.
-    Written(Vec<Written>),
+    /// Small copies were written and read back, or not.
+    WrittenSmall(Vec<Written>),
+    /// A large copy was written and read back, or not.
+    WrittenLarge(Written),
     /// A peer sends a large copy.
     LargeOffer {
         peer: ServerName,
@@ -277,11 +279,13 @@ impl Engine {
                     self.shipped(id, shipped);
                 }
             }
-            Event::Written(written) => {
+            Event::WrittenSmall(written) => {
+                self.writing -= 1;
                 for (id, number, outcome) in written {
                     self.written(id, number, outcome);
                 }
             }
+            Event::WrittenLarge((id, number, outcome)) => self.written(id, number, outcome),
             Event::LargeOffer {
                 peer,
                 link,
@@ -438,7 +442,7 @@ impl Engine {
             tokio::spawn(async move {
                 let written = tokio::task::spawn_blocking(move || super::copying::write_small(&store, arrivals));
                 let written = written.await.expect("writing copies does not panic");
-                drop(events.send(Event::Written(written)).await);
+                drop(events.send(Event::WrittenSmall(written)).await);
             });
         }
     }

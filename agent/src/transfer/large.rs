@@ -153,7 +153,7 @@ pub(crate) async fn receive(
     if let Err(fault) = &outcome {
         tracing::warn!(%address, peer = %peer.name, %fault, "a large copy was not received");
     }
-    drop(events.send(Event::Written(vec![(id, number, outcome)])).await);
+    drop(events.send(Event::WrittenLarge((id, number, outcome))).await);
     Ok(())
 }
 
