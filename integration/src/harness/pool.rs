@@ -125,7 +125,7 @@ impl PoolBuilder {
         self
     }
 
-    /// RUST_LOG of all processes; `info` unless said.
+    /// RUST_LOG of all processes; that of this process unless said, or `info`.
     #[must_use]
     pub fn log(mut self, filter: &str) -> Self {
         filter.clone_into(&mut self.log);
@@ -302,7 +302,7 @@ impl Pool {
             librarian_settings: Vec::new(),
             agent_settings: Vec::new(),
             agent_dirs: Vec::new(),
-            log: "info".to_owned(),
+            log: std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned()),
             environment: Vec::new(),
             librarian_cpu: None,
         }
