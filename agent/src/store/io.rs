@@ -215,10 +215,17 @@ impl Disk for RealDisk {
     fn replace(&self, name: &str, content: &[u8]) -> io::Result<()> {
         let path = self.path(name);
         let fresh = path.with_extension("new");
-        let file = private().create(true).truncate(true).open(&fresh)?;
-        file.write_all_at(content, 0)?;
-        file.sync_all()?;
-        fs::rename(&fresh, &path)?;
+        let written = (|| {
+            let file = private().create(true).truncate(true).open(&fresh)?;
+            file.write_all_at(content, 0)?;
+            file.sync_all()?;
+            fs::rename(&fresh, &path)
+        })();
+        if written.is_err() {
+            // It may hold keys, and a full disk needs its room.
+            let _ = fs::remove_file(&fresh);
+        }
+        written?;
         File::open(path.parent().unwrap_or(&self.dir))?.sync_all()
     }
 

@@ -510,8 +510,9 @@ impl Eq for Extents {}
 impl Drop for Extents {
     fn drop(&mut self) {
         if let Some(space) = &self.space {
+            let mut state = space.state.lock();
             for &extent in &self.list {
-                space.give_back(extent);
+                state.map.release(extent);
             }
         }
     }

@@ -18,7 +18,7 @@ use crate::vault::envelope::{CHUNK_OCTETS, SEALED_CHUNK_OCTETS, STREAM_OCTETS_MA
 use crate::vault::{Digest, Opener, Part, Sealer, StreamId, Vault, VaultError};
 
 /// Octets that are sealed before they are written.
-const WRITE_OCTETS: usize = 512 * 1024;
+const WRITE_OCTETS: usize = 256 * 1024;
 
 /// Octets written between two early syncs of a large stream.
 const EARLY_SYNC_OCTETS: u64 = 32 * 1024 * 1024;
@@ -187,11 +187,15 @@ impl StreamWriter {
             (Some(_), _) | (None, None) => None,
         };
         let sealer = vault.seal(&spec.address, spec.part, spec.level)?;
+        // Never grown past its first size: growing would leave plaintext behind in memory that nobody wipes.
+        let chunk = spec.octets_hint.map_or(CHUNK_OCTETS, |octets| {
+            usize::try_from(octets).unwrap_or(CHUNK_OCTETS).min(CHUNK_OCTETS)
+        });
         Ok(StreamWriter {
             space,
             sealer: Some(sealer),
             own,
-            plain: Zeroizing::new(Vec::with_capacity(CHUNK_OCTETS)),
+            plain: Zeroizing::new(Vec::with_capacity(chunk)),
             sealed: Vec::new(),
             extents: Vec::new(),
             last_filled: 0,
@@ -213,10 +217,20 @@ impl StreamWriter {
                 self.seal_full()?;
             }
             let count = octets.len().min(CHUNK_OCTETS - self.plain.len());
+            if self.plain.capacity() < self.plain.len() + count {
+                self.widen();
+            }
             self.plain.extend_from_slice(&octets[..count]);
             octets.advance(count);
         }
         Ok(())
+    }
+
+    /// More comes than was hinted at: moves the chunk to memory for a whole one and wipes the old.
+    fn widen(&mut self) {
+        let mut wide = Zeroizing::new(Vec::with_capacity(CHUNK_OCTETS));
+        wide.extend_from_slice(&self.plain);
+        self.plain = wide;
     }
 
     fn seal_full(&mut self) -> Result<(), StreamError> {

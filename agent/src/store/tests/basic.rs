@@ -218,3 +218,25 @@ fn many_threads_share_commits_and_lose_nothing() {
     }
     assert_eq!(store.usage().used, 8 * 3 * 4096);
 }
+
+#[test]
+fn length_that_was_hinted_wrongly_changes_nothing() {
+    let place = place();
+    let (store, _) = open(&place, 11);
+    let content = octets(4, 200_001);
+    for hint in [0, 1, 100, 65_536, 200_001, 5_000_000] {
+        let spec = StreamSpec {
+            octets_hint: Some(hint),
+            ..spec(&address("8.1"), Part::Body)
+        };
+        let mut writer = store.writer(spec).unwrap();
+        for piece in content.chunks(777) {
+            writer.write(piece).unwrap();
+        }
+        let staged = writer.finish().unwrap();
+        let read = store.staged_reader(&staged).read_all(store.vault()).unwrap();
+        assert_eq!(read, content, "hint {hint}");
+        assert_eq!(store.usage().reserved, 0);
+    }
+    assert_eq!(store.usage().used, 0);
+}
