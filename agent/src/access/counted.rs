@@ -10,6 +10,7 @@ use axum::body::{Body, BodyDataStream};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use hyper::body::{Frame, SizeHint};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 
 use crate::access::metrics::Metrics;
@@ -55,6 +56,89 @@ impl<K: Unpin> hyper::body::Body for Counted<K> {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+/// Longest silence while the rest of an unwanted body is read.
+const UNWANTED_SILENCE: Duration = Duration::from_secs(2);
+/// Most octets read of an unwanted body whose length is unknown, or whose client needs no more than a moment.
+const UNWANTED_OCTETS_MAX: u64 = 1 << 20;
+
+/// The body of an HTTP/2 request, which may turn out to be unwanted: answered before it was read to its end.
+///
+/// The end of such a request is a reset of its stream, which must not overtake the answer: the rest is read for a moment
+/// longer, until the client has the answer and stops. curl before 8 never stops: it takes no answer, not even a redirect,
+/// before its upload is through, so for it the rest is read to its end first.
+pub(super) struct Unwanted {
+    /// `None` only once dropped.
+    body: Option<Body>,
+    ended: bool,
+    rest: Option<oneshot::Sender<Body>>,
+}
+
+impl Unwanted {
+    /// The body, and where its rest goes when it is dropped before its end.
+    pub(super) fn new(body: Body) -> (Unwanted, oneshot::Receiver<Body>) {
+        let (sender, receiver) = oneshot::channel();
+        let unwanted = Unwanted {
+            ended: hyper::body::Body::is_end_stream(&body),
+            body: Some(body),
+            rest: Some(sender),
+        };
+        (unwanted, receiver)
+    }
+}
+
+impl hyper::body::Body for Unwanted {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let this = self.get_mut();
+        let body = this.body.as_mut().expect("there until dropped");
+        let frame = futures_util::ready!(Pin::new(body).poll_frame(cx));
+        this.ended = !matches!(frame, Some(Ok(_)));
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(hyper::body::Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body
+            .as_ref()
+            .map_or_else(SizeHint::default, hyper::body::Body::size_hint)
+    }
+}
+
+impl Drop for Unwanted {
+    fn drop(&mut self) {
+        if let (Some(body), Some(rest)) = (self.body.take(), self.rest.take())
+            && !self.ended
+        {
+            // Nobody waits for it once the answer has begun.
+            drop(rest.send(body));
+        }
+    }
+}
+
+/// Takes the rest of an unwanted body; returns when the answer may begin.
+pub(super) async fn throw_away(rest: Body, stops_early: bool) {
+    if stops_early {
+        tokio::spawn(read_for_nothing(rest, UNWANTED_OCTETS_MAX));
+    } else {
+        let octets = hyper::body::Body::size_hint(&rest).exact();
+        read_for_nothing(rest, octets.unwrap_or(UNWANTED_OCTETS_MAX)).await;
+    }
+}
+
+async fn read_for_nothing(body: Body, mut left: u64) {
+    let mut stream = body.into_data_stream();
+    while left > 0
+        && let Ok(Some(Ok(piece))) = tokio::time::timeout(UNWANTED_SILENCE, stream.next()).await
+    {
+        left = left.saturating_sub(piece.len() as u64);
     }
 }
 

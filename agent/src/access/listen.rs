@@ -20,6 +20,7 @@ use hyper_util::server::conn::auto;
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -33,8 +34,6 @@ use crate::access::wire::Wire;
 const HANDSHAKE_WAIT: Duration = Duration::from_secs(5);
 /// Most handshakes at once: the only place where strangers hold anything.
 const HANDSHAKES_MAX: usize = 256;
-/// Longest time for the headers of a request, and longest idle time of an HTTP/1.1 connection.
-const HEADERS_WAIT: Duration = Duration::from_secs(30);
 /// Most octets of headers: 64 grants of the longest addresses fit a forwarded certificate.
 const HEADERS_OCTETS_MAX: usize = 48 * 1024;
 /// Most headers of one request.
@@ -59,7 +58,8 @@ pub(super) struct Port {
     pub(super) router: Router,
     pub(super) metrics: Arc<Metrics>,
     pub(super) connections_max: usize,
-    /// Longest standstill of a client that is to take octets.
+    /// Longest time for the headers of a request, longest idle time of an HTTP/1.1 connection, and longest standstill of a
+    /// client that is to take octets.
     pub(super) idle_timeout: Duration,
 }
 
@@ -144,19 +144,26 @@ async fn greet(port: &Port, stream: TcpStream) -> Option<(Wire, ConnectionPeer)>
 async fn converse(port: &Port, wire: Wire, peer: ConnectionPeer, stop: CancellationToken) {
     let _held = port.metrics.hold(|metrics| &metrics.connections);
     let peer = Arc::new(peer);
+    let asked = Arc::new(Asked::default());
     let service = {
-        let (router, peer) = (port.router.clone(), Arc::clone(&peer));
+        let (router, peer, asked) = (port.router.clone(), Arc::clone(&peer), Arc::clone(&asked));
         hyper::service::service_fn(move |request: Request<Incoming>| {
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(Arc::clone(&peer));
-            hyper::service::Service::call(&hyper_util::service::TowerToHyperService::new(router.clone()), request)
+            let answer =
+                hyper::service::Service::call(&hyper_util::service::TowerToHyperService::new(router.clone()), request);
+            let asked = Arc::clone(&asked);
+            async move {
+                let _running = asked.begin();
+                answer.await
+            }
         })
     };
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADERS_WAIT)
+        .header_read_timeout(port.idle_timeout)
         .max_buf_size(HEADERS_OCTETS_MAX)
         .max_headers(HEADERS_MAX)
         .half_close(false)
@@ -171,16 +178,68 @@ async fn converse(port: &Port, wire: Wire, peer: ConnectionPeer, stop: Cancellat
         .max_send_buf_size(256 * 1024)
         .keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE);
+    // The handshake has settled the protocol; to guess it from the first octets has no bound in time.
+    let builder = match wire.is_http2() {
+        true => builder.http2_only(),
+        false => builder.http1_only(),
+    };
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(wire), service));
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let mut ending = false;
+    let ended = loop {
+        tokio::select! {
+            ended = connection.as_mut() => break ended,
+            () = stop.cancelled(), if !ending => ending = true,
+            // Answers that still run go on; a connection without any ends.
+            () = asked.idle(port.idle_timeout), if !ending => ending = true,
         }
+        connection.as_mut().graceful_shutdown();
     };
     if let Err(error) = ended {
         debug!(%error, who = ?peer.peer.who, "connection ended");
+    }
+}
+
+/// When a connection was last asked something.
+#[derive(Debug)]
+struct Asked {
+    /// Requests whose answer has not begun, and when the last one began or ended.
+    state: Mutex<(usize, Instant)>,
+}
+
+struct Running(Arc<Asked>);
+
+impl Default for Asked {
+    fn default() -> Self {
+        Asked {
+            state: Mutex::new((0, Instant::now())),
+        }
+    }
+}
+
+impl Asked {
+    fn begin(self: &Arc<Self>) -> Running {
+        let mut state = self.state.lock();
+        *state = (state.0 + 1, Instant::now());
+        Running(Arc::clone(self))
+    }
+
+    /// Resolves when nothing has been asked for so long.
+    async fn idle(&self, max: Duration) {
+        loop {
+            let (running, last) = *self.state.lock();
+            let from = if running > 0 { Instant::now() } else { last };
+            if from.elapsed() >= max {
+                return;
+            }
+            tokio::time::sleep_until(from + max).await;
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        *state = (state.0 - 1, Instant::now());
     }
 }
 

@@ -88,11 +88,11 @@ impl Problem {
     /// 416 with the length of the body.
     #[must_use]
     pub fn unsatisfiable(total: u64) -> Problem {
-        Problem::new(
-            StatusCode::RANGE_NOT_SATISFIABLE,
-            format!("the body has {total} octets and none of them lies in the range: ask within 0-{total}"),
-        )
-        .with(CONTENT_RANGE, &format!("bytes */{total}"))
+        let detail = match total.checked_sub(1) {
+            Some(last) => format!("none of the octets asked for exists: ask within 0-{last}"),
+            None => "the body is empty: ask without a range".to_owned(),
+        };
+        Problem::new(StatusCode::RANGE_NOT_SATISFIABLE, detail).with(CONTENT_RANGE, &format!("bytes */{total}"))
     }
 
     /// 503: ask again after a while.

@@ -25,7 +25,7 @@ use axum::routing::{get, put};
 use certs::Verb as Grant;
 use http::header::{
     ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, RANGE,
-    X_CONTENT_TYPE_OPTIONS,
+    USER_AGENT, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 use serde_json::json;
@@ -34,7 +34,7 @@ use zones::Address;
 use crate::access::Access;
 use crate::access::caller::{self, Caller, ConnectionPeer};
 use crate::access::condition::{Preconditions, ReadVerdict, Tag, range_is_for};
-use crate::access::counted::Counted;
+use crate::access::counted::{Counted, Unwanted, throw_away};
 use crate::access::forward::Outgoing;
 use crate::access::metrics::Verb;
 use crate::access::problem::Problem;
@@ -73,7 +73,19 @@ async fn watch(State(access): State<Arc<Access>>, request: Request, next: Next) 
     let running = access.metrics.hold(|metrics| &metrics.running);
     let response = match permit {
         Ok(permit) => {
-            let response = next.run(request).await;
+            let response = match version {
+                Version::HTTP_2 => {
+                    let stops_early = stops_early(request.headers());
+                    let (parts, body) = request.into_parts();
+                    let (body, mut rest) = Unwanted::new(body);
+                    let response = next.run(Request::from_parts(parts, Body::new(body))).await;
+                    if let Ok(rest) = rest.try_recv() {
+                        throw_away(rest, stops_early).await;
+                    }
+                    response
+                }
+                _ => next.run(request).await,
+            };
             // The bound and the count last until the body has left.
             response.map(|body| Body::new(Counted::new(body, Arc::clone(&access.metrics), (permit, running))))
         }
@@ -90,6 +102,12 @@ async fn watch(State(access): State<Arc<Access>>, request: Request, next: Next) 
     access.metrics.request(verb, response.status(), took);
     tracing::debug!(%method, path, ?version, status = response.status().as_u16(), ?took, "request");
     finish(response, version)
+}
+
+/// Whether the client stops its upload when an answer comes before the end. curl before 8 does not, over HTTP/2.
+fn stops_early(headers: &HeaderMap) -> bool {
+    let agent = headers.get(USER_AGENT).map_or(&b""[..], HeaderValue::as_bytes);
+    !agent.starts_with(b"curl/7.")
 }
 
 /// What every answer has.

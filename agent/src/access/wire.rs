@@ -16,10 +16,8 @@ use tokio_rustls::server::TlsStream;
 
 use crate::access::listen::Place;
 
-/// How long a closed connection is read on.
+/// How long a closed connection is read on. A bound in octets would be reached before a fast sender looks at the answer.
 const LINGER: Duration = Duration::from_secs(2);
-/// Most octets read after the close.
-const LINGER_OCTETS_MAX: usize = 4 << 20;
 
 /// A TLS connection with its guards.
 pub(super) struct Wire {
@@ -45,6 +43,15 @@ impl Wire {
     pub(super) fn keeping(mut self, place: Place) -> Wire {
         self.place = Some(place);
         self
+    }
+
+    /// Whether the handshake settled on HTTP/2.
+    pub(super) fn is_http2(&self) -> bool {
+        let protocol = self
+            .stream
+            .as_ref()
+            .and_then(|stream| stream.get_ref().1.alpn_protocol());
+        protocol == Some(b"h2")
     }
 
     fn stream(&mut self) -> Pin<&mut TlsStream<TcpStream>> {
@@ -126,11 +133,9 @@ async fn linger(mut tcp: TcpStream) {
     if tokio::io::AsyncWriteExt::shutdown(&mut tcp).await.is_err() {
         return;
     }
-    let mut waste = vec![0; 16 * 1024];
-    let mut left = LINGER_OCTETS_MAX;
+    let mut waste = vec![0; 64 * 1024];
     while let Ok(Ok(octets)) = tokio::time::timeout_at(end, tcp.read(&mut waste)).await {
-        left = left.saturating_sub(octets);
-        if octets == 0 || left == 0 {
+        if octets == 0 {
             return;
         }
     }

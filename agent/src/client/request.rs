@@ -238,8 +238,10 @@ impl Client {
         let work = async {
             let mut response = request.send().await?;
             let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
-            // Errors are small and always taken whole.
-            let content = if call.whole || !status.is_success() {
+            // Errors are small and always taken whole. A redirect says all in its headers, and may not end before the upload.
+            let content = if status == StatusCode::TEMPORARY_REDIRECT {
+                Content::Whole(Bytes::new())
+            } else if call.whole || !status.is_success() {
                 let mut whole = BytesMut::new();
                 while let Some(piece) = response.chunk().await? {
                     if whole.len() + piece.len() > WHOLE_OCTETS_MAX {

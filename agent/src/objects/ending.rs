@@ -9,7 +9,7 @@ use super::delete::{Action, Delete as Deletion, Deleted};
 use super::ids::{self, WriteId};
 use super::making::settling;
 use super::turn::Turn;
-use super::words::{Condition, Delete, WriteError, Written};
+use super::words::{Condition, Delete, Miss, WriteError, Written};
 use super::writing::{holds, uncommitted, writable, written};
 use super::{Asked, Objects};
 use crate::clock::{self, BootInstant, sleep_until};
@@ -31,9 +31,12 @@ impl Objects {
 
     async fn end(self: Arc<Self>, address: &Address, turn: &Turn, delete: Delete) -> Result<Written, WriteError> {
         let Some(entry) = turn.current() else {
-            return match self.ask(address).await? {
-                Asked::Here => Err(settling()),
-                Asked::Free | Asked::Clash(_) => Err(match delete.condition {
+            return match self.ask(address).await {
+                // Who deleted it knows under which write id: a repeated deletion succeeds there.
+                Err(Miss::Deleted) if delete.write_id.is_some() => Err(self.deleted_by(address).await?),
+                Err(miss) => Err(miss.into()),
+                Ok(Asked::Here) => Err(settling()),
+                Ok(Asked::Free | Asked::Clash(_)) => Err(match delete.condition {
                     Condition::IfRevision(_) | Condition::IfExists => WriteError::Precondition { revision: None },
                     Condition::Any | Condition::IfAbsent => WriteError::Absent,
                 }),
@@ -77,6 +80,18 @@ impl Objects {
         // An open move learns of it; from here on the deletion changes the register.
         turn.slot().with(|state| state.gate().cancel_move());
         self.settle_delete(entry, tx).await
+    }
+
+    /// Where the tombstone of a deleted object is.
+    async fn deleted_by(&self, address: &Address) -> Result<WriteError, Miss> {
+        let read = self.registers.read(address).await.map_err(|_| Miss::unreachable())?;
+        Ok(match read.register {
+            Some(register) if register.owner != *self.registers.me() => WriteError::Elsewhere {
+                owner: register.owner,
+                epoch: register.epoch,
+            },
+            Some(_) | None => WriteError::Deleted,
+        })
     }
 
     /// Ends a deletion that a restart found in the journal.
