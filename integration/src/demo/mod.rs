@@ -36,6 +36,12 @@ const CLIENT: &str = "demo";
 /// When a part of the pool does not start or a phase cannot run. Failed operations and objects that differ are no error
 /// here: they are in the summary, and the exit status is 1.
 pub fn run(options: &Options, program: &Path) -> Result<ExitCode> {
+    let done = run_to_the_end(options, program);
+    signals::yield_to_the_end();
+    done
+}
+
+fn run_to_the_end(options: &Options, program: &Path) -> Result<ExitCode> {
     let domain: Domain = options.domain.parse().context("read --domain")?;
     let samples = samples(options, &domain)?;
     let directory = directory(options)?;

@@ -1,6 +1,7 @@
 //! Ctrl-C and SIGTERM: everything that was started stops.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 
@@ -23,6 +24,8 @@ enum Mode {
     Stopped,
 }
 
+/// Set once a signal ends this program: its main thread then only waits for that.
+static ENDING: AtomicBool = AtomicBool::new(false);
 static MODE: Mutex<Mode> = Mutex::new(Mode::Working);
 static CAME: Condvar = Condvar::new();
 
@@ -47,6 +50,7 @@ pub(super) fn install(temporary: Option<PathBuf>) -> Result<()> {
                 let mut mode = MODE.lock().unwrap_or_else(PoisonError::into_inner);
                 match *mode {
                     Mode::Working | Mode::Stopped => {
+                        ENDING.store(true, Ordering::Release);
                         eprintln!("interrupted: stops everything that was started");
                         stop_all();
                         if let Some(path) = &temporary {
@@ -63,6 +67,14 @@ pub(super) fn install(temporary: Option<PathBuf>) -> Result<()> {
         });
     })?;
     Ok(())
+}
+
+/// If a signal is ending this program, waits for the end: what fails meanwhile fails because the pool is being stopped,
+/// and the exit status is the signal's.
+pub(super) fn yield_to_the_end() {
+    while ENDING.load(Ordering::Acquire) {
+        thread::park();
+    }
 }
 
 /// Waits for SIGINT or SIGTERM.
