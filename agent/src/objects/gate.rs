@@ -132,6 +132,11 @@ impl<T> Gate<T> {
         !self.line.is_empty()
     }
 
+    /// Whether turns are kept back.
+    pub(crate) fn is_held(&self) -> bool {
+        self.held
+    }
+
     /// Opens or closes reads.
     pub(crate) fn set_reads(&mut self, reads: ReadGate) {
         self.reads = reads;

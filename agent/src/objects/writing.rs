@@ -10,12 +10,16 @@ use uuid::Uuid;
 use zones::{Address, ObjectType};
 
 use super::ids::{self, WriteId};
+use super::table::Slot;
 use super::turn::{Turn, Visit};
 use super::words::{Condition, Put, WriteError, Written};
 use super::{Objects, StagedBody};
 use crate::clock;
 use crate::store::{CommitError, Content, Entry, Journal, NewEntry, StagedStream, WriteRecord};
 use crate::vault::Part;
+
+/// Pause before a turn that came too early is asked for again.
+const SETTLING_PAUSE: Duration = Duration::from_millis(2);
 
 /// A write whose parts are all on disk.
 #[derive(Debug)]
@@ -78,7 +82,7 @@ impl Objects {
     {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let visit = Visit::new(&self.table, address);
-        let turn = visit.slot().turn(self.settings.queued_writes_max, until).await;
+        let turn = self.open_turn(visit.slot(), until).await;
         let written = match turn {
             Ok(turn) => {
                 let change = change(Arc::clone(self), address.clone(), turn);
@@ -106,6 +110,20 @@ impl Objects {
             self.errors.fetch_add(1, Ordering::Relaxed);
         }
         written
+    }
+
+    /// Waits for the turn of an object that takes writes, or passes them on. An object may become a held one between the
+    /// turn and the look at it, when it has just arrived: then the turn is given back, and waited for anew.
+    async fn open_turn(&self, slot: &Arc<Slot>, until: Instant) -> Result<Turn, WriteError> {
+        loop {
+            let turn = slot.turn(self.settings.queued_writes_max, until).await?;
+            let (current, held) = slot.with(|state| (state.current().cloned(), state.gate().is_held()));
+            if !current.is_some_and(|entry| waits(&entry, held)) {
+                return Ok(turn);
+            }
+            drop(turn);
+            tokio::time::sleep(SETTLING_PAUSE).await;
+        }
     }
 
     /// Takes the properties to disk and hashes what is asked for.
@@ -215,15 +233,34 @@ pub(super) fn written(entry: &Entry, revision: u64) -> Written {
     }
 }
 
+/// Whether writes of the copy wait for a move. The end of a new owner's wait opens its gate at once, and is noted in the
+/// journal after that: the gate decides.
+fn waits(entry: &Entry, held: bool) -> bool {
+    match &entry.journal {
+        Journal::Active { wait: Some(_) } => held,
+        Journal::Sealed { .. } => true,
+        Journal::Active { wait: None }
+        | Journal::Moving { .. }
+        | Journal::Moved { .. }
+        | Journal::Forward { .. }
+        | Journal::Tombstone { .. }
+        | Journal::CreateSent { .. }
+        | Journal::DeleteSent { .. }
+        | Journal::Reserved { .. }
+        | Journal::Staged { .. }
+        | Journal::Prepared { .. }
+        | Journal::CommitSent { .. } => false,
+    }
+}
+
 /// Whether the copy takes writes; if not, who does.
 pub(super) fn writable(entry: &Entry) -> Result<(), WriteError> {
     match &entry.journal {
-        Journal::Active { wait: None } | Journal::Moving { .. } => Ok(()),
+        Journal::Active { .. } | Journal::Moving { .. } => Ok(()),
         Journal::Moved { to, .. } | Journal::Forward { to, .. } => Err(WriteError::Party { to: to.clone() }),
         Journal::Tombstone { .. } => Err(WriteError::Deleted),
-        // Turns are held back in these states; who comes through all the same waits outside.
-        Journal::Active { wait: Some(_) }
-        | Journal::Sealed { .. }
+        // Turns are held back or taken in these states.
+        Journal::Sealed { .. }
         | Journal::CreateSent { .. }
         | Journal::DeleteSent { .. }
         | Journal::Reserved { .. }

@@ -197,10 +197,36 @@ async fn new_owner_shows_the_object_at_once_and_writes_it_after_the_wait() {
     assert_eq!(place.objects.entries().len(), 1, "the copy that moved away is gone");
     assert_eq!(place.objects.begin_move(&address("1")).unwrap_err(), Busy::Opening);
     let write = waiting_put(&place, 8).await;
-    let over = Journal::Active { wait: None };
-    place.objects.step(&address("1"), journal(over)).await.unwrap();
+    // The end of the wait opens the gate first and is noted afterwards.
     place.objects.release_writes(&address("1"));
     assert_eq!(write.await.unwrap().unwrap().revision, 8);
+    let over = Journal::Active { wait: None };
+    place.objects.step(&address("1"), journal(over)).await.unwrap();
+    assert_eq!(place.put("1", put(9)).await.unwrap().revision, 9);
+}
+
+#[tokio::test]
+async fn turn_from_before_the_arrival_does_not_write_within_the_wait() {
+    let place = Place::new().await;
+    place.put("1", put(1)).await.unwrap();
+    let slot = place.objects.table.get(&address("1")).unwrap();
+    let turn = slot.turn_now().await;
+    let write = waiting_put(&place, 2).await;
+    // The object becomes one that has just arrived, while a turn is open.
+    slot.with(|state| state.gate().hold());
+    let entry = place.objects.entry(&address("1")).unwrap();
+    let wait = Some(OpenWait { from: s2() });
+    let arrived = NewEntry {
+        journal: Journal::Active { wait },
+        ..entry.keep()
+    };
+    place.objects.replace(&entry, arrived).await.unwrap();
+    drop(turn);
+    tokio::task::yield_now().await;
+    assert!(!write.is_finished());
+    assert_eq!(place.objects.entry(&address("1")).unwrap().revision, 1);
+    place.objects.release_writes(&address("1"));
+    assert_eq!(write.await.unwrap().unwrap().revision, 2);
 }
 
 #[tokio::test]
