@@ -11,7 +11,7 @@ mod notes;
 mod outgoing;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -230,9 +230,9 @@ impl Engine {
         }
         self.peers.close();
         info!(
-            outgoing = self.outgoing.len(),
-            incoming = self.incoming.len(),
-            "moves stop"
+            outgoing = ?self.states(Side::Source),
+            incoming = ?self.states(Side::Destination),
+            "moves stop; the next start takes up what is open"
         );
     }
 
@@ -348,6 +348,27 @@ impl Engine {
             Asked::Change { .. } => Said::Changed(crate::migration::ChangeOutcome::Unknown),
         };
         self.answered(Answer { id, side, said });
+    }
+
+    /// How many machines are in which state.
+    fn states(&self, side: Side) -> BTreeMap<&'static str, usize> {
+        let mut states = BTreeMap::new();
+        let names: Vec<_> = match side {
+            Side::Source => self
+                .outgoing
+                .values()
+                .map(|outgoing| outgoing.machine.state_name())
+                .collect(),
+            Side::Destination => self
+                .incoming
+                .values()
+                .map(|incoming| incoming.machine.state_name())
+                .collect(),
+        };
+        for name in names {
+            *states.entry(name).or_default() += 1;
+        }
+        states
     }
 
     fn new_id(&mut self) -> Id {

@@ -332,7 +332,7 @@ pub(crate) fn dial(
     events: mpsc::Sender<Event>,
 ) {
     tokio::spawn(async move {
-        let event = match connect(&endpoint, &registers, &domain, &peer).await {
+        let event = match Box::pin(connect(&endpoint, &registers, &domain, &peer)).await {
             Ok((connection, identified)) => Event::Linked {
                 connection,
                 identified,
@@ -354,7 +354,9 @@ async fn connect(
     domain: &Domain,
     peer: &ServerName,
 ) -> Result<(Connection, Identified), String> {
-    let place = registers.peer(peer).await.map_err(|error| error.to_string())?;
+    let place = Box::pin(registers.peer(peer))
+        .await
+        .map_err(|error| error.to_string())?;
     let name = certs::tls_name(domain, peer.as_str());
     let mut why = "it has no address".to_owned();
     for address in place.quic() {
