@@ -142,15 +142,18 @@ impl Source {
             } => match verdict {
                 Verdict::Stable if opened || register.tx == tx => self.stay(register.tx, why),
                 Verdict::Stable | Verdict::Open | Verdict::OtherMove => {
-                    // Not yet. A change that is still being sent is not overtaken by another.
-                    let settling = if settling == Settling::Changing {
-                        settling
-                    } else {
-                        Settling::ChangeAt(after(now, &mut backoff))
+                    // Not yet. A change that is still being sent is not overtaken by another, and one whose time is set
+                    // keeps it: the questions of a sealed source come more often than that, and would put it off for ever.
+                    let (old, settling) = match settling {
+                        Settling::Changing => (old, settling),
+                        Settling::ChangeAt(_) => (register, settling),
+                        Settling::Reading | Settling::ReadAt(_) => {
+                            (register, Settling::ChangeAt(after(now, &mut backoff)))
+                        }
                     };
                     self.state = State::Aborting {
                         opened: opened || verdict != Verdict::Stable,
-                        old: if settling == Settling::Changing { old } else { register },
+                        old,
                         tx,
                         settling,
                         backoff,

@@ -25,6 +25,8 @@ pub(super) enum Event {
     Cancel(usize),
     /// A message arrives.
     Deliver(usize),
+    /// A copy arrives, and what is written of it is not what was sent.
+    DeliverDamaged(usize),
     /// A message arrives, and will again.
     Repeat(usize),
     /// A message is lost.
@@ -326,9 +328,12 @@ impl World {
     /// What goes wrong.
     pub(super) fn faults(&self) -> Vec<Event> {
         let mut events = Vec::new();
-        for position in 0..self.mail.len() {
+        for (position, mail) in self.mail.iter().enumerate() {
             events.push(Event::Lose(position));
             events.push(Event::Repeat(position));
+            if let Body::Copy { .. } = mail.body {
+                events.push(Event::DeliverDamaged(position));
+            }
         }
         for agent in 0..2 {
             let state = &self.agents[agent];
@@ -451,6 +456,14 @@ impl World {
             Event::Cancel(agent) => self.feed_source(agent, source::Input::Cancel),
             Event::Deliver(position) => {
                 let mail = self.mail.remove(position);
+                self.deliver(mail);
+            }
+            Event::DeliverDamaged(position) => {
+                let mut mail = self.mail.remove(position);
+                if let Body::Copy { log, .. } = &mut mail.body {
+                    // As many writes, and others.
+                    log.iter_mut().for_each(|write| *write += 100);
+                }
                 self.deliver(mail);
             }
             Event::Repeat(position) => {
