@@ -19,6 +19,8 @@ pub mod window;
 pub mod wire;
 
 #[cfg(test)]
+mod rules;
+#[cfg(test)]
 mod walk;
 
 use std::time::Duration;

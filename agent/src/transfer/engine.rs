@@ -163,6 +163,8 @@ pub(crate) struct Engine {
     reclaiming: usize,
     /// Number of the last copy that was received.
     copies: u64,
+    /// When the last question about a register was sent that the librarian answered.
+    heard: Option<BootInstant>,
 }
 
 impl Engine {
@@ -191,6 +193,7 @@ impl Engine {
             retired: VecDeque::new(),
             reclaiming: 0,
             copies: 0,
+            heard: None,
         }
     }
 
@@ -302,6 +305,10 @@ impl Engine {
 
     fn answered(&mut self, answer: Answer) {
         let id = answer.id;
+        match &answer.said {
+            Said::Register { asked_at, .. } => self.heard = self.heard.max(Some(*asked_at)),
+            Said::Nothing { .. } | Said::Changed(_) => {}
+        }
         match (answer.side, answer.said) {
             (
                 Side::Source,

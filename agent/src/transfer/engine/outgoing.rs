@@ -428,7 +428,8 @@ impl Engine {
                     Some(shipped) => shipped.difference_octets(&entry),
                     None => entry.plain_octets(),
                 };
-                let librarian_answered = self.parts.wanted.borrow().answered_at;
+                // Any of its answers will do: a seal must not begin while it is away.
+                let librarian_answered = self.parts.wanted.borrow().answered_at.max(self.heard);
                 self.feed_source(
                     id,
                     Input::Closed {
