@@ -17,23 +17,22 @@ fn journal(journal: Journal) -> impl FnOnce(&Entry) -> NewEntry + Send {
     }
 }
 
-async fn waiting_put(place: &Place, n: u64) -> tokio::task::JoinHandle<Result<Written, WriteError>> {
-    let objects = Arc::clone(&place.objects);
-    let task = tokio::spawn(async move { objects.put(&address("1"), put(n)).await });
-    // The write is in line once the slot has a gate with somebody waiting; its properties go to disk before.
+/// Waits until a write stands in line.
+async fn line(place: &Place) {
+    let slot = place.objects.table.get(&address("1")).unwrap();
     tokio::time::timeout(Duration::from_secs(5), async {
-        while !place
-            .objects
-            .table
-            .get(&address("1"))
-            .unwrap()
-            .with(|state| state.gate().has_line())
-        {
+        while !slot.with(|state| state.gate().has_line()) {
             tokio::task::yield_now().await;
         }
     })
     .await
     .unwrap();
+}
+
+async fn waiting_put(place: &Place, n: u64) -> tokio::task::JoinHandle<Result<Written, WriteError>> {
+    let objects = Arc::clone(&place.objects);
+    let task = tokio::spawn(async move { objects.put(&address("1"), put(n)).await });
+    line(place).await;
     task
 }
 
@@ -212,7 +211,8 @@ async fn turn_from_before_the_arrival_does_not_write_within_the_wait() {
     let slot = place.objects.table.get(&address("1")).unwrap();
     let turn = slot.turn_now().await;
     let write = waiting_put(&place, 2).await;
-    // The object becomes one that has just arrived, while a turn is open.
+    // The turn is the write's already; before it looks, the object becomes one that has just arrived.
+    let next = slot.with(|state| state.gate().end_turn()).unwrap();
     slot.with(|state| state.gate().hold());
     let entry = place.objects.entry(&address("1")).unwrap();
     let wait = Some(OpenWait { from: s2() });
@@ -221,9 +221,8 @@ async fn turn_from_before_the_arrival_does_not_write_within_the_wait() {
         ..entry.keep()
     };
     place.objects.replace(&entry, arrived).await.unwrap();
-    drop(turn);
-    tokio::task::yield_now().await;
-    assert!(!write.is_finished());
+    next.hand_over(turn);
+    line(&place).await;
     assert_eq!(place.objects.entry(&address("1")).unwrap().revision, 1);
     place.objects.release_writes(&address("1"));
     assert_eq!(write.await.unwrap().unwrap().revision, 2);
