@@ -5,15 +5,15 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
-use hickory_proto::rr::rdata::TXT;
-use hickory_proto::rr::{RData, Record, RecordType};
+use hickory_proto::rr::rdata::{SRV, TXT};
+use hickory_proto::rr::{Name, RData, Record, RecordType};
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, UdpSocket};
 use zones::query::ExtendedError;
 use zones::tsig::{self, TsigKey};
 use zones::want::PoolName;
 use zones::{
-    Actor, Address, Change, Domain, PoolView, Prerequisite, Register, Role, ServerName, Want, judge, read_update,
+    Actor, Address, Change, Domain, Has, PoolView, Prerequisite, Register, Role, ServerName, Want, judge, read_update,
 };
 
 use super::ask::{read_message, write_message};
@@ -25,6 +25,8 @@ pub(crate) struct Pool {
     pub(crate) registers: HashMap<Address, Register>,
     pub(crate) roles: HashMap<ServerName, Role>,
     pub(crate) want: Option<Want>,
+    /// QUIC ports of servers on loopback.
+    pub(crate) peers: HashMap<ServerName, u16>,
     /// Server updates taken.
     pub(crate) told: u32,
     /// Update messages taken, and changes in them.
@@ -61,7 +63,6 @@ impl PoolView for Pool {
 pub(crate) struct Stub {
     pub(crate) address: SocketAddr,
     pub(crate) domain: Domain,
-    pub(crate) key: TsigKey,
     pub(crate) pool: Arc<Mutex<Pool>>,
 }
 
@@ -76,7 +77,6 @@ impl Stub {
         let stub = Stub {
             address: tcp.local_addr().unwrap(),
             domain: "hypernet.internal".parse().unwrap(),
-            key: TsigKey::new("s1", &[7; 32]).unwrap(),
             pool: Arc::default(),
         };
         let over_udp = stub.clone();
@@ -109,12 +109,13 @@ impl Stub {
     }
 
     pub(crate) fn registers(&self) -> super::Registers {
-        super::Registers::new(
-            self.domain.clone(),
-            "s1".parse().unwrap(),
-            self.address,
-            self.key.clone(),
-        )
+        self.registers_of("s1")
+    }
+
+    /// The librarian as another server sees it.
+    pub(crate) fn registers_of(&self, server: &str) -> super::Registers {
+        let key = TsigKey::new(server, &[7; 32]).unwrap();
+        super::Registers::new(self.domain.clone(), server.parse().unwrap(), self.address, key)
     }
 
     pub(crate) fn register(&self, address: &Address) -> Option<Register> {
@@ -123,9 +124,8 @@ impl Stub {
 
     fn answer(&self, octets: &[u8], udp: bool) -> Option<Vec<u8>> {
         let now_s = clock::unix_s();
-        let signed = tsig::verify_request(octets, |_| Some(self.key.clone()), now_s)
-            .unwrap()
-            .expect("agents sign");
+        let key = |name: &Name| TsigKey::new(label(name).as_str(), &[7; 32]).ok();
+        let signed = tsig::verify_request(octets, key, now_s).unwrap().expect("agents sign");
         let request = Message::from_vec(octets).unwrap();
         let mut answer = Message::new(request.metadata.id, MessageType::Response, request.metadata.op_code);
         answer.add_queries(request.queries.clone());
@@ -150,7 +150,7 @@ impl Stub {
                     pool.lose_updates -= 1;
                     return None;
                 }
-                if let Err((code, why)) = self.update(&mut pool, &request) {
+                if let Err((code, why)) = self.update(&mut pool, &request, &label(signed.key.name()).parse().unwrap()) {
                     answer.metadata.response_code = code;
                     let mut edns = hickory_proto::op::Edns::new();
                     let error = ExtendedError {
@@ -174,6 +174,18 @@ impl Stub {
 
     fn question(&self, pool: &Pool, request: &Message, answer: &mut Message) {
         let question = &request.queries[0];
+        if let Some(PoolName::Server(server)) = PoolName::of(&self.domain, question.name())
+            && let Some(port) = pool.peers.get(&server)
+        {
+            let data = match question.query_type() {
+                RecordType::TXT => RData::TXT(TXT::new(has(*port).strings())),
+                RecordType::SRV => RData::SRV(SRV::new(0, 0, 443, question.name().clone())),
+                RecordType::A => RData::A(Ipv4Addr::LOCALHOST.into()),
+                _ => return,
+            };
+            answer.add_answer(Record::from_rdata(question.name().clone(), 5, data));
+            return;
+        }
         let strings = match self.domain.address_of(question.name()).unwrap() {
             Some(address) => pool.registers.get(&address).map(Register::strings),
             None => match PoolName::of(&self.domain, question.name()) {
@@ -190,14 +202,13 @@ impl Stub {
         }
     }
 
-    fn update(&self, pool: &mut Pool, request: &Message) -> Result<(), (ResponseCode, String)> {
+    fn update(&self, pool: &mut Pool, request: &Message, me: &ServerName) -> Result<(), (ResponseCode, String)> {
         let update = read_update(request).unwrap();
         if update.zone != *self.domain.zone(zones::Zone::Obj) {
             pool.told += 1;
             return Ok(());
         }
         pool.messages += 1;
-        let me: ServerName = "s1".parse().unwrap();
         let at = |name| self.domain.address_of(name).unwrap().unwrap();
         for prerequisite in &update.prerequisites {
             let register = pool.registers.get(&at(prerequisite.name()));
@@ -220,7 +231,7 @@ impl Stub {
             {
                 let register = Register::from_strings(&txt.txt_data).unwrap();
                 let old = pool.registers.get(&register.address.folded());
-                judge(old, &register, Actor::Agent(&me), pool)
+                judge(old, &register, Actor::Agent(me), pool)
                     .map_err(|refusal| (ResponseCode::Refused, refusal.to_string()))?;
                 new.push(register);
             }
@@ -230,5 +241,26 @@ impl Stub {
             pool.registers.insert(register.address.folded(), register);
         }
         Ok(())
+    }
+}
+
+/// A name of one label, as text.
+fn label(name: &Name) -> String {
+    name.to_string().trim_end_matches('.').to_owned()
+}
+
+fn has(peer_port: u16) -> Has {
+    Has {
+        release: "0.1.0".to_owned(),
+        role: Role::Serving,
+        objects: 0,
+        bytes: 0,
+        capacity: 1 << 30,
+        load: 0,
+        heat: 0,
+        errors: 0,
+        plan: 0,
+        commits: 0,
+        peer_port,
     }
 }

@@ -1,6 +1,28 @@
 //! Real agents on loopback: certificates, QUIC, disk, and a librarian that keeps registers.
 
-use certs::{Anchor, Authority, Identity, Serial, UnixTime, Who};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use certs::{Anchor, Authority, ClientName, Grants, Identity, Serial, UnixTime, Who};
+use futures_util::TryStreamExt;
+use quinn::Connection;
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use zeroize::Zeroizing;
+use zones::{Address, Epoch, Level, Role, ServerName, State, Tx, Want};
+
+use super::*;
+use crate::clock::BootInstant;
+use crate::migration::wire::{Either, Reply, Request, read_frame, take_frame, write_frame};
+use crate::objects::{Condition, Miss, Put, WriteError};
+use crate::register::stub::Stub;
+use crate::store::{Journal, RealDisk};
+use crate::vault::{Keyring, PoolKey, Secret, SystemEntropy, Vault};
+
+/// How long anything here may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A pool's authority.
 pub(super) struct Pool {
@@ -16,13 +38,528 @@ pub(super) fn pool() -> Pool {
 
 impl Pool {
     pub(super) fn identity(&self, server: &str) -> Identity {
-        let who = Who::Server(server.parse().unwrap());
+        self.issue(&Who::Server(server.parse().unwrap()))
+    }
+
+    fn issue(&self, who: &Who) -> Identity {
         self.authority
-            .issue(&who, Serial::new(rand::random()), UnixTime::now())
+            .issue(who, Serial::new(rand::random()), UnixTime::now())
             .unwrap()
     }
 
     pub(super) fn anchor(&self) -> Anchor {
         self.authority.anchor().clone()
     }
+}
+
+/// One agent without its HTTPS side.
+struct Agent {
+    name: &'static str,
+    dir: tempfile::TempDir,
+    capacity: u64,
+    objects: Arc<Objects>,
+    wanted: watch::Sender<Wanted>,
+    transfer: Transfer,
+}
+
+impl Agent {
+    async fn start(pool: &Pool, stub: &Stub, name: &'static str, capacity: u64) -> Agent {
+        Agent::on(pool, stub, name, capacity, tempfile::tempdir().unwrap()).await
+    }
+
+    async fn on(pool: &Pool, stub: &Stub, name: &'static str, capacity: u64, dir: tempfile::TempDir) -> Agent {
+        let disk = Arc::new(RealDisk::open(dir.path()).unwrap());
+        let secret = Secret::Key(Zeroizing::new([7; 32]));
+        let entropy = Arc::new(SystemEntropy);
+        let keyring = Keyring::open(disk.clone(), &secret, entropy.clone())
+            .or_else(|_| Keyring::create(disk.clone(), &secret, entropy.clone()))
+            .unwrap();
+        let vault = Arc::new(Vault::new(Box::new(keyring), PoolKey::new([9; 32])));
+        let settings = crate::store::Settings {
+            capacity,
+            step: 1 << 20,
+            volume: 64 << 20,
+            cache: 1 << 20,
+        };
+        let (store, entries) = Store::open(disk, vault, &settings).unwrap();
+        let store = Arc::new(store);
+        let registers = Arc::new(stub.registers_of(name));
+        let (wanted, receiver) = watch::channel(Wanted::default());
+        let objects = Objects::new(
+            Arc::clone(&store),
+            entries,
+            Arc::clone(&registers),
+            receiver.clone(),
+            crate::objects::Settings::default(),
+        );
+        let open = objects.recover();
+        let settings = TransferSettings {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            mtu: quic::MTU_DEFAULT,
+            window: WindowSettings {
+                objects_max: 64,
+                octets_max: 8 << 20,
+                sealed_max: 64,
+                seal_target: Duration::from_millis(50),
+            },
+            machine: Settings {
+                // This machine may be busy.
+                seal_budget: Duration::from_secs(1),
+                grace: Duration::from_millis(300),
+                ..Settings::default()
+            },
+        };
+        let room = Room {
+            identity: pool.identity(name),
+            anchor: pool.anchor(),
+            objects: Arc::clone(&objects),
+            store,
+            registers,
+            wanted: receiver,
+            open,
+        };
+        let transfer = Transfer::start(settings, room).unwrap();
+        let port = transfer.local_addr().unwrap().port();
+        stub.pool.lock().peers.insert(name.parse().unwrap(), port);
+        let agent = Agent {
+            name,
+            dir,
+            capacity,
+            objects,
+            wanted,
+            transfer,
+        };
+        agent.want(Role::Serving, &[]);
+        agent
+    }
+
+    /// What the controller says, now.
+    fn want(&self, role: Role, targets: &[&str]) {
+        self.wanted.send_replace(Wanted {
+            want: Some(Want {
+                role,
+                targets: targets.iter().map(|target| target.parse().unwrap()).collect(),
+                plan: 1,
+                step: 1,
+            }),
+            answered_at: Some(BootInstant::now() + Duration::from_secs(3600)),
+            ..Wanted::default()
+        });
+    }
+
+    /// Stops as by SIGTERM, and starts again on the same disk.
+    async fn restart(self, pool: &Pool, stub: &Stub) -> Agent {
+        let Agent {
+            name,
+            dir,
+            capacity,
+            objects,
+            transfer,
+            ..
+        } = self;
+        transfer.stop().await;
+        let mut objects = Some(objects);
+        // Jobs that were under way end by themselves; the index is free when the last one has.
+        timeout(PATIENCE, async {
+            while let Err(shared) = Arc::try_unwrap(objects.take().unwrap()) {
+                objects = Some(shared);
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .unwrap();
+        Agent::on(pool, stub, name, capacity, dir).await
+    }
+
+    async fn put(&self, at: &Address, n: usize, body: Option<&[u8]>) -> Result<u64, WriteError> {
+        let body = match body {
+            Some(content) => {
+                let pieces: Vec<Result<Bytes, std::io::Error>> = content
+                    .chunks(60_000)
+                    .map(|piece| Ok(Bytes::copy_from_slice(piece)))
+                    .collect();
+                let stream = futures_util::stream::iter(pieces);
+                Some(self.objects.stage_body(at, None, stream).await?)
+            }
+            None => None,
+        };
+        let put = Put {
+            client: "app".to_owned(),
+            write_id: None,
+            condition: Condition::Any,
+            kind: None,
+            schema: None,
+            properties: Some(json!({"n": n}).as_object().unwrap().clone()),
+            body,
+        };
+        self.objects.put(at, put).await.map(|written| written.revision)
+    }
+
+    async fn read(&self, at: &Address) -> Result<(serde_json::Value, Vec<u8>), Miss> {
+        let reading = self.objects.read(at).await?;
+        let properties = serde_json::from_slice(&reading.properties().await.unwrap()).unwrap();
+        let body = reading.body(0..reading.size()).await.unwrap();
+        let body: Vec<Bytes> = body.try_collect().await.unwrap();
+        Ok((properties, body.concat()))
+    }
+
+    fn owned(&self) -> u64 {
+        self.objects.figures().objects
+    }
+
+    async fn until_owned(&self, objects: u64) {
+        let reached = async {
+            while self.owned() != objects {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let name = self.name;
+        let reached = timeout(PATIENCE, reached).await;
+        assert!(reached.is_ok(), "{name} owns {} objects, not {objects}", self.owned());
+    }
+}
+
+fn address(n: usize) -> Address {
+    format!("7.{}.{n:03}", n % 5).parse().unwrap()
+}
+
+fn content(n: usize, octets: usize) -> Vec<u8> {
+    (0..octets).map(|at| ((at / 3 + n * 31) % 251) as u8).collect()
+}
+
+const OCTETS: u64 = 64 << 20;
+
+/// Small objects, some with a body, and two large ones.
+async fn fill(agent: &Agent, count: usize) {
+    for n in 0..count {
+        let body = body(n);
+        agent.put(&address(n), n, body.as_deref()).await.unwrap();
+    }
+}
+
+fn body(n: usize) -> Option<Vec<u8>> {
+    match n % 20 {
+        0 => Some(content(n, 700_000 + n)),
+        even if even % 2 == 0 => Some(content(n, 37 * n)),
+        _ => None,
+    }
+}
+
+async fn assert_all(agent: &Agent, stub: &Stub, count: usize) {
+    for n in 0..count {
+        let (properties, found) = agent.read(&address(n)).await.unwrap();
+        assert_eq!(properties, json!({"n": n}));
+        assert!(found == body(n).unwrap_or_default(), "{}", address(n));
+        let register = stub.register(&address(n)).unwrap();
+        assert_eq!((register.owner.as_str(), &register.state), (agent.name, &State::Stable));
+        assert_eq!(register.holders, std::slice::from_ref(&register.owner));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drained_agent_gives_every_object_away_and_keeps_no_copy() {
+    let (pool, stub) = (pool(), Stub::start().await);
+    let s1 = Agent::start(&pool, &stub, "s1", OCTETS).await;
+    let s2 = Agent::start(&pool, &stub, "s2", OCTETS).await;
+    fill(&s1, 60).await;
+    s1.want(Role::Draining, &["s2"]);
+    s2.until_owned(60).await;
+    s1.until_owned(0).await;
+    assert_all(&s2, &stub, 60).await;
+    for n in 0..60 {
+        let register = stub.register(&address(n)).unwrap();
+        assert_eq!(register.epoch, Epoch(2));
+        // The source says where it went.
+        assert!(matches!(s1.read(&address(n)).await, Err(Miss::Party { to }) if to == register.owner));
+    }
+    let reclaimed = async {
+        let forward = |entry: &Arc<Entry>| matches!(entry.journal, Journal::Forward { .. });
+        while !s1.objects.entries().iter().all(forward) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, reclaimed).await.expect("moved copies are removed");
+    // A forward entry has no streams: a few may still be named by jobs that end now.
+    let empty = async {
+        while s1.objects.entries().iter().any(|entry| entry.plain_octets() > 0) {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, empty).await.unwrap();
+    let moves = s1.transfer.counters().moves();
+    assert_eq!((moves.moved_out, moves.open_out), (60, 0));
+    // And back again.
+    s1.want(Role::Serving, &[]);
+    s2.want(Role::Draining, &["s1"]);
+    s1.until_owned(60).await;
+    s2.until_owned(0).await;
+    assert_all(&s1, &stub, 60).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_during_a_drain_are_all_there_afterwards() {
+    let (pool, stub) = (pool(), Stub::start().await);
+    let s1 = Arc::new(Agent::start(&pool, &stub, "s1", OCTETS).await);
+    let s2 = Arc::new(Agent::start(&pool, &stub, "s2", OCTETS).await);
+    const OBJECTS: usize = 24;
+    for n in 0..OBJECTS {
+        s1.put(&address(n), 0, None).await.unwrap();
+    }
+    let writers: Vec<_> = (0..OBJECTS)
+        .map(|n| {
+            let (s1, s2) = (Arc::clone(&s1), Arc::clone(&s2));
+            tokio::spawn(async move {
+                // A client that follows its object, as the HTTPS side would.
+                for write in 1..=40 {
+                    loop {
+                        match s1.put(&address(n), write, None).await {
+                            Ok(_) => break,
+                            Err(WriteError::Party { .. }) => match s2.put(&address(n), write, None).await {
+                                Ok(_) => break,
+                                Err(WriteError::Unavailable { .. }) => {}
+                                Err(error) => panic!("{error}"),
+                            },
+                            Err(WriteError::Unavailable { .. }) => {}
+                            Err(error) => panic!("{error}"),
+                        }
+                    }
+                    // What was acknowledged is what is read, wherever the object is.
+                    let read = match s1.read(&address(n)).await {
+                        Err(Miss::Party { .. }) => s2.read(&address(n)).await,
+                        read => read,
+                    };
+                    assert_eq!(read.unwrap().0, json!({"n": write}));
+                }
+            })
+        })
+        .collect();
+    s1.want(Role::Draining, &["s2"]);
+    for writer in writers {
+        timeout(PATIENCE, writer).await.unwrap().unwrap();
+    }
+    s1.until_owned(0).await;
+    for n in 0..OBJECTS {
+        assert_eq!(s2.read(&address(n)).await.unwrap().0, json!({"n": 40}));
+        let entry = s2.objects.entry(&address(n)).unwrap();
+        assert_eq!(entry.revision, 41, "every write was applied once");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drain_goes_on_when_either_agent_was_restarted_in_the_middle() {
+    let (pool, stub) = (pool(), Stub::start().await);
+    let mut s1 = Agent::start(&pool, &stub, "s1", OCTETS).await;
+    let mut s2 = Agent::start(&pool, &stub, "s2", OCTETS).await;
+    fill(&s1, 80).await;
+    s1.want(Role::Draining, &["s2"]);
+    for round in 0..4 {
+        let further = async {
+            while s2.owned() < 8 * (round + 1) {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, further).await.expect("objects arrive");
+        if round % 2 == 0 {
+            s2 = s2.restart(&pool, &stub).await;
+        } else {
+            s1 = s1.restart(&pool, &stub).await;
+            s1.want(Role::Draining, &["s2"]);
+        }
+    }
+    s2.until_owned(80).await;
+    s1.until_owned(0).await;
+    assert_all(&s2, &stub, 80).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_updates_and_replies_of_the_librarian_cost_time_only() {
+    let (pool, stub) = (pool(), Stub::start().await);
+    let s1 = Agent::start(&pool, &stub, "s1", OCTETS).await;
+    let s2 = Agent::start(&pool, &stub, "s2", OCTETS).await;
+    fill(&s1, 15).await;
+    {
+        let mut faults = stub.pool.lock();
+        faults.lose_updates = 2;
+        faults.lose_replies = 3;
+        faults.lose_questions = 5;
+    }
+    s1.want(Role::Draining, &["s2"]);
+    s2.until_owned(15).await;
+    s1.until_owned(0).await;
+    assert_all(&s2, &stub, 15).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn destination_without_room_takes_what_fits_and_the_rest_stays() {
+    let (pool, stub) = (pool(), Stub::start().await);
+    let s1 = Agent::start(&pool, &stub, "s1", OCTETS).await;
+    let s2 = Agent::start(&pool, &stub, "s2", 4 << 20).await;
+    for n in 0..12 {
+        s1.put(&address(n), n, Some(&content(n, 900_000))).await.unwrap();
+    }
+    s1.want(Role::Draining, &["s2"]);
+    let refused = async {
+        while s1.transfer.counters().moves().stayed == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, refused).await.expect("the destination is full");
+    s1.want(Role::Serving, &[]);
+    let quiet = async {
+        while s1.transfer.counters().moves().open_out > 0 || s1.owned() + s2.owned() != 12 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, quiet).await.expect("open moves end");
+    assert!(s1.owned() > 0 && s2.owned() > 0, "{} and {}", s1.owned(), s2.owned());
+    for n in 0..12 {
+        let owner = stub.register(&address(n)).unwrap().owner;
+        let agent = if owner.as_str() == "s1" { &s1 } else { &s2 };
+        assert_eq!(agent.read(&address(n)).await.unwrap().1, content(n, 900_000));
+        // It takes writes as before.
+        agent.put(&address(n), n + 100, None).await.unwrap();
+    }
+}
+
+/// Somebody with a certificate of the pool dials an agent.
+async fn dial(pool: &Pool, identity: &Identity, agent: &Agent) -> Connection {
+    let endpoint = quic::open(
+        "127.0.0.1:0".parse().unwrap(),
+        quic::MTU_DEFAULT,
+        identity,
+        &pool.anchor(),
+    )
+    .unwrap();
+    let name = certs::tls_name(&"hypernet.internal".parse().unwrap(), agent.name);
+    let connection = endpoint.connect(agent.transfer.local_addr().unwrap(), &name).unwrap();
+    let connection = connection.await.unwrap();
+    // The endpoint lives as long as somebody waits for it.
+    tokio::spawn(async move { endpoint.wait_idle().await });
+    connection
+}
+
+/// Says something on a lane, and reads the first replies.
+async fn say(connection: &Connection, address: &Address, requests: &[Request]) -> Vec<Reply> {
+    let mut lane = connection.open_uni().await.unwrap();
+    let mut octets = bytes::BytesMut::from(&[1_u8][..]);
+    for request in requests {
+        write_frame(&mut octets, address, &Either::Request(request.clone()), &[]);
+    }
+    lane.write_all(&octets).await.unwrap();
+    let mut replies = Vec::new();
+    while replies.len() < requests.len() {
+        let mut stream = timeout(PATIENCE, connection.accept_uni()).await.unwrap().unwrap();
+        let mut received = bytes::BytesMut::new();
+        let mut kind = false;
+        while let Ok(Ok(Some(chunk))) = timeout(Duration::from_millis(700), stream.read_chunk(65_536, true)).await {
+            received.extend_from_slice(&chunk.bytes);
+            if !std::mem::replace(&mut kind, true) {
+                drop(received.split_to(1));
+            }
+            while let Some(frame) = take_frame(&mut received).unwrap() {
+                match read_frame::<Either>(&frame).unwrap().1 {
+                    Either::Reply(reply) => replies.push(reply),
+                    Either::Request(request) => panic!("{request:?}"),
+                }
+            }
+        }
+    }
+    replies
+}
+
+fn reserve(tx: Tx) -> Request {
+    Request::Reserve {
+        epoch: Epoch(1),
+        tx,
+        kind: "file".parse().unwrap(),
+        schema: 1,
+        level: Level(1),
+        revision: 1,
+        octets: 10,
+    }
+}
+
+/// The register names s1 as the source; s3 has a good certificate and knows the tx.
+#[tokio::test(flavor = "multi_thread")]
+async fn copy_is_taken_only_from_the_source_that_the_register_names() {
+    let (pool, stub) = (pool(), Stub::start().await);
+    let s2 = Agent::start(&pool, &stub, "s2", OCTETS).await;
+    let (at, tx) = (address(1), Tx([5; 16]));
+    let s1: ServerName = "s1".parse().unwrap();
+    let register = zones::Register {
+        address: at.clone(),
+        epoch: Epoch(1),
+        owner: s1.clone(),
+        state: State::Moving {
+            to: "s2".parse().unwrap(),
+        },
+        tx,
+        holders: vec![s1],
+        kind: "file".parse().unwrap(),
+        schema: 1,
+        level: Level(1),
+    };
+    stub.pool.lock().registers.insert(at.folded(), register);
+    let s3 = dial(&pool, &pool.identity("s3"), &s2).await;
+    let epoch = Epoch(1);
+    let replies = say(&s3, &at, &[reserve(tx), Request::Open { epoch, tx }]).await;
+    assert_eq!(replies, [Reply::Reserved { tx }, Reply::Dropped { tx }]);
+    assert!(s2.objects.incoming(&at).is_none());
+    // The true source gets on.
+    let s1 = dial(&pool, &pool.identity("s1"), &s2).await;
+    let replies = say(&s1, &at, &[reserve(tx), Request::Open { epoch, tx }]).await;
+    assert_eq!(replies, [Reply::Reserved { tx }, Reply::Ready { tx, staged: None }]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_agents_of_this_pool_are_talked_to() {
+    let (pool, stub) = (pool(), Stub::start().await);
+    let s2 = Agent::start(&pool, &stub, "s2", OCTETS).await;
+    let client = Who::Client {
+        name: "app".parse::<ClientName>().unwrap(),
+        grants: Grants::default(),
+    };
+    for who in [client, Who::Librarian] {
+        let connection = dial(&pool, &pool.issue(&who), &s2).await;
+        match timeout(PATIENCE, connection.closed()).await.unwrap() {
+            quinn::ConnectionError::ApplicationClosed(close) => assert_eq!(close.error_code, 2_u8.into()),
+            other => panic!("{other}"),
+        }
+    }
+    // A server of another pool does not get that far: neither side trusts the other.
+    let foreign = super::tests::pool();
+    let endpoint = quic::open(
+        "127.0.0.1:0".parse().unwrap(),
+        quic::MTU_DEFAULT,
+        &foreign.identity("s1"),
+        &foreign.anchor(),
+    )
+    .unwrap();
+    let name = certs::tls_name(&"hypernet.internal".parse().unwrap(), "s2");
+    let refused = endpoint
+        .connect(s2.transfer.local_addr().unwrap(), &name)
+        .unwrap()
+        .await;
+    assert!(refused.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_message_closes_the_connection_and_nothing_else() {
+    let (pool, stub) = (pool(), Stub::start().await);
+    let s2 = Agent::start(&pool, &stub, "s2", OCTETS).await;
+    for octets in [
+        &[9_u8][..],
+        &[1, 0xFF, 0xFF, 0xFF, 0xFF],
+        &[1, 0, 0, 0, 3, 0x80, 1, 2],
+        &[2, 0, 0, 0, 1, 0],
+    ] {
+        let s3 = dial(&pool, &pool.identity("s3"), &s2).await;
+        let mut stream = s3.open_uni().await.unwrap();
+        stream.write_all(octets).await.unwrap();
+        match timeout(PATIENCE, s3.closed()).await.unwrap() {
+            quinn::ConnectionError::ApplicationClosed(close) => assert_eq!(close.error_code, 3_u8.into()),
+            other => panic!("{other}"),
+        }
+    }
+    s2.put(&address(1), 1, None).await.unwrap();
 }
