@@ -105,7 +105,7 @@ impl Display {
             return Display::Lines { goal, last: None };
         }
         let bar = ProgressBar::new(0);
-        let style = ProgressStyle::with_template("{prefix} [{bar:32}] {pos}/{len} objects, {per_sec}, {msg}");
+        let style = ProgressStyle::with_template("{prefix} [{bar:32}] {pos}/{len} objects, {elapsed}, {msg}");
         bar.set_style(style.expect("the template is well formed"));
         bar.set_prefix(goal);
         bar.enable_steady_tick(Duration::from_millis(200));
