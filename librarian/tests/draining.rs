@@ -50,7 +50,10 @@ impl Agents {
                 && let Some(at) = self.registers.iter().position(|register| register.owner == name)
             {
                 let to = target.clone();
-                assert!(self.change(at, &name, |new| new.state = State::Moving { to }));
+                // A new plan may have frozen the wants since this one was read: then the move is refused, and nothing is lost.
+                if !self.change(at, &name, |new| new.state = State::Moving { to }) {
+                    continue;
+                }
                 assert!(self.change(at, &target, |new| {
                     new.state = State::Stable;
                     new.epoch = new.epoch.next();

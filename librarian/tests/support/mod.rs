@@ -90,9 +90,17 @@ impl Librarian {
         command
     }
 
-    /// Runs a command to its end.
+    /// Runs a command to its end, which must come within a minute.
     pub(crate) fn output(&self, args: &[&str]) -> Output {
-        self.command(args).output().unwrap()
+        let command = self.command(args);
+        let mut bounded = Command::new("timeout");
+        bounded.arg("60").arg(command.get_program()).args(command.get_args());
+        bounded.envs(
+            command
+                .get_envs()
+                .filter_map(|(key, value)| value.map(|value| (key, value))),
+        );
+        bounded.output().unwrap()
     }
 
     /// Runs a command that must succeed; answers with its standard output.
