@@ -202,6 +202,40 @@ impl Stream for Incoming {
     }
 }
 
+/// A stream whose end comes apart from its last piece: with a pause between, in which the reader looks at what it has.
+///
+/// `multer` 3.1 asks its stream twice before it looks for the first boundary. If nothing has come at the first time, and all
+/// of a small body together with its end at the second, it takes the whole form for a broken one.
+pub(super) struct EndApart<S> {
+    stream: S,
+    /// Whether the last answer was a piece.
+    after_piece: bool,
+}
+
+impl<S> EndApart<S> {
+    pub(super) fn new(stream: S) -> EndApart<S> {
+        EndApart {
+            stream,
+            after_piece: false,
+        }
+    }
+}
+
+impl<S: Stream + Unpin> Stream for EndApart<S> {
+    type Item = S::Item;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
+        let this = self.get_mut();
+        let next = futures_util::ready!(this.stream.poll_next_unpin(cx));
+        let after_piece = std::mem::replace(&mut this.after_piece, next.is_some());
+        if next.is_none() && after_piece {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(next)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use futures_util::stream;
@@ -221,5 +255,29 @@ mod tests {
         assert!(slow.iter().all(Result::is_ok) && slow.len() == 20);
         let trickling: Vec<_> = trickle(1).take(5).collect().await;
         assert!(matches!(trickling[1], Err(IncomingError::Slow(_))), "{trickling:?}");
+    }
+
+    /// Nothing has come when the form is asked for; then all of it comes at once.
+    #[tokio::test]
+    async fn form_that_comes_all_at_once_is_read() {
+        let mut pieces = vec![
+            None,
+            Some(Bytes::from_static(
+                b"--x\r\nContent-Disposition: form-data; name=\"object\"\r\n\r\n{}\r\n--x--\r\n",
+            )),
+        ]
+        .into_iter();
+        let stream = stream::poll_fn(move |cx| match pieces.next() {
+            Some(None) => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Some(piece) => Poll::Ready(piece.map(Ok::<_, std::io::Error>)),
+            None => Poll::Ready(None),
+        });
+        let mut form = multer::Multipart::new(EndApart::new(stream), "x");
+        let field = form.next_field().await.unwrap().unwrap();
+        assert_eq!(field.bytes().await.unwrap(), "{}");
+        assert!(form.next_field().await.unwrap().is_none());
     }
 }

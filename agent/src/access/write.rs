@@ -15,7 +15,7 @@ use zones::{Address, ObjectType};
 
 use crate::access::caller::Caller;
 use crate::access::condition::{Preconditions, Tag};
-use crate::access::counted::Incoming;
+use crate::access::counted::{EndApart, Incoming};
 use crate::access::forward::{Outgoing, Payload};
 use crate::access::problem::Problem;
 use crate::access::serve::{ascii, no_write_grant};
@@ -319,7 +319,7 @@ impl Access {
     /// Takes both parts of a multipart write, in any order: the JSON into memory, the body to disk.
     async fn multipart(&self, address: &Address, boundary: &str, incoming: Incoming) -> Result<Taken, Problem> {
         let bad = |detail: String| Problem::new(StatusCode::BAD_REQUEST, detail);
-        let mut multipart = multer::Multipart::new(incoming, boundary);
+        let mut multipart = multer::Multipart::new(EndApart::new(incoming), boundary);
         let (mut object, mut body) = (None, None);
         while let Some(mut field) = multipart.next_field().await.map_err(|error| broken(&error))? {
             match field.name() {
