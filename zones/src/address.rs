@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// Longest part of an address, in octets.
 pub const PART_OCTETS_MAX: usize = 128;
@@ -30,8 +31,8 @@ pub const ADDRESS_OCTETS_MAX: usize = 247;
 /// ```
 #[derive(Clone, Eq, Hash, PartialEq)]
 pub struct Address {
-    /// The text form, already checked.
-    text: Box<str>,
+    /// The text form, already checked. Shared: every part of a request and of a move has the address in hand.
+    text: Arc<str>,
 }
 
 /// Why a text is not an address.
@@ -105,6 +106,9 @@ impl Address {
     /// one of them can be registered.
     #[must_use]
     pub fn folded(&self) -> Address {
+        if !self.text.bytes().any(|octet| octet.is_ascii_uppercase()) {
+            return self.clone();
+        }
         Address {
             text: self.text.to_ascii_lowercase().into(),
         }
@@ -149,8 +153,15 @@ impl FromStr for Address {
 }
 
 impl Ord for Address {
+    /// By parts. Octet by octet that is the order of the texts in which a dot comes before everything else: a part that
+    /// ends is less than one that goes on.
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.parts().cmp(other.parts())
+        let rank = |octet: u8| if octet == b'.' { 0 } else { octet };
+        let (ours, theirs) = (self.text.as_bytes(), other.text.as_bytes());
+        match ours.iter().zip(theirs).find(|(our, their)| our != their) {
+            Some((our, their)) => rank(*our).cmp(&rank(*their)),
+            None => ours.len().cmp(&theirs.len()),
+        }
     }
 }
 

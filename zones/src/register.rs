@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use crate::address::{Address, AddressError};
 use crate::server::{ServerName, ServerNameError};
@@ -14,6 +15,10 @@ pub const HOLDERS_MAX: usize = 14;
 pub const TYPE_OCTETS_MAX: usize = 64;
 /// Longest register: the RDATA of its TXT record, in octets.
 pub const REGISTER_OCTETS_MAX: usize = 1000;
+/// Most character-strings of a register.
+const STRINGS_MAX: usize = 11;
+/// Hexadecimal digits of a tx.
+const TX_DIGITS: usize = 32;
 /// Longest character-string (RFC 1035 section 3.3).
 pub const STRING_OCTETS_MAX: usize = 255;
 
@@ -70,7 +75,7 @@ impl FromStr for Tx {
 
 /// Kind of an object, such as `photo`: 1 to 64 visible ASCII characters.
 #[derive(Clone, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct ObjectType(Box<str>);
+pub struct ObjectType(Arc<str>);
 
 impl ObjectType {
     /// The type as text.
@@ -200,27 +205,65 @@ impl Register {
     /// The character-strings of the TXT record.
     #[must_use]
     pub fn strings(&self) -> Vec<String> {
-        let mut strings = vec![
-            "v=hn1".to_owned(),
-            format!("address={}", self.address),
-            format!("epoch={}", self.epoch),
-            format!("owner={}", self.owner),
-        ];
+        // Joined rather than formatted: a move spells a dozen registers.
+        let mut strings = Vec::with_capacity(STRINGS_MAX);
+        strings.push("v=hn1".to_owned());
+        strings.push(["address=", self.address.as_str()].concat());
+        strings.push(["epoch=", &self.epoch.0.to_string()].concat());
+        strings.push(["owner=", self.owner.as_str()].concat());
         match &self.state {
             State::Stable => strings.push("state=stable".to_owned()),
             State::Moving { to } => {
                 strings.push("state=moving".to_owned());
-                strings.push(format!("to={to}"));
+                strings.push(["to=", to.as_str()].concat());
             }
             State::Deleted => strings.push("state=deleted".to_owned()),
         }
-        let holders: Vec<&str> = self.holders.iter().map(ServerName::as_str).collect();
-        strings.push(format!("tx={}", self.tx));
-        strings.push(format!("holders={}", holders.join(",")));
-        strings.push(format!("type={}", self.kind));
-        strings.push(format!("schema={}", self.schema));
-        strings.push(format!("level={}", self.level));
+        let mut holders = String::with_capacity(self.holders_octets());
+        holders.push_str("holders=");
+        for (place, holder) in self.holders.iter().enumerate() {
+            if place > 0 {
+                holders.push(',');
+            }
+            holders.push_str(holder.as_str());
+        }
+        let mut tx = String::with_capacity("tx=".len() + TX_DIGITS);
+        tx.push_str("tx=");
+        data_encoding::HEXLOWER.encode_append(&self.tx.0, &mut tx);
+        strings.push(tx);
+        strings.push(holders);
+        strings.push(["type=", self.kind.as_str()].concat());
+        strings.push(["schema=", &self.schema.to_string()].concat());
+        strings.push(["level=", &self.level.0.to_string()].concat());
         strings
+    }
+
+    /// Octets of the RDATA that [`Register::strings`] makes: each string and the octet of its length.
+    #[must_use]
+    pub fn text_octets(&self) -> usize {
+        let state = match &self.state {
+            State::Stable => "state=stable".len(),
+            State::Moving { to } => "state=moving".len() + 1 + "to=".len() + to.as_str().len(),
+            State::Deleted => "state=deleted".len(),
+        };
+        let values = [
+            "v=hn1".len(),
+            "address=".len() + self.address.as_str().len(),
+            "epoch=".len() + digits(self.epoch.0),
+            "owner=".len() + self.owner.as_str().len(),
+            state,
+            "tx=".len() + TX_DIGITS,
+            self.holders_octets(),
+            "type=".len() + self.kind.as_str().len(),
+            "schema=".len() + digits(u64::from(self.schema)),
+            "level=".len() + digits(u64::from(self.level.0)),
+        ];
+        values.iter().map(|octets| octets + 1).sum()
+    }
+
+    fn holders_octets(&self) -> usize {
+        let names: usize = self.holders.iter().map(|holder| holder.as_str().len()).sum();
+        "holders=".len() + names + self.holders.len().saturating_sub(1)
     }
 
     /// Reads the character-strings of a TXT record. Reading accepts exactly what [`Register::strings`] makes.
@@ -312,9 +355,8 @@ impl Register {
         if self.holders.len() > HOLDERS_MAX {
             return contradiction("at most 14 holders are allowed");
         }
-        let mut sorted: Vec<_> = self.holders.iter().collect();
-        sorted.sort();
-        if sorted.windows(2).any(|pair| pair[0] == pair[1]) {
+        let mut holders = self.holders.iter().enumerate();
+        if holders.any(|(place, holder)| self.holders[..place].contains(holder)) {
             return contradiction("a holder is named twice");
         }
         match &self.state {
@@ -328,14 +370,15 @@ impl Register {
             }
             State::Stable | State::Moving { .. } => {}
         }
-        let strings = self.strings();
-        if let Some(long) = strings.iter().find(|string| string.len() > STRING_OCTETS_MAX) {
+        // Every other string is bounded by its own type: an address has 247 octets, a type 64.
+        let holders = self.holders_octets();
+        if holders > STRING_OCTETS_MAX {
             return Err(RegisterError::TooLong {
-                octets: long.len(),
+                octets: holders,
                 allowed: STRING_OCTETS_MAX,
             });
         }
-        let octets: usize = strings.iter().map(|string| string.len() + 1).sum();
+        let octets = self.text_octets();
         if octets > REGISTER_OCTETS_MAX {
             return Err(RegisterError::TooLong {
                 octets,
@@ -357,6 +400,11 @@ impl Register {
     }
 }
 
+/// Decimal digits of a number.
+fn digits(number: u64) -> usize {
+    number.checked_ilog10().map_or(1, |log| log as usize + 1)
+}
+
 fn take<'a>(string: Option<&'a [u8]>, key: &'static str) -> Result<&'a str, RegisterError> {
     let string = string.unwrap_or_default();
     let wrong = || RegisterError::Key {
@@ -369,10 +417,15 @@ fn take<'a>(string: Option<&'a [u8]>, key: &'static str) -> Result<&'a str, Regi
         .ok_or_else(wrong)
 }
 
+/// Whether what reads as a number is spelled without sign and leading zero.
+fn is_plain(text: &str) -> bool {
+    text == "0" || !text.starts_with(['+', '0'])
+}
+
 /// A decimal number spelled the one way it is made: no sign, no leading zero.
 fn number(text: &str, key: &'static str) -> Result<u64, RegisterError> {
     match text.parse::<u64>() {
-        Ok(number) if number.to_string() == text => Ok(number),
+        Ok(number) if is_plain(text) => Ok(number),
         Ok(_) | Err(_) => Err(RegisterError::Value {
             key,
             value: text.to_owned(),

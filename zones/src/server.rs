@@ -5,7 +5,14 @@ use std::str::FromStr;
 
 /// Name of a server: `[a-z][a-z0-9-]{0,14}`.
 #[derive(Clone, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct ServerName(Box<str>);
+pub struct ServerName {
+    /// The name, then zeros: shorter names come first, as texts are ordered.
+    octets: [u8; NAME_OCTETS_MAX],
+    length: u8,
+}
+
+/// Longest name of a server, in octets.
+const NAME_OCTETS_MAX: usize = 15;
 
 /// A text is not a server name.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -22,7 +29,8 @@ impl ServerName {
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        let name = &self.octets[..usize::from(self.length)];
+        std::str::from_utf8(name).expect("a name is made of ASCII")
     }
 }
 
@@ -30,7 +38,7 @@ impl FromStr for ServerName {
     type Err = ServerNameError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let legal = text.len() <= 15
+        let legal = text.len() <= NAME_OCTETS_MAX
             && text.starts_with(|first: char| first.is_ascii_lowercase())
             && text
                 .chars()
@@ -38,7 +46,10 @@ impl FromStr for ServerName {
             && !text.ends_with('-')
             && !RESERVED.contains(&text);
         if legal {
-            Ok(ServerName(text.into()))
+            let mut octets = [0; NAME_OCTETS_MAX];
+            octets[..text.len()].copy_from_slice(text.as_bytes());
+            let length = u8::try_from(text.len()).expect("15 octets at most");
+            Ok(ServerName { octets, length })
         } else {
             Err(ServerNameError { text: text.to_owned() })
         }
@@ -47,13 +58,13 @@ impl FromStr for ServerName {
 
 impl fmt::Display for ServerName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
+        f.pad(self.as_str())
     }
 }
 
 impl fmt::Debug for ServerName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 

@@ -150,6 +150,21 @@ proptest! {
     }
 
     #[test]
+    fn addresses_are_ordered_by_their_parts(one in any_address(), other in any_address(), from in any::<usize>()) {
+        prop_assert_eq!(one.cmp(&other), one.parts().cmp(other.parts()));
+        // Two that differ late.
+        let kept: Vec<&str> = one.parts().take(1 + from % one.depth()).collect();
+        let near: Address = format!("{}{}{other}", kept.join("."), ["-", "_", ".", "0"][from % 4]).parse().unwrap_or(other);
+        prop_assert_eq!(one.cmp(&near), one.parts().cmp(near.parts()));
+    }
+
+    #[test]
+    fn octets_of_a_register_are_those_of_its_strings(register in any_register()) {
+        let octets: usize = register.strings().iter().map(|string| string.len() + 1).sum();
+        prop_assert_eq!(register.text_octets(), octets);
+    }
+
+    #[test]
     fn register_reads_back_as_it_was_written(register in any_register()) {
         prop_assert_eq!(Register::from_strings(&register.strings()), Ok(register));
     }

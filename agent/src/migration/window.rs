@@ -20,12 +20,20 @@ pub struct WindowSettings {
 }
 
 /// What is on its way.
+///
+/// Once full, it takes nothing more until half of it has left, and then as much as there is room for: objects that are
+/// opened or sealed together stay together, and so share commits, update messages and packets. One new object for each
+/// that leaves would make every step of every object a batch of its own.
 #[derive(Clone, Debug)]
 pub struct Window {
     settings: WindowSettings,
     objects: usize,
     octets: u64,
+    /// Whether it was full and has not emptied by half since.
+    full: bool,
     sealed: usize,
+    /// The same for the sealed.
+    sealed_full: bool,
     /// How many may be sealed now.
     sealed_now_max: usize,
     /// Short seals since the bound was last raised.
@@ -43,18 +51,22 @@ impl Window {
             settings,
             objects: 0,
             octets: 0,
+            full: false,
             sealed: 0,
+            sealed_full: false,
             sealed_now_max: settings.sealed_max.min(SEALED_MIN * 8),
             short: 0,
         }
     }
 
     /// Whether an object of so many octets may be opened now.
-    #[must_use]
-    pub fn admits(&self, octets: u64) -> bool {
-        self.objects == 0
+    pub fn admits(&mut self, octets: u64) -> bool {
+        let room = self.objects == 0
             || (self.objects < self.settings.objects_max
-                && self.octets.saturating_add(octets) <= self.settings.octets_max)
+                && self.octets.saturating_add(octets) <= self.settings.octets_max);
+        let half = self.objects <= self.settings.objects_max / 2 && self.octets <= self.settings.octets_max / 2;
+        self.full = !room || (self.full && !half);
+        !self.full
     }
 
     /// An object is on its way.
@@ -81,11 +93,13 @@ impl Window {
 
     /// Whether one more object may be sealed now; if so it is counted.
     pub fn seal(&mut self) -> bool {
-        let free = self.sealed < self.sealed_now_max;
-        if free {
+        let room = self.sealed < self.sealed_now_max;
+        let half = self.sealed <= self.sealed_now_max / 2;
+        self.sealed_full = !room || (self.sealed_full && !half);
+        if !self.sealed_full {
             self.sealed += 1;
         }
-        free
+        !self.sealed_full
     }
 
     /// A seal ended after `lasted`; `broken` if it was ended for its length.
@@ -140,8 +154,36 @@ mod tests {
         }
         assert!(!window.admits(0), "a fifth object");
         window.close(200);
-        assert!(window.admits(400));
-        assert!(!window.admits(401));
+        window.close(200);
+        assert!(window.admits(600));
+        assert!(!window.admits(601));
+    }
+
+    #[test]
+    fn full_window_takes_nothing_more_until_half_of_it_has_left() {
+        let mut window = window();
+        for _ in 0..4 {
+            assert!(window.admits(0));
+            window.open(0);
+        }
+        assert!(!window.admits(0));
+        window.close(0);
+        assert!(!window.admits(0), "three of four are still on their way");
+        window.close(0);
+        assert!(window.admits(0));
+        window.open(0);
+        assert!(window.admits(0), "it fills up again");
+    }
+
+    #[test]
+    fn sealed_objects_leave_by_half_before_more_are_sealed() {
+        let mut window = window();
+        let max = window.sealed_now_max();
+        assert_eq!((0..max + 1).filter(|_| window.seal()).count(), max);
+        for left in 1..=max {
+            window.unseal(Duration::from_millis(60), false);
+            assert_eq!(window.clone().seal(), left >= max / 2, "{left} of {max} have left");
+        }
     }
 
     #[test]

@@ -125,11 +125,10 @@ pub fn build_register_update(domain: &Domain, id: u16, changes: &[RegisterChange
 pub fn changes_that_fit(domain: &Domain, changes: &[RegisterChange]) -> usize {
     let mut octets = FRAME_OCTETS;
     for (index, change) in changes.iter().enumerate() {
-        let text = |register: &Register| -> usize { register.strings().iter().map(|s| s.len() + 1).sum() };
         // An address of n octets has labels of at most 8/5 n and some; 10 octets of fixed fields behind each name.
         let name = change.new.address.as_str().len() * 2 + domain.apex().len() + 8;
         let record = name.min(255) + 10;
-        octets += 3 * record + text(&change.new) + change.old.as_ref().map_or(0, text);
+        octets += 3 * record + change.new.text_octets() + change.old.as_ref().map_or(0, Register::text_octets);
         if octets > REGISTER_UPDATE_OCTETS_MAX {
             return index.max(1);
         }
