@@ -3,7 +3,9 @@
 //! Specification: RFC 2136 (updates), RFC 8945 (TSIG), DESIGN.md sections 5 and 7.
 
 mod ask;
+mod line;
 mod peers;
+mod reads;
 #[cfg(test)]
 pub(crate) mod stub;
 mod updater;
@@ -22,6 +24,7 @@ use crate::clock::BootInstant;
 use ask::{Answered, Asker};
 use peers::Peers;
 pub use peers::{Peer, PeerError};
+use reads::Reader;
 use updater::Updater;
 
 /// A register as the librarian showed it.
@@ -78,6 +81,7 @@ pub struct Registers {
     domain: Domain,
     me: ServerName,
     asker: Asker,
+    reader: Reader,
     updater: Updater,
     peers: Peers,
 }
@@ -88,6 +92,7 @@ impl Registers {
     pub fn new(domain: Domain, me: ServerName, librarian: SocketAddr, key: TsigKey) -> Registers {
         Registers {
             updater: Updater::start(domain.clone(), librarian, key.clone()),
+            reader: Reader::start(librarian, key.clone()),
             asker: Asker::new(librarian, key),
             peers: Peers::new(domain.clone()),
             domain,
@@ -120,7 +125,7 @@ impl Registers {
                 register: None,
             });
         };
-        let answered = self.asker.ask(&name, RecordType::TXT).await?;
+        let answered = self.reader.ask(name).await?;
         let records = self.records(&answered)?;
         match records.first() {
             None => Ok(RegisterRead {

@@ -9,7 +9,6 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use hickory_proto::rr::{Name, RecordType};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
@@ -17,6 +16,7 @@ use zones::query::{self, Answer};
 use zones::tsig::{self, AnswerSignatureError, TsigKey};
 
 use super::Unreachable;
+use super::line::{read_message, write_message};
 use crate::clock::{self, BootInstant};
 
 /// How long each sending waits for its answer. A lost packet costs the first of these.
@@ -204,24 +204,6 @@ pub(crate) fn may_be_forged(error: &AnswerSignatureError) -> bool {
         // Unsigned, Malformed, BadSignature, Rejected, and whatever comes later.
         _ => true,
     }
-}
-
-/// Sends one message over TCP (RFC 1035 section 4.2.2).
-pub(crate) async fn write_message(stream: &mut (impl AsyncWriteExt + Unpin), message: &[u8]) -> io::Result<()> {
-    let length = u16::try_from(message.len())
-        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "a DNS message has at most 65,535 octets"))?;
-    let mut framed = Vec::with_capacity(2 + message.len());
-    framed.extend_from_slice(&length.to_be_bytes());
-    framed.extend_from_slice(message);
-    stream.write_all(&framed).await
-}
-
-/// Receives one message over TCP (RFC 1035 section 4.2.2).
-pub(crate) async fn read_message(stream: &mut (impl AsyncReadExt + Unpin)) -> io::Result<Vec<u8>> {
-    let length = stream.read_u16().await?;
-    let mut message = vec![0; usize::from(length)];
-    stream.read_exact(&mut message).await?;
-    Ok(message)
 }
 
 enum AskError {

@@ -16,7 +16,7 @@ use zones::{
     Actor, Address, Change, Domain, Has, PoolView, Prerequisite, Register, Role, ServerName, Want, judge, read_update,
 };
 
-use super::ask::{read_message, write_message};
+use super::line::{read_message, write_message};
 use crate::clock;
 
 /// What the stub knows and how it misbehaves.

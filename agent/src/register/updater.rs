@@ -1,8 +1,10 @@
 //! Register changes on their way to the librarian: all that wait at one moment go in one message.
 //!
-//! One TCP connection, several messages on it at once. A message that the librarian refuses is split in halves until the
-//! change at fault is found; one that gets no reply is sent again, newly signed, on a new connection. Both have a bound;
-//! what happened to a change beyond it is [`Changed::Unknown`], and the register says.
+//! One TCP connection, several messages on it at once. Changes that open moves go when nothing else waits: nobody waits for
+//! them, while the commit of a move keeps writers waiting. Of a message that the librarian refuses, the change that it names
+//! is sent alone and the others together; if it names none, the message is split in halves until the one at fault is found.
+//! A message that gets no reply is sent again, newly signed, on a new connection. All of it has a bound; what happened to a
+//! change beyond it is [`Changed::Unknown`], and the register says.
 //!
 //! Specification: RFC 2136, RFC 7766 (pipelining), DESIGN.md section 7.
 
@@ -11,32 +13,28 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use hickory_proto::op::ResponseCode;
-use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
-use tokio_util::task::AbortOnDropHandle;
 use zones::query;
 use zones::tsig::{self, TsigKey};
 use zones::update::{self, RegisterChange};
-use zones::{Address, Domain};
+use zones::{Address, Domain, State};
 
 use super::Changed;
-use super::ask::{may_be_forged, read_message, write_message};
+use super::ask::may_be_forged;
+use super::line::{CONNECT_PAUSE, Line, frame, reply};
 use crate::clock;
 
 /// Most changes that wait for a message; whoever brings another one waits to hand it in.
 const WAITING_MAX: usize = 4096;
 /// Most messages without a reply yet. Few, so that changes gather while they are under way.
 const FLIGHTS_MAX: usize = 4;
+/// Most of them that carry nothing but openings of moves.
+const OPENING_FLIGHTS_MAX: usize = 2;
 /// Most changes in one message, below what 64 KiB hold: a refused message is searched for the one at fault.
 const BATCH_MAX: usize = 128;
 /// How long a reply may take: far above what a librarian under load needs.
 const REPLY_WAIT: Duration = Duration::from_secs(2);
-/// How long connecting may take.
-const CONNECT_WAIT: Duration = Duration::from_secs(1);
-/// Pause after a failed connection.
-const CONNECT_PAUSE: Duration = Duration::from_millis(250);
 /// Most times that a change is sent, or that sending it is tried.
 const TRIES_MAX: u32 = 4;
 
@@ -72,6 +70,7 @@ impl Updater {
             key,
             waiting,
             arrived: Batch::default(),
+            openings: Batch::default(),
             again: VecDeque::new(),
             flights: HashMap::new(),
             line: None,
@@ -116,6 +115,41 @@ impl Batch {
         self.changes.is_empty()
     }
 
+    /// Takes one out.
+    fn remove(&mut self, at: usize) -> Batch {
+        Batch {
+            changes: vec![self.changes.remove(at)],
+            askers: vec![self.askers.remove(at)],
+        }
+    }
+
+    /// Whether all of it opens moves.
+    fn opens(&self) -> bool {
+        self.changes.iter().all(opens)
+    }
+
+    /// Takes what goes in one message next off the front.
+    fn next(&mut self, domain: &Domain) -> Option<Batch> {
+        if self.is_empty() {
+            return None;
+        }
+        let later = self.split_off(self.fit(domain).max(1));
+        Some(std::mem::replace(self, later))
+    }
+
+    /// Which change a refusal speaks of, if it names one by its address or its name. No more than a hint: that change is
+    /// sent alone, and judged as any other.
+    fn named(&self, domain: &Domain, why: &str) -> Option<usize> {
+        let words: HashSet<&str> = why.split_whitespace().map(|word| word.trim_end_matches(':')).collect();
+        self.changes.iter().position(|change| {
+            let address = &change.new.address;
+            words.contains(address.as_str())
+                || domain
+                    .obj_name(address)
+                    .is_ok_and(|name| words.contains(name.to_string().as_str()))
+        })
+    }
+
     /// Splits off everything behind the first `at`.
     fn split_off(&mut self, at: usize) -> Batch {
         Batch {
@@ -148,16 +182,10 @@ impl Batch {
 #[derive(Debug)]
 struct Flight {
     batch: Batch,
+    /// Whether it carries openings of moves alone.
+    opens: bool,
     mac: tsig::Mac,
     until: Instant,
-}
-
-/// The connection.
-#[derive(Debug)]
-struct Line {
-    writer: OwnedWriteHalf,
-    replies: mpsc::Receiver<Vec<u8>>,
-    _reader: AbortOnDropHandle<()>,
 }
 
 struct Worker {
@@ -165,8 +193,10 @@ struct Worker {
     librarian: SocketAddr,
     key: TsigKey,
     waiting: mpsc::Receiver<Waiting>,
-    /// Not sent yet.
+    /// Not sent yet, and somebody waits for it.
     arrived: Batch,
+    /// Openings of moves that were not sent yet.
+    openings: Batch,
     /// To be sent once more: halves of refused messages, and what got no reply.
     again: VecDeque<Batch>,
     flights: HashMap<u16, Flight>,
@@ -189,7 +219,7 @@ impl Worker {
                     None => break,
                 }
             }
-            let room = self.flights.len() < FLIGHTS_MAX;
+            let room = self.flights.len() < FLIGHTS_MAX && self.arrived.len() + self.openings.len() < WAITING_MAX;
             let late = self.flights.values().map(|flight| flight.until).min();
             let event = tokio::select! {
                 waiting = self.waiting.recv(), if room => Event::Arrived(waiting.map(Box::new)),
@@ -197,7 +227,7 @@ impl Worker {
                 () = sleep_until(late.unwrap_or_else(Instant::now)), if late.is_some() => Event::Late,
             };
             match event {
-                Event::Arrived(Some(waiting)) => self.arrived.push(*waiting),
+                Event::Arrived(Some(waiting)) => self.arrived(*waiting),
                 // The last handle is gone: nobody waits for what is still under way.
                 Event::Arrived(None) => return,
                 Event::Reply(Some(octets)) => self.replied(&octets),
@@ -207,22 +237,31 @@ impl Worker {
         }
     }
 
-    /// What goes next: first what is to be sent again, then all that waits.
+    fn arrived(&mut self, waiting: Waiting) {
+        match opens(&waiting.change) {
+            true => self.openings.push(waiting),
+            false => self.arrived.push(waiting),
+        }
+    }
+
+    /// What goes next: first what is to be sent again, then what is waited for, then what opens moves.
     fn next_batch(&mut self) -> Option<Batch> {
         if let Some(batch) = self.again.pop_front() {
             return Some(batch);
         }
-        while self.arrived.len() < BATCH_MAX {
-            match self.waiting.try_recv() {
-                Ok(waiting) => self.arrived.push(waiting),
-                Err(_) => break,
-            }
+        while self.arrived.len() + self.openings.len() < WAITING_MAX
+            && let Ok(waiting) = self.waiting.try_recv()
+        {
+            self.arrived(waiting);
         }
-        if self.arrived.is_empty() {
+        if let Some(batch) = self.arrived.next(&self.domain) {
+            return Some(batch);
+        }
+        let opening = self.flights.values().filter(|flight| flight.opens).count();
+        if opening >= OPENING_FLIGHTS_MAX {
             return None;
         }
-        let later = self.arrived.split_off(self.arrived.fit(&self.domain).max(1));
-        Some(std::mem::replace(&mut self.arrived, later))
+        self.openings.next(&self.domain)
     }
 
     async fn send(&mut self, mut batch: Batch) {
@@ -238,13 +277,13 @@ impl Worker {
                     unanswered: asker.unanswered,
                 });
             }
-            Err(_) => return self.halve(batch),
+            Err(_) => return self.divide(batch, None),
         };
         for asker in &mut batch.askers {
             asker.tries += 1;
         }
         if self.line.is_none() {
-            match connect(self.librarian).await {
+            match Line::connect(self.librarian, FLIGHTS_MAX).await {
                 Ok(line) => self.line = Some(line),
                 Err(error) => {
                     tracing::debug!(librarian = %self.librarian, %error, "cannot connect for updates");
@@ -255,9 +294,20 @@ impl Worker {
         }
         let mac = tsig::sign_request(&mut message, &self.key, clock::unix_s());
         let line = self.line.as_mut().expect("just made");
-        let written = timeout(REPLY_WAIT, write_message(&mut line.writer, &message)).await;
+        let mut framed = Vec::with_capacity(message.len() + 2);
+        frame(&message, &mut framed).expect("an update is bounded, and so is its signature");
+        let written = timeout(REPLY_WAIT, line.write(&framed)).await;
         let until = Instant::now() + REPLY_WAIT;
-        self.flights.insert(id, Flight { batch, mac, until });
+        let opens = batch.opens();
+        self.flights.insert(
+            id,
+            Flight {
+                batch,
+                opens,
+                mac,
+                until,
+            },
+        );
         match written {
             Ok(Ok(())) => {}
             // A part of it or all may be on its way.
@@ -301,7 +351,10 @@ impl Worker {
             ResponseCode::NoError => flight.batch.end(|_| Changed::Done),
             // The librarian does not know how it ended; the same as no reply.
             ResponseCode::ServFail => self.unanswered(flight.batch),
-            _ if flight.batch.len() > 1 => self.halve(flight.batch),
+            _ if flight.batch.len() > 1 => {
+                let named = answer.why().and_then(|why| flight.batch.named(&self.domain, why));
+                self.divide(flight.batch, named);
+            }
             code => {
                 let why = answer.why().map_or_else(|| code.to_string(), str::to_owned);
                 flight.batch.end(|asker| Changed::Refused {
@@ -313,8 +366,12 @@ impl Worker {
         }
     }
 
-    fn halve(&mut self, mut batch: Batch) {
-        let second = batch.split_off(batch.len() / 2);
+    /// Sends a refused message in two parts: the change that the refusal names and the others, or its halves.
+    fn divide(&mut self, mut batch: Batch, named: Option<usize>) {
+        let second = match named {
+            Some(at) => batch.remove(at),
+            None => batch.split_off(batch.len() / 2),
+        };
         self.again.push_front(second);
         self.again.push_front(batch);
     }
@@ -352,29 +409,10 @@ impl Worker {
     }
 }
 
-/// The next reply on a connection; never, if there is none.
-async fn reply(line: &mut Option<Line>) -> Option<Vec<u8>> {
-    match line {
-        Some(line) => line.replies.recv().await,
-        None => std::future::pending().await,
+/// Whether a change opens a move.
+fn opens(change: &RegisterChange) -> bool {
+    match (change.old.as_ref().map(|old| &old.state), &change.new.state) {
+        (Some(State::Stable), State::Moving { .. }) => true,
+        (None | Some(State::Stable | State::Moving { .. } | State::Deleted), _) => false,
     }
-}
-
-async fn connect(librarian: SocketAddr) -> std::io::Result<Line> {
-    let stream = timeout(CONNECT_WAIT, TcpStream::connect(librarian)).await??;
-    stream.set_nodelay(true)?;
-    let (mut reader, writer) = stream.into_split();
-    let (sender, replies) = mpsc::channel(FLIGHTS_MAX);
-    let task = tokio::spawn(async move {
-        while let Ok(octets) = read_message(&mut reader).await {
-            if sender.send(octets).await.is_err() {
-                return;
-            }
-        }
-    });
-    Ok(Line {
-        writer,
-        replies,
-        _reader: AbortOnDropHandle::new(task),
-    })
 }

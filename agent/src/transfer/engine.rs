@@ -40,7 +40,7 @@ use crate::store::{Entry, Store};
 use drain::Drain;
 use incoming::Incoming;
 use links::Peers;
-use notes::{Note, Noted};
+use notes::Noted;
 use outgoing::Outgoing;
 
 /// Names a machine; never used again.
@@ -60,9 +60,9 @@ pub(crate) const EVENTS_MAX: usize = 1024;
 /// Events taken before what they led to goes out.
 const EVENTS_A_TURN: usize = 64;
 /// Commits of steps at a time: one in the index, the next in preparation.
-const NOTES_RUNNING_MAX: usize = 3;
+const NOTES_RUNNING_MAX: usize = 2;
 /// Steps in one commit.
-const NOTES_MAX: usize = 4096;
+const NOTES_MAX: usize = 512;
 /// Jobs that open small copies at a time.
 const SHIPPING_MAX: usize = 2;
 /// Jobs that write small copies at a time.
@@ -155,7 +155,7 @@ pub(crate) struct Engine {
     writing: usize,
     /// Octets of small copies that were reserved for and are not over.
     small_octets: u64,
-    to_note: Vec<Note>,
+    to_note: notes::Waiting,
     noting: usize,
     /// Copies that were given away, and when they may be removed; the earliest first.
     retired: VecDeque<(BootInstant, Arc<Entry>)>,
@@ -188,7 +188,7 @@ impl Engine {
             to_write: VecDeque::new(),
             writing: 0,
             small_octets: 0,
-            to_note: Vec::new(),
+            to_note: notes::Waiting::default(),
             noting: 0,
             retired: VecDeque::new(),
             reclaiming: 0,

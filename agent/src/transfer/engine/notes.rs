@@ -36,6 +36,34 @@ enum Kind {
     Tidy,
 }
 
+/// Steps that wait. Those of sealed objects go first: writers wait for them.
+#[derive(Default)]
+pub(crate) struct Waiting {
+    sealed: Vec<Note>,
+    others: Vec<Note>,
+}
+
+impl Waiting {
+    pub(super) fn is_empty(&self) -> bool {
+        self.sealed.is_empty() && self.others.is_empty()
+    }
+
+    fn push(&mut self, sealed: bool, note: Note) {
+        match sealed {
+            true => self.sealed.push(note),
+            false => self.others.push(note),
+        }
+    }
+
+    /// The steps of the next commit.
+    fn next(&mut self) -> Vec<Note> {
+        let mut next = std::mem::take(&mut self.sealed);
+        let room = NOTES_MAX.saturating_sub(next.len());
+        next.extend(self.others.drain(..self.others.len().min(room)));
+        next
+    }
+}
+
 /// The end of a step.
 pub(crate) struct Noted {
     id: Id,
@@ -56,6 +84,13 @@ impl Engine {
         let owned = |change: Box<dyn FnOnce(&Entry) -> NewEntry + Send>| BatchStep::Owned {
             address: address.clone(),
             change,
+        };
+        let sealed = match &step {
+            source::Step::Sealed { .. }
+            | source::Step::Active { .. }
+            | source::Step::Moved { .. }
+            | source::Step::Deleted { .. } => true,
+            source::Step::Moving { .. } | source::Step::Forward { .. } => false,
         };
         let (kind, step) = match step {
             source::Step::Moving { to, tx } => (
@@ -135,12 +170,13 @@ impl Engine {
                 (Kind::Plain, step)
             }
         };
-        self.to_note.push(Note {
+        let note = Note {
             id,
             side: Side::Source,
             kind,
             step,
-        });
+        };
+        self.to_note.push(sealed, note);
     }
 
     /// Writes a destination's step with the next commit.
@@ -151,6 +187,16 @@ impl Engine {
         let arriving = |journal| BatchStep::Arriving {
             address: address.clone(),
             change: arriving(incoming, journal),
+        };
+        let sealed = match &step {
+            destination::Step::Prepared
+            | destination::Step::CommitSent { .. }
+            | destination::Step::Active { wait: true, .. } => true,
+            destination::Step::Reserved
+            | destination::Step::Staged
+            | destination::Step::Active { wait: false, .. }
+            | destination::Step::Moved { .. }
+            | destination::Step::Removed => false,
         };
         let (kind, step) = match step {
             destination::Step::Reserved => {
@@ -213,19 +259,19 @@ impl Engine {
                 }
             },
         };
-        self.to_note.push(Note {
+        let note = Note {
             id,
             side: Side::Destination,
             kind,
             step,
-        });
+        };
+        self.to_note.push(sealed, note);
     }
 
     /// Starts a commit of all steps that wait, unless enough are running.
     pub(super) fn note(&mut self) {
         while self.noting < NOTES_RUNNING_MAX && !self.to_note.is_empty() {
-            let rest = self.to_note.split_off(self.to_note.len().min(NOTES_MAX));
-            let notes = std::mem::replace(&mut self.to_note, rest);
+            let notes = self.to_note.next();
             self.noting += 1;
             let (objects, events) = (Arc::clone(&self.parts.objects), self.parts.events.clone());
             tokio::spawn(async move {
