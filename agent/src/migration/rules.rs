@@ -379,3 +379,48 @@ fn early_timeout_changes_nothing() {
         assert_eq!(format!("{destination:?}"), before);
     }
 }
+
+/// Lets time pass until the machine asks who waits.
+fn asks_writers(source: &mut Source, now: BootInstant) -> bool {
+    source.handle_timeout(now);
+    source_actions(source).contains(&source::Action::AskWriters)
+}
+
+fn gives_up(actions: &[source::Action]) -> bool {
+    actions.iter().any(|action| match action {
+        source::Action::Change { new, .. } => new.state == State::Stable && new.epoch == Epoch(1),
+        _ => false,
+    })
+}
+
+#[test]
+fn seal_is_given_up_once_a_write_has_waited_for_the_budget() {
+    let mut source = sealed();
+    assert!(!asks_writers(&mut source, at(99)), "the budget is 100 ms");
+    assert!(asks_writers(&mut source, at(100)));
+    let since = Some(at(60));
+    assert!(!gives_up(&feed(&mut source, at(100), source::Input::Writers { since })));
+    assert!(!asks_writers(&mut source, at(159)));
+    assert!(asks_writers(&mut source, at(160)));
+    assert!(gives_up(&feed(&mut source, at(160), source::Input::Writers { since })));
+}
+
+#[test]
+fn write_that_waited_before_the_seal_counts_from_the_seal() {
+    let mut source = sealed();
+    assert!(asks_writers(&mut source, at(100)));
+    let since = Some(BootInstant::ZERO);
+    assert!(gives_up(&feed(&mut source, at(100), source::Input::Writers { since })));
+}
+
+#[test]
+fn seal_that_nobody_waits_for_goes_on_for_the_patience_and_no_longer() {
+    let mut source = sealed();
+    let patience = u64::try_from(Settings::default().peer_patience.as_millis()).unwrap();
+    for ms in (100..patience).step_by(100) {
+        assert!(asks_writers(&mut source, at(ms)), "at {ms} ms");
+        assert!(!gives_up(&feed(&mut source, at(ms), source::Input::Writers { since: None })));
+    }
+    source.handle_timeout(at(patience));
+    assert!(gives_up(&source_actions(&mut source)));
+}

@@ -127,10 +127,15 @@ pub enum Input {
     },
     /// The copy could not be read or its stream broke.
     ShipFailed,
-    /// The gate has begun to close: from now on new writes wait, and the seal's budget runs.
+    /// The gate has begun to close: from now on new writes wait.
     Holding {
         /// The number given with [`Action::Close`].
         number: u32,
+    },
+    /// Who waits at the gate now: the answer to [`Action::AskWriters`].
+    Writers {
+        /// Since when the first of them has waited; `None` if nobody does.
+        since: Option<BootInstant>,
     },
     /// The gate is closed and no write is open.
     Closed {
@@ -180,6 +185,8 @@ pub enum Action {
         /// What the destination has.
         staged: u64,
     },
+    /// Tell at once who waits at the gate: [`Input::Writers`].
+    AskWriters,
     /// Let queued and new writes go on here, and reads too.
     Unseal,
     /// Who may read.
@@ -316,14 +323,14 @@ enum State {
         rounds: u8,
         copies: u8,
         /// Set once new writes wait.
-        budget_ends: Option<BootInstant>,
+        budget: Option<Budget>,
     },
     /// The seal is being noted.
     NotingSeal {
         moving: Register,
         staged: u64,
         seal: Seal,
-        budget_ends: BootInstant,
+        budget: Budget,
         cancelled: Option<Why>,
         retry_at: Option<BootInstant>,
     },
@@ -334,7 +341,7 @@ enum State {
         told: bool,
         seal: Seal,
         asking: Asking,
-        budget_ends: BootInstant,
+        budget: Budget,
         resend_at: BootInstant,
     },
     /// The register is being changed back to stable.
@@ -398,6 +405,38 @@ enum State {
 struct Seal {
     revision: u64,
     digests: Digests,
+}
+
+/// How long the gate may stay closed.
+///
+/// What is bounded is the time that a write waits. A seal that keeps nobody waiting goes on past its budget, since to abort it
+/// would cost a move and help nobody; a destination's patience bounds it all the same.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Budget {
+    began: BootInstant,
+    /// When it is asked next who waits.
+    look_at: BootInstant,
+}
+
+impl Budget {
+    fn new(now: BootInstant, settings: &Settings) -> Budget {
+        Budget {
+            began: now,
+            look_at: now + settings.seal_budget,
+        }
+    }
+
+    /// Whether it is over for everybody.
+    fn is_over(&self, now: BootInstant, settings: &Settings) -> bool {
+        now >= self.began + settings.peer_patience
+    }
+
+    /// The first write has waited since then; true if that is too long.
+    fn waited(&mut self, now: BootInstant, since: BootInstant, settings: &Settings) -> bool {
+        let end = since.max(self.began) + settings.seal_budget;
+        self.look_at = end;
+        now >= end
+    }
 }
 
 /// Where the reading of a register stands.
@@ -609,6 +648,10 @@ impl Source {
             }
             Input::Holding { number } => {
                 self.holding(now, number);
+                Ok(())
+            }
+            Input::Writers { since } => {
+                self.writers(now, since);
                 Ok(())
             }
             Input::Cancel => {

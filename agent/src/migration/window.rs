@@ -36,8 +36,10 @@ pub struct Window {
     sealed_full: bool,
     /// How many may be sealed now.
     sealed_now_max: usize,
-    /// Short seals since the bound was last raised.
+    /// Short seals since the bound was last changed.
     short: usize,
+    /// Long ones.
+    long: usize,
 }
 
 /// Fewest objects that may be sealed at a time.
@@ -56,6 +58,7 @@ impl Window {
             sealed_full: false,
             sealed_now_max: settings.sealed_max.min(SEALED_MIN * 8),
             short: 0,
+            long: 0,
         }
     }
 
@@ -109,20 +112,29 @@ impl Window {
     /// If more seals end than began.
     pub fn unseal(&mut self, lasted: Duration, broken: bool) {
         self.sealed = self.sealed.checked_sub(1).expect("ended once each");
+        let now = self.sealed_now_max;
         if broken {
-            self.sealed_now_max = (self.sealed_now_max / 2).max(SEALED_MIN).min(self.settings.sealed_max);
-            self.short = 0;
+            self.allow(now / 2);
         } else if lasted <= self.settings.seal_target {
             self.short += 1;
             // A quarter more after as many short seals as are allowed at a time.
-            if self.short >= self.sealed_now_max {
-                self.short = 0;
-                let more = self.sealed_now_max + (self.sealed_now_max / 4).max(1);
-                self.sealed_now_max = more.min(self.settings.sealed_max);
+            if self.short >= now {
+                self.allow(now + (now / 4).max(1));
+            }
+        } else if lasted > self.settings.seal_target * 2 {
+            // Nobody waited, this time.
+            self.long += 1;
+            if self.long >= now {
+                self.allow(now - now / 4);
             }
         } else {
             self.short = 0;
         }
+    }
+
+    fn allow(&mut self, sealed: usize) {
+        self.sealed_now_max = sealed.max(SEALED_MIN).min(self.settings.sealed_max);
+        (self.short, self.long) = (0, 0);
     }
 
     /// How many may be sealed at a time, at present.
@@ -210,5 +222,10 @@ mod tests {
         assert!(window.seal());
         window.unseal(Duration::from_millis(100), true);
         assert_eq!(window.sealed_now_max(), 500);
+        for _ in 0..500 {
+            assert!(window.seal());
+            window.unseal(Duration::from_millis(200), false);
+        }
+        assert_eq!(window.sealed_now_max(), 375, "long seals that nobody waited for");
     }
 }

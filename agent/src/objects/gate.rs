@@ -35,9 +35,16 @@ pub(crate) struct Gate<T> {
     /// The open move is no longer wanted.
     cancelled: bool,
     /// Writes in line, first come first.
-    line: VecDeque<oneshot::Sender<T>>,
+    line: VecDeque<Waiting<T>>,
     /// Wakes whoever waits for a change of the object: reads, the move, a hold waiting for the open turn.
     changed: Arc<Notify>,
+}
+
+/// One write in line.
+#[derive(Debug)]
+struct Waiting<T> {
+    since: BootInstant,
+    turn: oneshot::Sender<T>,
 }
 
 /// What asking for a turn gave.
@@ -77,20 +84,23 @@ impl<T> Gate<T> {
     }
 
     /// Asks for the turn; behind everyone who asked before.
-    pub(crate) fn ask(&mut self, line_max: usize) -> Asked<T> {
+    pub(crate) fn ask(&mut self, now: BootInstant, line_max: usize) -> Asked<T> {
         if !self.taken && !self.held && self.line.is_empty() {
             self.taken = true;
             return Asked::Taken;
         }
         if self.line.len() >= line_max {
             // Those who gave up waiting still stand in line: make room before refusing.
-            self.line.retain(|waiting| !waiting.is_closed());
+            self.line.retain(|waiting| !waiting.turn.is_closed());
         }
         if self.line.len() >= line_max {
             return Asked::Full;
         }
         let (sender, receiver) = oneshot::channel();
-        self.line.push_back(sender);
+        self.line.push_back(Waiting {
+            since: now,
+            turn: sender,
+        });
         Asked::InLine(receiver)
     }
 
@@ -130,6 +140,12 @@ impl<T> Gate<T> {
     #[cfg(test)]
     pub(crate) fn has_line(&self) -> bool {
         !self.line.is_empty()
+    }
+
+    /// Since when the first write that still waits has waited.
+    pub(crate) fn waits_since(&self) -> Option<BootInstant> {
+        let mut waiting = self.line.iter().filter(|waiting| !waiting.turn.is_closed());
+        waiting.next().map(|waiting| waiting.since)
     }
 
     /// Whether turns are kept back.
@@ -188,7 +204,7 @@ impl<T> Gate<T> {
         if self.taken || self.held {
             return None;
         }
-        let waiting = self.line.pop_front()?;
+        let waiting = self.line.pop_front()?.turn;
         self.taken = true;
         Some(Next { waiting })
     }
@@ -216,8 +232,12 @@ mod tests {
 
     type TestGate = Gate<u32>;
 
+    fn at(ms: u64) -> BootInstant {
+        BootInstant::since_boot(Duration::from_millis(ms))
+    }
+
     fn in_line(gate: &mut TestGate) -> oneshot::Receiver<u32> {
-        match gate.ask(8) {
+        match gate.ask(at(0), 8) {
             Asked::InLine(receiver) => receiver,
             other @ (Asked::Taken | Asked::Full) => panic!("{other:?}"),
         }
@@ -226,7 +246,7 @@ mod tests {
     #[test]
     fn turns_come_in_the_order_of_asking() {
         let mut gate = TestGate::default();
-        assert!(matches!(gate.ask(8), Asked::Taken));
+        assert!(matches!(gate.ask(at(0), 8), Asked::Taken));
         let mut first = in_line(&mut gate);
         let mut second = in_line(&mut gate);
         gate.end_turn().unwrap().hand_over(1);
@@ -241,7 +261,7 @@ mod tests {
     #[test]
     fn held_gate_gives_no_turn_until_released() {
         let mut gate = TestGate::default();
-        assert!(matches!(gate.ask(8), Asked::Taken));
+        assert!(matches!(gate.ask(at(0), 8), Asked::Taken));
         gate.hold();
         let mut waiting = in_line(&mut gate);
         assert!(gate.end_turn().is_none());
@@ -252,22 +272,36 @@ mod tests {
     }
 
     #[test]
+    fn write_that_gave_up_waits_no_more() {
+        let mut gate = TestGate::default();
+        gate.hold();
+        let Asked::InLine(first) = gate.ask(at(10), 8) else {
+            panic!()
+        };
+        let Asked::InLine(_second) = gate.ask(at(20), 8) else {
+            panic!()
+        };
+        assert_eq!(gate.waits_since(), Some(at(10)));
+        drop(first);
+        assert_eq!(gate.waits_since(), Some(at(20)));
+    }
+
+    #[test]
     fn full_line_refuses_but_not_for_those_who_left() {
         let mut gate = TestGate::default();
-        assert!(matches!(gate.ask(1), Asked::Taken));
-        let waiting = match gate.ask(1) {
+        assert!(matches!(gate.ask(at(0), 1), Asked::Taken));
+        let waiting = match gate.ask(at(0), 1) {
             Asked::InLine(receiver) => receiver,
             other @ (Asked::Taken | Asked::Full) => panic!("{other:?}"),
         };
-        assert!(matches!(gate.ask(1), Asked::Full));
+        assert!(matches!(gate.ask(at(0), 1), Asked::Full));
         drop(waiting);
-        assert!(matches!(gate.ask(1), Asked::InLine(_)));
+        assert!(matches!(gate.ask(at(0), 1), Asked::InLine(_)));
     }
 
     #[test]
     fn read_passes_only_before_its_end() {
         let mut gate = TestGate::default();
-        let at = |ms| BootInstant::since_boot(Duration::from_millis(ms));
         gate.set_reads(ReadGate::Until(at(2000)));
         assert!(gate.reads_pass(at(1999)));
         assert!(!gate.reads_pass(at(2000)));

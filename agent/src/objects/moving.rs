@@ -11,6 +11,7 @@ use super::Objects;
 use super::batch::StepChange;
 use super::table::Slot;
 use super::words::{Busy, ReadGate, WriteGate};
+use crate::clock::BootInstant;
 use crate::store::{Change, CommitError, Entry, Journal, NewEntry};
 
 /// A move of one object is open; dropping this ends it.
@@ -216,6 +217,13 @@ impl Objects {
                 Err(NotOwned)
             }
         }
+    }
+
+    /// Since when the first write has waited for this object, if one does.
+    #[must_use]
+    pub fn writes_wait_since(&self, address: &Address) -> Option<BootInstant> {
+        let slot = self.table.get(address)?;
+        slot.with(|state| state.gate().waits_since())
     }
 
     /// Lets queued and new writes go on: here, or passed on, as the entry says by now. Reads pass freely again.

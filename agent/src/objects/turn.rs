@@ -9,6 +9,7 @@ use zones::Address;
 use super::gate::Asked;
 use super::table::{Slot, Table};
 use super::words::WriteError;
+use crate::clock::BootInstant;
 use crate::store::Entry;
 
 /// The right to change one object. Dropping it lets the next in line go on.
@@ -47,7 +48,7 @@ impl Slot {
             why,
             retry_after: Duration::from_secs(1),
         };
-        let receiver = match self.with(|state| state.gate().ask(line_max)) {
+        let receiver = match self.with(|state| state.gate().ask(BootInstant::now(), line_max)) {
             Asked::Taken => {
                 return Ok(Turn { slot: Arc::clone(self) });
             }

@@ -113,7 +113,7 @@ impl Source {
                 told,
                 seal,
                 asking,
-                budget_ends,
+                budget,
                 resend_at,
             } => match verdict {
                 Verdict::Open | Verdict::Older => {
@@ -122,7 +122,7 @@ impl Source {
                         told,
                         seal,
                         asking,
-                        budget_ends,
+                        budget,
                         resend_at,
                     };
                 }

@@ -4,7 +4,9 @@ use zones::{Epoch, Register, ServerName, State as RegisterState, Tx};
 
 use super::super::wire::Request;
 use super::super::{Backoff, ChangeOutcome, NOTE_AGAIN_AFTER, UnexpectedInput};
-use super::{Action, Asking, BootInstant, Outcome, Phase, ReadGate, Reading, Seal, Settling, Source, State, Step, Why};
+use super::{
+    Action, Asking, BootInstant, Budget, Outcome, Phase, ReadGate, Reading, Seal, Settling, Source, State, Step, Why,
+};
 
 impl Source {
     /// Notes the move once the destination has the space and the register is known.
@@ -61,15 +63,14 @@ impl Source {
                 moving,
                 staged,
                 seal,
-                budget_ends,
+                budget,
                 cancelled,
                 retry_at: _,
             } => {
                 // Until the seal message leaves nobody can commit, so S is its own answer at this moment.
                 let mut asking = Asking::new(now, None);
                 self.allow_reads(&mut asking, now);
-                let late = (now >= budget_ends).then_some(Why::SealBudget);
-                match cancelled.or(late) {
+                match cancelled {
                     Some(why) => self.abort_from(now, moving, true, Some(asking), why),
                     None => {
                         let told = staged == seal.revision;
@@ -78,7 +79,7 @@ impl Source {
                             told,
                             seal,
                             asking,
-                            budget_ends,
+                            budget,
                             resend_at: now + self.settings.resend_after,
                         };
                         if told {
@@ -317,7 +318,7 @@ impl Source {
             staged,
             rounds: *rounds,
             copies: *copies,
-            budget_ends: None,
+            budget: None,
         };
         self.actions.push_back(Action::Close {
             number: self.closings,
@@ -327,11 +328,60 @@ impl Source {
 
     /// New writes wait from now on.
     pub(super) fn holding(&mut self, now: BootInstant, number: u32) {
-        let budget = self.settings.seal_budget;
-        if let State::Closing { budget_ends, .. } = &mut self.state
+        if let State::Closing { budget, .. } = &mut self.state
             && number == self.closings
         {
-            *budget_ends = Some(now + budget);
+            *budget = Some(Budget::new(now, &self.settings));
+        }
+    }
+
+    /// It is time to look whether anybody waits for the gate to open.
+    pub(super) fn look_at_writers(&mut self, now: BootInstant) {
+        let again = now + self.settings.seal_budget;
+        let (State::Closing {
+            budget: Some(budget), ..
+        }
+        | State::Sealed { budget, .. }) = &mut self.state
+        else {
+            return;
+        };
+        if budget.is_over(now, &self.settings) {
+            self.open_for_writers(now);
+        } else {
+            budget.look_at = again;
+            self.actions.push_back(Action::AskWriters);
+        }
+    }
+
+    /// Since when the first write has waited, if one does.
+    pub(super) fn writers(&mut self, now: BootInstant, since: Option<BootInstant>) {
+        let (State::Closing {
+            budget: Some(budget), ..
+        }
+        | State::Sealed { budget, .. }) = &mut self.state
+        else {
+            // The gate is open, or opening.
+            return;
+        };
+        if since.is_some_and(|since| budget.waited(now, since, &self.settings)) {
+            self.open_for_writers(now);
+        }
+    }
+
+    /// The gate has been closed for too long.
+    fn open_for_writers(&mut self, now: BootInstant) {
+        if let State::Closing {
+            moving,
+            staged,
+            rounds,
+            copies,
+            ..
+        } = &self.state
+        {
+            let (moving, staged, rounds, copies) = (moving.clone(), *staged, *rounds, *copies);
+            self.reopen(now, moving, staged, rounds, copies);
+        } else {
+            self.cancel(now, Why::SealBudget);
         }
     }
 
@@ -375,13 +425,13 @@ impl Source {
             staged,
             rounds,
             copies,
-            budget_ends,
+            budget,
         } = &self.state
         else {
             // That closing was undone.
             return;
         };
-        let budget_ends = budget_ends.unwrap_or(now + self.settings.seal_budget);
+        let budget = budget.unwrap_or(Budget::new(now, &self.settings));
         let (moving, staged, rounds, copies) = (moving.clone(), *staged, *rounds, *copies);
         let heard = librarian_answered.is_some_and(|at| now.saturating_since(at) <= self.settings.librarian_age_max);
         if !heard {
@@ -406,7 +456,7 @@ impl Source {
             moving,
             staged,
             seal,
-            budget_ends,
+            budget,
             cancelled: None,
             retry_at: None,
         };
@@ -469,7 +519,7 @@ impl Source {
                 moving,
                 staged,
                 seal,
-                budget_ends,
+                budget,
                 cancelled,
                 retry_at,
             } => {
@@ -477,7 +527,7 @@ impl Source {
                     moving,
                     staged,
                     seal,
-                    budget_ends,
+                    budget,
                     cancelled: cancelled.or(Some(why)),
                     retry_at,
                 };

@@ -25,14 +25,14 @@ impl Source {
                 Phase::Shipped { ask_at } => earliest([Some(*ask_at), Some(*give_up_at), None]),
                 Phase::Pausing { until, .. } => Some(*until),
             },
-            State::Closing { budget_ends, .. } => *budget_ends,
+            State::Closing { budget, .. } => budget.map(|budget| budget.look_at),
             State::Sealed {
                 told,
                 asking,
-                budget_ends,
+                budget,
                 resend_at,
                 ..
-            } => earliest([Some(asking.ask_at), Some(*budget_ends), told.then_some(*resend_at)]),
+            } => earliest([Some(asking.ask_at), Some(budget.look_at), told.then_some(*resend_at)]),
             State::Aborting { settling, sealed, .. } => {
                 let ask_at = sealed.as_ref().map(|asking| asking.ask_at);
                 earliest([settling_at(*settling), ask_at, None])
@@ -120,23 +120,16 @@ impl Source {
                     }
                 }
             },
-            State::Closing {
-                moving,
-                staged,
-                rounds,
-                copies,
-                budget_ends,
-            } => {
-                if budget_ends.is_some_and(due) {
-                    let (moving, staged, rounds, copies) = (moving.clone(), *staged, *rounds, *copies);
-                    self.reopen(now, moving, staged, rounds, copies);
+            State::Closing { budget, .. } => {
+                if budget.is_some_and(|budget| due(budget.look_at)) {
+                    self.look_at_writers(now);
                 }
             }
             State::Sealed {
                 told,
                 seal,
                 asking,
-                budget_ends,
+                budget,
                 resend_at,
                 ..
             } => {
@@ -145,14 +138,15 @@ impl Source {
                 if resend {
                     *resend_at = now + resend_after;
                 }
-                let (seal, over) = (*seal, due(*budget_ends));
+                let (seal, look) = (*seal, due(budget.look_at));
                 if let Some(number) = ask {
                     self.ask(number);
                 }
-                if over {
-                    self.cancel(now, Why::SealBudget);
-                } else if resend {
+                if resend {
                     self.send_seal(seal);
+                }
+                if look {
+                    self.look_at_writers(now);
                 }
             }
             State::Aborting {

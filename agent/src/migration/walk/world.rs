@@ -745,6 +745,15 @@ impl World {
                             .expect("it asked for it");
                     }
                 }
+                source::Action::AskWriters => {
+                    // Some objects are written all the time, some never.
+                    let (now, since) = (self.now, (self.seeds % 2 == 0).then_some(BootInstant::ZERO));
+                    if let Some((machine, _)) = &mut self.agents[agent].source {
+                        machine
+                            .handle_input(now, source::Input::Writers { since })
+                            .expect("it asked for it");
+                    }
+                }
                 source::Action::Unseal => {
                     self.agents[agent].writes_held = false;
                     self.agents[agent].closing = None;

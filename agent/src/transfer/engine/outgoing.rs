@@ -240,6 +240,10 @@ impl Engine {
                     outgoing.closing = Some(number);
                     self.to_close.push_back((id, number));
                 }
+                Action::AskWriters => {
+                    let since = self.parts.objects.writes_wait_since(&address);
+                    self.feed_source(id, Input::Writers { since });
+                }
                 Action::Unseal => {
                     outgoing.closing = None;
                     self.parts.objects.unseal(&address);
