@@ -185,7 +185,7 @@ pub struct Moves {
     /// How long a destination keeps space reserved for an object that does not come.
     #[serde(with = "humantime_serde")]
     pub reserve_for: Duration,
-    /// Octets of payload in one UDP packet between agents.
+    /// Octets of payload in the first UDP packets between agents; larger ones are found by probing.
     pub mtu: u16,
 }
 
@@ -499,8 +499,9 @@ volume_step = "{volume_step}"
 # retire_after = "{retire_after}"
 # How long a destination keeps space for an object that does not come. Default {reserve_for}.
 # reserve_for = "{reserve_for}"
-# Octets of payload in one UDP packet between agents, 1200 to 6550. Default {mtu}. Larger ones need less CPU and a network
-# whose every link carries them; where one does not, moves fall back to 1200.
+# Octets of payload in the first UDP packets between agents, 1200 to 6550. Default {mtu}. What the path carries beyond that
+# is found by probing, up to 6550, and used: larger packets need less CPU. A value that a link does not carry costs every new
+# connection a fallback to 1200 and the probing anew.
 # mtu = {mtu}
 "#,
         default_capacity = store.capacity,

@@ -419,7 +419,11 @@ fn seal_that_nobody_waits_for_goes_on_for_the_patience_and_no_longer() {
     let patience = u64::try_from(Settings::default().peer_patience.as_millis()).unwrap();
     for ms in (100..patience).step_by(100) {
         assert!(asks_writers(&mut source, at(ms)), "at {ms} ms");
-        assert!(!gives_up(&feed(&mut source, at(ms), source::Input::Writers { since: None })));
+        assert!(!gives_up(&feed(
+            &mut source,
+            at(ms),
+            source::Input::Writers { since: None }
+        )));
     }
     source.handle_timeout(at(patience));
     assert!(gives_up(&source_actions(&mut source)));

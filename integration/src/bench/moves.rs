@@ -1,6 +1,7 @@
 //! How fast a drain moves objects between two real agents, against ceilings measured in the same run.
 
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,10 +10,8 @@ use std::time::{Duration, Instant};
 use agent::client::{Client, PutObject, Settings, Upload, WriteOptions};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use hickory_proto::rr::{RData, RecordType};
 use tokio::task::JoinSet;
-use zones::query::{build_question, read_answer};
-use zones::{Address, Domain, Zone};
+use zones::Address;
 
 use super::ceilings::Ceilings;
 use super::cpu::cpu_seconds;
@@ -21,6 +20,8 @@ use crate::harness::{Pool, peak_memory};
 
 /// Longest drain.
 const DRAIN_WAIT: Duration = Duration::from_secs(1800);
+/// How often the destination is asked how many objects it has.
+const WATCH_EVERY: Duration = Duration::from_millis(20);
 /// Puts on their way while a pool is filled.
 const FILL_WINDOW: usize = 64;
 
@@ -129,7 +130,7 @@ pub fn run_moves(options: &MoveOptions, program: &Path) -> Result<()> {
 /// One measured drain.
 struct Drained {
     put: Duration,
-    /// From the first change of a register to the last.
+    /// From the moment at which the first object was on its way to the arrival of the last.
     moving: Duration,
     /// From the command to its end.
     whole: Duration,
@@ -171,6 +172,7 @@ fn drain(program: &Path, parent: &Path, count: usize, octets: usize) -> Result<D
         .log("warn")
         .temporary_in(parent)
         .agent_setting("store.capacity", format!("{capacity}MiB"))
+        .agent_setting("listen.metrics", "127.0.0.1:0")
         .librarian_setting("changes_per_second", 100_000_000_i64)
         .start()?;
     let client = pool.add_client("bench", &["read:*", "write:*"])?;
@@ -185,7 +187,8 @@ fn drain(program: &Path, parent: &Path, count: usize, octets: usize) -> Result<D
     let put = start.elapsed();
 
     let before = processor_times(&pool)?;
-    let watch = Watch::start(&pool)?;
+    let destination = pool.server("s2")?.ready.metrics.context("the port of s2's metrics")?;
+    let watch = Watch::start(destination)?;
     let start = Instant::now();
     pool.librarian_within(DRAIN_WAIT, &["drain", "s1"]).context("drain")?;
     let whole = start.elapsed();
@@ -238,7 +241,7 @@ async fn fill(client_dir: &Path, count: usize, octets: usize) -> Result<()> {
     if octets > 8 << 20 {
         let piece: Vec<u8> = (0..1_u32 << 20).map(|place| (place % 251) as u8).collect();
         for _ in 0..octets >> 20 {
-            std::io::Write::write_all(&mut file.as_file(), &piece).context("write a file")?;
+            file.as_file().write_all(&piece).context("write a file")?;
         }
     }
     let mut running: JoinSet<Result<()>> = JoinSet::new();
@@ -280,37 +283,32 @@ async fn fill(client_dir: &Path, count: usize, octets: usize) -> Result<()> {
     Ok(())
 }
 
-/// Watches the serial of the `obj` zone, which rises with every change of a register: from the first change to the last
-/// is how long objects moved, without the controller's rounds before and after.
+/// Watches what the destination takes: from the first object on its way to the arrival of the last is how long objects moved,
+/// without the controller's rounds before and after.
 struct Watch {
     over: Arc<AtomicBool>,
     thread: std::thread::JoinHandle<Result<Duration>>,
 }
 
 impl Watch {
-    fn start(pool: &Pool) -> Result<Watch> {
-        let domain: Domain = pool.domain().parse().context("read the domain")?;
-        let question = build_question(7, domain.zone(Zone::Obj), RecordType::SOA, None);
-        let librarian = pool.dns();
+    fn start(destination: SocketAddr) -> Result<Watch> {
         let over = Arc::new(AtomicBool::new(false));
-        let first = serial(librarian, &question)?;
         let stop = Arc::clone(&over);
         let thread = std::thread::Builder::new().name("watch".to_owned()).spawn(move || {
-            let (mut last, mut began, mut ended) = (first, None, None);
+            let (mut last, mut began, mut ended) = (0, None, None);
             while !stop.load(Ordering::Acquire) {
-                let now = serial(librarian, &question)?;
-                if now != last {
-                    last = now;
+                let (open, taken) = arrivals(destination)?;
+                if open > 0 || taken != last {
                     began.get_or_insert_with(Instant::now);
+                }
+                if taken != last {
+                    last = taken;
                     ended = Some(Instant::now());
                 }
-                std::thread::sleep(Duration::from_millis(2));
+                std::thread::sleep(WATCH_EVERY);
             }
-            let (began, ended) = (
-                began.context("no register changed")?,
-                ended.context("no register changed")?,
-            );
-            Ok(ended - began)
+            let (began, ended) = (began.context("no object moved")?, ended.context("no object moved")?);
+            Ok((ended - began).max(WATCH_EVERY))
         });
         Ok(Watch {
             over,
@@ -324,19 +322,26 @@ impl Watch {
     }
 }
 
-fn serial(librarian: SocketAddr, question: &[u8]) -> Result<u32> {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).context("make a socket")?;
-    socket.connect(librarian).context("connect a socket")?;
-    socket
+/// Objects on their way to an agent, and objects that it has taken, by its metrics.
+fn arrivals(metrics: SocketAddr) -> Result<(u64, u64)> {
+    let mut stream = TcpStream::connect(metrics).context("connect to the metrics")?;
+    stream
         .set_read_timeout(Some(Duration::from_secs(2)))
         .context("set a socket")?;
-    socket.send(question).context("ask for the serial")?;
-    let mut answer = [0; 1500];
-    let octets = socket.recv(&mut answer).context("hear of the serial")?;
-    let answer = read_answer(&answer[..octets]).context("read an answer")?;
-    let soa = answer.answers.iter().find_map(|record| match &record.data {
-        RData::SOA(soa) => Some(soa.serial),
-        _ => None,
-    });
-    soa.context("the zone has no SOA")
+    write!(
+        stream,
+        "GET /metrics HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n"
+    )
+    .context("ask for the metrics")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).context("read the metrics")?;
+    let count = |series: &str| -> Result<u64> {
+        let value = text.lines().find_map(|line| line.strip_prefix(series));
+        let value = value.with_context(|| format!("the metrics have no {series}"))?;
+        value.trim().parse().context("read a count")
+    };
+    Ok((
+        count("agent_moves_open{side=\"destination\"}")?,
+        count("agent_moves_taken_total")?,
+    ))
 }

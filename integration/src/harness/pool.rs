@@ -242,6 +242,9 @@ pub struct AgentReady {
     pub https: SocketAddr,
     /// Where it takes objects from other agents.
     pub peer: SocketAddr,
+    /// Where it tells its metrics, if it does.
+    #[serde(default)]
+    pub metrics: Option<SocketAddr>,
 }
 
 /// One server of a pool.
@@ -616,6 +619,7 @@ impl Pool {
                 name: name.to_owned(),
                 https: local(https),
                 peer: local(peer),
+                metrics: None,
             },
             process: None,
         });

@@ -747,7 +747,7 @@ impl World {
                 }
                 source::Action::AskWriters => {
                     // Some objects are written all the time, some never.
-                    let (now, since) = (self.now, (self.seeds % 2 == 0).then_some(BootInstant::ZERO));
+                    let (now, since) = (self.now, self.seeds.is_multiple_of(2).then_some(BootInstant::ZERO));
                     if let Some((machine, _)) = &mut self.agents[agent].source {
                         machine
                             .handle_input(now, source::Input::Writers { since })
