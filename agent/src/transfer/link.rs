@@ -170,13 +170,19 @@ impl Link {
     }
 
     fn lane(&self, address: &Address) -> &Lane {
-        let mut hash = 0xCBF2_9CE4_8422_2325_u64;
-        for octet in address.as_str().bytes() {
-            hash = (hash ^ u64::from(octet)).wrapping_mul(0x0100_0000_01B3);
-        }
-        // The low bits of this hash hardly depend on the last octet's high ones.
-        &self.lanes[usize::try_from(hash >> 32).unwrap_or(0) % LANES]
+        &self.lanes[lane_of(address)]
     }
+}
+
+/// Which lane carries the messages about an object.
+fn lane_of(address: &Address) -> usize {
+    let mut hash = 0xCBF2_9CE4_8422_2325_u64;
+    for octet in address.as_str().bytes() {
+        hash = (hash ^ u64::from(octet)).wrapping_mul(0x0100_0000_01B3);
+    }
+    // The last octets, in which neighbours differ, have reached the low bits only: this takes them up.
+    let hash = hash.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+    usize::try_from(hash).unwrap_or(0) % LANES
 }
 
 impl Drop for Link {
@@ -432,4 +438,23 @@ async fn take(incoming: Incoming) -> Option<(Connection, Identified)> {
 /// Closes the endpoint and all its connections.
 pub(crate) fn close_all(endpoint: &Endpoint, why: Close) {
     endpoint.close(why.code(), why.reason());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_use_all_lanes_alike() {
+        for name in ["3.1.2.1.", "photo.", "a"] {
+            let mut used = [0; LANES];
+            for number in 0..1000 {
+                used[lane_of(&format!("{name}{number:03}").parse().unwrap())] += 1;
+            }
+            assert!(
+                used.iter().all(|&count| (200..300).contains(&count)),
+                "{name}: {used:?}"
+            );
+        }
+    }
 }
