@@ -15,6 +15,10 @@ use super::{Digest, Digests};
 
 /// ALPN of a connection between two agents.
 pub const ALPN: &[u8] = b"hn-move/1";
+/// First octet of a stream of frames.
+pub const LANE: u8 = 1;
+/// First octet of the stream of one large copy: a frame, then the parts.
+pub const LARGE: u8 = 2;
 /// Largest frame after its length, in octets.
 pub const FRAME_OCTETS_MAX: usize = 256 << 10;
 /// A copy whose parts are together no larger than this travels in one frame; another has a stream of its own.

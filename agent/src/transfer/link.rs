@@ -23,15 +23,11 @@ use zones::{Address, Domain, ServerName};
 use super::engine::Event;
 use super::large;
 use super::quic::Identified;
-use crate::migration::wire::{Either, FRAME_OCTETS_MAX, WireError, read_frame, take_frame, write_frame};
+use crate::migration::wire::{Either, FRAME_OCTETS_MAX, LANE, LARGE, WireError, read_frame, take_frame, write_frame};
 use crate::register::Registers;
 
 /// Lanes that each side opens.
 const LANES: usize = 4;
-/// First octet of a lane.
-const LANE: u8 = 1;
-/// First octet of the stream of a large object.
-pub(crate) const LARGE: u8 = 2;
 /// Most octets that wait for a lane; a peer that lets so many gather does not read any more.
 const LANE_OCTETS_MAX: usize = 64 << 20;
 /// How much is read from a lane at once.
