@@ -388,6 +388,15 @@ async fn connect(
 pub(crate) async fn accept(endpoint: Endpoint, events: mpsc::Sender<Event>) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     while let Some(incoming) = endpoint.accept().await {
+        // Who calls must first show that it hears what is said to its address (RFC 9000 section 8.1.2). That keeps nothing
+        // here, so first packets in the name of any address take no place of an agent; it costs two agents one round trip
+        // for the connection that they keep.
+        if !incoming.remote_address_validated() {
+            if let Err(error) = incoming.retry() {
+                error.into_incoming().refuse();
+            }
+            continue;
+        }
         let Ok(permit) = Arc::clone(&handshakes).try_acquire_owned() else {
             incoming.refuse();
             continue;
