@@ -31,7 +31,7 @@ use crate::objects::{Objects, Settings};
 use crate::register::Registers;
 use crate::store::Store;
 use crate::transfer::{Room, Transfer, TransferSettings};
-use crate::vault::harden;
+use crate::vault::{harden, suite};
 
 /// Most threads that run tasks: they wait for disk and network, and bulk work has threads of its own.
 const WORKERS_MAX: usize = 4;
@@ -59,6 +59,9 @@ struct Ready {
 /// Whatever keeps it from starting, with what to do.
 pub fn run(dir: &Path) -> Result<()> {
     harden::forbid_core_dumps().context("forbid core dumps")?;
+    if suite::is_control_run() {
+        tracing::warn!("CONTROL RUN: nothing that this agent writes is encrypted, and no other agent opens it");
+    }
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers.min(WORKERS_MAX))

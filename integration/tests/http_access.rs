@@ -1,50 +1,16 @@
 //! Who can do what over HTTPS: every identity with every verb, forwarded requests, certificates that end.
 
+mod identity;
 mod web;
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use certs::{Authority, Grants, Identity, Serial, UnixTime, Who};
+use certs::{Identity, Who};
+use identity::{WEEK_S, at, authority, client, foreign_authority, issue, now_s, random_serial};
 use integration::harness::Pool;
 use web::{Asker, DEMO, ask, host, origin, owner};
-
-/// A week: how long a certificate is good.
-const WEEK_S: u64 = 7 * 24 * 3600;
-
-fn now_s() -> u64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    now.map_or(0, |since| since.as_secs())
-}
-
-fn at(seconds: u64) -> UnixTime {
-    UnixTime::since_unix_epoch(Duration::from_secs(seconds))
-}
-
-fn random_serial() -> Result<Serial> {
-    let mut octets = [0; 16];
-    getrandom::fill(&mut octets).context("random octets")?;
-    Ok(Serial::new(octets))
-}
-
-/// The pool's authority, from the librarian's directory: the test makes certificates that the librarian would not.
-fn authority(pool: &Pool) -> Result<Authority> {
-    let ca = pool.dir().join("ca");
-    let (certificate, key) = (
-        std::fs::read_to_string(ca.join("ca.pem"))?,
-        std::fs::read_to_string(ca.join("ca.key"))?,
-    );
-    Ok(Authority::load(&pool.domain().parse()?, &certificate, &key)?)
-}
-
-fn client(name: &str, grants: &[&str]) -> Result<Who> {
-    let grants: Result<Vec<_>, _> = grants.iter().map(|grant| grant.parse()).collect();
-    Ok(Who::Client {
-        name: name.parse()?,
-        grants: Grants::new(grants?)?,
-    })
-}
 
 /// Writes an identity where curl finds it.
 fn asker(home: &Path, name: &str, identity: &Identity, pool: &Pool) -> Result<Asker> {
@@ -94,10 +60,7 @@ fn everyone_can_do_what_the_table_says_and_no_more() -> Result<()> {
     let root = Asker::client(&pool.add_client("root", &["read:*", "write:*"])?);
     let home = tempfile::tempdir()?;
     let ours = authority(&pool)?;
-    let foreign = Authority::create(&pool.domain().parse()?, random_serial()?, at(now_s()))?;
-    let issue = |authority: &Authority, who: &Who, from_s: u64| -> Result<Identity> {
-        Ok(authority.issue(who, random_serial()?, at(from_s))?)
-    };
+    let foreign = foreign_authority(&pool)?;
     let (now, server) = (now_s(), Who::Server("s2".parse()?));
     let full = client("full", &["read:1", "write:1"])?;
     let identities: Vec<(&str, Option<Identity>)> = vec![
@@ -228,7 +191,7 @@ fn forwarded_request_is_taken_from_the_source_of_the_move_only() -> Result<()> {
     let guest = Asker::client(&pool.add_client("guest", &["read:2"])?);
     let home = tempfile::tempdir()?;
     let (ours, now) = (authority(&pool)?, now_s());
-    let foreign = Authority::create(&pool.domain().parse()?, random_serial()?, at(now))?;
+    let foreign = foreign_authority(&pool)?;
     let full = client("alice", &["read:*", "write:*"])?;
     let forged = asker(
         home.path(),

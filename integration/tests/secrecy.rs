@@ -1,113 +1,225 @@
-//! What lies on the disks of a pool: no plaintext, no name of an object in the clear inside an agent's store, no key.
+//! What lies on the disks of a pool: no plaintext, and no key but in the file that is made to hold it.
+//!
+//! One pool is run twice: as it is, and as a control with encryption off (`HYPERNET_PLAINTEXT_CONTROL`, which only development
+//! builds know). The search that finds nothing in the first finds the canary in the second.
 
-use std::path::{Path, PathBuf};
+mod disk;
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use agent::home::Home;
+use agent::vault::Secret as KeyringSecret;
 use anyhow::{Context, Result, ensure};
-use integration::harness::Pool;
+use data_encoding::{BASE64, HEXLOWER};
+use disk::{Found, Secret, search};
+use integration::harness::{Pool, run};
 
 const DEMO: &str = env!("CARGO_BIN_EXE_demo");
 /// Seen nowhere but in what the client puts.
 const CANARY: &str = "canary-7f3a-sings-in-the-dark";
+/// What makes agents of a development build write in the clear.
+const CONTROL: &str = "HYPERNET_PLAINTEXT_CONTROL";
+const OBJECTS: usize = 8;
 
-/// Files below `dir` that hold `needle`.
-fn holding(dir: &Path, needle: &[u8]) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    let mut folders = vec![dir.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for item in std::fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))? {
-            let item = item?;
-            let kind = item.file_type()?;
-            if kind.is_dir() {
-                folders.push(item.path());
-            } else if kind.is_file() {
-                let octets = std::fs::read(item.path()).with_context(|| format!("read {}", item.path().display()))?;
-                if contains(&octets, needle) {
-                    found.push(item.path());
-                }
-            }
+/// Octets at the end of the private number in a P-256 key of PKCS #8: the number is octets 36 to 68 of 138, and a line of PEM
+/// has 48, so that these stand together in one line.
+const IDENTITY_OCTETS: std::ops::Range<usize> = 48..68;
+
+fn canary() -> Secret {
+    Secret::new("plaintext of the objects", CANARY.as_bytes(), &[])
+}
+
+/// Every KEK of an agent that is stopped, and every data key that its index has; both lie nowhere.
+fn keys_of_objects(pool: &Pool, server: &str) -> Result<Vec<Secret>> {
+    let home = Home::open(&pool.server(server)?.dir)?;
+    let (store, entries) = home.open_store()?;
+    let mut secrets = Vec::new();
+    for generation in store.vault().provider().generations() {
+        let kek = store.vault().provider().kek(generation)?;
+        secrets.push(Secret::new(&format!("KEK {generation} of {server}"), kek.octets(), &[]));
+    }
+    ensure!(!secrets.is_empty(), "{server} has no KEK");
+    for entry in &entries {
+        for (part, _) in entry.streams() {
+            let dek = store.data_key(entry, part)?;
+            let what = format!("data key of {part} of {} on {server}", entry.address);
+            secrets.push(Secret::new(&what, dek.octets(), &[]));
         }
     }
-    Ok(found)
+    Ok(secrets)
 }
 
-fn contains(octets: &[u8], needle: &[u8]) -> bool {
-    let mut rest = octets;
-    while let Some(place) = rest.iter().position(|octet| *octet == needle[0]) {
-        if rest[place..].starts_with(needle) {
-            return true;
-        }
-        rest = &rest[place + 1..];
+/// The secrets of the pool that have a file, and no second one.
+fn keys_with_a_file(pool: &Pool) -> Result<Vec<Secret>> {
+    let read = |path: &str| std::fs::read_to_string(pool.dir().join(path)).with_context(|| format!("read {path}"));
+    let mut secrets = Vec::new();
+    let pool_key = HEXLOWER.decode(read("pool.key")?.trim().as_bytes())?;
+    // Every server makes the same digests.
+    let places = ["pool.key", "agents/s1/pool.key", "agents/s2/pool.key"];
+    secrets.push(Secret::new("pool key", &pool_key, &places));
+    for (name, places) in [
+        ("admin", &["keys/admin.key"][..]),
+        ("s1", &["keys/s1.key", "agents/s1/keys/s1.key"]),
+        ("s2", &["keys/s2.key", "agents/s2/keys/s2.key"]),
+        ("canary", &["keys/canary.key", "clients/canary/tsig.key"]),
+    ] {
+        let file = read(places[0])?;
+        let (_, rest) = file.split_once("secret \"").context("a secret in a key file")?;
+        let secret = BASE64.decode(rest.split('"').next().unwrap_or_default().as_bytes())?;
+        secrets.push(Secret::new(&format!("TSIG key of {name}"), &secret, places));
     }
-    false
+    for place in [
+        "ca/ca.key",
+        "agents/s1/identity/server.key",
+        "agents/s2/identity/server.key",
+        "clients/canary/client.key",
+    ] {
+        let pem = read(place)?;
+        let base64: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
+        let pkcs8 = BASE64.decode(base64.as_bytes())?;
+        ensure!(pkcs8.len() == 138, "{place} has {} octets", pkcs8.len());
+        secrets.push(Secret::new(
+            &format!("private key {place}"),
+            &pkcs8[IDENTITY_OCTETS],
+            &[place],
+        ));
+    }
+    for server in ["s1", "s2"] {
+        let home = Home::open(&pool.server(server)?.dir)?;
+        let KeyringSecret::Key(key) = home.keyring_secret()? else {
+            anyhow::bail!("the keyring of {server} opens by a passphrase");
+        };
+        let place = format!("agents/{server}/keys/keyring.key");
+        secrets.push(Secret::new(
+            &format!("what opens the keyring of {server}"),
+            key.as_slice(),
+            &[place.as_str()],
+        ));
+    }
+    Ok(secrets)
 }
 
-/// Forms in which text could lie on a disk: as it is, in hexadecimal, in base64 at each of three offsets.
-fn forms(text: &str) -> Vec<Vec<u8>> {
-    let hex = |upper: bool| -> Vec<u8> {
-        text.bytes()
-            .flat_map(|octet| {
-                if upper {
-                    format!("{octet:02X}")
-                } else {
-                    format!("{octet:02x}")
-                }
-                .into_bytes()
-            })
-            .collect()
-    };
-    vec![text.as_bytes().to_vec(), hex(false), hex(true)]
-}
-
-#[test]
-fn canary_in_object_lies_on_no_disk_after_it_was_written_read_and_moved() -> Result<()> {
-    let home = tempfile::tempdir()?;
-    let mut pool = Pool::builder(DEMO)
+/// Puts objects, reads them, moves them from s1 to s2 and reads one again, with every log at its most talkative. `look` is
+/// called while the processes run, with whatever they keep open, and after they have ended; it is given the keys that the
+/// objects had before the move and, at the end, those that they have then.
+fn with_a_pool(control: bool, mut look: impl FnMut(&Pool, Vec<Secret>, &str) -> Result<()>) -> Result<Pool> {
+    let mut builder = Pool::builder(DEMO)
         .servers(2)
-        .dir(&home.path().join("pool"))
-        .log("debug")
-        .agent_setting("store.capacity", "64MiB")
-        .agent_setting("store.volume_step", "16MiB")
-        .start()?;
+        .log("trace")
+        .agent_setting("store.capacity", "16MiB")
+        .agent_setting("store.volume_step", "1MiB");
+    if control {
+        builder = builder.environment(CONTROL, "1");
+    }
+    let mut pool = builder.start()?;
     let client = pool.add_client("canary", &["read:*", "write:*"])?;
     let client = client.to_str().context("client's directory")?;
-    let body = format!("{CANARY} ").repeat(5_000);
+    let body = format!("{CANARY} ").repeat(4_000);
     let properties = format!("{{\"note\":\"{CANARY}\"}}");
-    for number in 0..8 {
+    for number in 0..OBJECTS {
         let address = format!("7.{number}");
+        let put = ["put", &address, "--client", client, "--type", "note"];
         pool.agent(
-            &[
-                "put",
-                &address,
-                "--client",
-                client,
-                "--type",
-                "note",
-                "--properties",
-                &properties,
-                "-",
-            ],
+            &[&put[..], &["--properties", &properties, "-"]].concat(),
             body.as_bytes(),
         )?;
         let read = pool.agent(&["get", &address, "--client", client], b"")?;
         ensure!(read.stdout == body, "the body read back differs");
     }
+    // The index belongs to one process at a time.
+    let keys = |pool: &Pool, server: &str| match control {
+        true => Ok(Vec::new()),
+        false => keys_of_objects(pool, server),
+    };
+    pool.stop_server("s1")?;
+    let mut secrets = keys(&pool, "s1")?;
+    ensure!(
+        control || secrets.len() == 1 + 2 * OBJECTS,
+        "a KEK, and two streams of each object: {}",
+        secrets.len()
+    );
+    pool.start_server("s1")?;
     pool.librarian(&["drain", "s1"])?;
     let read = pool.agent(&["get", "7.3", "--client", client], b"")?;
     ensure!(read.stdout == body, "the body differs after the move");
-    // Both while the processes run, with whatever they keep open, and after they ended.
-    for stopped in [false, true] {
-        if stopped {
-            pool.stop_server("s1")?;
-            pool.stop_server("s2")?;
-            pool.stop_librarian()?;
-        }
-        for form in forms(CANARY) {
-            let found = holding(home.path(), &form)?;
-            ensure!(found.is_empty(), "the canary lies in {found:?}");
-        }
+    look(&pool, secrets.clone(), "while the processes run")?;
+    for server in ["s1", "s2"] {
+        pool.stop_server(server)?;
     }
-    // The search itself works: it finds what is there.
-    std::fs::write(home.path().join("control"), &body)?;
-    assert_eq!(holding(home.path(), CANARY.as_bytes())?, [home.path().join("control")]);
+    pool.stop_librarian()?;
+    for server in ["s1", "s2"] {
+        secrets.extend(keys(&pool, server)?);
+    }
+    look(&pool, secrets, "after the processes have ended")?;
+    Ok(pool)
+}
+
+/// Every place at which a secret lies is one that it may lie at, and it does lie there: the search sees what is there.
+fn check(secrets: &[Secret], found: &[Found], when: &str) -> Result<()> {
+    for (number, secret) in secrets.iter().enumerate() {
+        let of_it = found.iter().filter(|found| found.secret == number);
+        let places: BTreeSet<&Path> = of_it.clone().map(|found| found.file.as_path()).collect();
+        let allowed: BTreeSet<&Path> = secret.lies_in.iter().map(Path::new).collect();
+        let forms: BTreeMap<&Path, &str> = of_it.map(|found| (found.file.as_path(), found.form)).collect();
+        ensure!(
+            places == allowed,
+            "{when}, {} lies in {forms:?} where it belongs in {allowed:?}",
+            secret.what
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn plaintext_and_keys_of_objects_lie_on_no_disk_and_other_keys_in_their_own_files_alone() -> Result<()> {
+    let pool = with_a_pool(false, |pool, mut secrets, when| {
+        secrets.push(canary());
+        secrets.extend(keys_with_a_file(pool)?);
+        let (found, octets) = search(pool.dir(), &secrets)?;
+        println!("{when}: {} secrets sought in {octets} octets", secrets.len());
+        check(&secrets, &found, when)
+    })?;
+    // The logs were among what was searched, and they tell much.
+    for log in ["librarian", "s1", "s2"] {
+        let log = std::fs::read_to_string(pool.dir().join("logs").join(format!("{log}.log")))?;
+        ensure!(log.contains("TRACE") && log.contains("DEBUG"), "{log}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_same_search_finds_plaintext_in_a_run_without_encryption() -> Result<()> {
+    let secrets = [canary()];
+    let pool = with_a_pool(true, |pool, _, when| {
+        let (found, _) = search(pool.dir(), &secrets)?;
+        if cfg!(not(debug_assertions)) {
+            // A release does not know the variable.
+            return check(&secrets, &found, when);
+        }
+        let places: BTreeSet<&Path> = found.iter().map(|found| found.file.as_path()).collect();
+        let volumes = ["agents/s1/volumes/0000", "agents/s2/volumes/0000"].map(Path::new);
+        // In the volumes of both, and even then nowhere else.
+        ensure!(places == BTreeSet::from(volumes), "{when}: {places:?}");
+        Ok(())
+    })?;
+    if cfg!(not(debug_assertions)) {
+        return Ok(());
+    }
+    for server in ["s1", "s2"] {
+        let log = std::fs::read_to_string(pool.dir().join("logs").join(format!("{server}.log")))?;
+        let warned = log
+            .lines()
+            .any(|line| line.contains("WARN") && line.contains("CONTROL RUN"));
+        ensure!(warned, "{server} did not warn");
+    }
+    // An agent that is no control run does not take such data for its own.
+    let dir = pool.server("s2")?.dir.display().to_string();
+    let checked = run(DEMO, &["agent", "check", "--dir", &dir])?;
+    let said = format!("{}{}", checked.stdout, checked.stderr);
+    ensure!(
+        !checked.status.success() && said.contains("suite 0 is unknown"),
+        "{said}"
+    );
     Ok(())
 }

@@ -359,6 +359,64 @@ fn seal_is_answered_by_damaged_when_a_digest_differs() {
     assert_eq!(destination_actions(&mut destination), [damaged]);
 }
 
+/// The source claims an epoch; what the librarian says of the address is the first that this agent hears of it.
+#[test]
+fn move_that_the_register_does_not_bear_out_is_dropped_at_the_first_look() {
+    for (claimed, shown) in [
+        (1, None),
+        (u64::MAX, Some(register(1, "s1", Some("s2"), MOVE))),
+        (2, Some(register(1, "s1", Some("s2"), MOVE))),
+        (1, Some(register(1, "s1", None, MOVE))),
+        (1, Some(register(1, "s1", Some("s3"), MOVE))),
+    ] {
+        let begin = destination::Begin {
+            me: "s2".parse().unwrap(),
+            from: "s1".parse().unwrap(),
+            address: "1.2".parse().unwrap(),
+            epoch: Epoch(claimed),
+            tx: MOVE,
+            octets: 10,
+            journaled_staging: false,
+            seed: SEED,
+        };
+        let mut destination = Destination::begin(begin, Settings::default());
+        let mut feed = |input| {
+            destination.handle_input(at(0), input).unwrap();
+            destination_actions(&mut destination)
+        };
+        feed(destination::Input::Space(true));
+        let open = Request::Open {
+            epoch: Epoch(claimed),
+            tx: MOVE,
+        };
+        let asked = feed(destination::Input::Peer(open));
+        let [destination::Action::Read { question }] = asked[..] else {
+            panic!("{asked:?}");
+        };
+        // Without an answer nothing is known yet.
+        assert_eq!(feed(destination::Input::NoAnswer { question }), []);
+        let mut destination = destination.clone();
+        destination.handle_timeout(destination.poll_timeout().unwrap());
+        let asked = destination_actions(&mut destination);
+        let [destination::Action::Read { question }] = asked[..] else {
+            panic!("{asked:?}");
+        };
+        let answer = destination::Input::Register {
+            question,
+            register: shown,
+        };
+        destination.handle_input(at(1), answer).unwrap();
+        assert_eq!(
+            destination_actions(&mut destination),
+            [
+                destination::Action::Send(Reply::Dropped { tx: MOVE }),
+                destination::Action::Ended(destination::Outcome::Dropped),
+            ],
+            "{claimed}"
+        );
+    }
+}
+
 #[test]
 fn early_timeout_changes_nothing() {
     for mut source in [begin(false).unwrap(), closing(), sealed()] {

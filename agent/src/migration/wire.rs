@@ -15,10 +15,16 @@ use super::{Digest, Digests};
 
 /// ALPN of a connection between two agents.
 pub const ALPN: &[u8] = b"hn-move/1";
+/// First octet of a stream of frames.
+pub const LANE: u8 = 1;
+/// First octet of the stream of one large copy: a frame, then the parts.
+pub const LARGE: u8 = 2;
 /// Largest frame after its length, in octets.
 pub const FRAME_OCTETS_MAX: usize = 256 << 10;
 /// A copy whose parts are together no larger than this travels in one frame; another has a stream of its own.
 pub const INLINE_OCTETS_MAX: u64 = 64 << 10;
+/// Most octets of one part: chunks of 64 KiB with numbers of 32 bits (STORE.md section 4).
+pub const PART_OCTETS_MAX: u64 = 1 << 48;
 /// Most write ids of one object (DESIGN.md section 11).
 pub const WRITES_MAX: usize = 64;
 /// Longest name of a client, in octets.
@@ -388,7 +394,7 @@ impl Message for Request {
                     schema: fields.number_u32("schema")?,
                     level: fields.level()?,
                     revision: fields.number()?,
-                    octets: fields.number()?,
+                    octets: fields.octets_up_to(2 * PART_OCTETS_MAX)?,
                 }
             }
             2 => {
@@ -699,6 +705,13 @@ impl Fields<'_, '_> {
         Ok(self.decoder.u64()?)
     }
 
+    fn octets_up_to(&mut self, most: u64) -> Result<u64, WireError> {
+        match self.number()? {
+            octets if octets <= most => Ok(octets),
+            _ => Err(WireError::Value("number of octets")),
+        }
+    }
+
     fn number_u32(&mut self, what: &'static str) -> Result<u32, WireError> {
         u32::try_from(self.number()?).map_err(|_| WireError::Value(what))
     }
@@ -763,7 +776,7 @@ impl Fields<'_, '_> {
             return Err(WireError::Value("part"));
         }
         Ok(Some(Part {
-            octets: self.number()?,
+            octets: self.octets_up_to(PART_OCTETS_MAX)?,
             digest: self.fixed("digest")?,
             follows: self.flag()?,
         }))
@@ -810,13 +823,13 @@ mod tests {
     }
 
     fn part() -> impl Strategy<Value = Option<Part>> {
-        proptest::option::of(
-            (any::<u64>(), any::<[u8; 32]>(), any::<bool>()).prop_map(|(octets, digest, follows)| Part {
+        proptest::option::of((0..=PART_OCTETS_MAX, any::<[u8; 32]>(), any::<bool>()).prop_map(
+            |(octets, digest, follows)| Part {
                 octets,
                 digest,
                 follows,
-            }),
-        )
+            },
+        ))
     }
 
     fn write() -> impl Strategy<Value = WriteId> {
@@ -850,8 +863,16 @@ mod tests {
 
     fn request() -> impl Strategy<Value = Request> {
         prop_oneof![
-            (epoch(), tx(), kind(), any::<u32>(), level(), any::<u64>(), any::<u64>()).prop_map(
-                |(epoch, tx, kind, schema, level, revision, octets)| Request::Reserve {
+            (
+                epoch(),
+                tx(),
+                kind(),
+                any::<u32>(),
+                level(),
+                any::<u64>(),
+                0..=2 * PART_OCTETS_MAX
+            )
+                .prop_map(|(epoch, tx, kind, schema, level, revision, octets)| Request::Reserve {
                     epoch,
                     tx,
                     kind,
@@ -859,8 +880,7 @@ mod tests {
                     level,
                     revision,
                     octets
-                }
-            ),
+                }),
             (epoch(), tx()).prop_map(|(epoch, tx)| Request::Open { epoch, tx }),
             (
                 (epoch(), tx(), any::<u64>(), kind(), any::<u32>(), level()),
@@ -960,6 +980,50 @@ mod tests {
     fn frame_larger_than_any_message_is_refused_before_it_is_received() {
         let mut received = BytesMut::from(&[0xFF, 0, 0, 0][..]);
         assert!(matches!(take_frame(&mut received), Err(WireError::FrameTooLong { .. })));
+    }
+
+    /// Sums and roundings of what is let in stay far from the end of `u64`.
+    #[test]
+    fn more_octets_than_an_object_can_have_are_refused() {
+        let reserve = |octets| Request::Reserve {
+            epoch: Epoch(1),
+            tx: Tx([1; 16]),
+            kind: "photo".parse().unwrap(),
+            schema: 1,
+            level: Level(1),
+            revision: 1,
+            octets,
+        };
+        let copy = |octets| {
+            Request::Copy(Copy {
+                epoch: Epoch(1),
+                tx: Tx([1; 16]),
+                revision: 1,
+                kind: "photo".parse().unwrap(),
+                schema: 1,
+                level: Level(1),
+                properties: None,
+                body: Some(Part {
+                    octets,
+                    digest: [2; 32],
+                    follows: true,
+                }),
+                writes: Vec::new(),
+            })
+        };
+        let read = |request: Request| {
+            let mut out = BytesMut::new();
+            write_frame(&mut out, &"1".parse().unwrap(), &request, &[]);
+            read_frame::<Request>(&out.freeze().slice(4..))
+        };
+        for (most, above) in [
+            (reserve(1 << 49), reserve((1 << 49) + 1)),
+            (copy(1 << 48), copy((1 << 48) + 1)),
+            (reserve(0), reserve(u64::MAX)),
+        ] {
+            assert!(read(most).is_ok());
+            assert!(matches!(read(above), Err(WireError::Value("number of octets"))));
+        }
     }
 
     #[test]

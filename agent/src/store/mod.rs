@@ -41,7 +41,7 @@ pub use space::{Extents, Full, Reservation, Usage};
 pub use stream::{ReadError, StagedStream, StreamError, StreamReader, StreamSpec, StreamWriter};
 
 use crate::vault::envelope::Sealed;
-use crate::vault::{Opener, Part, Suite, Vault};
+use crate::vault::{Dek, Opener, Part, Suite, Vault};
 use extent::{BLOCK_OCTETS, REGION_BLOCKS};
 use index::{BadRow, Index, IndexError};
 use space::{Sizes, Space};
@@ -285,11 +285,7 @@ impl Store {
     /// [`ReadError::NoPart`]; [`ReadError::Vault`] when the data key does not open.
     pub fn reader(&self, entry: &Entry, part: Part) -> Result<StreamReader, ReadError> {
         let stream = entry.stream(part).ok_or(ReadError::NoPart { part })?;
-        let binding = entry.binding(part, stream.suite)?;
-        let dek = self
-            .shared
-            .vault
-            .unwrap(stream.kek_generation, &stream.wrapped_dek, &binding)?;
+        let dek = self.data_key(entry, part)?;
         let sealed = Sealed {
             id: stream.id,
             prefix: stream.nonce_prefix,
@@ -306,6 +302,18 @@ impl Store {
             stream.digest,
             stream.extents.clone(),
         ))
+    }
+
+    /// The data key of one part of an entry, unwrapped.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::reader`].
+    pub fn data_key(&self, entry: &Entry, part: Part) -> Result<Dek, ReadError> {
+        let stream = entry.stream(part).ok_or(ReadError::NoPart { part })?;
+        let binding = entry.binding(part, stream.suite)?;
+        let vault = &self.shared.vault;
+        Ok(vault.unwrap(stream.kek_generation, &stream.wrapped_dek, &binding)?)
     }
 
     /// A reader of a stream that no entry names yet.

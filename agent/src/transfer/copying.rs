@@ -7,10 +7,15 @@ use uuid::Uuid;
 use zones::{Address, Level, Tx};
 
 use super::engine::Id;
-use crate::migration::wire::{Copy, Either, INLINE_OCTETS_MAX, Part as WirePart, Request, WriteId, write_frame};
+use crate::migration::wire::{
+    Copy, Either, INLINE_OCTETS_MAX, PART_OCTETS_MAX, Part as WirePart, Request, WriteId, write_frame,
+};
 use crate::migration::{CopyFacts, Digests};
 use crate::store::{Content, Entry, ReadError, StagedStream, Store, StreamError, StreamSpec, WriteRecord};
+use crate::vault::envelope::STREAM_OCTETS_MAX;
 use crate::vault::{Part, StreamId};
+
+const _: () = assert!(PART_OCTETS_MAX == STREAM_OCTETS_MAX, "a part is a stream of the store");
 
 /// What was shipped last, so that a later copy sends only what changed, and the seal knows how much that is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

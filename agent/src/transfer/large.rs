@@ -12,9 +12,9 @@ use zones::Address;
 
 use super::copying::{CopyFault, Fresh, Pieces, Shipment};
 use super::engine::{Event, Id};
-use super::link::{LARGE, StreamError, read_head};
+use super::link::{StreamError, read_head};
 use super::quic::Identified;
-use crate::migration::wire::{Copy, Either, Part as WirePart, Request, write_frame};
+use crate::migration::wire::{Copy, Either, LARGE, Part as WirePart, Request, write_frame};
 use crate::store::{Entry, ReadError, Reservation, Store, StreamError as StoreError, StreamSpec};
 use crate::vault::Part;
 

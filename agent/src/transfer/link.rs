@@ -23,15 +23,11 @@ use zones::{Address, Domain, ServerName};
 use super::engine::Event;
 use super::large;
 use super::quic::Identified;
-use crate::migration::wire::{Either, FRAME_OCTETS_MAX, WireError, read_frame, take_frame, write_frame};
+use crate::migration::wire::{Either, FRAME_OCTETS_MAX, LANE, LARGE, WireError, read_frame, take_frame, write_frame};
 use crate::register::Registers;
 
 /// Lanes that each side opens.
 const LANES: usize = 4;
-/// First octet of a lane.
-const LANE: u8 = 1;
-/// First octet of the stream of a large object.
-pub(crate) const LARGE: u8 = 2;
 /// Most octets that wait for a lane; a peer that lets so many gather does not read any more.
 const LANE_OCTETS_MAX: usize = 64 << 20;
 /// How much is read from a lane at once.
@@ -170,13 +166,19 @@ impl Link {
     }
 
     fn lane(&self, address: &Address) -> &Lane {
-        let mut hash = 0xCBF2_9CE4_8422_2325_u64;
-        for octet in address.as_str().bytes() {
-            hash = (hash ^ u64::from(octet)).wrapping_mul(0x0100_0000_01B3);
-        }
-        // The low bits of this hash hardly depend on the last octet's high ones.
-        &self.lanes[usize::try_from(hash >> 32).unwrap_or(0) % LANES]
+        &self.lanes[lane_of(address)]
     }
+}
+
+/// Which lane carries the messages about an object.
+fn lane_of(address: &Address) -> usize {
+    let mut hash = 0xCBF2_9CE4_8422_2325_u64;
+    for octet in address.as_str().bytes() {
+        hash = (hash ^ u64::from(octet)).wrapping_mul(0x0100_0000_01B3);
+    }
+    // The last octets, in which neighbours differ, have reached the low bits only: this takes them up.
+    let hash = hash.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+    usize::try_from(hash).unwrap_or(0) % LANES
 }
 
 impl Drop for Link {
@@ -386,6 +388,15 @@ async fn connect(
 pub(crate) async fn accept(endpoint: Endpoint, events: mpsc::Sender<Event>) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     while let Some(incoming) = endpoint.accept().await {
+        // Who calls must first show that it hears what is said to its address (RFC 9000 section 8.1.2). That keeps nothing
+        // here, so first packets in the name of any address take no place of an agent; it costs two agents one round trip
+        // for the connection that they keep.
+        if !incoming.remote_address_validated() {
+            if let Err(error) = incoming.retry() {
+                error.into_incoming().refuse();
+            }
+            continue;
+        }
         let Ok(permit) = Arc::clone(&handshakes).try_acquire_owned() else {
             incoming.refuse();
             continue;
@@ -432,4 +443,23 @@ async fn take(incoming: Incoming) -> Option<(Connection, Identified)> {
 /// Closes the endpoint and all its connections.
 pub(crate) fn close_all(endpoint: &Endpoint, why: Close) {
     endpoint.close(why.code(), why.reason());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_use_all_lanes_alike() {
+        for name in ["3.1.2.1.", "photo.", "a"] {
+            let mut used = [0; LANES];
+            for number in 0..1000 {
+                used[lane_of(&format!("{name}{number:03}").parse().unwrap())] += 1;
+            }
+            assert!(
+                used.iter().all(|&count| (200..300).contains(&count)),
+                "{name}: {used:?}"
+            );
+        }
+    }
 }

@@ -36,7 +36,7 @@ const IDLE: Duration = Duration::from_secs(10);
 /// How often a connection without traffic says that it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// Most streams that a peer may have open: its lanes and its large objects.
-pub(crate) const STREAMS_MAX: u32 = 16;
+pub const STREAMS_MAX: u32 = 16;
 
 /// Why an agent cannot talk to others.
 #[derive(Debug, thiserror::Error)]

@@ -15,7 +15,7 @@ use zones::{Address, Epoch, Level, Role, ServerName, State, Tx, Want};
 
 use super::*;
 use crate::clock::BootInstant;
-use crate::migration::wire::{Either, Reply, Request, read_frame, take_frame, write_frame};
+use crate::migration::wire::{Either, LANE, Reply, Request, read_frame, take_frame, write_frame};
 use crate::objects::{Condition, Miss, Put, WriteError};
 use crate::register::stub::Stub;
 use crate::store::{Journal, RealDisk};
@@ -441,7 +441,7 @@ async fn dial(pool: &Pool, identity: &Identity, agent: &Agent) -> Connection {
 /// Says something on a lane, and reads the first replies.
 async fn say(connection: &Connection, address: &Address, requests: &[Request]) -> Vec<Reply> {
     let mut lane = connection.open_uni().await.unwrap();
-    let mut octets = bytes::BytesMut::from(&[1_u8][..]);
+    let mut octets = bytes::BytesMut::from(&[LANE][..]);
     for request in requests {
         write_frame(&mut octets, address, &Either::Request(request.clone()), &[]);
     }

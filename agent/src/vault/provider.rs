@@ -32,7 +32,9 @@ impl Kek {
         Kek(octets)
     }
 
-    pub(crate) fn octets(&self) -> &[u8; 32] {
+    /// The 32 octets: for a cipher, and for a search that shows where they do *not* lie. They go nowhere else.
+    #[must_use]
+    pub fn octets(&self) -> &[u8; 32] {
         &self.0
     }
 }

@@ -22,16 +22,35 @@ pub enum Suite {
     /// disk but not the keyring.
     XChaCha20Poly1305,
     /// Number 0: no encryption, a keyed BLAKE3 tag. Only for the control run that shows that a search of the disk finds
-    /// what is not encrypted; builds without the feature `plaintext-control` do not know it and refuse its data.
-    #[cfg(feature = "plaintext-control")]
+    /// what is not encrypted. No release has it; a development build knows it only in a process that [`is_control_run`],
+    /// and refuses its data in every other.
+    #[cfg(debug_assertions)]
     PlaintextControl,
+}
+
+/// Set to `1`, it makes a process of a development build write without encryption.
+#[cfg(debug_assertions)]
+const CONTROL: &str = "HYPERNET_PLAINTEXT_CONTROL";
+
+/// Whether this process writes without encryption, so that a search for plaintext on its disk has something to find. Always
+/// `false` in a release, whatever the environment says.
+#[must_use]
+pub fn is_control_run() -> bool {
+    #[cfg(debug_assertions)]
+    {
+        static SET: std::sync::LazyLock<bool> =
+            std::sync::LazyLock::new(|| std::env::var_os(CONTROL).is_some_and(|value| value == "1"));
+        *SET
+    }
+    #[cfg(not(debug_assertions))]
+    false
 }
 
 impl Suite {
     /// The suite that new streams of this level use.
     pub(crate) fn of_level(level: Level) -> Result<Suite, VaultError> {
-        #[cfg(feature = "plaintext-control")]
-        if std::env::var_os("HYPERNET_PLAINTEXT_CONTROL").is_some_and(|value| value == "1") {
+        #[cfg(debug_assertions)]
+        if is_control_run() {
             return Ok(Suite::PlaintextControl);
         }
         match level {
@@ -45,7 +64,7 @@ impl Suite {
     pub fn number(self) -> u8 {
         match self {
             Suite::XChaCha20Poly1305 => 1,
-            #[cfg(feature = "plaintext-control")]
+            #[cfg(debug_assertions)]
             Suite::PlaintextControl => 0,
         }
     }
@@ -54,12 +73,12 @@ impl Suite {
     ///
     /// # Errors
     ///
-    /// [`VaultError::Suite`] for a number this build does not know.
+    /// [`VaultError::Suite`] for a number this process does not know.
     pub fn from_number(suite: u8) -> Result<Suite, VaultError> {
         match suite {
             1 => Ok(Suite::XChaCha20Poly1305),
-            #[cfg(feature = "plaintext-control")]
-            0 => Ok(Suite::PlaintextControl),
+            #[cfg(debug_assertions)]
+            0 if is_control_run() => Ok(Suite::PlaintextControl),
             suite => Err(VaultError::Suite { suite }),
         }
     }
@@ -73,7 +92,7 @@ pub(crate) struct Cipher {
 
 enum Keyed {
     XChaCha(Box<Subkey>),
-    #[cfg(feature = "plaintext-control")]
+    #[cfg(debug_assertions)]
     Plaintext(Box<Dek>),
 }
 
@@ -110,7 +129,7 @@ impl Cipher {
     pub(crate) fn new(suite: Suite, dek: &Dek, prefix: [u8; PREFIX_OCTETS]) -> Self {
         let keyed = match suite {
             Suite::XChaCha20Poly1305 => Keyed::XChaCha(Box::new(Subkey::new(dek, &prefix))),
-            #[cfg(feature = "plaintext-control")]
+            #[cfg(debug_assertions)]
             Suite::PlaintextControl => Keyed::Plaintext(Box::new(dek.clone())),
         };
         Cipher { prefix, keyed }
@@ -135,7 +154,7 @@ impl Cipher {
                 .as_ref()
                 .try_into()
                 .expect("a tag has 16 octets"),
-            #[cfg(feature = "plaintext-control")]
+            #[cfg(debug_assertions)]
             Keyed::Plaintext(dek) => control_tag(dek, &nonce, associated, text),
         }
     }
@@ -148,7 +167,7 @@ impl Cipher {
             Keyed::XChaCha(subkey) => (subkey.0)
                 .open_in_place(short(&nonce), Aad::from(associated), sealed)
                 .is_ok(),
-            #[cfg(feature = "plaintext-control")]
+            #[cfg(debug_assertions)]
             Keyed::Plaintext(dek) => sealed
                 .split_last_chunk::<TAG_OCTETS>()
                 .is_some_and(|(text, tag)| control_tag(dek, &nonce, associated, text) == *tag),
@@ -163,7 +182,7 @@ fn short(nonce: &[u8; PREFIX_OCTETS + 5]) -> Nonce {
     Nonce::assume_unique_for_key(short)
 }
 
-#[cfg(feature = "plaintext-control")]
+#[cfg(debug_assertions)]
 fn control_tag(dek: &Dek, nonce: &[u8], associated: &[u8], text: &[u8]) -> [u8; TAG_OCTETS] {
     let mut hasher = blake3::Hasher::new_keyed(dek.octets());
     hasher.update(nonce);
@@ -216,7 +235,13 @@ mod tests {
             Suite::of_level(Level(2)),
             Err(VaultError::Level { level: Level(2) })
         ));
-        #[cfg(not(feature = "plaintext-control"))]
+    }
+
+    /// Tests run without the variable, as every agent does outside the control run.
+    #[test]
+    fn without_the_variable_nothing_is_written_in_the_clear_and_nothing_in_the_clear_is_taken() {
+        assert!(!is_control_run());
+        assert!(matches!(Suite::of_level(Level(1)), Ok(Suite::XChaCha20Poly1305)));
         assert!(matches!(Suite::from_number(0), Err(VaultError::Suite { suite: 0 })));
     }
 }

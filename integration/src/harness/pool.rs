@@ -118,7 +118,7 @@ impl PoolBuilder {
         self
     }
 
-    /// Another program for the agents, such as one built with other features. It takes the words `agent ...` too.
+    /// Another program for the agents, such as an older release. It takes the words `agent ...` too.
     #[must_use]
     pub fn agent_program(mut self, program: &Path) -> Self {
         program.clone_into(&mut self.agent_program);

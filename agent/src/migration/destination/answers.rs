@@ -13,7 +13,30 @@ impl Destination {
         }
         let verdict = judge(register.as_ref(), self.epoch, &self.from, &self.me, self.tx);
         let Some(register) = register.filter(|_| verdict != Verdict::Older) else {
-            self.unanswered(now, question);
+            match &self.state {
+                // Nothing is here but the peer's word, and the register does not bear it out. To wait until it does would
+                // let any agent keep an address for ever by an epoch that never comes.
+                State::Checking {
+                    copy: None,
+                    reading: Reading::Open,
+                    ..
+                } => self.drop_copy(),
+                State::Checking { .. }
+                | State::Staging { .. }
+                | State::CommitSent { .. }
+                | State::Returning { .. }
+                | State::Reserving
+                | State::NotingReserved
+                | State::Reserved { .. }
+                | State::NotingPrepared { .. }
+                | State::NotingCommit { .. }
+                | State::NotingActive { .. }
+                | State::Waiting { .. }
+                | State::NotingOpen { .. }
+                | State::NotingMoved { .. }
+                | State::NotingDrop { .. }
+                | State::Ended(_) => self.unanswered(now, question),
+            }
             return;
         };
         match std::mem::replace(&mut self.state, State::Reserving) {
