@@ -25,6 +25,9 @@ pub const FRAME_OCTETS_MAX: usize = 256 << 10;
 pub const INLINE_OCTETS_MAX: u64 = 64 << 10;
 /// Most octets of one part: chunks of 64 KiB with numbers of 32 bits (STORE.md section 4).
 pub const PART_OCTETS_MAX: u64 = 1 << 48;
+/// Largest epoch and revision: integers that JSON carries (RFC 7493 section 2.2). At one write in a microsecond it takes 285
+/// years to get there, so a larger one is no message, and nothing that counts on from it overflows.
+pub const COUNTED_MAX: u64 = (1 << 53) - 1;
 /// Most write ids of one object (DESIGN.md section 11).
 pub const WRITES_MAX: usize = 64;
 /// Longest name of a client, in octets.
@@ -393,7 +396,7 @@ impl Message for Request {
                     kind: fields.kind()?,
                     schema: fields.number_u32("schema")?,
                     level: fields.level()?,
-                    revision: fields.number()?,
+                    revision: fields.counted("revision")?,
                     octets: fields.octets_up_to(2 * PART_OCTETS_MAX)?,
                 }
             }
@@ -409,7 +412,7 @@ impl Message for Request {
                 Request::Copy(Copy {
                     epoch: fields.epoch()?,
                     tx: fields.tx()?,
-                    revision: fields.number()?,
+                    revision: fields.counted("revision")?,
                     kind: fields.kind()?,
                     schema: fields.number_u32("schema")?,
                     level: fields.level()?,
@@ -422,7 +425,7 @@ impl Message for Request {
                 fields.expect(4)?;
                 Request::Seal {
                     tx: fields.tx()?,
-                    revision: fields.number()?,
+                    revision: fields.counted("revision")?,
                     digests: Digests {
                         properties: fields.digest()?,
                         body: fields.digest()?,
@@ -517,7 +520,7 @@ impl Message for Reply {
                 fields.expect(2)?;
                 Reply::Staged {
                     tx: fields.tx()?,
-                    revision: fields.number()?,
+                    revision: fields.counted("revision")?,
                 }
             }
             69 => {
@@ -705,6 +708,14 @@ impl Fields<'_, '_> {
         Ok(self.decoder.u64()?)
     }
 
+    /// A number that others count up and that JSON must carry.
+    fn counted(&mut self, what: &'static str) -> Result<u64, WireError> {
+        match self.number()? {
+            number if number <= COUNTED_MAX => Ok(number),
+            _ => Err(WireError::Value(what)),
+        }
+    }
+
     fn octets_up_to(&mut self, most: u64) -> Result<u64, WireError> {
         match self.number()? {
             octets if octets <= most => Ok(octets),
@@ -717,7 +728,7 @@ impl Fields<'_, '_> {
     }
 
     fn epoch(&mut self) -> Result<Epoch, WireError> {
-        match self.number()? {
+        match self.counted("epoch")? {
             0 => Err(WireError::Value("epoch")),
             epoch => Ok(Epoch(epoch)),
         }
@@ -801,7 +812,7 @@ impl Fields<'_, '_> {
                     id: self.fixed("write id")?,
                     request_hash: self.fixed("hash")?,
                     unix_ms: self.number()?,
-                    revision: self.number()?,
+                    revision: self.counted("revision")?,
                 })
             })
             .collect()
@@ -819,7 +830,7 @@ mod tests {
     }
 
     fn epoch() -> impl Strategy<Value = Epoch> {
-        (1..=u64::MAX).prop_map(Epoch)
+        (1..=COUNTED_MAX).prop_map(Epoch)
     }
 
     fn part() -> impl Strategy<Value = Option<Part>> {
@@ -838,7 +849,7 @@ mod tests {
             any::<[u8; 16]>(),
             any::<[u8; 32]>(),
             any::<u64>(),
-            any::<u64>(),
+            0..=COUNTED_MAX,
         )
             .prop_map(|(client, id, request_hash, unix_ms, revision)| WriteId {
                 client,
@@ -869,7 +880,7 @@ mod tests {
                 kind(),
                 any::<u32>(),
                 level(),
-                any::<u64>(),
+                0..=COUNTED_MAX,
                 0..=2 * PART_OCTETS_MAX
             )
                 .prop_map(|(epoch, tx, kind, schema, level, revision, octets)| Request::Reserve {
@@ -883,7 +894,7 @@ mod tests {
                 }),
             (epoch(), tx()).prop_map(|(epoch, tx)| Request::Open { epoch, tx }),
             (
-                (epoch(), tx(), any::<u64>(), kind(), any::<u32>(), level()),
+                (epoch(), tx(), 0..=COUNTED_MAX, kind(), any::<u32>(), level()),
                 (part(), part(), proptest::collection::vec(write(), 0..=64))
             )
                 .prop_map(
@@ -899,7 +910,11 @@ mod tests {
                         writes
                     })
                 ),
-            (tx(), any::<u64>(), digests()).prop_map(|(tx, revision, digests)| Request::Seal { tx, revision, digests }),
+            (tx(), 0..=COUNTED_MAX, digests()).prop_map(|(tx, revision, digests)| Request::Seal {
+                tx,
+                revision,
+                digests
+            }),
             (tx(), any::<u32>()).prop_map(|(tx, ask)| Request::Ask { tx, ask }),
             epoch().prop_map(|epoch| Request::FenceAnswered { epoch }),
             tx().prop_map(|tx| Request::Abort { tx }),
@@ -914,7 +929,7 @@ mod tests {
                 why: Unwilling::from_number(why).unwrap()
             }),
             (tx(), any::<Option<u64>>()).prop_map(|(tx, staged)| Reply::Ready { tx, staged }),
-            (tx(), any::<u64>()).prop_map(|(tx, revision)| Reply::Staged { tx, revision }),
+            (tx(), 0..=COUNTED_MAX).prop_map(|(tx, revision)| Reply::Staged { tx, revision }),
             tx().prop_map(|tx| Reply::Damaged { tx }),
             (tx(), any::<u32>(), any::<Option<u64>>(), any::<bool>())
                 .prop_map(|(tx, ask, staged, busy)| { Reply::NotCommitted { tx, ask, staged, busy } }),
@@ -1061,5 +1076,24 @@ mod tests {
         let mut expected = vec![0, 0, 0, 24, 0x84, 0x02, 0x63, b'1', b'.', b'2', 0x07, 0x50];
         expected.extend_from_slice(&[0xAB; 16]);
         assert_eq!(&out[..], &expected[..]);
+    }
+
+    #[test]
+    fn revision_from_which_nobody_could_count_on_is_no_message() {
+        let at: Address = "1.2".parse().unwrap();
+        let sent = |revision| {
+            let mut out = BytesMut::new();
+            let seal = Request::Seal {
+                tx: Tx([1; 16]),
+                revision,
+                digests: Digests::default(),
+            };
+            write_frame(&mut out, &at, &Either::Request(seal), &[]);
+            let frame = take_frame(&mut out).unwrap().unwrap();
+            read_frame::<Either>(&frame).map(drop)
+        };
+        assert!(sent(COUNTED_MAX).is_ok());
+        assert!(matches!(sent(COUNTED_MAX + 1), Err(WireError::Value("revision"))));
+        assert!(sent(u64::MAX).is_err());
     }
 }
