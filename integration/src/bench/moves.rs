@@ -1,4 +1,7 @@
 //! How fast a drain moves objects between two real agents, against ceilings measured in the same run.
+//!
+//! Each set of objects moves twice: into a server that never held any, whose volumes are made and filled with random octets
+//! on the way, and back into the first one, whose volumes are there: what a server drained and refilled in an upgrade is.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -22,6 +25,8 @@ use crate::harness::{Pool, peak_memory};
 const DRAIN_WAIT: Duration = Duration::from_secs(1800);
 /// How often the destination is asked how many objects it has.
 const WATCH_EVERY: Duration = Duration::from_millis(20);
+/// How long a server may keep what it gave away: the grace period of these runs is a second.
+const RETIRE_WAIT: Duration = Duration::from_secs(60);
 /// Puts on their way while a pool is filled.
 const FILL_WINDOW: usize = 64;
 
@@ -71,49 +76,48 @@ pub fn run_moves(options: &MoveOptions, program: &Path) -> Result<()> {
     ];
     let mut figures = Vec::new();
     for (what, count, octets) in runs.into_iter().filter(|(_, count, octets)| *count > 0 && *octets > 0) {
-        let (mut rates, mut puts) = (Vec::new(), Vec::new());
+        let (mut puts, mut new, mut used) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..options.rounds.max(1) {
-            let drained = drain(program, &parent, count, octets)?;
-            drained.print(what, count, octets);
-            rates.push(count as f64 / drained.moving.as_secs_f64());
-            puts.push(count as f64 / drained.put.as_secs_f64());
+            let run = run(program, &parent, count, octets)?;
+            println!(
+                "\n{count} objects ({what}): put in {:.1} s ({:.0}/s)",
+                run.put.as_secs_f64(),
+                count as f64 / run.put.as_secs_f64()
+            );
+            run.new.print("into new volumes", count, octets);
+            run.used.print("back into used ones", count, octets);
+            let rate = |moving: Duration| count as f64 / moving.as_secs_f64();
+            puts.push(rate(run.put));
+            new.push(rate(run.new.moving));
+            used.push(rate(run.used.moving));
         }
-        let (rate, put) = (super::figure::median(&rates), super::figure::median(&puts));
+        for (volumes, rates) in [("new volumes", new), ("used volumes", used)] {
+            let rate = super::figure::median(&rates);
+            let mut against = |figure: String, peer: &str, ours: f64, theirs: f64| {
+                figures.push(Figure::new(&figure, peer, ours, theirs));
+            };
+            if octets < 1 << 16 {
+                let figure = || format!("objects moved per second, 4 KiB, {volumes}");
+                against(figure(), "ceiling: crypto, QUIC, disk, index", rate, ceilings.small());
+                against(figure(), "ceiling: disk and index alone", rate, ceilings.disk_small);
+            } else {
+                let figure = || format!("GB moved per second, {what} of {} MiB, {volumes}", octets >> 20);
+                let rate = rate * octets as f64 / 1e9;
+                against(figure(), "ceiling: crypto, QUIC, disk", rate, ceilings.large() / 1e9);
+                against(
+                    figure(),
+                    "ceiling: one QUIC stream alone",
+                    rate,
+                    ceilings.transport_rate / 1e9,
+                );
+            }
+        }
         if octets < 1 << 16 {
-            let ceiling = "ceiling: crypto, QUIC, disk, index";
-            figures.push(Figure::new(
-                "objects moved per second, 4 KiB",
-                ceiling,
-                rate,
-                ceilings.small(),
-            ));
-            let disk = "ceiling: disk and index alone";
-            figures.push(Figure::new(
-                "objects moved per second, 4 KiB",
-                disk,
-                rate,
-                ceilings.disk_small,
-            ));
             figures.push(Figure::new(
                 "objects put per second, 4 KiB, over HTTPS",
-                disk,
-                put,
+                "ceiling: disk and index alone",
+                super::figure::median(&puts),
                 ceilings.disk_small,
-            ));
-        } else {
-            let figure = format!("GB moved per second, {what} of {} MiB", octets >> 20);
-            let rate = rate * octets as f64 / 1e9;
-            figures.push(Figure::new(
-                &figure,
-                "ceiling: crypto, QUIC, disk",
-                rate,
-                ceilings.large() / 1e9,
-            ));
-            figures.push(Figure::new(
-                &figure,
-                "ceiling: one QUIC stream alone",
-                rate,
-                ceilings.transport_rate / 1e9,
             ));
         }
     }
@@ -127,9 +131,17 @@ pub fn run_moves(options: &MoveOptions, program: &Path) -> Result<()> {
     Ok(())
 }
 
+/// One set of objects, put once and moved twice.
+struct Run {
+    put: Duration,
+    /// From s1 into s2, which never held any.
+    new: Drained,
+    /// Back into s1.
+    used: Drained,
+}
+
 /// One measured drain.
 struct Drained {
-    put: Duration,
     /// From the moment at which the first object was on its way to the arrival of the last.
     moving: Duration,
     /// From the command to its end.
@@ -141,31 +153,29 @@ struct Drained {
 }
 
 impl Drained {
-    fn print(&self, what: &str, count: usize, octets: usize) {
+    fn print(&self, where_to: &str, count: usize, octets: usize) {
         let total = (count * octets) as f64;
         let seconds = self.moving.as_secs_f64();
         println!(
-            "\n{count} objects ({what}): put in {:.1} s ({:.0}/s); moved in {seconds:.2} s ({:.0}/s, {:.3} GB/s), the command took {:.2} s",
-            self.put.as_secs_f64(),
-            count as f64 / self.put.as_secs_f64(),
+            "  {where_to}: moved in {seconds:.2} s ({:.0}/s, {:.3} GB/s), the command took {:.2} s",
             count as f64 / seconds,
             total / seconds / 1e9,
             self.whole.as_secs_f64()
         );
         for (name, used) in &self.processor {
             println!(
-                "  {name:<10} {used:.2} s of processor, {:.2} us an object, {:.2} s a GB",
+                "    {name:<10} {used:.2} s of processor, {:.2} us an object, {:.2} s a GB",
                 used * 1e6 / count as f64,
                 used * 1e9 / total
             );
         }
         for (name, peak) in &self.memory {
-            println!("  {name:<10} at most {} MB", peak / 1_000_000);
+            println!("    {name:<10} at most {} MB", peak / 1_000_000);
         }
     }
 }
 
-fn drain(program: &Path, parent: &Path, count: usize, octets: usize) -> Result<Drained> {
+fn run(program: &Path, parent: &Path, count: usize, octets: usize) -> Result<Run> {
     let capacity = (count * octets / (1 << 20)) * 5 / 4 + count / 64 + 512;
     let pool = Pool::builder(program)
         .servers(2)
@@ -173,6 +183,7 @@ fn drain(program: &Path, parent: &Path, count: usize, octets: usize) -> Result<D
         .temporary_in(parent)
         .agent_setting("store.capacity", format!("{capacity}MiB"))
         .agent_setting("listen.metrics", "127.0.0.1:0")
+        .agent_setting("moves.retire_after", "1s")
         .librarian_setting("changes_per_second", 100_000_000_i64)
         .start()?;
     let client = pool.add_client("bench", &["read:*", "write:*"])?;
@@ -185,15 +196,29 @@ fn drain(program: &Path, parent: &Path, count: usize, octets: usize) -> Result<D
         .block_on(fill(&client, count, octets))
         .context("fill the pool")?;
     let put = start.elapsed();
-
-    let before = processor_times(&pool)?;
-    let destination = pool.server("s2")?.ready.metrics.context("the port of s2's metrics")?;
-    let watch = Watch::start(destination)?;
+    let new = drain(&pool, "s1", "s2")?;
     let start = Instant::now();
-    pool.librarian_within(DRAIN_WAIT, &["drain", "s1"]).context("drain")?;
+    while metric(metrics_of(&pool, "s1")?, "agent_store_used_octets")? > 0 {
+        ensure!(start.elapsed() < RETIRE_WAIT, "s1 keeps copies of what it gave away");
+        std::thread::sleep(WATCH_EVERY);
+    }
+    let used = drain(&pool, "s2", "s1")?;
+    Ok(Run { put, new, used })
+}
+
+fn metrics_of(pool: &Pool, server: &str) -> Result<SocketAddr> {
+    let metrics = pool.server(server)?.ready.metrics;
+    metrics.with_context(|| format!("the port of {server}'s metrics"))
+}
+
+fn drain(pool: &Pool, from: &str, to: &str) -> Result<Drained> {
+    let before = processor_times(pool)?;
+    let watch = Watch::start(metrics_of(pool, to)?)?;
+    let start = Instant::now();
+    pool.librarian_within(DRAIN_WAIT, &["drain", from]).context("drain")?;
     let whole = start.elapsed();
     let moving = watch.finish()?;
-    let processor = processor_times(&pool)?
+    let processor = processor_times(pool)?
         .into_iter()
         .zip(before)
         .map(|((name, after), (_, before))| (name, after - before))
@@ -210,9 +235,8 @@ fn drain(program: &Path, parent: &Path, count: usize, octets: usize) -> Result<D
             .find(|server| server.name == name)
             .and_then(|server| server.objects)
     };
-    ensure!(at("s1") == Some(0), "s1 is not empty after its drain: {status:?}");
+    ensure!(at(from) == Some(0), "{from} is not empty after its drain: {status:?}");
     Ok(Drained {
-        put,
         moving,
         whole,
         processor,
@@ -295,7 +319,9 @@ impl Watch {
         let over = Arc::new(AtomicBool::new(false));
         let stop = Arc::clone(&over);
         let thread = std::thread::Builder::new().name("watch".to_owned()).spawn(move || {
-            let (mut last, mut began, mut ended) = (0, None, None);
+            let (before, mut last) = arrivals(destination)?;
+            ensure!(before == 0, "objects move already");
+            let (mut began, mut ended) = (None, None);
             while !stop.load(Ordering::Acquire) {
                 let (open, taken) = arrivals(destination)?;
                 if open > 0 || taken != last {
@@ -322,8 +348,20 @@ impl Watch {
     }
 }
 
-/// Objects on their way to an agent, and objects that it has taken, by its metrics.
+/// Objects on their way to an agent, and objects that it has taken.
 fn arrivals(metrics: SocketAddr) -> Result<(u64, u64)> {
+    let text = metrics_text(metrics)?;
+    Ok((
+        count(&text, "agent_moves_open{side=\"destination\"}")?,
+        count(&text, "agent_moves_taken_total")?,
+    ))
+}
+
+fn metric(metrics: SocketAddr, series: &str) -> Result<u64> {
+    count(&metrics_text(metrics)?, series)
+}
+
+fn metrics_text(metrics: SocketAddr) -> Result<String> {
     let mut stream = TcpStream::connect(metrics).context("connect to the metrics")?;
     stream
         .set_read_timeout(Some(Duration::from_secs(2)))
@@ -335,13 +373,16 @@ fn arrivals(metrics: SocketAddr) -> Result<(u64, u64)> {
     .context("ask for the metrics")?;
     let mut text = String::new();
     stream.read_to_string(&mut text).context("read the metrics")?;
-    let count = |series: &str| -> Result<u64> {
-        let value = text.lines().find_map(|line| line.strip_prefix(series));
-        let value = value.with_context(|| format!("the metrics have no {series}"))?;
-        value.trim().parse().context("read a count")
+    Ok(text)
+}
+
+fn count(metrics: &str, series: &str) -> Result<u64> {
+    let line = |line: &str| {
+        line.strip_prefix(series)
+            .and_then(|rest| rest.strip_prefix(' '))
+            .map(str::to_owned)
     };
-    Ok((
-        count("agent_moves_open{side=\"destination\"}")?,
-        count("agent_moves_taken_total")?,
-    ))
+    let value = metrics.lines().find_map(line);
+    let value = value.with_context(|| format!("the metrics have no {series}"))?;
+    value.trim().parse().context("read a count")
 }
