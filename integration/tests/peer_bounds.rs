@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use agent::migration::Digests;
 use agent::migration::wire::{
-    Copy, Either, FRAME_OCTETS_MAX, LANE, LARGE, PART_OCTETS_MAX, Part, Reply, Request, Unwilling, write_frame,
+    COUNTED_MAX, Copy, Either, FRAME_OCTETS_MAX, LANE, LARGE, PART_OCTETS_MAX, Part, Reply, Request, Unwilling,
+    write_frame,
 };
 use agent::transfer::quic;
 use anyhow::{Context, Result, ensure};
@@ -438,15 +439,16 @@ fn reserve(tx: Tx, epoch: Epoch, octets: u64) -> Request {
     }
 }
 
-/// A number at which something could go wrong.
+/// A number at which something could go wrong, of those that a message may say.
 fn odd(random: &mut SmallRng) -> u64 {
     let power = 1_u64 << random.random_range(0..64);
-    match random.random_range(0..4) {
+    let number = match random.random_range(0..4) {
         0 => power,
         1 => power - 1,
         2 => power.wrapping_neg(),
         _ => random.random_range(0..4),
-    }
+    };
+    number.min(COUNTED_MAX)
 }
 
 fn framed(about: &str, message: &Either, payload: &[u8]) -> Result<Vec<u8>> {

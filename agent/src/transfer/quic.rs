@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use certs::{Anchor, Identity, Peer, Revoked, Who, tls};
+use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{Connection, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use rustls_pki_types::{CertificateDer, UnixTime};
@@ -25,6 +26,10 @@ pub const MTU_MAX: u16 = 6550;
 /// probing (RFC 8899), up to [`MTU_MAX`]: half of the processor time of a transfer is spent on each packet, whatever its size.
 pub const MTU_DEFAULT: u16 = 1452;
 
+/// What a connection may have under way before it has learned of the path, in octets: ten packets (RFC 9002 section 7.2), of
+/// the largest size. With the RFC's bound of 14,720 octets two large packets fill the window, and a connection that is then
+/// closed cannot say why: its last packet waits for acknowledgements that a closed connection does not take.
+const INITIAL_WINDOW: u64 = 10 * MTU_MAX as u64;
 /// What one stream may have under way, in octets.
 const STREAM_WINDOW: u32 = 8 << 20;
 /// What one connection may have under way, in octets: also the most that it keeps in memory for a slow disk.
@@ -97,10 +102,13 @@ pub fn open(address: SocketAddr, mtu: u16, identity: &Identity, anchor: &Anchor)
 fn transport(mtu: u16) -> TransportConfig {
     let mut discovery = MtuDiscoveryConfig::default();
     discovery.upper_bound(MTU_MAX);
+    let mut congestion = CubicConfig::default();
+    congestion.initial_window(INITIAL_WINDOW);
     let mut transport = TransportConfig::default();
     transport
         .initial_mtu(mtu)
         .mtu_discovery_config(Some(discovery))
+        .congestion_controller_factory(Arc::new(congestion))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
         .send_window(u64::from(CONNECTION_WINDOW))
