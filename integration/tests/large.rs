@@ -1,10 +1,11 @@
 //! A large object: put, read by range, moved, read back, with bounded memory everywhere.
 //!
-//! 64 MiB here; `HYPERNET_LARGE_MIB=1024` or `=16384` for a longer run (the disk must hold it three times). Prints the
-//! peak memory of each process.
+//! 64 MiB here; `HYPERNET_LARGE_MIB=1024` or `=16384` for a longer run (the disk must hold it twice). Prints the peak memory
+//! of each process.
 
 use std::io::{Read, Write};
 use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -26,28 +27,36 @@ fn mebibyte(number: usize, into: &mut [u8]) {
     }
 }
 
-fn write_file(path: &Path, mebibytes: usize) -> Result<()> {
-    let mut file = std::fs::File::create(path).context("create the object's file")?;
+/// Puts the object from a stream: it lies nowhere but in the pool.
+fn put(pool: &Pool, client: &str, mebibytes: usize) -> Result<()> {
+    let mut command = pool.agent_command();
+    command.args(["put", "6.1", "--client", client, "-"]);
+    let mut child = command.stdin(Stdio::piped()).spawn().context("start agent put")?;
+    let mut input = child.stdin.take().context("the command's input")?;
     let mut piece = vec![0; MEBIBYTE];
     for number in 0..mebibytes {
         mebibyte(number, &mut piece);
-        file.write_all(&piece).context("write the object's file")?;
+        input.write_all(&piece).context("write the object's octets")?;
     }
+    drop(input);
+    ensure!(child.wait()?.success(), "agent put failed");
     Ok(())
 }
 
-fn check_file(path: &Path, mebibytes: usize) -> Result<()> {
-    let mut file = std::fs::File::open(path).context("open what was read")?;
-    ensure!(
-        file.metadata()?.len() == (mebibytes * MEBIBYTE) as u64,
-        "what was read has another length"
-    );
+/// Reads the object as a stream and compares it on the way.
+fn get(pool: &Pool, client: &str, mebibytes: usize) -> Result<()> {
+    let mut command = pool.agent_command();
+    command.args(["get", "6.1", "--client", client]);
+    let mut child = command.stdout(Stdio::piped()).spawn().context("start agent get")?;
+    let mut output = child.stdout.take().context("the command's output")?;
     let (mut found, mut right) = (vec![0; MEBIBYTE], vec![0; MEBIBYTE]);
     for number in 0..mebibytes {
-        file.read_exact(&mut found)?;
+        output.read_exact(&mut found).context("read the object's octets")?;
         mebibyte(number, &mut right);
         ensure!(found == right, "mebibyte {number} differs");
     }
+    ensure!(output.read(&mut found)? == 0, "the object is longer than it was");
+    ensure!(child.wait()?.success(), "agent get failed");
     Ok(())
 }
 
@@ -126,10 +135,8 @@ fn memory_does_not_grow_with_the_object() -> Result<()> {
         .start()?;
     let client = pool.add_client("large", &["read:*", "write:*"])?;
     let client_text = client.to_str().context("client's directory")?;
-    let (source, target) = (home.path().join("source"), home.path().join("target"));
-    write_file(&source, mebibytes)?;
     let wait = Duration::from_secs(60 + mebibytes as u64);
-    let timed = |what: &str, act: &mut dyn FnMut() -> Result<()>| -> Result<()> {
+    let timed = |what: &str, act: &dyn Fn() -> Result<()>| -> Result<()> {
         let start = Instant::now();
         act()?;
         let seconds = start.elapsed().as_secs_f64();
@@ -139,27 +146,11 @@ fn memory_does_not_grow_with_the_object() -> Result<()> {
         );
         Ok(())
     };
-    let (source_text, target_text) = (
-        source.to_str().context("name a file")?,
-        target.to_str().context("name a file")?,
-    );
-    timed("put", &mut || {
-        pool.agent_within(wait, &["put", "6.1", "--client", client_text, source_text])
-            .map(drop)
-    })?;
-    timed("read", &mut || {
-        pool.agent_within(wait, &["get", "6.1", "--client", client_text, "--output", target_text])
-            .map(drop)
-    })?;
-    check_file(&target, mebibytes)?;
+    timed("put", &|| put(&pool, client_text, mebibytes))?;
+    timed("read", &|| get(&pool, client_text, mebibytes))?;
     check_ranges(&pool, &client, mebibytes)?;
-    timed("drain", &mut || pool.librarian_within(wait, &["drain", "s1"]).map(drop))?;
-    std::fs::remove_file(&target)?;
-    timed("read after the move", &mut || {
-        pool.agent_within(wait, &["get", "6.1", "--client", client_text, "--output", target_text])
-            .map(drop)
-    })?;
-    check_file(&target, mebibytes)?;
+    timed("drain", &|| pool.librarian_within(wait, &["drain", "s1"]).map(drop))?;
+    timed("read after the move", &|| get(&pool, client_text, mebibytes))?;
     check_ranges(&pool, &client, mebibytes)?;
     for process in pool.processes() {
         let peak = peak_memory(process.pid())?;

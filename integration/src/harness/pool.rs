@@ -454,6 +454,12 @@ impl Pool {
         capture(command, b"", wait)?.success()
     }
 
+    /// A client's command that the caller runs, such as one whose input or output is a stream.
+    #[must_use]
+    pub fn agent_command(&self) -> Command {
+        self.command(&self.builder.agent_program, "agent")
+    }
+
     /// As [`Pool::agent`], whatever the exit status.
     ///
     /// # Errors
