@@ -4,6 +4,7 @@
 //! Nothing here is used by the agent or the librarian.
 
 pub mod bench;
+pub mod chaos;
 pub mod demo;
 pub mod harness;
 pub mod objects;

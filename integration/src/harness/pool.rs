@@ -417,9 +417,15 @@ impl Pool {
     ///
     /// When it cannot be started or does not end.
     pub fn librarian_any(&self, args: &[&str]) -> Result<Captured> {
+        capture(self.librarian_command(args), b"", COMMAND_WAIT)
+    }
+
+    /// A librarian's command that the caller runs, such as one that is not waited for.
+    #[must_use]
+    pub fn librarian_command(&self, args: &[&str]) -> Command {
         let mut command = self.command(&self.builder.program, "librarian");
         command.args(args).arg("--dir").arg(&self.dir);
-        capture(command, b"", COMMAND_WAIT)
+        command
     }
 
     /// A librarian's command that may take long, such as a drain, given `wait` to end.
@@ -428,9 +434,7 @@ impl Pool {
     ///
     /// When it fails or does not end in time.
     pub fn librarian_within(&self, wait: Duration, args: &[&str]) -> Result<Captured> {
-        let mut command = self.command(&self.builder.program, "librarian");
-        command.args(args).arg("--dir").arg(&self.dir);
-        capture(command, b"", wait)?.success()
+        capture(self.librarian_command(args), b"", wait)?.success()
     }
 
     /// A command of the agent's command line, as a client types it; `input` is its standard input.

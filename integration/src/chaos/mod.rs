@@ -1,0 +1,135 @@
+//! A pool of real processes that are killed, paused and drained while clients read and write; what the clients saw is judged.
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | `history` | what each client did and saw of an object, and whether one order of events explains it all |
+//! | `clients` | the clients: reads, writes, creations, deletions, each noted with its begin and its end |
+//! | `faults` | SIGKILL, SIGSTOP and drains at random moments |
+//!
+//! The simulator tries more orders than real processes ever will; this is the proof that the shell around the cores (sockets,
+//! disks, tasks, processes) keeps what the cores promise.
+
+pub mod clients;
+pub mod faults;
+pub mod history;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+use crate::harness::Pool;
+use clients::{Clients, Workload};
+use faults::{Faults, Injected};
+use history::History;
+
+/// How long the pool may take to come to rest once the faults have stopped.
+const REST_WAIT: Duration = Duration::from_secs(120);
+
+/// What to do.
+#[derive(Clone, Debug)]
+pub struct Chaos {
+    /// Decides which faults come when, and what the clients do. Real processes do not repeat themselves all the same.
+    pub seed: u64,
+    /// How long faults are injected.
+    pub lasts: Duration,
+    /// Servers, one of them free.
+    pub servers: usize,
+    /// Objects there at the beginning.
+    pub objects: usize,
+    /// Clients at work at the same time.
+    pub clients: usize,
+}
+
+/// What was done.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Faults by kind.
+    pub injected: Injected,
+    /// Operations with a known end.
+    pub known: usize,
+    /// Operations whose end no client knows.
+    pub unknown: usize,
+}
+
+/// Runs a pool through faults and judges what its clients saw.
+///
+/// # Errors
+///
+/// A violation, with the history of the object concerned; or a pool that does not come to rest.
+pub fn run(chaos: &Chaos, program: &Path) -> Result<Outcome> {
+    let mut pool = Pool::builder(program)
+        .servers(chaos.servers)
+        .log("info")
+        .agent_setting("store.capacity", "256MiB")
+        .agent_setting("store.volume_step", "4MiB")
+        .start()?;
+    let dir = pool.add_client("chaos", &["read:*", "write:*"])?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("start a runtime")?;
+    let clients = Arc::new(Clients::new(&dir, History::new())?);
+    runtime.block_on(clients.create(chaos.objects))?;
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let workload = Workload {
+        seed: chaos.seed,
+        clients: chaos.clients,
+        objects: chaos.objects,
+    };
+    let working = runtime.spawn(Arc::clone(&clients).work(workload, Arc::clone(&stop)));
+    let mut faults = Faults::new(SmallRng::seed_from_u64(chaos.seed));
+    let injected = faults.inject(&mut pool, chaos.lasts);
+    stop.store(true, Ordering::Release);
+    let healed = faults.heal(&mut pool);
+    let worked = runtime.block_on(working).context("the clients' task");
+    // In this order, so that what went wrong first is told.
+    let told = |pool: &Pool, what: &str| format!("{what}; the logs lie in {}", pool.dir().display());
+    let keep = |pool: &mut Pool, result: Result<()>, what: &str| -> Result<()> {
+        result
+            .inspect_err(|_| pool.keep_dir())
+            .with_context(|| told(pool, what))
+    };
+    keep(&mut pool, injected, "inject faults")?;
+    keep(&mut pool, healed, "bring every process back")?;
+    keep(&mut pool, worked.and_then(|worked| worked), "clients at work")?;
+    let rested = rest(&pool);
+    keep(&mut pool, rested, "come to rest after the faults")?;
+    let read = runtime.block_on(clients.read_all());
+    keep(&mut pool, read, "read every object at the end")?;
+    let judged = clients.history().judge().map_err(anyhow::Error::from);
+    keep(&mut pool, judged, "judge what the clients saw")?;
+    let (known, unknown) = clients.history().counts();
+    Ok(Outcome {
+        injected: faults.injected(),
+        known,
+        unknown,
+    })
+}
+
+/// Waits until no move is open and no server is on its way from one role to another.
+fn rest(pool: &Pool) -> Result<()> {
+    let start = Instant::now();
+    pool.wait_for_servers()?;
+    loop {
+        let status = pool.pool_status()?;
+        let at_rest = status
+            .servers
+            .iter()
+            .all(|server| server.alive && ["serving", "free"].contains(&server.role.as_str()));
+        if at_rest {
+            return Ok(());
+        }
+        ensure!(
+            start.elapsed() < REST_WAIT,
+            "the pool does not come to rest: {status:?}"
+        );
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
