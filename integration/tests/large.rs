@@ -131,7 +131,7 @@ fn memory_does_not_grow_with_the_object() -> Result<()> {
     let pool = Pool::builder(DEMO)
         .servers(2)
         .temporary_in(home.path())
-        .agent_setting("store.capacity", format!("{}MiB", mebibytes * 5 / 4 + 256))
+        .agent_setting("store.capacity", format!("{}MiB", mebibytes * 3 / 2 + 256))
         .start()?;
     let client = pool.add_client("large", &["read:*", "write:*"])?;
     let client_text = client.to_str().context("client's directory")?;
