@@ -5,6 +5,7 @@
 //! | `history` | what each client did and saw of an object, and whether one order of events explains it all |
 //! | `clients` | the clients: reads, writes, creations, deletions, each noted with its begin and its end |
 //! | `faults` | SIGKILL, SIGSTOP and drains at random moments |
+//! | `power` | power cuts: a disk that forgets what was not synced |
 //!
 //! The simulator tries more orders than real processes ever will; this is the proof that the shell around the cores (sockets,
 //! disks, tasks, processes) keeps what the cores promise.
@@ -12,6 +13,7 @@
 pub mod clients;
 pub mod faults;
 pub mod history;
+pub mod power;
 
 use std::path::Path;
 use std::sync::Arc;
