@@ -31,9 +31,9 @@ pub const MTU_DEFAULT: u16 = 1452;
 /// closed cannot say why: its last packet waits for acknowledgements that a closed connection does not take.
 const INITIAL_WINDOW: u64 = 10 * MTU_MAX as u64;
 /// What one stream may have under way, in octets.
-const STREAM_WINDOW: u32 = 8 << 20;
+const STREAM_WINDOW: u32 = 4 << 20;
 /// What one connection may have under way, in octets: also the most that it keeps in memory for a slow disk.
-const CONNECTION_WINDOW: u32 = 24 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
 /// Socket buffers, in octets.
 const SOCKET_BUFFER: usize = 4 << 20;
 /// A peer that is silent for so long is gone.
