@@ -1,0 +1,110 @@
+//! A registry made from a backup, or from nothing but authority, keys and settings. It begins in a reconcile.
+//!
+//! The new registry is made beside the old one and takes its name when it is whole and durable; the old one is kept under
+//! another name. Nothing of this touches authority, keys, settings or the list of servers.
+
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use zones::{Domain, Incarnation};
+
+use super::backup::{self, BackupError, Head};
+use crate::daemon::REGISTRY_FILE;
+use crate::files;
+use crate::registry::{Creation, StorageError};
+
+/// Why there is no new registry. The old one is as it was.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RestoreError {
+    /// A librarian runs.
+    #[error("the librarian of {dir} is running: stop it first")]
+    Running {
+        /// Its directory.
+        dir: PathBuf,
+    },
+    /// The backup is of another pool.
+    #[error("the backup is of the pool {found}, this is {expected}: use another one, or correct the settings")]
+    Domain {
+        /// Of the backup.
+        found: String,
+        /// Of the settings.
+        expected: String,
+    },
+    /// The backup cannot be read.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
+    /// The registry cannot be written.
+    #[error("the new registry cannot be written")]
+    Storage(#[from] StorageError),
+    /// A file cannot be put in its place.
+    #[error("cannot put {path} in its place")]
+    Place {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+/// What was made.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Made {
+    /// Of the new registry.
+    pub incarnation: Incarnation,
+    /// What it was made from, if from a backup.
+    pub backup: Option<Head>,
+    /// Where the registry before it is now, if there was one.
+    pub old: Option<PathBuf>,
+}
+
+/// Makes the registry of a directory from a backup, or from nothing.
+///
+/// # Errors
+///
+/// [`RestoreError`].
+pub fn make(dir: &Path, domain: &Domain, from: Option<&Path>) -> Result<Made, RestoreError> {
+    let path = dir.join(REGISTRY_FILE);
+    if Creation::is_in_use(&path) {
+        return Err(RestoreError::Running { dir: dir.to_owned() });
+    }
+    let beside = dir.join(format!("{REGISTRY_FILE}.new"));
+    match std::fs::remove_file(&beside) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(source) => return Err(RestoreError::Place { path: beside, source }),
+    }
+    let mut creation = Creation::begin(&beside, &domain.to_string())?;
+    let incarnation = Incarnation(creation.incarnation());
+    let backup = match from {
+        Some(file) => {
+            let head = backup::read(file, &mut |entry| creation.add(entry))?;
+            if head.domain != domain.to_string() {
+                return Err(RestoreError::Domain {
+                    found: head.domain,
+                    expected: domain.to_string(),
+                });
+            }
+            Some(head)
+        }
+        None => None,
+    };
+    creation.finish()?;
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let old = dir.join(format!(
+        "{REGISTRY_FILE}.old-{}",
+        since.map_or(0, |since| since.as_secs())
+    ));
+    let old = match std::fs::rename(&path, &old) {
+        Ok(()) => Some(old),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(source) => return Err(RestoreError::Place { path, source }),
+    };
+    let placed = std::fs::rename(&beside, &path).and_then(|()| files::sync_dir_of(&path));
+    placed.map_err(|source| RestoreError::Place { path, source })?;
+    Ok(Made {
+        incarnation,
+        backup,
+        old,
+    })
+}
