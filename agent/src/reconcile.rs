@@ -128,7 +128,10 @@ impl Reconciler {
             .expect("writing a short file does not panic")
             .map_err(Broken::Note)?;
         let entries = self.objects.entries();
-        let plan = self.wanted.borrow().plan;
+        let (plan, role) = {
+            let wanted = self.wanted.borrow();
+            (wanted.plan, wanted.role())
+        };
         let me = self.registers.me();
         let mut line = self.registers.report_line().await?;
         let mut from = 0;
@@ -142,6 +145,7 @@ impl Reconciler {
                     incarnation,
                     from,
                     plan,
+                    role,
                     end: false,
                     claims: now.to_vec(),
                 };
@@ -155,6 +159,7 @@ impl Reconciler {
             incarnation,
             from,
             plan,
+            role,
             end: true,
             claims: Vec::new(),
         };

@@ -12,7 +12,7 @@ use crate::address::Address;
 use crate::incarnation::Incarnation;
 use crate::name::{Domain, Zone};
 use crate::register::{Epoch, Level, ObjectType, Register, State, Tx};
-use crate::server::ServerName;
+use crate::server::{Role, ServerName};
 use crate::strings::{Strings, StringsError, illegal};
 use crate::update::{BuildError, Change, RECORD_TTL_S, REGISTER_UPDATE_OCTETS_MAX, Update, encode, update};
 use crate::want::PoolName;
@@ -162,7 +162,7 @@ impl Claim {
 
 /// One message of a report.
 ///
-/// Its first record is its head: `v=hn1` `incarnation=` `from=` `plan=` `end=`; one record a claim follows.
+/// Its first record is its head: `v=hn1` `incarnation=` `from=` `plan=` `role=` `end=`; one record a claim follows.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Report {
     /// Who reports.
@@ -173,6 +173,8 @@ pub struct Report {
     pub from: u64,
     /// The highest plan that the server has seen.
     pub plan: u64,
+    /// The role that the server was last told to act in; `None`, and empty in the text, where it does not know.
+    pub role: Option<Role>,
     /// Whether the report is complete with this message.
     pub end: bool,
     /// Claims, at most 512.
@@ -186,6 +188,7 @@ impl Report {
             format!("incarnation={}", self.incarnation),
             format!("from={}", self.from),
             format!("plan={}", self.plan),
+            format!("role={}", self.role.map(|role| role.to_string()).unwrap_or_default()),
             format!("end={}", u8::from(self.end)),
         ]
     }
@@ -307,6 +310,10 @@ fn read_head<S: AsRef<[u8]>>(server: ServerName, strings: &[S]) -> Result<Report
         incarnation: strings.parse("incarnation")?,
         from: strings.number("from")?,
         plan: strings.number("plan")?,
+        role: match strings.take("role")? {
+            "" => None,
+            role => Some(role.parse().map_err(|_| illegal("role", role))?),
+        },
         end: match strings.take("end")? {
             "0" => false,
             "1" => true,

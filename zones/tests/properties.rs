@@ -132,6 +132,7 @@ proptest! {
         claims in proptest::collection::vec(any_claim(), 0..900),
         server in any_server(),
         (plan, incarnation) in any::<(u64, [u8; 16])>(),
+        role in proptest::option::of(any_role()),
     ) {
         let mut rest = &claims[..];
         let mut read_back = Vec::new();
@@ -142,6 +143,7 @@ proptest! {
                 incarnation: Incarnation(incarnation),
                 from: read_back.len() as u64,
                 plan,
+                role,
                 end: later.is_empty(),
                 claims: now.to_vec(),
             };
@@ -167,6 +169,7 @@ proptest! {
             incarnation: Incarnation([7; 16]),
             from: 0,
             plan: 3,
+            role: None,
             end: true,
             claims,
         };

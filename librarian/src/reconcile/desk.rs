@@ -238,17 +238,15 @@ impl Desk {
             }
         }
         let status = self.outcome(dir, rescued)?;
-        let step = Step::Open { plan: self.plan()? };
-        let plan = match &step {
-            Step::Open { plan } => plan.number,
-            _ => 0,
-        };
+        let (plan, roles) = (self.plan()?, self.ledger.lock().roles());
+        let number = plan.number;
+        let step = Step::Open { plan, roles };
         self.registry.submit(Proposal::Reconcile(step)).await?;
         tracing::info!(
             objects = status.objects,
             conflicts = status.conflicts_count,
             claimless = status.claimless_count,
-            plan,
+            plan = number,
             "the registry is reconciled and open"
         );
         Ok(())

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use zones::{Address, Claim, Claimed, Epoch, Report, ServerName, Standing};
+use zones::{Address, Claim, Claimed, Epoch, Report, Role, ServerName, Standing};
 
 /// Most contradictions that are kept with their names; more are counted.
 pub(crate) const CONFLICTS_MAX: usize = 1_000;
@@ -41,6 +41,8 @@ pub(crate) struct Progress {
     pub(crate) complete: bool,
     /// The highest plan that the server has seen.
     pub(crate) plan: u64,
+    /// The role that it was last told to act in, if it knows.
+    pub(crate) role: Option<Role>,
     /// When its last message was taken.
     pub(crate) heard: Instant,
 }
@@ -129,6 +131,7 @@ impl Ledger {
             claims: report.from + report.claims.len() as u64,
             complete: report.end,
             plan: report.plan,
+            role: report.role,
             heard: now,
         };
         self.reports.insert(report.server.clone(), progress);
@@ -166,6 +169,14 @@ impl Ledger {
     /// The highest plan that any server has seen.
     pub(crate) fn plan(&self) -> u64 {
         self.reports.values().map(|progress| progress.plan).max().unwrap_or(0)
+    }
+
+    /// The roles that servers know of.
+    pub(crate) fn roles(&self) -> BTreeMap<ServerName, Role> {
+        let known = self.reports.iter();
+        known
+            .filter_map(|(server, progress)| Some((server.clone(), progress.role?)))
+            .collect()
     }
 
     /// Contradictions, and how many more there are.
@@ -243,6 +254,7 @@ mod tests {
             incarnation: Incarnation([1; 16]),
             from,
             plan: from,
+            role: None,
             end,
             claims: (0..claims)
                 .map(|number| claim(&format!("1.{number}"), 1, Claimed::Owned))

@@ -1,5 +1,6 @@
 //! What a reconcile proposes to the registry's writer, and what each step changes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hickory_proto::op::ResponseCode;
@@ -45,6 +46,8 @@ pub enum Step {
     Open {
         /// The plan.
         plan: Plan,
+        /// The roles that servers were last told to act in, as far as they know.
+        roles: BTreeMap<ServerName, Role>,
     },
     /// A server joined anew, with nothing: if it was written off, that is over.
     Joined {
@@ -91,7 +94,7 @@ pub(crate) fn draft(draft: &mut Draft<'_>, step: &Step) -> Result<(), Refused> {
             freshen(draft, from, txs, &mut next.lock());
             Ok(())
         }
-        Step::Open { plan } => open(draft, plan),
+        Step::Open { plan, roles } => open(draft, plan, roles),
         Step::Joined { .. } => unreachable!("handled above"),
     }
 }
@@ -230,7 +233,7 @@ fn freshen(draft: &mut Draft<'_>, from: &str, txs: &[Tx], next: &mut Option<Stri
     }
 }
 
-fn open(draft: &mut Draft<'_>, plan: &Plan) -> Result<(), Refused> {
+fn open(draft: &mut Draft<'_>, plan: &Plan, roles: &BTreeMap<ServerName, Role>) -> Result<(), Refused> {
     let current = draft.plan().map_or(0, |plan| plan.number);
     if plan.parent != current || plan.number <= current {
         return Err(Refused::prohibited(format!(
@@ -244,7 +247,8 @@ fn open(draft: &mut Draft<'_>, plan: &Plan) -> Result<(), Refused> {
         let role = if reconcile.written_off.contains(&name) {
             Role::Failed
         } else {
-            role_after(server.role(), draft.published().naming(&name) > 0)
+            let last = roles.get(&name).copied().unwrap_or(server.role());
+            role_after(last, draft.published().naming(&name) > 0)
         };
         server.want = Want {
             role,
@@ -264,13 +268,13 @@ fn open(draft: &mut Draft<'_>, plan: &Plan) -> Result<(), Refused> {
 /// The role of a server after a reconcile: no move goes on, and what has objects serves.
 fn role_after(role: Role, has_objects: bool) -> Role {
     match role {
-        Role::Draining | Role::Refilling => Role::Serving,
-        Role::Free | Role::Reserve | Role::Empty if has_objects => Role::Serving,
+        Role::Draining | Role::Refilling | Role::Empty | Role::Free | Role::Reserve if has_objects => Role::Serving,
+        Role::Draining | Role::Empty => Role::Free,
+        Role::Refilling => Role::Serving,
         Role::Serving
         | Role::Free
         | Role::Reserve
         | Role::Cordoned
-        | Role::Empty
         | Role::Upgrading
         | Role::Validating
         | Role::Failed

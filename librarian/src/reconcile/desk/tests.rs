@@ -46,6 +46,7 @@ impl Restored {
             incarnation: Incarnation(self.registry.incarnation()),
             from,
             plan: 9,
+            role: None,
             end,
             claims,
         });
@@ -281,6 +282,7 @@ async fn report_to_another_registry_or_to_an_open_one_is_refused() {
         incarnation: Incarnation([9; 16]),
         from: 0,
         plan: 0,
+        role: None,
         end: true,
         claims: vec![claim("3.1", 1, Claimed::Owned)],
     };
