@@ -180,7 +180,7 @@ async fn believe(registers: &Registers, incarnation: Incarnation) -> Result<(), 
 }
 
 /// What an entry of the index says of its register; nothing, where this agent only prepares to take the object.
-fn claim(entry: &Entry) -> Option<Claim> {
+pub(crate) fn claim(entry: &Entry) -> Option<Claim> {
     let unknown = entry.tx.unwrap_or(Tx([0; 16]));
     let (what, epoch, tx) = match &entry.journal {
         Journal::Active { .. } => (Claimed::Owned, entry.epoch, unknown),

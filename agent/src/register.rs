@@ -326,7 +326,7 @@ impl Registers {
 
 #[cfg(test)]
 mod tests {
-    use zones::{Epoch, Level, Role, State, Tx};
+    use zones::{Epoch, Level, Role, Standing, State, Tx};
 
     use super::stub::Stub;
     use super::*;
@@ -454,6 +454,46 @@ mod tests {
             }
             other @ (Changed::Done | Changed::Unknown) => panic!("{other:?}"),
         }
+    }
+
+    #[tokio::test]
+    async fn registry_that_is_not_believed_is_neither_read_nor_changed() {
+        let stub = Stub::start().await;
+        let registers = stub.registers();
+        let known = fresh("1");
+        assert_eq!(registers.change(known.clone()).await, Changed::Done);
+        let told = |number, standing| {
+            Some(zones::Told {
+                incarnation: zones::Incarnation([number; 16]),
+                standing,
+            })
+        };
+        for standing in [Standing::Report, Standing::Reported, Standing::Open] {
+            stub.pool.lock().registry = told(2, standing);
+            assert!(registers.read(&known.new.address).await.is_err());
+            assert!(registers.wishes().await.is_err());
+            let messages = stub.pool.lock().messages;
+            assert_eq!(registers.change(fresh("2")).await, Changed::Unknown);
+            assert_eq!(stub.pool.lock().messages, messages, "a change was sent");
+        }
+        // Late answers of the old one are none.
+        stub.pool.lock().registry = told(1, Standing::Open);
+        assert!(registers.wishes().await.is_err());
+        assert!(registers.read(&known.new.address).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn reply_of_another_registry_settles_no_change() {
+        let stub = Stub::start().await;
+        let registers = stub.registers();
+        assert_eq!(registers.change(fresh("1")).await, Changed::Done);
+        // The change lands, and its reply is the first that names the other registry.
+        stub.pool.lock().registry = Some(zones::Told {
+            incarnation: zones::Incarnation([2; 16]),
+            standing: Standing::Report,
+        });
+        assert_eq!(registers.change(fresh("2")).await, Changed::Unknown);
+        assert!(!registers.trust().is_trusted());
     }
 
     #[tokio::test]

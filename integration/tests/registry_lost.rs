@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 use agent::client::{Client, ClientError, PutObject, Settings, WriteOptions};
 use anyhow::{Context, Result, bail, ensure};
 use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::RecordType;
 use integration::harness::Pool;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use zones::report::build_report;
 use zones::update::build_register_update;
-use zones::{Claim, Claimed, Register, Report};
+use zones::{Claim, Claimed, Epoch, Incarnation, Level, Register, Report};
 
 const DEMO: &str = env!("CARGO_BIN_EXE_demo");
 /// How long a reconcile of a few objects may take on a busy machine.
@@ -263,7 +264,7 @@ fn registry_is_rebuilt_from_nothing_through_kills_of_everybody() -> Result<()> {
 
     // An agent that died while it reported: the beginning of its report came, and no more.
     let s2 = dns::Client::new(&world.pool, "s2");
-    let told = s2.ask(&s2.domain.in_pool("s2"), hickory_proto::rr::RecordType::TXT)?;
+    let told = s2.ask(&s2.domain.in_pool("s2"), RecordType::TXT)?;
     let told = told.told.context("which registry answers")?;
     assert_eq!(told.standing, zones::Standing::Report);
     let begun = Report {
@@ -376,4 +377,88 @@ fn server_that_is_lost_is_written_off_by_name_and_stays_away() -> Result<()> {
     world.pool.librarian_within(WAIT, &["drain", "s1"])?;
     ensure!(!world.owned_by("s2")?.is_empty(), "nothing moved to s2");
     world.check()
+}
+
+#[test]
+fn stolen_agent_key_reports_for_its_own_server_alone() -> Result<()> {
+    let mut pool = Pool::builder(DEMO).servers(2).free(1).start()?;
+    for name in ["s1", "s2"] {
+        pool.kill_server(name)?;
+    }
+    pool.kill_librarian()?;
+    pool.librarian(&["rebuild", "--yes"])?;
+    pool.start_librarian()?;
+    let s2 = dns::Client::new(&pool, "s2");
+    let told = s2.ask(&s2.domain.in_pool("s2"), RecordType::TXT)?.told;
+    let told = told.context("which registry answers")?;
+    let claim = Claim {
+        address: "4.1".parse()?,
+        epoch: Epoch(3),
+        what: Claimed::Owned,
+        tx: dns::fresh_tx(),
+        kind: "photo".parse()?,
+        schema: 1,
+        level: Level(1),
+    };
+    let good = Report {
+        server: dns::server("s2"),
+        incarnation: told.incarnation,
+        from: 0,
+        plan: 0,
+        role: None,
+        end: false,
+        claims: vec![claim],
+    };
+    let send = |by: &dns::Client, report: &Report| -> Result<(ResponseCode, String)> {
+        let answer = by.exchange_tcp(build_report(&by.domain, dns::fresh_id(), report)?)?;
+        Ok((answer.code, answer.why().unwrap_or_default().to_owned()))
+    };
+    let other = Report {
+        server: dns::server("s1"),
+        ..good.clone()
+    };
+    let gap = Report {
+        from: 7,
+        ..good.clone()
+    };
+    let elsewhere = Report {
+        incarnation: Incarnation([0; 16]),
+        ..good.clone()
+    };
+    for (report, why) in [
+        (&other, "only server s1 reports"),
+        (&gap, "begin the report anew"),
+        (&elsewhere, "the report is to registry"),
+    ] {
+        let (code, said) = send(&s2, report)?;
+        ensure!(code == ResponseCode::Refused && said.contains(why), "{code} {said}");
+    }
+    for by in [dns::Client::new(&pool, "admin"), dns::Client::stranger(&pool)] {
+        assert_eq!(send(&by, &good)?.0, ResponseCode::Refused);
+    }
+    let mut broken = build_report(&s2.domain, dns::fresh_id(), &good)?;
+    let at = broken
+        .windows(7)
+        .position(|octets| octets == b"epoch=3")
+        .context("the claim")?;
+    broken[at + 6] = b'0';
+    let answer = s2.exchange_tcp(broken)?;
+    assert_eq!(answer.code, ResponseCode::FormErr);
+    ensure!(
+        answer.why().is_some_and(|why| why.contains("claim 0")),
+        "{:?}",
+        answer.why()
+    );
+    // None of it did anything; the good one does.
+    let status = || -> Result<Value> { Ok(serde_json::from_str(&pool.librarian(&["reconcile", "--json"])?.stdout)?) };
+    assert_eq!(
+        (&status()?["objects"], state_of(&status()?, "s2")),
+        (&json!(0), "silent")
+    );
+    assert_eq!(send(&s2, &good)?.0, ResponseCode::NoError);
+    assert_eq!(
+        (&status()?["objects"], state_of(&status()?, "s2")),
+        (&json!(1), "reporting")
+    );
+    Ok(())
 }
