@@ -194,7 +194,10 @@ fn old_backup_is_reconciled_with_what_happened_since() -> Result<()> {
     }
     world.delete("1.2")?;
     world.delete("1.30")?;
-    world.pool.librarian_within(WAIT, &["drain", "s1"])?;
+    // Three plans that the backup knows nothing of.
+    for command in ["drain", "refill", "drain"] {
+        world.pool.librarian_within(WAIT, &[command, "s1"])?;
+    }
     world.put("1.40")?;
     world.pool.kill_librarian()?;
     world.restore(&backup)?;

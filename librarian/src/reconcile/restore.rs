@@ -69,27 +69,13 @@ pub fn make(dir: &Path, domain: &Domain, from: Option<&Path>) -> Result<Made, Re
         return Err(RestoreError::Running { dir: dir.to_owned() });
     }
     let beside = dir.join(format!("{REGISTRY_FILE}.new"));
-    match std::fs::remove_file(&beside) {
-        Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(source) => return Err(RestoreError::Place { path: beside, source }),
+    remove(&beside)?;
+    let filled = fill(&beside, domain, from);
+    if filled.is_err() {
+        // Half a registry is none; the error says why.
+        let _ = remove(&beside);
     }
-    let mut creation = Creation::begin(&beside, &domain.to_string())?;
-    let incarnation = Incarnation(creation.incarnation());
-    let backup = match from {
-        Some(file) => {
-            let head = backup::read(file, &mut |entry| creation.add(entry))?;
-            if head.domain != domain.to_string() {
-                return Err(RestoreError::Domain {
-                    found: head.domain,
-                    expected: domain.to_string(),
-                });
-            }
-            Some(head)
-        }
-        None => None,
-    };
-    creation.finish()?;
+    let (incarnation, backup) = filled?;
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     let old = dir.join(format!(
         "{REGISTRY_FILE}.old-{}",
@@ -107,4 +93,78 @@ pub fn make(dir: &Path, domain: &Domain, from: Option<&Path>) -> Result<Made, Re
         backup,
         old,
     })
+}
+
+fn remove(path: &Path) -> Result<(), RestoreError> {
+    match std::fs::remove_file(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(RestoreError::Place {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+/// Makes a registry file, whole and durable on return.
+fn fill(path: &Path, domain: &Domain, from: Option<&Path>) -> Result<(Incarnation, Option<Head>), RestoreError> {
+    let mut creation = Creation::begin(path, &domain.to_string())?;
+    let incarnation = Incarnation(creation.incarnation());
+    let backup = match from {
+        Some(file) => {
+            let head = backup::read(file, &mut |entry| creation.add(entry))?;
+            if head.domain != domain.to_string() {
+                return Err(RestoreError::Domain {
+                    found: head.domain,
+                    expected: domain.to_string(),
+                });
+            }
+            Some(head)
+        }
+        None => None,
+    };
+    creation.finish()?;
+    Ok((incarnation, backup))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::{Registry, Settings};
+    use crate::testing::{Pool, domain};
+
+    #[tokio::test]
+    async fn what_cannot_be_restored_leaves_the_registry_as_it_was() {
+        let pool = Pool::new().await;
+        pool.create("s1", &["3.1"]).await;
+        let file = pool.dir.path().join("a.backup");
+        backup::write(&file, &pool.registry.snapshot().unwrap()).unwrap();
+        let running = make(pool.dir.path(), &domain(), Some(&file));
+        assert!(matches!(running, Err(RestoreError::Running { .. })), "{running:?}");
+        pool.registry.close().await;
+
+        let other = make(pool.dir.path(), &"other.internal".parse().unwrap(), Some(&file));
+        assert!(matches!(other, Err(RestoreError::Domain { .. })), "{other:?}");
+        let mut octets = std::fs::read(&file).unwrap();
+        octets.pop();
+        let torn = pool.dir.path().join("b.backup");
+        std::fs::write(&torn, octets).unwrap();
+        let torn = make(pool.dir.path(), &domain(), Some(&torn));
+        assert!(matches!(torn, Err(RestoreError::Backup(_))), "{torn:?}");
+        let same = Registry::open(&pool.path(), &domain(), Settings::default()).unwrap();
+        assert_eq!(same.incarnation(), pool.registry.incarnation());
+        assert!(same.view().reconcile().open);
+        same.close().await;
+        assert!(!pool.dir.path().join("registry.redb.new").exists());
+
+        let made = make(pool.dir.path(), &domain(), Some(&file)).unwrap();
+        let old = Registry::open(&made.old.unwrap(), &domain(), Settings::default()).unwrap();
+        assert_eq!(old.incarnation(), pool.registry.incarnation());
+        let registry = Registry::open(&pool.path(), &domain(), Settings::default()).unwrap();
+        assert_eq!(registry.incarnation(), made.incarnation.0);
+        assert_ne!(registry.incarnation(), pool.registry.incarnation());
+        assert!(!registry.view().reconcile().open);
+        assert!(registry.view().register(&"3.1".parse().unwrap()).is_some());
+        assert_eq!(registry.view().servers().len(), 5);
+    }
 }
