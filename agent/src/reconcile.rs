@@ -22,10 +22,12 @@ use zones::{Claim, Claimed, Incarnation, Report, Standing, Tx};
 
 use crate::control::Wanted;
 use crate::objects::Objects;
-use crate::register::{Phase, Registers, Unreachable};
+use crate::register::{Phase, Registers, ReportLine, Unreachable};
 use crate::store::{Entry, Journal};
 use crate::transfer::Barrier;
 
+/// Most times that one message of a report is sent, or that sending it is tried.
+const TRIES_MAX: u32 = 4;
 /// Pause after a report that broke off.
 const RETRY: Duration = Duration::from_secs(1);
 /// How long a complete report waits for the librarian's word that it is, before it is told again.
@@ -133,7 +135,7 @@ impl Reconciler {
             (wanted.plan, wanted.role())
         };
         let me = self.registers.me();
-        let mut line = self.registers.report_line().await?;
+        let mut line = None;
         let mut from = 0;
         for some in entries.chunks(CLAIMS_MAX) {
             let claims: Vec<Claim> = some.iter().filter_map(|entry| claim(entry)).collect();
@@ -149,7 +151,7 @@ impl Reconciler {
                     end: false,
                     claims: now.to_vec(),
                 };
-                self.registers.report(&mut line, &report).await?;
+                self.tell(&mut line, &report).await?;
                 from += now.len() as u64;
                 rest = later;
             }
@@ -163,9 +165,32 @@ impl Reconciler {
             end: true,
             claims: Vec::new(),
         };
-        self.registers.report(&mut line, &end).await?;
+        self.tell(&mut line, &end).await?;
         tracing::info!(claims = from, %incarnation, "told the registry what is here");
         Ok(())
+    }
+
+    /// Sends one message. After a broken connection it is sent again on a new one: repeated, it says the same.
+    async fn tell(&self, line: &mut Option<ReportLine>, report: &Report) -> Result<(), Unreachable> {
+        let mut tries = 1;
+        loop {
+            match self.tell_once(line, report).await {
+                Ok(()) => return Ok(()),
+                Err(error) if tries == TRIES_MAX => return Err(error),
+                Err(error) => tracing::debug!(%error, tries, "a part of the report was not taken"),
+            }
+            *line = None;
+            tries += 1;
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    async fn tell_once(&self, line: &mut Option<ReportLine>, report: &Report) -> Result<(), Unreachable> {
+        let open = match line.take() {
+            Some(open) => open,
+            None => self.registers.report_line().await?,
+        };
+        self.registers.report(line.insert(open), report).await
     }
 }
 

@@ -8,8 +8,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use hickory_proto::op::{Message, OpCode, ResponseCode};
 use zones::report::{ReportError, read_report, reporter};
 use zones::tsig::{sign_response, verify_request};
-use zones::update::{Change, read_changes, read_prerequisites, read_zone};
-use zones::{ExtendedError, Report, Signed, Told, Update, UpdateFormatError};
+use zones::update::{read_changes, read_prerequisites, read_zone};
+use zones::{ExtendedError, Report, ServerName, Signed, Told, Update, UpdateFormatError};
 
 use super::counters::Counters;
 use super::rate::{RateLimit, Rates};
@@ -53,6 +53,8 @@ pub(crate) struct Asked {
     by: By,
     update: Update,
     malformed: Option<UpdateFormatError>,
+    /// Whose report it is, if it is one.
+    reporter: Option<ServerName>,
     received: Instant,
     answer: Envelope,
 }
@@ -251,8 +253,12 @@ impl Service {
             Ok(changes) => (changes, None),
             Err(error) => (Vec::new(), Some(error)),
         };
+        let first = changes.first();
+        let reporter = first.and_then(|change| reporter(self.registry.view().domain(), change.name()));
+        // A report changes only what the registry lost, so it is not held up.
+        let weight = if reporter.is_some() { 1 } else { changes.len() };
         if let Some(signed) = &answer.signed
-            && let Err(wait) = self.rates.take(signed.key.name(), self.weight(&changes), received)
+            && let Err(wait) = self.rates.take(signed.key.name(), weight, received)
         {
             let why = format!("too many changes by this key: wait {} ms", wait.as_millis());
             return refuse(answer, &Refused::prohibited(why));
@@ -265,34 +271,23 @@ impl Service {
                 changes,
             },
             malformed,
+            reporter,
             received,
             answer,
         }))
     }
 
-    /// How many changes an update counts for. A report changes what the registry lost, so it is not held up.
-    fn weight(&self, changes: &[Change]) -> usize {
-        match changes.first() {
-            Some(first) if reporter(self.registry.view().domain(), first.name()).is_some() => 1,
-            Some(_) | None => changes.len(),
-        }
-    }
-
     /// The report in an update, if it is one and may be taken.
     fn report(&self, asked: &Asked) -> Result<Option<Report>, Refused> {
-        let domain = self.registry.view().domain().clone();
-        let named = asked
-            .update
-            .changes
-            .first()
-            .and_then(|change| reporter(&domain, change.name()));
-        let Some(server) = named else { return Ok(None) };
+        let Some(server) = &asked.reporter else {
+            return Ok(None);
+        };
         if asked.by != By::Agent(server.clone()) {
             return Err(Refused::prohibited(format!(
                 "only server {server} reports what it knows"
             )));
         }
-        let report = read_report(&domain, &asked.update).map_err(|error| match error {
+        let report = read_report(self.registry.view().domain(), &asked.update).map_err(|error| match error {
             ReportError::Head(_) | ReportError::Claim { .. } => {
                 Refused::with(ResponseCode::FormErr, crate::chain(&error))
             }
