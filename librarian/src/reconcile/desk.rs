@@ -305,7 +305,9 @@ impl Desk {
             let mut rows = registers.from(&from);
             for row in rows.by_ref().take(FRESHEN_STEP) {
                 let register = registers.register(row);
-                if ledger.holds(row, &register.address, register.epoch, &register.owner) {
+                // One that reported and was lost only then has nothing any more.
+                let written_off = view.reconcile().written_off.contains(&register.owner);
+                if !written_off && ledger.holds(row, &register.address, register.epoch, &register.owner) {
                     continue;
                 }
                 let _ = writeln!(all, "{} {} {}", register.address, register.owner, register.epoch);
@@ -315,7 +317,7 @@ impl Desk {
                         address: register.address.to_string(),
                         owner: register.owner.to_string(),
                         epoch: register.epoch.0,
-                        written_off: view.reconcile().written_off.contains(&register.owner),
+                        written_off,
                     });
                 }
             }

@@ -257,6 +257,23 @@ async fn server_that_is_written_off_is_not_waited_for_and_its_objects_are_listed
 }
 
 #[tokio::test]
+async fn server_that_is_lost_after_its_report_has_nothing_any_more() {
+    let restored = Restored::new(None).await;
+    let s1 = vec![claim("3.1", 1, Claimed::Owned), claim("3.2", 1, Claimed::Owned)];
+    restored.report("s1", 0, true, s1).await.unwrap();
+    restored
+        .report("s2", 0, true, vec![claim("3.2", 2, Claimed::Owned)])
+        .await
+        .unwrap();
+    restored.desk.write_off(&server("s1")).await.unwrap();
+    restored.report("s3", 0, true, Vec::new()).await.unwrap();
+    assert!(restored.run().await);
+    let status = restored.desk.status(&restored.registry.view(), restored.dir.path());
+    let listed: Vec<&str> = status.claimless.iter().map(|object| object.address.as_str()).collect();
+    assert_eq!((listed, status.claimless_count), (vec!["3.1"], 1));
+}
+
+#[tokio::test]
 async fn contradiction_is_listed_and_what_was_known_stands() {
     let restored = Restored::new(None).await;
     for name in ["s1", "s2", "s3"] {
