@@ -28,7 +28,8 @@ use crate::access::metrics::{self, Source};
 use crate::control::{Control, Figures, Told};
 use crate::home::Home;
 use crate::objects::{Objects, Settings};
-use crate::register::Registers;
+use crate::reconcile::Reconciler;
+use crate::register::{Phase, Registers, Trust};
 use crate::store::Store;
 use crate::transfer::{Room, Transfer, TransferSettings};
 use crate::vault::{harden, suite};
@@ -41,6 +42,11 @@ const BLOCKING_MAX: usize = 256;
 const BLOCKING_END: Duration = Duration::from_secs(5);
 /// Rounds of control that the window of heat has: a minute.
 const HEAT_ROUNDS: usize = 60;
+
+/// Why an agent that was written off does not serve.
+const WRITTEN_OFF: &str = "this server was written off when the registry was reconciled, and others own what it had: keep its \
+                           directory if anything in it is missed, empty it otherwise, and join anew with a token of `librarian \
+                           invite NAME --again`";
 
 /// What the ready line says.
 #[derive(Debug, Serialize)]
@@ -95,12 +101,17 @@ async fn serve(home: Home) -> Result<()> {
     let why = tokio::select! {
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "SIGINT",
+        () = agent.written_off.cancelled() => "written off",
     };
+    let written_off = agent.written_off.is_cancelled();
     watchdog.abort();
     notify(&[NotifyState::Stopping]);
     tracing::info!(why, "stopping");
     agent.stop().await;
     tracing::info!("stopped");
+    if written_off {
+        bail!(WRITTEN_OFF);
+    }
     Ok(())
 }
 
@@ -112,7 +123,10 @@ struct Agent {
     access: tokio::task::JoinHandle<()>,
     metrics: Option<tokio::task::JoinHandle<std::io::Result<()>>>,
     transfer: Transfer,
+    /// Cancelled when this server was written off.
+    written_off: CancellationToken,
     _control: AbortOnDropHandle<()>,
+    _reconciler: AbortOnDropHandle<()>,
 }
 
 impl Agent {
@@ -124,13 +138,18 @@ impl Agent {
             .context("open the store")??;
         let config = &home.config;
         tracing::info!(copies = entries.len(), commits = store.commits(), "store open");
+        let trust = Trust::open(&home.dir).context("read which registry is believed")?;
         let registers = Arc::new(Registers::new(
             config.domain.clone(),
             config.name.clone(),
             config.librarian.dns,
             home.key.clone(),
+            Arc::new(trust),
         ));
         check_index(&registers, &store).await?;
+        if *registers.trust().watch().borrow() == Phase::WrittenOff {
+            bail!(WRITTEN_OFF);
+        }
         let (control, wanted) = Control::open(&home.dir, Arc::clone(&registers)).context("read the plan number")?;
         let settings = Settings {
             queued_writes_max: config.access.queued_writes_max,
@@ -154,12 +173,21 @@ impl Agent {
             objects: Arc::clone(&objects),
             store: Arc::clone(objects.store()),
             registers: Arc::clone(&registers),
-            wanted,
+            wanted: wanted.clone(),
             open,
         };
         let transfer = Transfer::start(TransferSettings::of(config), room)
             .with_context(|| format!("listen on {} (listen.peer)", config.listen.peer))?;
         let peer = transfer.local_addr().context("read the port of listen.peer")?;
+        let written_off = CancellationToken::new();
+        let reconciler = Reconciler {
+            registers: Arc::clone(&registers),
+            objects: Arc::clone(&objects),
+            moves: transfer.barrier(),
+            wanted,
+            written_off: written_off.clone(),
+        };
+        let reconciler = AbortOnDropHandle::new(tokio::spawn(reconciler.run()));
         let listener = bind(config.listen.https, "listen.https").await?;
         let https = listener.local_addr().context("read the port of listen.https")?;
         let access = Access::new(
@@ -205,7 +233,9 @@ impl Agent {
             access,
             metrics,
             transfer,
+            written_off,
             _control: AbortOnDropHandle::new(control),
+            _reconciler: reconciler,
         })
     }
 
@@ -299,6 +329,11 @@ fn show(objects: &Objects, out: &mut String) {
         "agent_store_reserved_octets",
         "Octets set aside for copies to come.",
         usage.reserved,
+    );
+    gauge(
+        "agent_registry_held",
+        "1 while no register is read or changed because the registry is not reconciled with this server.",
+        u64::from(!objects.registers().trust().is_trusted()),
     );
     let mut counter = |name: &str, help: &str, value: u64| {
         metrics::head(out, name, "counter", help);

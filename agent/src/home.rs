@@ -9,6 +9,7 @@
 //! | `pool.key`                             | the pool's key of digests                               |
 //! | `keyring`, `index.redb`, `volumes/`    | the store (STORE.md)                                    |
 //! | `plan`                                 | the highest plan number seen                            |
+//! | `incarnation`                          | the registry that is believed, and those before it      |
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};

@@ -10,6 +10,7 @@ pub mod daemon;
 pub mod home;
 pub mod migration;
 pub mod objects;
+pub mod reconcile;
 pub mod register;
 pub mod store;
 pub mod transfer;

@@ -6,11 +6,14 @@ mod ask;
 mod line;
 mod peers;
 mod reads;
+mod report;
 #[cfg(test)]
 pub(crate) mod stub;
+mod trust;
 mod updater;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
@@ -18,13 +21,15 @@ use zones::has::Has;
 use zones::tsig::TsigKey;
 use zones::update::{self, RegisterChange};
 use zones::want::{PoolName, Want, Wish};
-use zones::{Address, Domain, Register, ServerName};
+use zones::{Address, Domain, Register, Report, ServerName};
 
 use crate::clock::BootInstant;
 use ask::{Answered, Asker};
 use peers::Peers;
 pub use peers::{Peer, PeerError};
 use reads::Reader;
+pub(crate) use report::ReportLine;
+pub use trust::{Phase, Trust};
 use updater::Updater;
 
 /// A register as the librarian showed it.
@@ -84,16 +89,20 @@ pub struct Registers {
     reader: Reader,
     updater: Updater,
     peers: Peers,
+    key: TsigKey,
+    trust: Arc<Trust>,
 }
 
 impl Registers {
     /// Speaks to the librarian at `librarian` as `me`, whose key is `key`. Needs a tokio runtime.
     #[must_use]
-    pub fn new(domain: Domain, me: ServerName, librarian: SocketAddr, key: TsigKey) -> Registers {
+    pub fn new(domain: Domain, me: ServerName, librarian: SocketAddr, key: TsigKey, trust: Arc<Trust>) -> Registers {
         Registers {
-            updater: Updater::start(domain.clone(), librarian, key.clone()),
+            updater: Updater::start(domain.clone(), librarian, key.clone(), Arc::clone(&trust)),
             reader: Reader::start(librarian, key.clone()),
-            asker: Asker::new(librarian, key),
+            asker: Asker::new(librarian, key.clone()),
+            key,
+            trust,
             peers: Peers::new(domain.clone()),
             domain,
             me,
@@ -112,11 +121,18 @@ impl Registers {
         &self.me
     }
 
+    /// Which registry is believed.
+    #[must_use]
+    pub fn trust(&self) -> &Arc<Trust> {
+        &self.trust
+    }
+
     /// Reads the register of an object, also of a deleted one.
     ///
     /// # Errors
     ///
-    /// [`Unreachable`] where no signed answer came, or one that is neither yes nor no.
+    /// [`Unreachable`] where no signed answer came, or one that is neither yes nor no, or one of a registry that is not
+    /// believed.
     pub async fn read(&self, address: &Address) -> Result<RegisterRead, Unreachable> {
         // An address without a name can have no register.
         let Ok(name) = self.domain.obj_name(address) else {
@@ -125,7 +141,9 @@ impl Registers {
                 register: None,
             });
         };
+        self.believed()?;
         let answered = self.reader.ask(name).await?;
+        self.hear(&answered)?;
         let records = self.records(&answered)?;
         match records.first() {
             None => Ok(RegisterRead {
@@ -143,8 +161,18 @@ impl Registers {
     }
 
     /// Changes a register by compare-and-swap, together with all other changes that wait now.
+    ///
+    /// A registry that is not believed is sent nothing, and its replies are none: [`Changed::Unknown`].
     pub async fn change(&self, change: RegisterChange) -> Changed {
-        self.updater.change(change).await
+        if !self.trust.is_trusted() {
+            return Changed::Unknown;
+        }
+        let changed = self.updater.change(change).await;
+        if self.trust.is_trusted() {
+            changed
+        } else {
+            Changed::Unknown
+        }
     }
 
     /// Asks what the controller wants of this server.
@@ -159,6 +187,8 @@ impl Registers {
             self.asker.ask(&want, RecordType::TXT),
             self.asker.ask(&todo, RecordType::TXT),
         )?;
+        self.hear(&want)?;
+        self.hear(&todo)?;
         let wanted = match self.records(&want)?.first() {
             Some(strings) => Some(Want::from_strings(strings).map_err(|error| self.not_understood(&error))?),
             None => None,
@@ -188,6 +218,8 @@ impl Registers {
             .asker
             .tell(&|id| build(id).expect("the same was built a moment ago"))
             .await?;
+        // What a server has is no register: every registry is told.
+        self.trust.hear(answered.answer.told);
         match answered.answer.code {
             ResponseCode::NoError => Ok(()),
             code => Err(self.asker.refused(code, &answered.answer)),
@@ -204,6 +236,7 @@ impl Registers {
             .asker
             .ask(&self.domain.in_pool(server.as_str()), RecordType::TXT)
             .await?;
+        self.trust.hear(answered.answer.told);
         match self.records(&answered)?.first() {
             Some(strings) => Has::from_strings(strings)
                 .map(Some)
@@ -226,6 +259,53 @@ impl Registers {
         self.peers.forget(server);
     }
 
+    /// Opens a connection for a report.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreachable`].
+    pub(crate) async fn report_line(&self) -> Result<ReportLine, Unreachable> {
+        let line = ReportLine::connect(self.asker.librarian(), self.key.clone(), self.domain.clone()).await;
+        line.map_err(|why| self.unreachable(why))
+    }
+
+    /// Tells a registry that is being reconciled a part of what this server knows; durable there on return.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreachable`], also where the librarian refuses it: the report is to be begun anew.
+    pub(crate) async fn report(&self, line: &mut ReportLine, report: &Report) -> Result<(), Unreachable> {
+        let answer = line.send(report).await.map_err(|why| self.unreachable(why))?;
+        self.trust.hear(answer.told);
+        match report::refusal(&answer) {
+            None => Ok(()),
+            Some(why) => Err(self.unreachable(why)),
+        }
+    }
+
+    /// Whether registers may be read and changed.
+    fn believed(&self) -> Result<(), Unreachable> {
+        match self.trust.is_trusted() {
+            true => Ok(()),
+            false => Err(self.unreachable("its registry is not reconciled with this server".to_owned())),
+        }
+    }
+
+    /// Takes in which registry answered; an error if the answer does not count.
+    fn hear(&self, answered: &Answered) -> Result<(), Unreachable> {
+        match self.trust.hear(answered.answer.told) {
+            true => Ok(()),
+            false => Err(self.unreachable("its registry is not reconciled with this server".to_owned())),
+        }
+    }
+
+    fn unreachable(&self, why: String) -> Unreachable {
+        Unreachable {
+            librarian: self.asker.librarian(),
+            why,
+        }
+    }
+
     /// The strings of each TXT record in an answer; none where the name or the type is absent.
     fn records(&self, answered: &Answered) -> Result<Vec<Vec<Box<[u8]>>>, Unreachable> {
         match answered.answer.code {
@@ -246,9 +326,7 @@ impl Registers {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use zones::{Epoch, Level, Role, State, Tx};
+    use zones::{Epoch, Level, Role, Standing, State, Tx};
 
     use super::stub::Stub;
     use super::*;
@@ -376,6 +454,46 @@ mod tests {
             }
             other @ (Changed::Done | Changed::Unknown) => panic!("{other:?}"),
         }
+    }
+
+    #[tokio::test]
+    async fn registry_that_is_not_believed_is_neither_read_nor_changed() {
+        let stub = Stub::start().await;
+        let registers = stub.registers();
+        let known = fresh("1");
+        assert_eq!(registers.change(known.clone()).await, Changed::Done);
+        let told = |number, standing| {
+            Some(zones::Told {
+                incarnation: zones::Incarnation([number; 16]),
+                standing,
+            })
+        };
+        for standing in [Standing::Report, Standing::Reported, Standing::Open] {
+            stub.pool.lock().registry = told(2, standing);
+            assert!(registers.read(&known.new.address).await.is_err());
+            assert!(registers.wishes().await.is_err());
+            let messages = stub.pool.lock().messages;
+            assert_eq!(registers.change(fresh("2")).await, Changed::Unknown);
+            assert_eq!(stub.pool.lock().messages, messages, "a change was sent");
+        }
+        // Late answers of the old one are none.
+        stub.pool.lock().registry = told(1, Standing::Open);
+        assert!(registers.wishes().await.is_err());
+        assert!(registers.read(&known.new.address).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn reply_of_another_registry_settles_no_change() {
+        let stub = Stub::start().await;
+        let registers = stub.registers();
+        assert_eq!(registers.change(fresh("1")).await, Changed::Done);
+        // The change lands, and its reply is the first that names the other registry.
+        stub.pool.lock().registry = Some(zones::Told {
+            incarnation: zones::Incarnation([2; 16]),
+            standing: Standing::Report,
+        });
+        assert_eq!(registers.change(fresh("2")).await, Changed::Unknown);
+        assert!(!registers.trust().is_trusted());
     }
 
     #[tokio::test]

@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use certs::{Anchor, Identity};
 use quinn::Endpoint;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -207,6 +207,21 @@ pub struct Transfer {
     counters: Arc<Counters>,
     stop: CancellationToken,
     engine: JoinHandle<()>,
+    events: mpsc::Sender<engine::Event>,
+}
+
+/// Waits for the steps of moves that were begun.
+#[derive(Clone, Debug)]
+pub struct Barrier {
+    events: mpsc::Sender<engine::Event>,
+}
+
+impl Barrier {
+    /// Resolves when every step that was begun before is durable; false if the moves have stopped.
+    pub async fn pass(&self) -> bool {
+        let (passed, barrier) = oneshot::channel();
+        self.events.send(engine::Event::Barrier(passed)).await.is_ok() && barrier.await.is_ok()
+    }
 }
 
 /// What moves work with.
@@ -252,7 +267,7 @@ impl Transfer {
             wanted: room.wanted,
             endpoint: endpoint.clone(),
             counters: Arc::clone(&counters),
-            events,
+            events: events.clone(),
             wishes,
             stop: stop.clone(),
         };
@@ -262,6 +277,7 @@ impl Transfer {
             counters,
             stop,
             engine,
+            events,
         })
     }
 
@@ -272,6 +288,14 @@ impl Transfer {
     /// The system's.
     pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
         self.endpoint.local_addr()
+    }
+
+    /// Where to wait for the steps of moves that were begun.
+    #[must_use]
+    pub fn barrier(&self) -> Barrier {
+        Barrier {
+            events: self.events.clone(),
+        }
     }
 
     /// What was moved, and what is open.

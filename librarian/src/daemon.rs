@@ -190,7 +190,9 @@ async fn parts(
             burst: config.changes_per_second.saturating_mul(4),
         },
     ));
+    let reconcile = Arc::clone(service.reconcile());
     let metrics = Metrics {
+        reconcile: Arc::clone(&reconcile),
         registry: registry.clone(),
         counters: Arc::clone(service.counters()),
     };
@@ -210,6 +212,8 @@ async fn parts(
         timeout: config.join_timeout,
     };
     let control = Control {
+        dir: dir.to_owned(),
+        reconcile: Arc::clone(&reconcile),
         registry: registry.clone(),
         keys,
         addresses,
@@ -238,6 +242,15 @@ async fn parts(
         let (registry, interval, stop) = (registry.clone(), config.controller_interval, stop.clone());
         async move {
             controller::run(registry, interval, stop).await;
+            Ok(())
+        }
+    });
+    tasks.spawn({
+        let (dir, stop) = (dir.to_owned(), stop.clone());
+        async move {
+            reconcile.run(&dir, stop.clone()).await;
+            // Nothing more to do; but the end of a part is the end of all.
+            stop.cancelled().await;
             Ok(())
         }
     });

@@ -3,7 +3,8 @@
 //! | in the directory        | is                                                              |
 //! |-------------------------|-----------------------------------------------------------------|
 //! | `librarian.toml`        | settings                                                        |
-//! | `registry.redb`         | the registry                                                    |
+//! | `registry.redb`         | the registry; `.old-<time>` behind it: one before a restore     |
+//! | `reconcile.json`, `reconcile-claimless.txt` | what the last reconcile found               |
 //! | `ca/ca.pem`, `ca/ca.key`| the pool's authority                                            |
 //! | `keys/<name>.key`       | TSIG keys of admin, servers and clients, as BIND key files      |
 //! | `pool.key`              | key of all digests in the pool, 64 hexadecimal digits           |
@@ -124,7 +125,8 @@ pub fn read(path: &Path, octets_max: u64) -> Result<String, FileError> {
     attempt().map_err(FileError::new("read", path))
 }
 
-fn sync_dir_of(path: &Path) -> io::Result<()> {
+/// Makes the names in a file's directory durable.
+pub(crate) fn sync_dir_of(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => File::open(dir)?.sync_all(),
         Some(_) | None => File::open(".")?.sync_all(),

@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod place;
 pub mod pool;
 pub mod random;
+pub mod reconcile;
 pub mod registry;
 mod transfer;
 pub mod trust;

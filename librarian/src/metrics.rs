@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use zones::Role;
 
 use crate::listen::Counters;
+use crate::reconcile::Desk;
 use crate::registry::{Registry, View};
 
 /// Content type of Prometheus' text format.
@@ -29,6 +30,8 @@ const GRACE: Duration = Duration::from_secs(1);
 /// What metrics are made of.
 #[derive(Clone)]
 pub struct Metrics {
+    /// Who is waited for, if the registry is reconciled.
+    pub reconcile: Arc<Desk>,
     /// Objects and servers.
     pub registry: Registry,
     /// What the listeners count.
@@ -79,8 +82,30 @@ impl Listener {
 
 async fn text(State(metrics): State<Metrics>) -> impl IntoResponse {
     let mut text = metrics.counters.to_prometheus();
-    gauges(&metrics.registry.view(), &mut text);
+    let view = metrics.registry.view();
+    gauges(&view, &mut text);
+    let waits_for = metrics.reconcile.waits_for(&view);
+    drop(view);
+    reconcile_gauges(waits_for.map(|servers| servers.len()), &mut text);
     ([(header::CONTENT_TYPE, TEXT)], text)
+}
+
+fn reconcile_gauges(waits_for: Option<usize>, text: &mut String) {
+    let lines = [
+        (
+            "librarian_registry_reconciling",
+            "1 while the registry is reconciled and no register changes.",
+            u64::from(waits_for.is_some()),
+        ),
+        (
+            "librarian_reconcile_servers_waited_for",
+            "Servers that have not reported to the reconcile yet.",
+            waits_for.unwrap_or(0) as u64,
+        ),
+    ];
+    for (name, help, value) in lines {
+        writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}").expect("writing to a string");
+    }
 }
 
 fn gauges(view: &View<'_>, text: &mut String) {

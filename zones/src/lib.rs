@@ -5,9 +5,11 @@
 
 pub mod address;
 pub mod has;
+pub mod incarnation;
 pub mod name;
 pub mod query;
 pub mod register;
+pub mod report;
 pub mod server;
 mod strings;
 pub mod transition;
@@ -17,9 +19,11 @@ pub mod want;
 
 pub use address::{Address, AddressError};
 pub use has::Has;
+pub use incarnation::{Incarnation, Standing, Told};
 pub use name::{Domain, NameError, Zone};
 pub use query::{Answer, ExtendedError};
 pub use register::{Epoch, Level, ObjectType, Register, RegisterError, State, Tx};
+pub use report::{Claim, Claimed, Report};
 pub use server::{Role, ServerName};
 pub use strings::StringsError;
 pub use transition::{Actor, PoolView, Refusal, judge};

@@ -8,6 +8,8 @@ use hickory_proto::rr::rdata::{SRV, TXT};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use hickory_proto::serialize::binary::DecodeError;
 
+use crate::incarnation::{INCARNATION_OPTION, Told};
+
 /// Largest answer that is asked for over UDP: what passes IPv6 paths whole (DNS flag day 2020).
 pub const UDP_PAYLOAD_OCTETS: u16 = 1232;
 /// Option code of an Extended DNS Error (RFC 8914 section 2).
@@ -80,6 +82,8 @@ pub struct Answer {
     pub additionals: Vec<Record>,
     /// Extended DNS Errors.
     pub extended_errors: Vec<ExtendedError>,
+    /// What a librarian tells whoever signed: which registry this is.
+    pub told: Option<Told>,
 }
 
 /// Why octets are no answer.
@@ -127,6 +131,10 @@ pub fn read_answer(octets: &[u8]) -> Result<Answer, AnswerError> {
             .collect(),
         None => Vec::new(),
     };
+    let told = message.edns.as_ref().and_then(|edns| {
+        let option = edns.option(EdnsCode::Unknown(INCARNATION_OPTION))?;
+        Told::from_option(option)
+    });
     Ok(Answer {
         id: message.metadata.id,
         code: message.metadata.response_code,
@@ -141,6 +149,7 @@ pub fn read_answer(octets: &[u8]) -> Result<Answer, AnswerError> {
             .filter(|record| record.record_type() != RecordType::TSIG)
             .collect(),
         extended_errors,
+        told,
     })
 }
 

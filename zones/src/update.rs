@@ -14,6 +14,7 @@ pub use build::{
     BuildError, HasUpdate, HasUpdateError, RECORD_TTL_S, REGISTER_UPDATE_OCTETS_MAX, RegisterChange, build_has_update,
     build_register_update, changes_that_fit, read_has_update,
 };
+pub(crate) use build::{encode, update};
 
 /// What has to hold before anything is changed (RFC 2136 section 2.4).
 #[derive(Clone, Debug, Eq, PartialEq)]

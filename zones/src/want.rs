@@ -4,6 +4,7 @@
 //! |-------------------|------|---------------------------------------------------|
 //! | `_want.s2.pool`   | TXT  | one [`Want`]                                      |
 //! | `_todo.s2.pool`   | TXT  | at most 64 [`Wish`]es, a record each              |
+//! | `_report.s2.pool` | TXT  | what it reports to a reconcile: never answered    |
 //! | `_place.pool`     | SRV  | servers that take new objects, the best first     |
 //!
 //! Specification: DESIGN.md section 5, PROTOCOL.md section 4.
@@ -178,6 +179,8 @@ pub enum PoolName {
     Want(ServerName),
     /// `_todo.s2.pool`: its per-object wishes.
     Todo(ServerName),
+    /// `_report.s2.pool`: what it reports to a registry that is being reconciled; taken, never answered.
+    Report(ServerName),
     /// `any.pool`: addresses of all serving agents.
     Any,
     /// `ns.pool`: the librarian.
@@ -209,6 +212,7 @@ impl PoolName {
             [server] => server.parse().ok().map(PoolName::Server),
             ["_want", server] => server.parse().ok().map(PoolName::Want),
             ["_todo", server] => server.parse().ok().map(PoolName::Todo),
+            ["_report", server] => server.parse().ok().map(PoolName::Report),
             [_, _, ..] => None,
         }
     }
@@ -227,6 +231,7 @@ impl PoolName {
             PoolName::Server(server) => domain.in_pool(server.as_str()),
             PoolName::Want(server) => below("_want", server),
             PoolName::Todo(server) => below("_todo", server),
+            PoolName::Report(server) => below("_report", server),
             PoolName::Any => domain.in_pool("any"),
             PoolName::Ns => domain.in_pool("ns"),
             PoolName::Place => domain.in_pool("_place"),
@@ -288,7 +293,8 @@ mod tests {
             ("pool.hypernet.internal.", PoolName::Apex),
             ("S2.pool.Hypernet.internal.", PoolName::Server(s2.clone())),
             ("_WANT.s2.pool.hypernet.internal.", PoolName::Want(s2.clone())),
-            ("_todo.s2.pool.hypernet.internal.", PoolName::Todo(s2)),
+            ("_todo.s2.pool.hypernet.internal.", PoolName::Todo(s2.clone())),
+            ("_report.s2.pool.hypernet.internal.", PoolName::Report(s2)),
             ("any.pool.hypernet.internal.", PoolName::Any),
             ("ns.pool.hypernet.internal.", PoolName::Ns),
             ("_place.pool.hypernet.internal.", PoolName::Place),

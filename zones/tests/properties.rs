@@ -7,11 +7,12 @@ use hickory_proto::rr::{Name, RecordType};
 use proptest::prelude::*;
 use zones::has::Has;
 use zones::query::{build_question, read_answer};
+use zones::report::{build_report, claims_that_fit, read_report};
 use zones::update::{build_has_update, build_register_update, changes_that_fit, read_has_update};
 use zones::want::PoolName;
 use zones::{
-    Address, Change, Domain, Epoch, Level, Prerequisite, Register, RegisterChange, Role, ServerName, State, Tx, Want,
-    Wish, Zone, read_update,
+    Address, Change, Claim, Claimed, Domain, Epoch, Incarnation, Level, Prerequisite, Register, RegisterChange, Report,
+    Role, ServerName, State, Tx, Want, Wish, Zone, read_update,
 };
 
 fn domain() -> Domain {
@@ -101,6 +102,90 @@ fn any_has() -> impl Strategy<Value = Has> {
             peer_port,
         },
     )
+}
+
+fn any_claim() -> impl Strategy<Value = Claim> {
+    let what = (0u8..5, any_server()).prop_map(|(what, server)| match what {
+        0 => Claimed::Owned,
+        1 => Claimed::Made,
+        2 => Claimed::Arriving { from: server },
+        3 => Claimed::Gone { to: server },
+        _ => Claimed::Deleted,
+    });
+    let rest = (any::<[u8; 16]>(), "[!-~]{1,64}", any::<u32>(), 1u8..);
+    (any_address(), 1u64.., what, rest).prop_map(|(address, epoch, what, (tx, kind, schema, level))| Claim {
+        address,
+        epoch: Epoch(epoch),
+        what,
+        tx: Tx(tx),
+        kind: kind.parse().unwrap(),
+        schema,
+        level: Level(level),
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn report_of_any_length_goes_in_whole_messages_and_reads_back(
+        claims in proptest::collection::vec(any_claim(), 0..900),
+        server in any_server(),
+        (plan, incarnation) in any::<(u64, [u8; 16])>(),
+        role in proptest::option::of(any_role()),
+    ) {
+        let mut rest = &claims[..];
+        let mut read_back = Vec::new();
+        while read_back.len() < claims.len() || read_back.is_empty() {
+            let (now, later) = rest.split_at(claims_that_fit(&domain(), rest));
+            let report = Report {
+                server: server.clone(),
+                incarnation: Incarnation(incarnation),
+                from: read_back.len() as u64,
+                plan,
+                role,
+                end: later.is_empty(),
+                claims: now.to_vec(),
+            };
+            let octets = build_report(&domain(), 7, &report).unwrap();
+            let update = read_update(&Message::from_vec(&octets).unwrap()).unwrap();
+            prop_assert_eq!(read_report(&domain(), &update).unwrap(), report);
+            read_back.extend_from_slice(now);
+            rest = later;
+            if claims.is_empty() {
+                break;
+            }
+        }
+        prop_assert_eq!(read_back, claims);
+    }
+
+    #[test]
+    fn report_with_any_octet_changed_is_read_or_refused(
+        claims in proptest::collection::vec(any_claim(), 1..4),
+        (at, octet) in any::<(prop::sample::Index, u8)>(),
+    ) {
+        let report = Report {
+            server: "s2".parse().unwrap(),
+            incarnation: Incarnation([7; 16]),
+            from: 0,
+            plan: 3,
+            role: None,
+            end: true,
+            claims,
+        };
+        let mut octets = build_report(&domain(), 7, &report).unwrap();
+        let at = at.index(octets.len());
+        octets[at] = octet;
+        if let Ok(message) = Message::from_vec(&octets)
+            && let Ok(update) = read_update(&message)
+            && let Ok(read) = read_report(&domain(), &update)
+        {
+            // What is read has one spelling: written again it reads the same.
+            let again = build_report(&domain(), 7, &read).unwrap();
+            let update = read_update(&Message::from_vec(&again).unwrap()).unwrap();
+            prop_assert_eq!(read_report(&domain(), &update).unwrap(), read);
+        }
+    }
 }
 
 proptest! {

@@ -3,7 +3,7 @@
 use hickory_proto::rr::{Name, RecordType};
 use zones::query::build_question;
 use zones::tsig::sign_request;
-use zones::{Address, Domain, Has, Register, TsigKey, Want, Wish};
+use zones::{Address, Claim, Domain, Has, Register, TsigKey, Want, Wish};
 
 const DOCUMENT: &str = include_str!("../PROTOCOL.md");
 
@@ -57,6 +57,10 @@ fn records_in_the_document_read_back() {
     assert_eq!(Has::from_strings(&has).unwrap().strings(), has);
     let want = line("_want.s2.pool");
     assert_eq!(Want::from_strings(&want).unwrap().strings(), want);
+    let report = block("claim=gone");
+    for claim in report.lines().filter(|line| line.contains("claim=")) {
+        assert_eq!(Claim::from_strings(&strings(claim)).unwrap().strings(), strings(claim));
+    }
     let wish = line("_todo.s2.pool");
     assert_eq!(Wish::from_strings(&wish).unwrap().strings(), wish);
 }

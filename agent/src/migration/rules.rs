@@ -140,11 +140,16 @@ fn sealed() -> Source {
 }
 
 fn recovered_destination(journal: DestinationJournal) -> Destination {
+    recovered_destination_at(Epoch(1), journal)
+}
+
+/// A destination of a move at this epoch.
+fn recovered_destination_at(epoch: Epoch, journal: DestinationJournal) -> Destination {
     let recovered = destination::Recovered {
         me: "s2".parse().unwrap(),
         from: "s1".parse().unwrap(),
         address: "1.2".parse().unwrap(),
-        epoch: Epoch(1),
+        epoch,
         tx: MOVE,
         journal,
         seed: SEED,
@@ -323,6 +328,33 @@ fn moved_copy_is_kept_until_the_register_is_above_its_epoch() {
         epoch: Epoch(4),
     };
     assert_eq!(feed(&mut source, now, input), [source::Action::Persist(forward)]);
+}
+
+#[test]
+fn commit_sent_copy_is_kept_while_the_register_is_older_than_the_move() {
+    // An old registry: the object is not there, or in the epoch before the move, or of another owner then.
+    for old in [None, Some(("s1", None)), Some(("s1", Some("s3"))), Some(("s3", None))] {
+        let mut destination = recovered_destination_at(
+            Epoch(3),
+            DestinationJournal::CommitSent {
+                copy: copy(),
+                commit_tx: COMMIT,
+            },
+        );
+        let input = destination::Input::Register {
+            question: Question(0),
+            register: old.map(|(owner, to)| register(2, owner, to, MOVE)),
+        };
+        destination.handle_input(at(0), input).unwrap();
+        let actions = destination_actions(&mut destination);
+        assert!(
+            actions
+                .iter()
+                .all(|action| matches!(action, destination::Action::Read { .. })),
+            "{old:?}: {actions:?}"
+        );
+        assert!(destination.poll_timeout().is_some(), "it asks again");
+    }
 }
 
 #[test]

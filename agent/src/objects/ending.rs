@@ -107,6 +107,7 @@ impl Objects {
     async fn settle_delete(self: &Arc<Self>, entry: Arc<Entry>, tx: Tx) -> Result<Written, WriteError> {
         let me = self.registers.me().clone();
         let mut deletion = Deletion::new(BootInstant::now(), me, entry.epoch, tx);
+        let mut settling = self.registers.trust().settling().await;
         let deleted = loop {
             match deletion.action() {
                 Action::Ask => match self.registers.read(&entry.address).await {
@@ -122,7 +123,9 @@ impl Objects {
                     deletion.changed(BootInstant::now(), &changed);
                 }
                 Action::Sleep(until) => {
+                    drop(settling);
                     sleep_until(until).await;
+                    settling = self.registers.trust().settling().await;
                     deletion.timeout(BootInstant::now());
                 }
                 Action::End(deleted) => break deleted,
@@ -164,6 +167,8 @@ impl Objects {
             entry: new,
         };
         self.commit_surely(&entry.address, change).await;
+        // Only now: a report tells what is durable, and nothing of this may become so behind it.
+        drop(settling);
         told
     }
 }

@@ -84,6 +84,7 @@ impl Objects {
 
     /// Sends and reads until the register has settled, then commits what it says.
     async fn settle_create(self: &Arc<Self>, entry: Arc<Entry>, mut create: Create) -> Result<Written, WriteError> {
+        let mut settling = self.registers.trust().settling().await;
         let created = loop {
             match create.action() {
                 Action::Send(new) => {
@@ -95,14 +96,16 @@ impl Objects {
                     Err(_) => create.unreachable(BootInstant::now()),
                 },
                 Action::Sleep(until) => {
+                    drop(settling);
                     sleep_until(until).await;
+                    settling = self.registers.trust().settling().await;
                     create.timeout(BootInstant::now());
                 }
                 Action::End(created) => break created,
             }
         };
         let gone = Change::Remove { seq: entry.seq };
-        match created {
+        let settled = match created {
             Created::Made => {
                 let active = NewEntry {
                     journal: Journal::Active { wait: None },
@@ -117,12 +120,10 @@ impl Objects {
             }
             Created::Lost(register) => {
                 self.commit_surely(&entry.address, gone).await;
-                if register.address != entry.address {
-                    return Err(WriteError::CaseClash {
-                        registered: register.address,
-                    });
-                }
                 match register.state {
+                    _ if register.address != entry.address => Err(WriteError::CaseClash {
+                        registered: register.address,
+                    }),
                     State::Deleted => Err(WriteError::Deleted),
                     State::Stable | State::Moving { .. } => Err(WriteError::Elsewhere {
                         owner: register.owner,
@@ -134,7 +135,10 @@ impl Objects {
                 self.commit_surely(&entry.address, gone).await;
                 Err(WriteError::NotServing { why })
             }
-        }
+        };
+        // Only now: a report tells what is durable, and nothing of this may become so behind it.
+        drop(settling);
+        settled
     }
 
     /// Commits what the register has settled. A disk that refuses is tried again: the register stands.

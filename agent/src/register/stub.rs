@@ -13,7 +13,8 @@ use zones::query::ExtendedError;
 use zones::tsig::{self, TsigKey};
 use zones::want::PoolName;
 use zones::{
-    Actor, Address, Change, Domain, Has, PoolView, Prerequisite, Register, Role, ServerName, Want, judge, read_update,
+    Actor, Address, Change, Domain, Has, Incarnation, PoolView, Prerequisite, Register, Report, Role, ServerName,
+    Standing, Told, Want, judge, read_update,
 };
 
 use super::line::{read_message, write_message};
@@ -42,6 +43,10 @@ pub(crate) struct Pool {
     pub(crate) truncate: bool,
     /// Nothing is answered.
     pub(crate) silent: bool,
+    /// What is told of the registry; unless said, that it is the first one and open.
+    pub(crate) registry: Option<Told>,
+    /// Messages of reports that were taken.
+    pub(crate) reports: Vec<Report>,
 }
 
 impl PoolView for Pool {
@@ -115,7 +120,8 @@ impl Stub {
     /// The librarian as another server sees it.
     pub(crate) fn registers_of(&self, server: &str) -> super::Registers {
         let key = TsigKey::new(server, &[7; 32]).unwrap();
-        super::Registers::new(self.domain.clone(), server.parse().unwrap(), self.address, key)
+        let trust = Arc::new(super::Trust::forgetful());
+        super::Registers::new(self.domain.clone(), server.parse().unwrap(), self.address, key, trust)
     }
 
     pub(crate) fn register(&self, address: &Address) -> Option<Register> {
@@ -167,6 +173,12 @@ impl Stub {
             }
             other => panic!("{other:?}"),
         }
+        let told = pool.registry.unwrap_or(Told {
+            incarnation: Incarnation([1; 16]),
+            standing: Standing::Open,
+        });
+        let edns = answer.edns.get_or_insert_with(hickory_proto::op::Edns::new);
+        edns.options_mut().insert(told.to_option());
         let mut octets = answer.to_vec().unwrap();
         tsig::sign_response(&mut octets, &signed.key, &signed.mac, now_s);
         Some(octets)
@@ -204,6 +216,10 @@ impl Stub {
 
     fn update(&self, pool: &mut Pool, request: &Message, me: &ServerName) -> Result<(), (ResponseCode, String)> {
         let update = read_update(request).unwrap();
+        if let Ok(report) = zones::report::read_report(&self.domain, &update) {
+            pool.reports.push(report);
+            return Ok(());
+        }
         if update.zone != *self.domain.zone(zones::Zone::Obj) {
             pool.told += 1;
             return Ok(());

@@ -10,6 +10,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_proto::op::ResponseCode;
@@ -20,9 +21,9 @@ use zones::tsig::{self, TsigKey};
 use zones::update::{self, RegisterChange};
 use zones::{Address, Domain, State};
 
-use super::Changed;
 use super::ask::may_be_forged;
 use super::line::{CONNECT_PAUSE, Line, frame, reply};
+use super::{Changed, Trust};
 use crate::clock;
 
 /// Most changes that wait for a message; whoever brings another one waits to hand it in.
@@ -62,12 +63,13 @@ struct Asker {
 
 impl Updater {
     /// Starts the task; it ends when the last handle is dropped.
-    pub(crate) fn start(domain: Domain, librarian: SocketAddr, key: TsigKey) -> Updater {
+    pub(crate) fn start(domain: Domain, librarian: SocketAddr, key: TsigKey, trust: Arc<Trust>) -> Updater {
         let (queue, waiting) = mpsc::channel(WAITING_MAX);
         let worker = Worker {
             domain,
             librarian,
             key,
+            trust,
             waiting,
             arrived: Batch::default(),
             openings: Batch::default(),
@@ -192,6 +194,7 @@ struct Worker {
     domain: Domain,
     librarian: SocketAddr,
     key: TsigKey,
+    trust: Arc<Trust>,
     waiting: mpsc::Receiver<Waiting>,
     /// Not sent yet, and somebody waits for it.
     arrived: Batch,
@@ -347,6 +350,10 @@ impl Worker {
             }
         }
         let flight = self.flights.remove(&answer.id).expect("just found");
+        // Of a registry that is not believed no word counts, neither yes nor no.
+        if !self.trust.hear(answer.told) && (answer.told.is_some() || answer.code == ResponseCode::NoError) {
+            return self.unanswered(flight.batch);
+        }
         match answer.code {
             ResponseCode::NoError => flight.batch.end(|_| Changed::Done),
             // The librarian does not know how it ended; the same as no reply.

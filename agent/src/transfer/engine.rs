@@ -11,7 +11,7 @@ mod notes;
 mod outgoing;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -112,6 +112,8 @@ pub(crate) enum Event {
         copy: Box<Copy>,
         leave: oneshot::Sender<Leave>,
     },
+    /// Tell when every step that was begun before is durable.
+    Barrier(oneshot::Sender<()>),
 }
 
 type Closing = BoxFuture<'static, (Id, u32, Result<Arc<Entry>, NotOwned>)>;
@@ -157,6 +159,11 @@ pub(crate) struct Engine {
     small_octets: u64,
     to_note: notes::Waiting,
     noting: usize,
+    /// Steps that are being made durable, and machines whose step the disk refused.
+    noting_steps: usize,
+    refused_steps: HashSet<(Side, Id)>,
+    /// Who waits until there are none.
+    barriers: Vec<oneshot::Sender<()>>,
     /// Copies that were given away, and when they may be removed; the earliest first.
     retired: VecDeque<(BootInstant, Arc<Entry>)>,
     /// Machines that remove such copies now.
@@ -190,6 +197,9 @@ impl Engine {
             small_octets: 0,
             to_note: notes::Waiting::default(),
             noting: 0,
+            noting_steps: 0,
+            refused_steps: HashSet::new(),
+            barriers: Vec::new(),
             retired: VecDeque::new(),
             reclaiming: 0,
             copies: 0,
@@ -230,6 +240,12 @@ impl Engine {
             self.fire();
             self.reclaim();
             self.drain();
+            if self.to_note.is_empty() && self.noting_steps == 0 && self.refused_steps.is_empty() {
+                for barrier in self.barriers.drain(..) {
+                    // Who waited may have gone.
+                    let _ = barrier.send(());
+                }
+            }
         }
         self.peers.close();
         info!(
@@ -289,6 +305,7 @@ impl Engine {
                 }
             }
             Event::WrittenLarge((id, number, outcome)) => self.written(id, number, outcome),
+            Event::Barrier(barrier) => self.barriers.push(barrier),
             Event::LargeOffer {
                 peer,
                 link,
@@ -303,8 +320,16 @@ impl Engine {
         }
     }
 
-    fn answered(&mut self, answer: Answer) {
+    fn answered(&mut self, mut answer: Answer) {
         let id = answer.id;
+        let trust = self.parts.registers.trust();
+        if answer.generation != trust.generation() || !trust.is_trusted() {
+            // Of a registry that is not believed, or was before another one came: it counts for nothing.
+            answer.said = match answer.said {
+                Said::Register { question, .. } | Said::Nothing { question } => Said::Nothing { question },
+                Said::Changed(_) => Said::Changed(crate::migration::ChangeOutcome::Unknown),
+            };
+        }
         match &answer.said {
             Said::Register { asked_at, .. } => self.heard = self.heard.max(Some(*asked_at)),
             Said::Nothing { .. } | Said::Changed(_) => {}
@@ -354,7 +379,13 @@ impl Engine {
             Asked::Read { question, .. } => Said::Nothing { question },
             Asked::Change { .. } => Said::Changed(crate::migration::ChangeOutcome::Unknown),
         };
-        self.answered(Answer { id, side, said });
+        let generation = self.parts.registers.trust().generation();
+        self.answered(Answer {
+            id,
+            side,
+            generation,
+            said,
+        });
     }
 
     /// How many machines are in which state.

@@ -38,6 +38,8 @@ pub(crate) enum Asked {
 pub(crate) struct Answer {
     pub(crate) id: Id,
     pub(crate) side: Side,
+    /// Of the trust in the registry, when it was asked.
+    pub(crate) generation: u64,
     pub(crate) said: Said,
 }
 
@@ -83,6 +85,7 @@ pub(crate) async fn run(registers: Arc<Registers>, mut wishes: mpsc::Receiver<Wi
 }
 
 async fn fulfil(registers: Arc<Registers>, wish: Wish) -> Answer {
+    let generation = registers.trust().generation();
     let said = match wish.what {
         Asked::Read { address, question } => match registers.read(&address).await {
             Ok(read) => Said::Register {
@@ -114,6 +117,7 @@ async fn fulfil(registers: Arc<Registers>, wish: Wish) -> Answer {
     Answer {
         id: wish.id,
         side: wish.side,
+        generation,
         said,
     }
 }

@@ -1,5 +1,7 @@
 //! Real agents on loopback: certificates, QUIC, disk, and a librarian that keeps registers.
 
+mod reconcile;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -28,7 +28,7 @@ use certs::Prefix;
 use hickory_proto::op::{Query, ResponseCode};
 use hickory_proto::rr::rdata::{NS, TXT};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
-use zones::{ExtendedError, ServerName, Zone};
+use zones::{ExtendedError, ServerName, Told, Zone};
 
 use crate::registry::View;
 use crate::registry::index::{MINIMUM_S, soa};
@@ -76,6 +76,8 @@ pub struct Response {
     pub additionals: Vec<Record>,
     /// Why, for people.
     pub error: Option<ExtendedError>,
+    /// Which registry this is, for whoever signed.
+    pub told: Option<Told>,
 }
 
 impl Response {

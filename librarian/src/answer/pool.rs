@@ -32,7 +32,7 @@ impl Question<'_> {
             }
             Some(PoolName::Any) if self.sight.servers => self.any(),
             Some(PoolName::Place) if self.sight.servers => self.place(),
-            Some(PoolName::Any | PoolName::Place | PoolName::Apex) | None => absent(),
+            Some(PoolName::Report(_) | PoolName::Any | PoolName::Place | PoolName::Apex) | None => absent(),
         }
     }
 

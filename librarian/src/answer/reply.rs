@@ -37,7 +37,12 @@ impl Transport {
 /// with nothing but TC if the rest does not fit either.
 #[must_use]
 pub fn encode(request: &Message, response: Response, octets_max: usize) -> Vec<u8> {
-    let mut message = head(request, response.rcode, response.error.as_ref());
+    let mut message = head(request, &response, response.error.as_ref());
+    let bare = Response {
+        rcode: response.rcode,
+        told: response.told,
+        ..Response::default()
+    };
     message.metadata.authoritative = response.authoritative;
     message.answers = response.answers;
     message.authorities = response.authorities;
@@ -56,10 +61,10 @@ pub fn encode(request: &Message, response: Response, octets_max: usize) -> Vec<u
     message.metadata.truncation = true;
     fitting(&message, octets_max).unwrap_or_else(|| {
         // One question and an OPT record with a text of at most 200 octets: the text has to go.
-        let mut bare = head(request, response.rcode, None);
-        bare.metadata.truncation = true;
-        fitting(&bare, octets_max)
-            .unwrap_or_else(|| header(request.metadata.id, request.metadata.op_code, response.rcode))
+        let mut shortest = head(request, &bare, None);
+        shortest.metadata.truncation = true;
+        fitting(&shortest, octets_max)
+            .unwrap_or_else(|| header(request.metadata.id, request.metadata.op_code, bare.rcode))
     })
 }
 
@@ -71,11 +76,11 @@ fn fitting(message: &Message, octets_max: usize) -> Option<Vec<u8>> {
 }
 
 /// A response without records: id, opcode, flags and question of the request, and OPT if the request has it.
-fn head(request: &Message, rcode: ResponseCode, error: Option<&ExtendedError>) -> Message {
+fn head(request: &Message, response: &Response, error: Option<&ExtendedError>) -> Message {
     let mut message = Message::new(request.metadata.id, MessageType::Response, request.metadata.op_code);
     message.metadata.recursion_desired = request.metadata.recursion_desired;
     message.metadata.checking_disabled = request.metadata.checking_disabled;
-    message.metadata.response_code = rcode;
+    message.metadata.response_code = response.rcode;
     message.queries.clone_from(&request.queries);
     if let Some(asked) = &request.edns {
         let mut edns = Edns::new();
@@ -83,6 +88,9 @@ fn head(request: &Message, rcode: ResponseCode, error: Option<&ExtendedError>) -
         edns.set_dnssec_ok(asked.flags().dnssec_ok);
         if let Some(error) = error {
             edns.options_mut().insert(error.to_option());
+        }
+        if let Some(told) = response.told {
+            edns.options_mut().insert(told.to_option());
         }
         message.edns = Some(edns);
     }

@@ -1,5 +1,5 @@
-//! The command line: `librarian init`, `run`, `invite`, `client add`, `where`, `name`, `pool`, `drain`, `refill` and
-//! `resolver-config`.
+//! The command line: `librarian init`, `run`, `invite`, `client add`, `where`, `name`, `pool`, `drain`, `refill`, `backup`,
+//! `restore`, `rebuild`, `reconcile` and `resolver-config`.
 //!
 //! Exit status: 0 done, 1 failed, 2 wrong usage. What was asked for goes to standard output, everything else to standard
 //! error. Errors say what to do.
@@ -8,6 +8,7 @@ mod client;
 mod init;
 mod invite;
 mod moves;
+mod registry;
 mod resolver;
 mod show;
 
@@ -152,6 +153,74 @@ While s2 is being drained, this turns the drain round.")]
         server: ServerName,
         #[command(flatten)]
         follow: Follow,
+    },
+    /// Save the registry to a file, while it serves or not; the file is read back.
+    #[command(after_help = "Example:
+  librarian backup /var/backups/librarian/
+  librarian backup registry.backup --json
+
+A backup holds what is registered: objects, servers and their roles, the operator's own records, plans. It holds no secret;
+librarian.toml, ca/, keys/, pool.key, servers/ and clients/ change seldom and are backed up by copying them.")]
+    Backup {
+        /// File to write, or a directory for a file with the time in its name.
+        #[arg(value_name = "FILE|DIR")]
+        target: PathBuf,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make the registry anew from a backup. Servers then report what has changed since; nothing changes until all have.
+    #[command(after_help = "Example:
+  librarian restore /var/backups/librarian/registry-hypernet.internal-20261127T101500Z.backup --dir /var/lib/librarian
+  librarian run --dir /var/lib/librarian
+  librarian reconcile --watch --dir /var/lib/librarian
+
+The librarian must not run. The registry that was there is kept beside the new one.")]
+    Restore {
+        /// A file that `librarian backup` wrote.
+        file: PathBuf,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make the registry anew from what servers report, without any backup.
+    #[command(after_help = "Example:
+  librarian rebuild --dir /var/lib/librarian
+  librarian run --dir /var/lib/librarian
+  librarian reconcile --watch --dir /var/lib/librarian
+
+Needs librarian.toml, ca/, keys/, pool.key and servers/ of the pool. What only a registry knows is lost: the operator's own
+records, delegations, roles (a server with objects serves), and deletions of servers that are written off.")]
+    Rebuild {
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// How far the reconcile after a restore or rebuild is, and what it found.
+    #[command(after_help = "Example:
+  librarian reconcile
+  librarian reconcile --watch
+  librarian reconcile --write-off s3
+  librarian reconcile --json | jq '.claimless[].address'")]
+    Reconcile {
+        /// Wait until the registry is open.
+        #[arg(long, conflicts_with = "write_off")]
+        watch: bool,
+        /// Go on without a server that is lost for good; asks twice.
+        #[arg(long, value_name = "SERVER")]
+        write_off: Option<ServerName>,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
     },
     /// Lines for a resolver in front of the librarian.
     #[command(after_help = "Example:
@@ -305,6 +374,16 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Pool { json } => show::pool(&dir, json),
         Command::Drain { server, into, follow } => moves::drain(&dir, &server, into.as_ref(), follow),
         Command::Refill { server, follow } => moves::refill(&dir, &server, follow),
+        Command::Backup { target, json } => registry::save(&dir, &target, json),
+        Command::Restore { file, yes, json } => registry::make(&dir, Some(&file), yes, json),
+        Command::Rebuild { yes, json } => registry::make(&dir, None, yes, json),
+        Command::Reconcile {
+            write_off: Some(server),
+            yes,
+            json,
+            ..
+        } => registry::write_off(&dir, &server, yes, json),
+        Command::Reconcile { watch, json, .. } => registry::status(&dir, watch, json),
         Command::ResolverConfig { kind } => resolver::print(&dir, kind),
     }
 }

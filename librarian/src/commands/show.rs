@@ -71,6 +71,12 @@ pub(super) fn pool(dir: &Path, json: bool) -> anyhow::Result<()> {
 
 fn overview(pool: &Pool) -> String {
     let mut lines = vec![format!("pool {}, {} objects", pool.domain, pool.objects)];
+    if let Some(waits_for) = &pool.reconcile {
+        lines.push(format!(
+            "the registry is being reconciled, no register changes; waits for {} (`librarian reconcile`)",
+            waits_for.join(", ")
+        ));
+    }
     if let Some(plan) = &pool.plan {
         let state = if plan.done {
             "done".to_owned()
@@ -164,6 +170,7 @@ mod tests {
         let pool = Pool {
             domain: "hypernet.internal.".to_owned(),
             objects: 0,
+            reconcile: None,
             plan: None,
             servers: Vec::new(),
         };

@@ -6,6 +6,7 @@ use zones::{Address, State};
 
 use super::words::{Place, Pool, Server, Where};
 use crate::pool::{PlanError, Progress, look};
+use crate::reconcile::Desk;
 use crate::registry::{self, View};
 
 /// Who holds an object; `None` if the address was never registered.
@@ -52,10 +53,13 @@ fn places(host: &registry::Host) -> impl Iterator<Item = SocketAddr> + '_ {
 }
 
 /// The pool at a glance.
-pub(super) fn pool(view: &View<'_>) -> Result<Pool, PlanError> {
+pub(super) fn pool(view: &View<'_>, reconcile: &Desk) -> Result<Pool, PlanError> {
     Ok(Pool {
         domain: view.domain().to_string(),
         objects: view.objects() as u64,
+        reconcile: reconcile
+            .waits_for(view)
+            .map(|servers| servers.iter().map(ToString::to_string).collect()),
         plan: Progress::of(&look(view)?),
         servers: view.servers().map(|server| one(view, server)).collect(),
     })

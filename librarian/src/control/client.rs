@@ -13,6 +13,8 @@ use crate::pool::Progress;
 
 /// How long the librarian may say nothing.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long it may say nothing while it does what takes long, such as saving a large registry to a slow disk.
+const LONG_PATIENCE: Duration = Duration::from_secs(3600);
 
 /// Why a command got no answer.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +48,15 @@ pub fn ask<T: DeserializeOwned>(dir: &Path, request: &Request) -> Result<T, AskE
     follow(dir, request, |_| ())
 }
 
+/// Asks for one answer that may take long.
+///
+/// # Errors
+///
+/// [`AskError`] says what to do.
+pub fn ask_patiently<T: DeserializeOwned>(dir: &Path, request: &Request) -> Result<T, AskError> {
+    exchange(dir, request, LONG_PATIENCE, |_| ())
+}
+
 /// Asks, and is told progress until the answer comes.
 ///
 /// # Errors
@@ -54,6 +65,15 @@ pub fn ask<T: DeserializeOwned>(dir: &Path, request: &Request) -> Result<T, AskE
 pub fn follow<T: DeserializeOwned>(
     dir: &Path,
     request: &Request,
+    progress: impl FnMut(&Progress),
+) -> Result<T, AskError> {
+    exchange(dir, request, PATIENCE, progress)
+}
+
+fn exchange<T: DeserializeOwned>(
+    dir: &Path,
+    request: &Request,
+    patience: Duration,
     mut progress: impl FnMut(&Progress),
 ) -> Result<T, AskError> {
     let broken = |source| AskError::Broken {
@@ -68,7 +88,7 @@ pub fn follow<T: DeserializeOwned>(
         Err(error) => return Err(broken(error)),
     };
     let limits = stream
-        .set_read_timeout(Some(PATIENCE))
+        .set_read_timeout(Some(patience))
         .and_then(|()| stream.set_write_timeout(Some(PATIENCE)));
     limits.map_err(broken)?;
     let mut line = serde_json::to_vec(request).expect("our own words are JSON");

@@ -17,7 +17,7 @@ pub mod words;
 
 use std::path::{Path, PathBuf};
 
-pub use client::{AskError, ask, follow};
+pub use client::{AskError, ask, ask_patiently, follow};
 pub use server::{Control, ControlError, Listener};
 
 /// Where the socket lies.

@@ -16,10 +16,11 @@ use zones::{Address, ServerName};
 
 use super::answers;
 use super::socket_path;
-use super::words::{Addresses, LINE_OCTETS_MAX, Line, Made, Request};
+use super::words::{Addresses, LINE_OCTETS_MAX, Line, Made, Request, Saved};
 use crate::keys::KeyRing;
 use crate::pool::controller::propose;
 use crate::pool::{self, Plan, PlanRefusal, Progress, Sight, look};
+use crate::reconcile::{Desk, backup};
 use crate::registry::Registry;
 
 /// Commands that are served at once; more wait in the kernel's queue.
@@ -33,8 +34,12 @@ const QUIET_MAX: Duration = Duration::from_secs(2);
 
 /// What commands may ask about and act on.
 pub struct Control {
+    /// The librarian's directory.
+    pub dir: PathBuf,
     /// The registry.
     pub registry: Registry,
+    /// Its reconcile.
+    pub reconcile: Arc<Desk>,
     /// The keys, to be read anew.
     pub keys: Arc<KeyRing>,
     /// Where the librarian listens.
@@ -164,7 +169,16 @@ async fn answer(control: &Control, request: Request, write: &mut OwnedWriteHalf)
             },
             Err(error) => refused(&error),
         },
-        Request::Pool => match answers::pool(&control.registry.view()) {
+        Request::Backup { file } => backup(control, file).await,
+        Request::Reconcile => done(&control.reconcile.status(&control.registry.view(), &control.dir)),
+        Request::WriteOff { server } => match server.parse::<ServerName>() {
+            Ok(server) => match control.reconcile.write_off(&server).await {
+                Ok(()) => done(&control.reconcile.status(&control.registry.view(), &control.dir)),
+                Err(error) => refused(&error),
+            },
+            Err(error) => refused(&error),
+        },
+        Request::Pool => match answers::pool(&control.registry.view(), &control.reconcile) {
             Ok(pool) => done(&pool),
             Err(error) => refused(&error),
         },
@@ -192,6 +206,23 @@ async fn made(control: &Control, make: impl FnOnce(&Sight) -> Result<Plan, PlanR
             plan: plan.number,
             goal: plan.goal.to_string(),
         }),
+        Err(error) => refused(&error),
+    }
+}
+
+/// Saves the registry beside its writer and the threads that answer questions.
+async fn backup(control: &Control, file: PathBuf) -> Line {
+    let snapshot = match control.registry.snapshot() {
+        Ok(snapshot) => snapshot,
+        Err(error) => return refused(&error),
+    };
+    let path = file.clone();
+    let saved = tokio::task::spawn_blocking(move || backup::write(&path, &snapshot)).await;
+    match saved.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())) {
+        Ok(head) => {
+            tracing::info!(file = %file.display(), entries = head.entries, "registry saved");
+            done(&Saved::of(file, &head))
+        }
         Err(error) => refused(&error),
     }
 }

@@ -1,17 +1,19 @@
 //! What commands ask the running librarian, and what it answers.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::pool::Progress;
+use crate::reconcile::backup::Head;
 
 /// Longest line either way.
 pub const LINE_OCTETS_MAX: usize = 1 << 20;
 
 /// What a command asks.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(tag = "command", rename_all = "lowercase", deny_unknown_fields)]
+#[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
     /// Where the librarian listens.
     Addresses,
@@ -24,6 +26,18 @@ pub enum Request {
     },
     /// The pool at a glance: [`Pool`].
     Pool,
+    /// Save the registry to a file: [`Saved`].
+    Backup {
+        /// Which file, with its whole path.
+        file: PathBuf,
+    },
+    /// How far the reconcile of the registry is: [`crate::reconcile::words::Status`].
+    Reconcile,
+    /// Reconcile without a server that is lost for good: [`crate::reconcile::words::Status`].
+    WriteOff {
+        /// Which.
+        server: String,
+    },
     /// Make a plan that empties a server: [`Made`].
     Drain {
         /// Which.
@@ -110,6 +124,9 @@ pub struct Pool {
     pub domain: String,
     /// Objects that are not deleted.
     pub objects: u64,
+    /// Servers that a reconcile of the registry waits for; absent if registers change as usual.
+    #[serde(default)]
+    pub reconcile: Option<Vec<String>>,
     /// The last plan and how far it is.
     pub plan: Option<Progress>,
     /// Every server that joined, by name.
@@ -155,6 +172,31 @@ pub struct Server {
     pub addresses: Vec<IpAddr>,
     /// Port of its HTTPS access.
     pub https_port: Option<u16>,
+}
+
+/// A backup that was written and read back.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Saved {
+    /// The file.
+    pub file: PathBuf,
+    /// The registry's incarnation.
+    pub incarnation: String,
+    /// Entries in it.
+    pub entries: u64,
+    /// When, in seconds since 1970.
+    pub saved_unix_s: u64,
+}
+
+impl Saved {
+    /// What a backup says of itself.
+    pub(crate) fn of(file: PathBuf, head: &Head) -> Saved {
+        Saved {
+            file,
+            incarnation: head.incarnation.to_string(),
+            entries: head.entries,
+            saved_unix_s: head.saved_unix_s,
+        }
+    }
 }
 
 /// A plan that became current.

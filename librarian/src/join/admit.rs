@@ -17,7 +17,8 @@ use zones::Domain;
 use crate::invite::{Invite, InviteError, Member};
 use crate::keys::{self, KeyRing, KeysError};
 use crate::random;
-use crate::registry::{Proposal, Registry, ServerChange, SubmitError};
+use crate::reconcile::Step;
+use crate::registry::{Proposal, Registry, SubmitError};
 use crate::trust::{self, TrustError};
 
 /// Lets servers in.
@@ -74,8 +75,8 @@ impl Desk {
         let _turn = self.turn.lock().await;
         let desk = Arc::clone(self);
         // Files are written and made durable beside the threads that answer questions.
-        let (add, answer) = off_thread(move || desk.write_down(&request, now)).await?;
-        self.registry.submit(Proposal::Server(add)).await?;
+        let (joined, answer) = off_thread(move || desk.write_down(&request, now)).await?;
+        self.registry.submit(Proposal::Reconcile(joined)).await?;
         let keys = Arc::clone(&self.keys);
         off_thread(move || keys.reload()).await?;
         tracing::info!(server = answer.server, "server joined");
@@ -83,7 +84,7 @@ impl Desk {
     }
 
     /// Everything up to the registry.
-    fn write_down(&self, request: &JoinRequest, now: UnixTime) -> Result<(ServerChange, JoinAnswer), AdmitError> {
+    fn write_down(&self, request: &JoinRequest, now: UnixTime) -> Result<(Step, JoinAnswer), AdmitError> {
         let fields = request.fields()?;
         let invite = Invite::find(&self.dir, &fields.server, &fields.secret, now)?;
         let pool_key = trust::pool_key(&self.dir)?;
@@ -101,8 +102,8 @@ impl Desk {
         };
         member.write(&self.dir)?;
         let tsig = keys::create(&self.dir, invite.server.as_str(), &random::octets())?;
-        let add = ServerChange::Add {
-            name: invite.server.clone(),
+        let joined = Step::Joined {
+            server: invite.server.clone(),
             role: invite.role,
         };
         tracing::info!(server = %invite.server, role = %invite.role, certificate = %serial, "invitation used");
@@ -116,7 +117,7 @@ impl Desk {
             tsig_key: tsig.to_bind_file().to_string(),
             pool_key: pool_key.to_string(),
         };
-        Ok((add, answer))
+        Ok((joined, answer))
     }
 }
 

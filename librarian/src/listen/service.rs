@@ -6,15 +6,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use hickory_proto::op::{Message, OpCode, ResponseCode};
+use zones::report::{ReportError, read_report, reporter};
 use zones::tsig::{sign_response, verify_request};
 use zones::update::{read_changes, read_prerequisites, read_zone};
-use zones::{ExtendedError, Signed, Update, UpdateFormatError};
+use zones::{ExtendedError, Report, ServerName, Signed, Told, Update, UpdateFormatError};
 
 use super::counters::Counters;
 use super::rate::{RateLimit, Rates};
 use crate::answer::reply::{Transport, encode, header};
 use crate::answer::{self, Asker, Network, Response, answer};
 use crate::keys::{Holder, KeyRing};
+use crate::reconcile::{Desk, Findings, Step};
 use crate::registry::{By, Proposal, Proposed, Refused, Registry, SubmitError};
 
 /// Octets of a DNS header.
@@ -33,6 +35,7 @@ pub struct Service {
     seed: AtomicU64,
     /// Updates that the registry has or had.
     proposed: AtomicU64,
+    reconcile: Arc<Desk>,
 }
 
 /// What is to be done with a message.
@@ -50,6 +53,8 @@ pub(crate) struct Asked {
     by: By,
     update: Update,
     malformed: Option<UpdateFormatError>,
+    /// Whose report it is, if it is one.
+    reporter: Option<ServerName>,
     received: Instant,
     answer: Envelope,
 }
@@ -58,6 +63,8 @@ pub(crate) struct Asked {
 pub(crate) struct Envelope {
     request: Message,
     signed: Option<Signed>,
+    /// What the answer tells of the registry; settled before the answer is made.
+    told: Option<Told>,
     octets_max: usize,
 }
 
@@ -66,6 +73,7 @@ pub(crate) struct Judging {
     proposed: Result<Proposed, SubmitError>,
     key: String,
     changes: usize,
+    report: Option<(Box<Report>, Findings)>,
     answer: Envelope,
 }
 
@@ -80,6 +88,7 @@ impl Service {
         rate: RateLimit,
     ) -> Service {
         Service {
+            reconcile: Arc::new(Desk::new(registry.clone())),
             registry,
             answers,
             networks,
@@ -95,6 +104,12 @@ impl Service {
     #[must_use]
     pub fn counters(&self) -> &Arc<Counters> {
         &self.counters
+    }
+
+    /// Where servers report when the registry is reconciled.
+    #[must_use]
+    pub fn reconcile(&self) -> &Arc<Desk> {
+        &self.reconcile
     }
 
     /// Updates handed to the registry so far.
@@ -165,13 +180,18 @@ impl Service {
                 return Handled::Reply(reply);
             }
         };
+        let key = signed.as_ref().and_then(|signed| keys.find(signed.key.name()));
+        let holder = key.map(|key| &key.holder);
+        let told = holder.map(|holder| match holder {
+            Holder::Agent(server) => self.reconcile.told(Some(server)),
+            Holder::Admin | Holder::Client { .. } => self.reconcile.told(None),
+        });
         let answer = Envelope {
             octets_max: transport.octets_max(request.edns.as_ref()),
             request,
             signed,
+            told,
         };
-        let key = answer.signed.as_ref().and_then(|signed| keys.find(signed.key.name()));
-        let holder = key.map(|key| &key.holder);
         if answer.request.edns.as_ref().is_some_and(|edns| edns.version() > 0) {
             count(ResponseCode::BADVERS);
             return Handled::Reply(answer.seal(with_rcode(ResponseCode::BADVERS)));
@@ -233,8 +253,12 @@ impl Service {
             Ok(changes) => (changes, None),
             Err(error) => (Vec::new(), Some(error)),
         };
+        let first = changes.first();
+        let reporter = first.and_then(|change| reporter(self.registry.view().domain(), change.name()));
+        // A report changes only what the registry lost, so it is not held up.
+        let weight = if reporter.is_some() { 1 } else { changes.len() };
         if let Some(signed) = &answer.signed
-            && let Err(wait) = self.rates.take(signed.key.name(), changes.len(), received)
+            && let Err(wait) = self.rates.take(signed.key.name(), weight, received)
         {
             let why = format!("too many changes by this key: wait {} ms", wait.as_millis());
             return refuse(answer, &Refused::prohibited(why));
@@ -247,20 +271,58 @@ impl Service {
                 changes,
             },
             malformed,
+            reporter,
             received,
             answer,
         }))
+    }
+
+    /// The report in an update, if it is one and may be taken.
+    fn report(&self, asked: &Asked) -> Result<Option<Report>, Refused> {
+        let Some(server) = &asked.reporter else {
+            return Ok(None);
+        };
+        if asked.by != By::Agent(server.clone()) {
+            return Err(Refused::prohibited(format!(
+                "only server {server} reports what it knows"
+            )));
+        }
+        let report = read_report(self.registry.view().domain(), &asked.update).map_err(|error| match error {
+            ReportError::Head(_) | ReportError::Claim { .. } => {
+                Refused::with(ResponseCode::FormErr, crate::chain(&error))
+            }
+            error => Refused::prohibited(error.to_string()),
+        })?;
+        self.reconcile.admit(&report)?;
+        Ok(Some(report))
     }
 
     /// Hands an update to the registry; waits only for a place in its queue.
     pub(crate) async fn propose(&self, asked: Asked) -> Judging {
         let key = asked.answer.key();
         let changes = asked.update.changes.len();
-        let proposal = Proposal::Update {
-            by: asked.by,
-            update: asked.update,
-            malformed: asked.malformed,
-            received: asked.received,
+        let mut report = None;
+        let proposal = match self.report(&asked) {
+            Ok(None) => Proposal::Update {
+                by: asked.by,
+                update: asked.update,
+                malformed: asked.malformed,
+                received: asked.received,
+            },
+            Ok(Some(read)) => {
+                let (read, findings) = (Box::new(read), Findings::default());
+                report = Some((read.clone(), Arc::clone(&findings)));
+                Proposal::Reconcile(Step::Merge { report: read, findings })
+            }
+            Err(refused) => {
+                return Judging {
+                    proposed: Err(SubmitError::Refused(refused)),
+                    key,
+                    changes,
+                    report,
+                    answer: asked.answer,
+                };
+            }
         };
         let proposed = self.registry.propose(proposal).await;
         self.proposed.fetch_add(1, Ordering::Relaxed);
@@ -268,6 +330,7 @@ impl Service {
             proposed,
             key,
             changes,
+            report,
             answer: asked.answer,
         }
     }
@@ -278,6 +341,7 @@ impl Service {
             proposed,
             key,
             changes,
+            report,
             answer,
         } = judging;
         let result = match proposed {
@@ -287,6 +351,9 @@ impl Service {
         let response = match &result {
             Ok(()) => {
                 tracing::debug!(key, changes, "update made");
+                if let Some((report, findings)) = &report {
+                    self.reconcile.took(report, findings);
+                }
                 Response::default()
             }
             Err(SubmitError::Refused(refused)) => {
@@ -307,7 +374,8 @@ impl Service {
 
 impl Envelope {
     /// The answer's octets, signed if the request was.
-    fn seal(&self, response: Response) -> Vec<u8> {
+    fn seal(&self, mut response: Response) -> Vec<u8> {
+        response.told = self.told;
         let Some(signed) = &self.signed else {
             return encode(&self.request, response, self.octets_max);
         };

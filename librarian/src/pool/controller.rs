@@ -24,6 +24,9 @@ pub async fn run(registry: Registry, interval: Duration, stop: CancellationToken
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
+        if !registry.view().reconcile().open {
+            continue;
+        }
         let sight = match look(&registry.view()) {
             Ok(sight) => sight,
             Err(error) => {

@@ -104,7 +104,9 @@ pub fn decide(sight: &Sight) -> Decision {
     if !frozen.is_empty() {
         return Decision::Write(frozen);
     }
-    let (source_name, target_name) = (plan.goal.source(), plan.goal.target());
+    let Some((source_name, target_name)) = plan.goal.parties() else {
+        return Decision::Rest;
+    };
     let (source, target) = match (sight.servers.get(source_name), sight.servers.get(target_name)) {
         (Some(source), Some(target)) => (source, target),
         (None, _) => return missing(source_name),
@@ -127,7 +129,7 @@ pub fn decide(sight: &Sight) -> Decision {
     }
     let write = |changes: &[(&ServerName, &Seen, Role, &[ServerName])]| Decision::Write(wants(plan, changes));
     let target_role = match plan.goal {
-        Goal::Drain { .. } => Role::Serving,
+        Goal::Drain { .. } | Goal::Settle => Role::Serving,
         Goal::Refill { .. } => Role::Refilling,
     };
     match source.want.role {

@@ -39,6 +39,23 @@ fn a_pool_without_a_plan_rests() {
 }
 
 #[test]
+fn the_plan_after_a_reconcile_moves_nothing_and_is_no_obstacle_to_the_next() {
+    let mut sight = pool();
+    let settle = Plan {
+        number: 9,
+        parent: 0,
+        goal: Goal::Settle,
+        homes: std::collections::BTreeMap::new(),
+    };
+    sight.apply_plan(settle);
+    // A server that joined since has an older want.
+    while act(&mut sight) {}
+    assert_eq!(decide(&sight), Decision::Rest);
+    assert!(sight.servers.values().all(|seen| seen.want.targets.is_empty()));
+    assert_eq!(drain(&sight, &name("s2"), None).unwrap().number, 10);
+}
+
+#[test]
 fn a_new_plan_freezes_every_want_first() {
     let mut sight = pool();
     let moving = sight.servers.get_mut(&name("s1")).unwrap();

@@ -22,7 +22,8 @@ pub struct Plan {
     pub homes: BTreeMap<ServerName, ServerName>,
 }
 
-/// What a plan wants done. Both move every object off one server onto another; they differ in whose idea of home that is.
+/// What a plan wants done. A drain and a refill move every object off one server onto another; they differ in whose idea of
+/// home that is.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Goal {
     /// Every object off `server`, into a free one; `server` is free afterwards.
@@ -39,6 +40,8 @@ pub enum Goal {
         /// The one that took them.
         from: ServerName,
     },
+    /// Nothing moves: the first plan after a reconcile, which every server takes for new.
+    Settle,
 }
 
 /// A document is not a plan that this release can read.
@@ -65,24 +68,17 @@ struct Document {
 enum GoalText {
     Drain { server: String, into: String },
     Refill { server: String, from: String },
+    Settle,
 }
 
 impl Goal {
-    /// The server that is emptied.
+    /// The server that is emptied and the one that takes the objects, if any move.
     #[must_use]
-    pub fn source(&self) -> &ServerName {
+    pub fn parties(&self) -> Option<(&ServerName, &ServerName)> {
         match self {
-            Goal::Drain { server, .. } => server,
-            Goal::Refill { from, .. } => from,
-        }
-    }
-
-    /// The server that takes the objects.
-    #[must_use]
-    pub fn target(&self) -> &ServerName {
-        match self {
-            Goal::Drain { into, .. } => into,
-            Goal::Refill { server, .. } => server,
+            Goal::Drain { server, into } => Some((server, into)),
+            Goal::Refill { server, from } => Some((from, server)),
+            Goal::Settle => None,
         }
     }
 }
@@ -92,6 +88,7 @@ impl fmt::Display for Goal {
         match self {
             Goal::Drain { server, into } => write!(f, "drain {server} into {into}"),
             Goal::Refill { server, from } => write!(f, "refill {server} from {from}"),
+            Goal::Settle => write!(f, "settle after a reconcile"),
         }
     }
 }
@@ -111,6 +108,7 @@ impl Plan {
                     server: server.to_string(),
                     from: from.to_string(),
                 },
+                Goal::Settle => GoalText::Settle,
             },
             homes: self
                 .homes
@@ -146,6 +144,7 @@ impl Plan {
                 server: server(filled)?,
                 from: server(from)?,
             },
+            GoalText::Settle => Goal::Settle,
         };
         let homes = document
             .homes
@@ -172,11 +171,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn plan_document_comes_back(drains: bool, number in 1u64.., a in "s[a-z0-9]{1,13}", b in "t[a-z0-9]{1,13}") {
-            let goal = if drains {
-                Goal::Drain { server: name(&a), into: name(&b) }
-            } else {
-                Goal::Refill { server: name(&a), from: name(&b) }
+        fn plan_document_comes_back(what in 0..3, number in 1u64.., a in "s[a-z0-9]{1,13}", b in "t[a-z0-9]{1,13}") {
+            let goal = match what {
+                0 => Goal::Drain { server: name(&a), into: name(&b) },
+                1 => Goal::Refill { server: name(&a), from: name(&b) },
+                _ => Goal::Settle,
             };
             let plan = Plan { number, parent: number - 1, goal, homes: [(name(&a), name(&b))].into() };
             prop_assert_eq!(Plan::read(number, &plan.document()).expect("own document"), plan);

@@ -34,14 +34,15 @@ impl Progress {
     pub fn of(sight: &Sight) -> Option<Progress> {
         let plan = sight.plan.as_ref()?;
         let decision = decide(sight);
-        let source = sight.servers.get(plan.goal.source());
+        let parties = plan.goal.parties();
+        let source = parties.and_then(|(source, _)| sight.servers.get(source));
         Some(Progress {
             plan: plan.number,
             goal: plan.goal.to_string(),
             done: decision == Decision::Rest,
-            from: plan.goal.source().to_string(),
+            from: parties.map_or_else(String::new, |(source, _)| source.to_string()),
             role: source.map_or_else(String::new, |source| source.want.role.to_string()),
-            into: plan.goal.target().to_string(),
+            into: parties.map_or_else(String::new, |(_, target)| target.to_string()),
             objects_left: source.map_or(0, |source| source.owned),
             bytes_left: source.map_or(0, |source| if source.owned == 0 { 0 } else { source.bytes() }),
             waits: match decision {

@@ -91,7 +91,7 @@ pub fn drain(sight: &Sight, server: &ServerName, into: Option<&ServerName>) -> R
                 };
                 Ok(make(sight, goal))
             }
-            Goal::Refill { .. } | Goal::Drain { .. } => Err(busy(plan)),
+            Goal::Refill { .. } | Goal::Drain { .. } | Goal::Settle => Err(busy(plan)),
         };
     }
     match source.want.role {
@@ -165,7 +165,7 @@ pub fn refill(sight: &Sight, server: &ServerName) -> Result<Plan, PlanRefusal> {
                 };
                 Ok(make(sight, goal))
             }
-            Goal::Refill { .. } | Goal::Drain { .. } => Err(busy(plan)),
+            Goal::Refill { .. } | Goal::Drain { .. } | Goal::Settle => Err(busy(plan)),
         };
     }
     let no_home = || PlanRefusal::NoHome { server: server.clone() };
@@ -209,6 +209,8 @@ fn busy(plan: &Plan) -> PlanRefusal {
         reverse: match &plan.goal {
             Goal::Drain { server, .. } => format!("refill {server}"),
             Goal::Refill { server, .. } => format!("drain {server}"),
+            // Over as soon as its wants are written.
+            Goal::Settle => "pool".to_owned(),
         },
     }
 }
@@ -224,6 +226,7 @@ fn make(sight: &Sight, goal: Goal) -> Plan {
         Goal::Refill { server, .. } => {
             homes.remove(server);
         }
+        Goal::Settle => {}
     }
     Plan {
         number: parent + 1,

@@ -25,7 +25,12 @@ fn a_drain_goes_into_the_roomiest_free_server() {
     assert_eq!((new.number, new.parent), (1, 0));
     assert_eq!(new.goal.to_string(), "drain s2 into s4");
     assert_eq!(
-        drain(&sight, &name("s2"), Some(&name("s3"))).unwrap().goal.target(),
+        drain(&sight, &name("s2"), Some(&name("s3")))
+            .unwrap()
+            .goal
+            .parties()
+            .unwrap()
+            .1,
         &name("s3")
     );
 }

@@ -3,15 +3,16 @@
 //! A message is judged on what is published plus the earlier members of its group; its own changes join the group only
 //! when all of it is allowed. Nothing of a draft is seen by any answer.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use hickory_proto::rr::{Name, RecordType};
 use zones::name::label_count;
 use zones::{Address, PoolView, Register, Role, ServerName, State, Wish};
 
-use super::entry::{Entry, Plan, RecordZone, Serials};
+use super::entry::{Entry, Plan, Reconcile, RecordZone, Serials};
 use super::index::Index;
+use super::registers::Registers;
 use super::server::Server;
 use super::zone::{NameKey, Node};
 
@@ -23,6 +24,7 @@ pub(crate) struct Overlay {
     servers: BTreeMap<ServerName, Server>,
     plan: Option<Arc<Plan>>,
     serials: Option<Serials>,
+    reconcile: Option<Arc<Reconcile>>,
 }
 
 impl Overlay {
@@ -33,6 +35,7 @@ impl Overlay {
         self.servers.extend(later.servers);
         self.plan = later.plan.or(self.plan.take());
         self.serials = later.serials.or(self.serials);
+        self.reconcile = later.reconcile.or(self.reconcile.take());
     }
 }
 
@@ -137,6 +140,28 @@ impl<'a> Draft<'a> {
         self.own.plan = Some(Arc::new(plan));
     }
 
+    /// Whether registers may change, and who was written off.
+    pub(crate) fn reconcile(&self) -> &Arc<Reconcile> {
+        let drafted = self.own.reconcile.as_ref().or(self.group.reconcile.as_ref());
+        drafted.unwrap_or_else(|| self.index.reconcile())
+    }
+
+    pub(crate) fn put_reconcile(&mut self, reconcile: Reconcile) {
+        self.own.reconcile = Some(Arc::new(reconcile));
+    }
+
+    /// Servers that are published or drafted, by name.
+    pub(crate) fn server_names(&self) -> BTreeSet<ServerName> {
+        let published = self.index.servers().map(|server| &server.name);
+        let drafted = self.group.servers.keys().chain(self.own.servers.keys());
+        published.chain(drafted).cloned().collect()
+    }
+
+    /// The published registers, without what this group changes.
+    pub(crate) fn published(&self) -> &'a Registers {
+        &self.index.registers
+    }
+
     /// Serials before this message.
     pub(crate) fn serials(&self) -> Serials {
         self.group.serials.unwrap_or_else(|| self.index.serials())
@@ -188,6 +213,9 @@ impl<'a> Draft<'a> {
             }
         }
         changes.entries.extend(self.own.plan.iter().cloned().map(Entry::Plan));
+        changes
+            .entries
+            .extend(self.own.reconcile.iter().cloned().map(Entry::Reconcile));
         if self.names_changed || answers_changed {
             let mut serials = self.serials();
             serials.obj = next_serial(serials.obj);

@@ -7,16 +7,18 @@
 //! | 3 | server | name, lost u8, want strings, then u8 1 and HTTPS port u16, addresses as text, has strings, or u8 0 |
 //! | 4 | plan | number u64, parent u64, document behind u32 |
 //! | 5 | serials | obj, tree, pool, each u32 |
+//! | 6 | reconcile | open u8, names of servers that were written off |
 //!
 //! Numbers are big-endian, a text has its length before it as u16, a list its count as u16. An entry replaces every
 //! earlier one of the same thing, so the log read in order gives the state, whatever earlier entries were dropped.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use hickory_proto::rr::{Name, RData, RecordType};
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder, BinEncodable, BinEncoder, NameEncoding, Restrict};
-use zones::{Epoch, Has, Level, Register, State, Tx, Want};
+use zones::{Epoch, Has, Level, Register, ServerName, State, Tx, Want};
 
 use super::bytes::{Damaged, Reader, Writer};
 use super::server::{Host, Server};
@@ -44,6 +46,25 @@ pub struct Plan {
     pub document: String,
 }
 
+/// Whether registers may change, and which servers were written off to get there.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Reconcile {
+    /// Registers may change; if not, what servers know of them is being collected.
+    pub open: bool,
+    /// Servers that were written off by name: until they join anew they may change nothing.
+    pub written_off: BTreeSet<ServerName>,
+}
+
+impl Default for Reconcile {
+    /// A registry that was never restored.
+    fn default() -> Self {
+        Reconcile {
+            open: true,
+            written_off: BTreeSet::new(),
+        }
+    }
+}
+
 /// Which ordinary zone a node lies in.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(crate) enum RecordZone {
@@ -61,6 +82,7 @@ pub(crate) enum Entry {
     Server(Box<Server>),
     Plan(Arc<Plan>),
     Serials(Serials),
+    Reconcile(Arc<Reconcile>),
 }
 
 impl Entry {
@@ -82,6 +104,13 @@ impl Entry {
                 [serials.obj, serials.tree, serials.pool]
                     .iter()
                     .for_each(|serial| out.u32(*serial));
+            }
+            Entry::Reconcile(reconcile) => {
+                out.u8(6);
+                out.u8(u8::from(reconcile.open));
+                out.list(reconcile.written_off.iter(), |out, server| {
+                    out.octets(server.as_str().as_bytes());
+                });
             }
         }
         out.0
@@ -107,6 +136,10 @@ impl Entry {
                 tree: from.u32()?,
                 pool: from.u32()?,
             }),
+            6 => Entry::Reconcile(Arc::new(Reconcile {
+                open: from.u8()? != 0,
+                written_off: from.list(Reader::parsed)?.into_iter().collect(),
+            })),
             _ => return Err(Damaged("an unknown tag")),
         };
         from.end()?;
@@ -388,6 +421,11 @@ mod tests {
                 tree: 2,
                 pool: 3,
             }),
+            Entry::Reconcile(Arc::new(Reconcile::default())),
+            Entry::Reconcile(Arc::new(Reconcile {
+                open: false,
+                written_off: ["s3".parse().unwrap(), "s9".parse().unwrap()].into(),
+            })),
         ] {
             assert_eq!(Entry::from_bytes(&entry.to_bytes()), Ok(entry));
         }

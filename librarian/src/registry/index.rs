@@ -7,7 +7,7 @@ use hickory_proto::rr::rdata::{NS, SOA};
 use hickory_proto::rr::{Name, RData, RecordType};
 use zones::{Domain, ServerName, Zone};
 
-use super::entry::{Entry, Plan, RecordZone, Serials};
+use super::entry::{Entry, Plan, Reconcile, RecordZone, Serials};
 use super::registers::{Registers, key_of};
 use super::server::Server;
 use super::zone::{Node, Records, RrSet};
@@ -29,6 +29,7 @@ pub(crate) struct Index {
     servers: BTreeMap<ServerName, (Server, u64)>,
     plans: BTreeMap<u64, (Arc<Plan>, u64)>,
     serials: (Serials, u64),
+    reconcile: (Arc<Reconcile>, u64),
 }
 
 impl Index {
@@ -47,6 +48,7 @@ impl Index {
             servers: BTreeMap::new(),
             plans: BTreeMap::new(),
             serials: (first, 0),
+            reconcile: (Arc::default(), 0),
         }
     }
 
@@ -67,6 +69,7 @@ impl Index {
                 self.plans.insert(plan.number, (plan, seq));
             }
             Entry::Serials(serials) => self.serials = (serials, seq),
+            Entry::Reconcile(reconcile) => self.reconcile = (reconcile, seq),
         }
     }
 
@@ -87,6 +90,7 @@ impl Index {
             Entry::Server(server) => self.servers.get(&server.name).map(|(_, seq)| *seq),
             Entry::Plan(plan) => self.plans.get(&plan.number).map(|(_, seq)| *seq),
             Entry::Serials(_) => Some(self.serials.1),
+            Entry::Reconcile(_) => Some(self.reconcile.1),
         };
         kept == Some(seq)
     }
@@ -110,13 +114,14 @@ impl Index {
                 self.plans.insert(plan.number, (Arc::clone(plan), seq));
             }
             Entry::Serials(_) => self.serials.1 = seq,
+            Entry::Reconcile(_) => self.reconcile.1 = seq,
         }
     }
 
     /// Entries that count.
     pub(crate) fn entries(&self) -> u64 {
         let things =
-            self.registers.len() + self.apex.len() + self.tree.len() + self.servers.len() + self.plans.len() + 1;
+            self.registers.len() + self.apex.len() + self.tree.len() + self.servers.len() + self.plans.len() + 2;
         things as u64
     }
 
@@ -146,6 +151,10 @@ impl Index {
 
     pub(crate) fn serials(&self) -> Serials {
         self.serials.0
+    }
+
+    pub(crate) fn reconcile(&self) -> &Arc<Reconcile> {
+        &self.reconcile.0
     }
 }
 

@@ -25,7 +25,7 @@ mod view;
 pub(crate) mod zone;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use hickory_proto::op::ResponseCode;
@@ -34,13 +34,14 @@ use tokio::sync::{mpsc, oneshot};
 use zones::Domain;
 
 use commit::{Envelope, Writer};
-pub use entry::{Plan, Serials};
+pub use entry::{Plan, Reconcile, Serials};
 pub(crate) use entry::{RecordZone, wire};
 use index::Index;
 pub use proposal::{By, PLAN_OCTETS_MAX, Proposal, Refused, ServerChange, WantsChange};
 pub use server::{ADDRESSES_MAX, Host, Server};
-pub use storage::StorageError;
+pub(crate) use storage::{Creation, check_entry};
 use storage::{RedbStorage, Storage};
+pub use storage::{Snapshot, StorageError};
 pub use view::View;
 
 /// How the registry works.
@@ -79,6 +80,8 @@ struct Shared {
 pub struct Registry {
     shared: Arc<Shared>,
     queue: mpsc::Sender<Envelope>,
+    /// Of snapshots; gone when the file is let go of.
+    source: Weak<redb::Database>,
 }
 
 /// A change that the writer has.
@@ -122,7 +125,9 @@ impl Registry {
     pub fn open(path: &Path, domain: &Domain, settings: Settings) -> Result<Registry, StorageError> {
         let storage = RedbStorage::open(path, &domain.to_string())?;
         let incarnation = storage.incarnation;
-        Registry::load(Box::new(storage), incarnation, domain, settings)
+        let source = storage.source();
+        let registry = Registry::load(Box::new(storage), incarnation, domain, settings)?;
+        Ok(Registry { source, ..registry })
     }
 
     fn load(
@@ -174,7 +179,11 @@ impl Registry {
             .name("registry".to_owned())
             .spawn(move || writer.run(waiting))
             .expect("the system gives one more thread at start");
-        Ok(Registry { shared, queue })
+        Ok(Registry {
+            shared,
+            queue,
+            source: Weak::new(),
+        })
     }
 
     /// A consistent view of what is durable, as of now. It holds publishing up: take it, read, let it go; never hold it
@@ -216,6 +225,15 @@ impl Registry {
         }
     }
 
+    /// The registry as it is durable now, to be read beside its writer.
+    ///
+    /// # Errors
+    ///
+    /// [`SnapshotError`].
+    pub fn snapshot(&self) -> Result<Snapshot, SnapshotError> {
+        Snapshot::take(&self.source)?.ok_or(SnapshotError::Closed)
+    }
+
     /// Proposals that wait in the queue.
     #[must_use]
     pub fn waiting(&self) -> usize {
@@ -227,6 +245,18 @@ impl Registry {
     pub fn incarnation(&self) -> [u8; 16] {
         self.shared.incarnation
     }
+}
+
+/// Why there is no snapshot.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SnapshotError {
+    /// The file is not held any more.
+    #[error("the registry is closed: the librarian is stopping")]
+    Closed,
+    /// The file cannot be read.
+    #[error("the registry cannot be read")]
+    Storage(#[from] StorageError),
 }
 
 impl From<SubmitError> for ResponseCode {

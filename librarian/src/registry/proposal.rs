@@ -9,7 +9,7 @@ use zones::{ExtendedError, Role, ServerName, UpdateFormatError, Want, Wish};
 use super::draft::Draft;
 use super::entry::Plan;
 use super::server::Server;
-use crate::update;
+use crate::{reconcile, update};
 
 /// Longest document of a plan, in octets.
 pub const PLAN_OCTETS_MAX: usize = 1 << 20;
@@ -43,6 +43,8 @@ pub enum Proposal {
     Server(ServerChange),
     /// A new current plan; its parent must be the current one (0 if there is none).
     Plan(Plan),
+    /// A step of a reconcile.
+    Reconcile(reconcile::Step),
 }
 
 /// What servers should do, decided under a plan from the wants as they were read.
@@ -95,6 +97,22 @@ impl Refused {
         Refused::with(ResponseCode::Refused, why)
     }
 
+    /// A refusal with rcode REFUSED of what will be allowed later.
+    pub(crate) fn not_ready(why: impl Into<String>) -> Refused {
+        Refused {
+            rcode: ResponseCode::Refused,
+            info_code: ExtendedError::NOT_READY,
+            why: why.into(),
+        }
+    }
+
+    /// What changes of registers, wants and plans get until the registry is reconciled.
+    pub(crate) fn reconciling() -> Refused {
+        Refused::not_ready(
+            "the registry is being reconciled: nothing changes until every server has reported, see `librarian reconcile`",
+        )
+    }
+
     /// A refusal with another rcode.
     pub(crate) fn with(rcode: ResponseCode, why: impl Into<String>) -> Refused {
         let info_code = match rcode {
@@ -121,9 +139,11 @@ pub(crate) fn draft(draft: &mut Draft<'_>, proposal: &Proposal) -> Result<(), Re
             malformed,
             received,
         } => update::apply(draft, by, update, malformed.as_ref(), *received),
+        Proposal::Wants(_) | Proposal::Plan(_) if !draft.reconcile().open => Err(Refused::reconciling()),
         Proposal::Wants(change) => draft_wants(draft, change),
         Proposal::Server(change) => draft_server(draft, change),
         Proposal::Plan(plan) => draft_plan(draft, plan),
+        Proposal::Reconcile(step) => reconcile::draft(draft, step),
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use parking_lot::RwLockReadGuard;
 use zones::{Address, Domain, Register, ServerName};
 
-use super::entry::{Plan, Serials};
+use super::entry::{Plan, Reconcile, Serials};
 use super::index::Index;
 use super::registers::key_of;
 use super::server::Server;
@@ -114,6 +114,12 @@ impl<'a> View<'a> {
     #[must_use]
     pub fn plan_numbered(&self, number: u64) -> Option<&Arc<Plan>> {
         self.index.plan_numbered(number)
+    }
+
+    /// Whether registers may change, and who was written off.
+    #[must_use]
+    pub fn reconcile(&self) -> &Arc<Reconcile> {
+        self.index.reconcile()
     }
 
     /// Serials of the composed zones.

@@ -8,7 +8,8 @@
 //! | the domain | admin | any records, as RFC 2136 says |
 //!
 //! The order is the RFC's: zone (section 3.1), prerequisites (3.2), permission (3.3), form of the changes and the changes
-//! (3.4). Departure: whoever is neither agent nor admin is refused before any of it, since prerequisites would tell a
+//! (3.4). Departures: while the registry is reconciled, and to a server that was written off, refusals come before the
+//! prerequisites; whoever is neither agent nor admin is refused before any of it, since prerequisites would tell a
 //! stranger what exists.
 
 mod apex;
@@ -34,6 +35,7 @@ pub(crate) fn apply(
     received: Instant,
 ) -> Result<(), Refused> {
     let zone = served_zone(draft.domain(), update)?;
+    stand(draft, by, zone)?;
     for prerequisite in &update.prerequisites {
         prerequisite::check(draft, zone, prerequisite)?;
     }
@@ -57,6 +59,24 @@ fn served_zone(domain: &Domain, update: &Update) -> Result<Zone, Refused> {
         let why = format!("{} is no zone of this server", update.zone);
         Refused::with(ResponseCode::NotAuth, why)
     })
+}
+
+/// While the registry is reconciled no register changes; a server that was written off changes nothing at all. Before the
+/// prerequisites: what they would tell may be old.
+fn stand(draft: &Draft<'_>, by: &By, zone: Zone) -> Result<(), Refused> {
+    let reconcile = draft.reconcile();
+    match by {
+        By::Agent(server) if reconcile.written_off.contains(server) => {
+            return Err(Refused::prohibited(format!(
+                "server {server} was written off: empty its directory and join anew (`librarian invite {server} --again`)"
+            )));
+        }
+        By::Agent(_) | By::Admin => {}
+    }
+    match zone {
+        Zone::Obj | Zone::Tree if !reconcile.open => Err(Refused::reconciling()),
+        Zone::Obj | Zone::Tree | Zone::Pool | Zone::Apex => Ok(()),
+    }
 }
 
 fn permit(by: &By, zone: Zone) -> Result<(), Refused> {

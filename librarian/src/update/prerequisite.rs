@@ -67,9 +67,15 @@ pub(super) fn sets(draft: &Draft<'_>, zone: Zone, name: &Name) -> Vec<(RecordTyp
                 .server(&server)
                 .map(|server| vec![(RecordType::TXT, vec![text(&server.want.strings())])])
                 .unwrap_or_default(),
-            Some(PoolName::Todo(_) | PoolName::Apex | PoolName::Any | PoolName::Ns | PoolName::Place) | None => {
-                Vec::new()
-            }
+            Some(
+                PoolName::Todo(_)
+                | PoolName::Report(_)
+                | PoolName::Apex
+                | PoolName::Any
+                | PoolName::Ns
+                | PoolName::Place,
+            )
+            | None => Vec::new(),
         },
         Zone::Tree => records(draft, RecordZone::Tree, name),
         Zone::Apex => records(draft, RecordZone::Apex, name),

@@ -272,7 +272,8 @@ pub fn read_has_update(domain: &Domain, update: &Update) -> Result<HasUpdate, Ha
     }
 }
 
-fn update(domain: &Domain, id: u16, zone: Zone) -> Message {
+/// An update of a zone without anything in it.
+pub(crate) fn update(domain: &Domain, id: u16, zone: Zone) -> Message {
     let mut message = Message::new(id, MessageType::Query, OpCode::Update);
     message.add_query(Query::query(domain.zone(zone).clone(), RecordType::SOA));
     // Only who speaks EDNS is told why an update was refused (RFC 8914 section 3).
@@ -288,7 +289,7 @@ fn of_class(class: DNSClass, mut record: Record) -> Record {
 }
 
 /// Encodes a message whole: hickory would cut one that is too large and set TC.
-fn encode(message: &Message, changes: usize) -> Result<Vec<u8>, BuildError> {
+pub(crate) fn encode(message: &Message, changes: usize) -> Result<Vec<u8>, BuildError> {
     let octets = message.to_vec()?;
     let truncated = octets[2] & 0x02 != 0;
     if truncated || octets.len() > REGISTER_UPDATE_OCTETS_MAX {

@@ -273,6 +273,7 @@ impl Engine {
         while self.noting < NOTES_RUNNING_MAX && !self.to_note.is_empty() {
             let notes = self.to_note.next();
             self.noting += 1;
+            self.noting_steps += notes.len();
             let (objects, events) = (Arc::clone(&self.parts.objects), self.parts.events.clone());
             tokio::spawn(async move {
                 let (whose, steps): (Vec<_>, Vec<_>) = notes
@@ -316,6 +317,11 @@ impl Engine {
     /// Tells the machine how its step ended.
     pub(super) fn noted(&mut self, noted: Noted) {
         let id = noted.id;
+        self.noting_steps -= 1;
+        match &noted.outcome {
+            Outcome::Failed => self.refused_steps.insert((noted.side, id)),
+            Outcome::Durable(_) | Outcome::NotOwned => self.refused_steps.remove(&(noted.side, id)),
+        };
         match (noted.side, noted.outcome) {
             (Side::Source, Outcome::Durable(entry)) => {
                 match noted.kind {

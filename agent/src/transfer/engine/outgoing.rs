@@ -458,6 +458,8 @@ impl Engine {
                 .is_some_and(|outgoing| outgoing.machine.destination() == peer)
         };
         match (id.filter(of_peer), reply) {
+            // While another registry is told what is here, no ownership changes; the destination says it again.
+            (Some(_), Reply::Fenced { .. }) if !self.parts.registers.trust().is_trusted() => {}
             (Some(id), reply) => self.feed_source(id, Input::Peer(reply)),
             (None, Reply::Fenced { epoch }) => {
                 // The machine is gone; the journal says whether this agent has stopped.

@@ -1,0 +1,311 @@
+//! This agent's part in a reconcile: it tells a new registry everything that it durably knows of registers.
+//!
+//! ```text
+//!  another registry answers --> answers stop counting --> what follows from earlier ones is durable
+//!     --> noted: reports to this one --> snapshot of the index, told in messages --> waits --> open --> noted: believed
+//! ```
+//!
+//! The order matters: a step that rests on an answer of before and became durable after the snapshot would make two owners.
+//! While registers are neither read nor changed no ownership changes here, so the snapshot stays true until the registry opens,
+//! and a report that broke off is simply begun anew.
+//!
+//! Specification: DESIGN.md section 6, PROTOCOL.md section 13.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use zones::report::{CLAIMS_MAX, claims_that_fit};
+use zones::{Claim, Claimed, Incarnation, Report, Standing, Tx};
+
+use crate::control::Wanted;
+use crate::objects::Objects;
+use crate::register::{Phase, Registers, ReportLine, Unreachable};
+use crate::store::{Entry, Journal};
+use crate::transfer::Barrier;
+
+/// Most times that one message of a report is sent, or that sending it is tried.
+const TRIES_MAX: u32 = 4;
+/// Pause after a report that broke off.
+const RETRY: Duration = Duration::from_secs(1);
+/// How long a complete report waits for the librarian's word that it is, before it is told again.
+const WORD_WAIT: Duration = Duration::from_secs(5);
+
+/// What a report is made of.
+#[derive(Debug)]
+pub struct Reconciler {
+    /// The librarian.
+    pub registers: Arc<Registers>,
+    /// What is told.
+    pub objects: Arc<Objects>,
+    /// The moves.
+    pub moves: Barrier,
+    /// The highest plan.
+    pub wanted: watch::Receiver<Wanted>,
+    /// Cancelled when this server was written off.
+    pub written_off: CancellationToken,
+}
+
+/// Why a report broke off.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error(transparent)]
+    Unreachable(#[from] Unreachable),
+    #[error("note which registry is reported to")]
+    Note(#[source] io::Error),
+    #[error("the moves have stopped")]
+    Stopped,
+}
+
+impl Reconciler {
+    /// Reports whenever a new registry asks for it; returns when this server was written off.
+    pub async fn run(self) {
+        let trust = Arc::clone(self.registers.trust());
+        let mut phases = trust.watch();
+        loop {
+            let phase = *phases.borrow_and_update();
+            let done = match phase {
+                Phase::Trusted => Ok(()),
+                Phase::WrittenOff => {
+                    self.written_off.cancel();
+                    return;
+                }
+                Phase::Held { incarnation, standing } => match standing {
+                    Standing::Open if trust.reports_to(incarnation) => believe(&self.registers, incarnation).await,
+                    Standing::Open => {
+                        tracing::error!(
+                            %incarnation,
+                            "a registry answers that never asked what this server has: reconcile it (`librarian rebuild`), or \
+                             stop it if it is a second one"
+                        );
+                        Ok(())
+                    }
+                    Standing::Reported if trust.reports_to(incarnation) => Ok(()),
+                    Standing::Report | Standing::Reported => self.report(incarnation).await,
+                    Standing::WrittenOff => unreachable!("a phase of its own"),
+                },
+            };
+            let told = matches!(
+                phase,
+                Phase::Held {
+                    standing: Standing::Report,
+                    ..
+                }
+            );
+            let wait = match done {
+                Ok(()) if told => Some(WORD_WAIT),
+                Ok(()) => None,
+                Err(error) => {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "the report broke off: begins anew"
+                    );
+                    Some(RETRY)
+                }
+            };
+            match wait {
+                // Whether it changed or not, the phase says what to do.
+                Some(wait) => drop(tokio::time::timeout(wait, phases.changed()).await),
+                None => {
+                    if phases.changed().await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells everything, from the beginning.
+    async fn report(&self, incarnation: Incarnation) -> Result<(), Broken> {
+        let trust = self.registers.trust();
+        trust.settled().await;
+        if !self.moves.pass().await {
+            return Err(Broken::Stopped);
+        }
+        let noting = Arc::clone(trust);
+        let noted = tokio::task::spawn_blocking(move || noting.report_to(incarnation)).await;
+        noted
+            .expect("writing a short file does not panic")
+            .map_err(Broken::Note)?;
+        let entries = self.objects.entries();
+        let (plan, role) = {
+            let wanted = self.wanted.borrow();
+            (wanted.plan, wanted.role())
+        };
+        let me = self.registers.me();
+        let mut line = None;
+        let mut from = 0;
+        for some in entries.chunks(CLAIMS_MAX) {
+            let claims: Vec<Claim> = some.iter().filter_map(|entry| claim(entry)).collect();
+            let mut rest = &claims[..];
+            while !rest.is_empty() {
+                let (now, later) = rest.split_at(claims_that_fit(self.registers.domain(), rest));
+                let report = Report {
+                    server: me.clone(),
+                    incarnation,
+                    from,
+                    plan,
+                    role,
+                    end: false,
+                    claims: now.to_vec(),
+                };
+                self.tell(&mut line, &report).await?;
+                from += now.len() as u64;
+                rest = later;
+            }
+        }
+        let end = Report {
+            server: me.clone(),
+            incarnation,
+            from,
+            plan,
+            role,
+            end: true,
+            claims: Vec::new(),
+        };
+        self.tell(&mut line, &end).await?;
+        tracing::info!(claims = from, %incarnation, "told the registry what is here");
+        Ok(())
+    }
+
+    /// Sends one message. After a broken connection it is sent again on a new one: repeated, it says the same.
+    async fn tell(&self, line: &mut Option<ReportLine>, report: &Report) -> Result<(), Unreachable> {
+        let mut tries = 1;
+        loop {
+            match self.tell_once(line, report).await {
+                Ok(()) => return Ok(()),
+                Err(error) if tries == TRIES_MAX => return Err(error),
+                Err(error) => tracing::debug!(%error, tries, "a part of the report was not taken"),
+            }
+            *line = None;
+            tries += 1;
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    async fn tell_once(&self, line: &mut Option<ReportLine>, report: &Report) -> Result<(), Unreachable> {
+        let open = match line.take() {
+            Some(open) => open,
+            None => self.registers.report_line().await?,
+        };
+        self.registers.report(line.insert(open), report).await
+    }
+}
+
+async fn believe(registers: &Registers, incarnation: Incarnation) -> Result<(), Broken> {
+    let trust = Arc::clone(registers.trust());
+    let noted = tokio::task::spawn_blocking(move || trust.believe(incarnation)).await;
+    noted
+        .expect("writing a short file does not panic")
+        .map_err(Broken::Note)?;
+    tracing::info!(%incarnation, "the registry is reconciled: registers change again");
+    Ok(())
+}
+
+/// What an entry of the index says of its register; nothing, where this agent only prepares to take the object.
+pub(crate) fn claim(entry: &Entry) -> Option<Claim> {
+    let unknown = entry.tx.unwrap_or(Tx([0; 16]));
+    let (what, epoch, tx) = match &entry.journal {
+        Journal::Active { .. } => (Claimed::Owned, entry.epoch, unknown),
+        // The move goes back to this server, unless another knows that it was committed.
+        Journal::Moving { tx, .. } | Journal::Sealed { tx, .. } => (Claimed::Owned, entry.epoch, *tx),
+        // Whether the deletion landed, the register says afterwards.
+        Journal::DeleteSent { .. } => (Claimed::Owned, entry.epoch, unknown),
+        Journal::CreateSent { tx } => (Claimed::Made, entry.epoch, *tx),
+        Journal::Moved { to, epoch } | Journal::Forward { to, epoch } => {
+            (Claimed::Gone { to: to.clone() }, *epoch, Tx([0; 16]))
+        }
+        Journal::Tombstone { epoch, tx } => (Claimed::Deleted, *epoch, *tx),
+        // The row has the epoch that the copy is to have.
+        Journal::CommitSent { from, commit_tx, .. } => {
+            (Claimed::Arriving { from: from.clone() }, entry.epoch, *commit_tx)
+        }
+        Journal::Reserved { .. } | Journal::Staged { .. } | Journal::Prepared { .. } => return None,
+    };
+    Some(Claim {
+        address: entry.address.clone(),
+        epoch,
+        what,
+        tx,
+        kind: entry.kind.clone(),
+        schema: entry.schema,
+        level: entry.level,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use zones::{Epoch, Level};
+
+    use super::*;
+
+    fn entry(journal: Journal) -> Entry {
+        Entry {
+            seq: 1,
+            address: "3.1".parse().unwrap(),
+            epoch: Epoch(4),
+            revision: 1,
+            kind: "photo".parse().unwrap(),
+            schema: 1,
+            level: Level(1),
+            journal,
+            properties: None,
+            body: None,
+            writes: Vec::new(),
+            tx: None,
+            from: None,
+        }
+    }
+
+    #[test]
+    fn every_state_of_an_entry_claims_what_is_durable_and_no_more() {
+        let (tx, s2) = (Tx([3; 16]), || "s2".parse().unwrap());
+        let digests = crate::store::Digests::default();
+        let owned = Some((Claimed::Owned, 4));
+        for (journal, expected) in [
+            (Journal::Active { wait: None }, owned.clone()),
+            (Journal::Moving { to: s2(), tx }, owned.clone()),
+            (
+                Journal::Sealed {
+                    to: s2(),
+                    tx,
+                    revision: 1,
+                    digests,
+                },
+                owned.clone(),
+            ),
+            (Journal::DeleteSent { tx }, owned),
+            (Journal::CreateSent { tx }, Some((Claimed::Made, 4))),
+            (
+                Journal::Moved {
+                    to: s2(),
+                    epoch: Epoch(5),
+                },
+                Some((Claimed::Gone { to: s2() }, 5)),
+            ),
+            (
+                Journal::Forward {
+                    to: s2(),
+                    epoch: Epoch(9),
+                },
+                Some((Claimed::Gone { to: s2() }, 9)),
+            ),
+            (Journal::Tombstone { epoch: Epoch(5), tx }, Some((Claimed::Deleted, 5))),
+            (
+                Journal::CommitSent {
+                    from: s2(),
+                    tx,
+                    commit_tx: tx,
+                },
+                Some((Claimed::Arriving { from: s2() }, 4)),
+            ),
+            (Journal::Staged { from: s2(), tx }, None),
+            (Journal::Prepared { from: s2(), tx }, None),
+        ] {
+            let told = claim(&entry(journal.clone())).map(|claim| (claim.what, claim.epoch.0));
+            assert_eq!(told, expected, "{journal:?}");
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! What a reconcile proposes to the registry's writer, and what each step changes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use hickory_proto::op::ResponseCode;
+use parking_lot::Mutex;
+use zones::{Claim, Claimed, Register, Report, Role, ServerName, State, Tx, Want};
+
+use super::ledger::Conflict;
+use super::merge::{Merged, merge};
+use crate::registry::draft::Draft;
+use crate::registry::registers::key_of;
+use crate::registry::{Plan, Reconcile, Refused};
+
+/// One step of a reconcile.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// Take one message of a report in.
+    Merge {
+        /// The message.
+        report: Box<Report>,
+        /// Filled with what each claim meant.
+        findings: Findings,
+    },
+    /// Go on without a server: it is lost for good.
+    WriteOff {
+        /// Which.
+        server: ServerName,
+    },
+    /// Give objects to whoever has a whole copy that came from a server that was written off.
+    Rescue {
+        /// Who has it, and its claim.
+        arrivals: Vec<(ServerName, Claim)>,
+    },
+    /// Give registers a fresh tx, and open moves back to their source: as many as there are numbers, from a key on.
+    Freshen {
+        /// The first key.
+        from: String,
+        /// Random numbers.
+        txs: Vec<Tx>,
+        /// Filled with the key to go on from; `None` after the last.
+        next: Arc<Mutex<Option<String>>>,
+    },
+    /// Let registers change, under a plan that every server takes for new.
+    Open {
+        /// The plan.
+        plan: Plan,
+        /// The roles that servers were last told to act in, as far as they know.
+        roles: BTreeMap<ServerName, Role>,
+    },
+    /// A server joined anew, with nothing: if it was written off, that is over.
+    Joined {
+        /// Its name.
+        server: ServerName,
+        /// Its role.
+        role: Role,
+    },
+}
+
+/// What each claim of a message meant.
+pub type Findings = Arc<Mutex<Vec<Finding>>>;
+
+/// What one claim meant.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    /// The key of its register.
+    pub(crate) key: String,
+    /// Whether the register's owner has said that it has the object; `None` if this says nothing of it.
+    pub(crate) holds: Option<bool>,
+    /// How it contradicts the register.
+    pub(crate) conflict: Option<Conflict>,
+}
+
+/// Judges a step and drafts its changes.
+pub(crate) fn draft(draft: &mut Draft<'_>, step: &Step) -> Result<(), Refused> {
+    if let Step::Joined { server, role } = step {
+        joined(draft, server, *role);
+        return Ok(());
+    }
+    if draft.reconcile().open {
+        return Err(Refused::prohibited(
+            "the registry is not being reconciled: nothing is reported, written off or opened",
+        ));
+    }
+    match step {
+        Step::Merge { report, findings } => merge_report(draft, report, &mut findings.lock()),
+        Step::WriteOff { server } => write_off(draft, server),
+        Step::Rescue { arrivals } => {
+            arrivals.iter().for_each(|(server, claim)| rescue(draft, server, claim));
+            Ok(())
+        }
+        Step::Freshen { from, txs, next } => {
+            freshen(draft, from, txs, &mut next.lock());
+            Ok(())
+        }
+        Step::Open { plan, roles } => open(draft, plan, roles),
+        Step::Joined { .. } => unreachable!("handled above"),
+    }
+}
+
+fn merge_report(draft: &mut Draft<'_>, report: &Report, findings: &mut Vec<Finding>) -> Result<(), Refused> {
+    let reporter = &report.server;
+    if draft.server(reporter).is_none() {
+        return Err(Refused::prohibited(format!(
+            "server {reporter} is not of this pool: invite it first"
+        )));
+    }
+    findings.clear();
+    for claim in &report.claims {
+        draft
+            .domain()
+            .check(&claim.address)
+            .map_err(|error| malformed(claim, &error))?;
+        let key = key_of(draft.domain(), &claim.address).expect("the address was just checked");
+        if let Some(register) = claim.register(reporter) {
+            register.check().map_err(|error| malformed(claim, &error))?;
+        }
+        let current = draft.register(&key);
+        let mut finding = Finding {
+            key: key.clone(),
+            holds: None,
+            conflict: None,
+        };
+        match merge(current.as_ref(), reporter, claim) {
+            Merged::Agrees { text, holds } => {
+                finding.holds = holds.then_some(true);
+                if let Some(text) = text {
+                    draft.put_register(key, *text);
+                }
+            }
+            Merged::Replaced { text, holds } => {
+                finding.holds = Some(holds);
+                draft.put_register(key, *text);
+            }
+            Merged::Older | Merged::MayBe => {}
+            Merged::Conflict => {
+                finding.conflict = current.map(|current| Conflict {
+                    address: claim.address.clone(),
+                    server: reporter.clone(),
+                    epoch: claim.epoch,
+                    claim: claim_in_words(claim),
+                    register: register_in_words(&current),
+                });
+            }
+        }
+        findings.push(finding);
+    }
+    Ok(())
+}
+
+fn malformed(claim: &Claim, error: &dyn std::error::Error) -> Refused {
+    let why = format!("the claim on {} cannot be registered: {error}", claim.address);
+    Refused::with(ResponseCode::FormErr, why)
+}
+
+fn claim_in_words(claim: &Claim) -> String {
+    match &claim.what {
+        Claimed::Owned => "owned".to_owned(),
+        Claimed::Made => "made".to_owned(),
+        Claimed::Arriving { from } => format!("arriving from {from}"),
+        Claimed::Gone { to } => format!("gone to {to}"),
+        Claimed::Deleted => "deleted".to_owned(),
+    }
+}
+
+fn register_in_words(register: &Register) -> String {
+    let Register {
+        address, epoch, owner, ..
+    } = register;
+    match &register.state {
+        State::Stable | State::Moving { .. } => format!("{address} is {owner}'s at epoch {epoch}"),
+        State::Deleted => format!("{address} was deleted by {owner} at epoch {epoch}"),
+    }
+}
+
+fn write_off(draft: &mut Draft<'_>, name: &ServerName) -> Result<(), Refused> {
+    let Some(server) = draft.server(name) else {
+        return Err(Refused::prohibited(format!(
+            "there is no server {name} in this pool: `librarian pool` lists them"
+        )));
+    };
+    let mut server = server.clone();
+    server.lost = true;
+    draft.put_server(server);
+    let mut reconcile = (**draft.reconcile()).clone();
+    reconcile.written_off.insert(name.clone());
+    draft.put_reconcile(reconcile);
+    Ok(())
+}
+
+/// The source is lost for good, so nobody but who has the whole copy can own the object.
+fn rescue(draft: &mut Draft<'_>, server: &ServerName, claim: &Claim) {
+    let Claimed::Arriving { from } = &claim.what else {
+        return;
+    };
+    let Some(key) = key_of(draft.domain(), &claim.address) else {
+        return;
+    };
+    let may = match draft.register(&key) {
+        None => true,
+        Some(current) => {
+            current.state != State::Deleted && current.owner == *from && current.epoch.next() == claim.epoch
+        }
+    };
+    let owned = Claim {
+        what: Claimed::Owned,
+        ..claim.clone()
+    };
+    if let Some(register) = owned.register(server).filter(|_| may) {
+        draft.put_register(key, register);
+    }
+}
+
+fn freshen(draft: &mut Draft<'_>, from: &str, txs: &[Tx], next: &mut Option<String>) {
+    let registers = draft.published();
+    let mut rows = registers.from(from);
+    let mut changes = Vec::with_capacity(txs.len());
+    for (tx, row) in txs.iter().zip(rows.by_ref()) {
+        let register = Register {
+            state: State::Stable,
+            tx: *tx,
+            ..registers.register(row)
+        };
+        changes.push((registers.key(row).to_owned(), register));
+    }
+    *next = match rows.next() {
+        Some(row) if changes.len() == txs.len() => Some(registers.key(row).to_owned()),
+        Some(_) | None => None,
+    };
+    for (key, register) in changes {
+        draft.put_register(key, register);
+    }
+}
+
+fn open(draft: &mut Draft<'_>, plan: &Plan, roles: &BTreeMap<ServerName, Role>) -> Result<(), Refused> {
+    let current = draft.plan().map_or(0, |plan| plan.number);
+    if plan.parent != current || plan.number <= current {
+        return Err(Refused::prohibited(format!(
+            "plan {} follows plan {}, current is {current}: plan again",
+            plan.number, plan.parent
+        )));
+    }
+    let mut reconcile: Reconcile = (**draft.reconcile()).clone();
+    for name in draft.server_names() {
+        let mut server = draft.server(&name).expect("it was just named").clone();
+        let role = if reconcile.written_off.contains(&name) {
+            Role::Failed
+        } else {
+            let last = roles.get(&name).copied().unwrap_or(server.role());
+            role_after(last, draft.published().naming(&name) > 0)
+        };
+        server.want = Want {
+            role,
+            targets: Vec::new(),
+            plan: plan.number,
+            step: 0,
+        };
+        server.todos = Vec::new();
+        draft.put_server(server);
+    }
+    reconcile.open = true;
+    draft.put_reconcile(reconcile);
+    draft.put_plan(plan.clone());
+    Ok(())
+}
+
+/// The role of a server after a reconcile: no move goes on, and what has objects serves.
+fn role_after(role: Role, has_objects: bool) -> Role {
+    match role {
+        Role::Draining | Role::Refilling | Role::Empty | Role::Free | Role::Reserve if has_objects => Role::Serving,
+        Role::Draining | Role::Empty => Role::Free,
+        Role::Refilling => Role::Serving,
+        Role::Serving
+        | Role::Free
+        | Role::Reserve
+        | Role::Cordoned
+        | Role::Upgrading
+        | Role::Validating
+        | Role::Failed
+        | Role::Quarantined => role,
+    }
+}
+
+fn joined(draft: &mut Draft<'_>, name: &ServerName, role: Role) {
+    let plan = draft.plan().map_or(0, |plan| plan.number);
+    let first = |role, step| Want {
+        role,
+        targets: Vec::new(),
+        plan,
+        step,
+    };
+    let mut reconcile: Reconcile = (**draft.reconcile()).clone();
+    match draft.server(name).cloned() {
+        None => draft.put_server(crate::registry::Server::new(name.clone(), first(role, 0))),
+        Some(mut server) if reconcile.written_off.remove(name) => {
+            server.lost = false;
+            server.host = None;
+            server.want = first(role, server.want.step + 1);
+            draft.put_server(server);
+            draft.put_reconcile(reconcile);
+        }
+        Some(_) => {}
+    }
+}
