@@ -5,6 +5,7 @@
 //! The invariants are those of DESIGN.md section 15; the list of what may happen is that of the exhaustive model.
 
 mod check;
+mod table;
 mod world;
 
 use world::{Event, World};

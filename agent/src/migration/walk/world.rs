@@ -8,6 +8,7 @@ use super::super::destination::{self, Destination, DestinationJournal};
 use super::super::source::{self, Offer, Source, SourceJournal};
 use super::super::wire::{Reply, Request};
 use super::super::{ChangeOutcome, CopyFacts, Digests, Question, Settings};
+use super::table;
 use crate::clock::BootInstant;
 use crate::objects::ReadGate;
 
@@ -551,11 +552,11 @@ impl World {
                 for agent in 0..2 {
                     let now = self.now;
                     if let Some((machine, _)) = &mut self.agents[agent].source {
-                        machine.handle_timeout(now);
+                        table::source_time(machine, now);
                     }
                     self.run_source(agent);
                     if let Some((machine, _)) = &mut self.agents[agent].destination {
-                        machine.handle_timeout(now);
+                        table::destination_time(machine, now);
                     }
                     self.run_destination(agent);
                 }
@@ -665,7 +666,7 @@ impl World {
     fn feed_source(&mut self, agent: usize, input: source::Input) {
         let now = self.now;
         if let Some((machine, _)) = &mut self.agents[agent].source
-            && let Err(unexpected) = machine.handle_input(now, input)
+            && let Err(unexpected) = table::source(machine, now, input)
         {
             self.broken = Some(unexpected.to_string());
         }
@@ -675,7 +676,7 @@ impl World {
     fn feed_destination(&mut self, agent: usize, input: destination::Input) {
         let now = self.now;
         if let Some((machine, _)) = &mut self.agents[agent].destination
-            && let Err(unexpected) = machine.handle_input(now, input)
+            && let Err(unexpected) = table::destination(machine, now, input)
         {
             self.broken = Some(unexpected.to_string());
         }
@@ -730,8 +731,7 @@ impl World {
                     });
                     let now = self.now;
                     if let Some((machine, _)) = &mut self.agents[agent].source {
-                        machine
-                            .handle_input(now, source::Input::Shipped { revision })
+                        table::source(machine, now, source::Input::Shipped { revision })
                             .expect("a copy may end at any time");
                     }
                 }
@@ -740,18 +740,14 @@ impl World {
                     self.agents[agent].closing = Some(number);
                     let now = self.now;
                     if let Some((machine, _)) = &mut self.agents[agent].source {
-                        machine
-                            .handle_input(now, source::Input::Holding { number })
-                            .expect("it asked for it");
+                        table::source(machine, now, source::Input::Holding { number }).expect("it asked for it");
                     }
                 }
                 source::Action::AskWriters => {
                     // Some objects are written all the time, some never.
                     let (now, since) = (self.now, self.seeds.is_multiple_of(2).then_some(BootInstant::ZERO));
                     if let Some((machine, _)) = &mut self.agents[agent].source {
-                        machine
-                            .handle_input(now, source::Input::Writers { since })
-                            .expect("it asked for it");
+                        table::source(machine, now, source::Input::Writers { since }).expect("it asked for it");
                     }
                 }
                 source::Action::Unseal => {
@@ -780,9 +776,7 @@ impl World {
                 destination::Action::Reserve { .. } => {
                     let now = self.now;
                     if let Some((machine, _)) = &mut self.agents[agent].destination {
-                        machine
-                            .handle_input(now, destination::Input::Space(true))
-                            .expect("asked for");
+                        table::destination(machine, now, destination::Input::Space(true)).expect("asked for");
                     }
                 }
                 destination::Action::Read { question } => self.ask(agent, false, question),
