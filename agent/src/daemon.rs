@@ -34,6 +34,9 @@ use crate::store::Store;
 use crate::transfer::{Room, Transfer, TransferSettings};
 use crate::vault::{harden, suite};
 
+/// Heaps of the C library.
+#[cfg(target_env = "gnu")]
+const HEAPS_MAX: i32 = 2;
 /// Most threads that run tasks: they wait for disk and network, and bulk work has threads of its own.
 const WORKERS_MAX: usize = 4;
 /// Most threads for disk work: as many commits wait for one sync at a time.
@@ -65,6 +68,7 @@ struct Ready {
 /// Whatever keeps it from starting, with what to do.
 pub fn run(dir: &Path) -> Result<()> {
     harden::forbid_core_dumps().context("forbid core dumps")?;
+    keep_memory_together();
     if suite::is_control_run() {
         tracing::warn!("CONTROL RUN: nothing that this agent writes is encrypted, and no other agent opens it");
     }
@@ -79,6 +83,19 @@ pub fn run(dir: &Path) -> Result<()> {
     let ended = runtime.block_on(serve(home));
     runtime.shutdown_timeout(BLOCKING_END);
     ended
+}
+
+/// Has all threads share two heaps.
+///
+/// The C library gives each thread that meets another one a heap of its own, and buffers that pass from thread to thread leave
+/// holes in all of them: memory grew with the number of threads that had ever touched a large object. Small allocations are
+/// kept by each thread itself and need no heap.
+fn keep_memory_together() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt takes two integers; no thread of this process allocates yet beside this one.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, HEAPS_MAX);
+    }
 }
 
 async fn serve(home: Home) -> Result<()> {

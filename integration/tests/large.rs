@@ -144,6 +144,10 @@ fn memory_does_not_grow_with_the_object() -> Result<()> {
             "{what}: {mebibytes} MiB in {seconds:.2} s, {:.0} MB/s",
             mebibytes as f64 * 1.048_576 / seconds
         );
+        for process in pool.processes() {
+            let peak = peak_memory(process.pid())? as f64 / 1_048_576.0;
+            println!("  peak memory of {} so far: {peak:.1} MiB", process.name());
+        }
         Ok(())
     };
     timed("put", &|| put(&pool, client_text, mebibytes))?;
