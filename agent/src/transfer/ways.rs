@@ -6,21 +6,19 @@ use std::time::Duration;
 
 use quinn::Connection;
 use tracing::info;
-use zones::{Address, ServerName};
+use zones::ServerName;
 
-use super::{Engine, Side};
+use super::link::{self, Close, Link};
+use super::quic::Identified;
+use super::shell::Shell;
 use crate::clock::BootInstant;
-use crate::migration::wire::Either;
-use crate::migration::{destination, source};
-use crate::transfer::link::{self, Close, Link};
-use crate::transfer::quic::Identified;
 
 /// Pause before a peer that was not reached is dialed again.
 const DIAL_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// The peers and the way to them.
 #[derive(Debug, Default)]
-pub(super) struct Peers {
+pub(crate) struct Ways {
     peers: HashMap<ServerName, Way>,
     links: u64,
 }
@@ -32,9 +30,9 @@ enum Way {
     Down { dial_at: BootInstant },
 }
 
-impl Peers {
+impl Ways {
     /// The connection to a peer.
-    pub(super) fn link(&self, peer: &ServerName) -> Option<&Link> {
+    pub(crate) fn link(&self, peer: &ServerName) -> Option<&Link> {
         match self.peers.get(peer)? {
             Way::Up(link) => Some(link),
             Way::Dialing | Way::Down { .. } => None,
@@ -42,11 +40,11 @@ impl Peers {
     }
 
     /// Whether what comes from this connection still counts.
-    pub(super) fn is_current(&self, peer: &ServerName, id: u64) -> bool {
+    pub(crate) fn is_current(&self, peer: &ServerName, id: u64) -> bool {
         self.link(peer).is_some_and(|link| link.id == id)
     }
 
-    pub(super) fn dial_failed(&mut self, peer: &ServerName) {
+    pub(crate) fn dial_failed(&mut self, peer: &ServerName) {
         if let Some(way @ Way::Dialing) = self.peers.get_mut(peer) {
             *way = Way::Down {
                 dial_at: BootInstant::now() + DIAL_AGAIN_AFTER,
@@ -54,7 +52,18 @@ impl Peers {
         }
     }
 
-    pub(super) fn close(&mut self) {
+    /// A connection is gone; whether it was the one in use.
+    pub(crate) fn lost(&mut self, peer: &ServerName, id: u64) -> bool {
+        if !self.is_current(peer, id) {
+            return false;
+        }
+        info!(%peer, "connection lost");
+        let dial_at = BootInstant::now();
+        self.peers.insert(peer.clone(), Way::Down { dial_at });
+        true
+    }
+
+    pub(crate) fn close(&mut self) {
         for (_, way) in self.peers.drain() {
             match way {
                 Way::Up(link) => link::close(&link.connection, Close::Stopping),
@@ -64,89 +73,54 @@ impl Peers {
     }
 }
 
-impl Engine {
-    /// Sends a message, dialing the peer if there is no connection; a message that finds none is lost, as on a network.
-    pub(super) fn tell(&mut self, peer: &ServerName, address: &Address, message: &Either) {
-        if let Some(link) = self.peers.link(peer) {
-            link.send(address, message, &[]);
-        } else {
-            self.dial(peer);
-        }
-    }
-
-    pub(super) fn dial(&mut self, peer: &ServerName) {
-        match self.peers.peers.get(peer) {
+impl Shell {
+    /// Dials a peer, unless that is being done or was just tried.
+    pub(crate) fn dial(&mut self, peer: &ServerName) {
+        match self.ways.peers.get(peer) {
             Some(Way::Up(_) | Way::Dialing) => return,
             Some(Way::Down { dial_at }) if BootInstant::now() < *dial_at => return,
             Some(Way::Down { .. }) | None => {}
         }
-        self.peers.peers.insert(peer.clone(), Way::Dialing);
+        self.ways.peers.insert(peer.clone(), Way::Dialing);
         link::dial(
-            self.parts.endpoint.clone(),
-            Arc::clone(&self.parts.registers),
-            self.parts.domain.clone(),
+            self.endpoint.clone(),
+            Arc::clone(&self.registers),
+            self.domain.clone(),
             peer.clone(),
-            self.parts.events.clone(),
+            self.events.clone(),
         );
     }
 
-    /// Takes a new connection. Of two between the same agents both sides keep the one that the lesser name dialed; of two
-    /// that the same one dialed, the later, since the former's end has only not been noticed yet.
-    pub(super) fn linked(&mut self, connection: Connection, identified: Identified, dialed: bool) {
+    /// Takes a new connection, and says whose it is. Of two between the same agents both sides keep the one that the lesser
+    /// name dialed; of two that the same one dialed, the later, since the former's end has only not been noticed yet.
+    pub(crate) fn linked(
+        &mut self,
+        connection: Connection,
+        identified: Identified,
+        dialed: bool,
+    ) -> Option<ServerName> {
         let peer = identified.name.clone();
-        if peer == self.parts.me {
+        if peer == self.me {
             link::close(&connection, Close::Stranger);
-            return;
+            return None;
         }
-        let preferred = dialed == (self.parts.me < peer);
-        if let Some(known) = self.peers.link(&peer)
+        let preferred = dialed == (self.me < peer);
+        if let Some(known) = self.ways.link(&peer)
             && known.dialed != dialed
             && !preferred
             && known.connection.close_reason().is_none()
         {
             link::close(&connection, Close::Double);
-            return;
+            return None;
         }
-        self.peers.links += 1;
-        let id = self.peers.links;
-        let link = Link::start(id, dialed, connection, identified, self.parts.events.clone());
+        self.ways.links += 1;
+        let id = self.ways.links;
+        let link = Link::start(id, dialed, connection, identified, self.events.clone());
         info!(%peer, dialed, "connected");
-        let before = self.peers.peers.insert(peer.clone(), Way::Up(link));
+        let before = self.ways.peers.insert(peer.clone(), Way::Up(link));
         if let Some(Way::Up(before)) = before {
             link::close(&before.connection, Close::Double);
         }
-        // What was sent before, or could not be, is sent again.
-        self.renew(&peer);
-    }
-
-    pub(super) fn link_lost(&mut self, peer: &ServerName, id: u64) {
-        if !self.peers.is_current(peer, id) {
-            return;
-        }
-        info!(%peer, "connection lost");
-        let dial_at = BootInstant::now();
-        self.peers.peers.insert(peer.clone(), Way::Down { dial_at });
-        self.renew(peer);
-    }
-
-    /// Tells every machine of a peer that what was under way may be lost.
-    fn renew(&mut self, peer: &ServerName) {
-        let of_source = self
-            .outgoing
-            .iter()
-            .filter(|(_, outgoing)| outgoing.machine.destination() == peer);
-        let sources: Vec<_> = of_source.map(|(id, _)| (Side::Source, *id)).collect();
-        let of_destination = self
-            .incoming
-            .iter()
-            .filter(|(_, incoming)| incoming.machine.source() == peer);
-        let destinations: Vec<_> = of_destination.map(|(id, _)| (Side::Destination, *id)).collect();
-        for (side, id) in sources.into_iter().chain(destinations) {
-            match side {
-                Side::Source => self.feed_source(id, source::Input::PeerLost),
-                // A large copy that breaks off is told by its own stream, a small one never began.
-                Side::Destination => self.feed_destination(id, destination::Input::PeerLost),
-            }
-        }
+        Some(peer)
     }
 }
