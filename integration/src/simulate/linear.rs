@@ -46,7 +46,7 @@ pub enum Outcome {
     Done,
     /// There is nothing to delete.
     Nothing,
-    /// It was deleted before.
+    /// It is deleted. For a write that was sent more than once this does not say whether an earlier sending was applied.
     Gone,
 }
 
@@ -119,7 +119,8 @@ fn apply(object: Object, operation: &Operation) -> Option<Object> {
                 Object::Absent | Object::Deleted => 0,
             };
             let revision = before + 1;
-            (unknown || operation.outcome == Outcome::Written(revision)).then_some(Object::Is { write, revision })
+            let open = unknown || operation.outcome == Outcome::Gone;
+            (open || operation.outcome == Outcome::Written(revision)).then_some(Object::Is { write, revision })
         }
         (Action::Read, _) => (unknown || operation.outcome == Outcome::Seen(object)).then_some(object),
         (Action::Delete, Object::Is { .. }) => {
