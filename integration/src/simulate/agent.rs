@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use agent::clock::BootInstant;
 use agent::control::Wanted;
-use agent::migration::wire::{Either, write_frame};
 use agent::migration::window::WindowSettings;
+use agent::migration::wire::{Either, write_frame};
 use agent::migration::{Settings as Times, UnexpectedInput};
 use agent::objects::{Local, NotOwned, Open, Settings};
 use agent::store::{self, Entry, Store, Work};
@@ -96,6 +96,15 @@ impl Outside for Around {
 
     fn wanted(&self) -> Wanted {
         self.wanted.clone()
+    }
+
+    // A registry restored from a backup has no place in this world yet: there is one, and it is believed.
+    fn generation(&self) -> u64 {
+        0
+    }
+
+    fn is_trusted(&self) -> bool {
+        true
     }
 
     fn send(&mut self, peer: &ServerName, address: &Address, message: &Either) {
@@ -260,7 +269,12 @@ impl Machine {
         self.started = false;
         self.disk = self.disk.cut(seed);
         let number = self.name.as_str()[1..].parse().expect("a number");
-        let mut process = Process::on(&self.disk, &self.name, super::dice(self.seed, u64::from(self.life), 4), number)?;
+        let mut process = Process::on(
+            &self.disk,
+            &self.name,
+            super::dice(self.seed, u64::from(self.life), 4),
+            number,
+        )?;
         process.engine.outside().seen = std::mem::take(&mut self.process.engine.outside().seen);
         self.process = process;
         Ok(())

@@ -38,26 +38,20 @@ impl World {
             question = Some((name, kind));
             octets
         };
-        let (built, update, described) = match &what {
+        let (built, described) = match &what {
             What::Read { address, .. } => match domain.obj_name(address) {
-                Ok(name) => (Some(ask(name, RecordType::TXT)), false, format!("asks for {address}")),
-                Err(_) => (None, false, String::new()),
+                Ok(name) => (Some(ask(name, RecordType::TXT)), format!("asks for {address}")),
+                Err(_) => (None, String::new()),
             },
             What::Want => (
                 Some(ask(PoolName::Want(me).name(&domain), RecordType::TXT)),
-                false,
                 String::new(),
             ),
             What::Todo => (
                 Some(ask(PoolName::Todo(me).name(&domain), RecordType::TXT)),
-                false,
                 String::new(),
             ),
-            What::Remembered => (
-                Some(ask(domain.in_pool(me.as_str()), RecordType::TXT)),
-                false,
-                String::new(),
-            ),
+            What::Remembered => (Some(ask(domain.in_pool(me.as_str()), RecordType::TXT)), String::new()),
             What::Tell => {
                 let local = &machine.process.local;
                 let (objects, bytes) = local.totals();
@@ -78,7 +72,6 @@ impl World {
                 let addresses = [std::net::IpAddr::from([192, 0, 2, agent as u8 + 1])];
                 (
                     build_has_update(&domain, id, &me, &has, 9001 + agent as u16, &addresses).ok(),
-                    false,
                     String::new(),
                 )
             }
@@ -92,7 +85,7 @@ impl World {
                     })
                     .collect::<Vec<_>>()
                     .join(", ");
-                (build_register_update(&domain, id, &changes).ok(), true, described)
+                (build_register_update(&domain, id, &changes).ok(), described)
             }
         };
         let Some(mut octets) = built else {
@@ -100,6 +93,11 @@ impl World {
         };
         let mac = sign_request(&mut octets, &self.machines[agent].key, unix_s);
         let patience = what.patience();
+        let site = match &what {
+            What::Read { .. } => Site::Question,
+            What::Changes(_) => Site::Update,
+            What::Tell | What::Want | What::Todo | What::Remembered => Site::Control,
+        };
         let sent = Sent {
             what,
             id,
@@ -110,7 +108,7 @@ impl World {
         self.machines[agent].process.line.sent.insert(token, sent);
         let life = self.machines[agent].life;
         self.push(now + patience, Event::LineLate(agent, life, token));
-        let fate = self.faults.decide(if update { Site::Update } else { Site::Question });
+        let fate = self.faults.decide(site);
         if !described.is_empty() {
             self.note(|| format!("s{} -> librarian: {described} {fate:?}", agent + 1));
         }
@@ -120,7 +118,7 @@ impl World {
             life,
             token,
             octets,
-            update,
+            site,
         };
         match fate {
             Fate::Lost => {}
@@ -198,7 +196,9 @@ impl World {
             return self.unverified(agent, sent, &why);
         }
         match sent.what {
-            What::Read { ref address, ref waits, .. } => {
+            What::Read {
+                ref address, ref waits, ..
+            } => {
                 let heard = register_of(&answer, address).map_or(Heard::Nothing, |register| Heard::Register {
                     asked_at: sent.asked_at,
                     register,
@@ -208,7 +208,10 @@ impl World {
             What::Changes(wanted) => self.changes_answered(agent, wanted, &answer),
             What::Tell => {}
             What::Remembered => {
-                let has = answer.txt().next().and_then(|txt| Has::from_strings(&txt.txt_data).ok());
+                let has = answer
+                    .txt()
+                    .next()
+                    .and_then(|txt| Has::from_strings(&txt.txt_data).ok());
                 let commits = self.machines[agent].process.local.store().commits();
                 if let Some(has) = has
                     && has.commits > commits

@@ -103,11 +103,15 @@ pub fn shrink(script: &Script, outcome: &Outcome) -> Violation {
     // The list of a random run's faults is the same run.
     let mut size = outcome.fired.len().max(1);
     while size > 0 {
-        let Source::Script(faults) = best.faults.clone() else { break };
+        let Source::Script(faults) = best.faults.clone() else {
+            break;
+        };
         let keys: Vec<u64> = faults.keys().copied().collect();
         let mut shorter = false;
         for chunk in keys.chunks(size) {
-            let Source::Script(mut faults) = best.faults.clone() else { break };
+            let Source::Script(mut faults) = best.faults.clone() else {
+                break;
+            };
             faults.retain(|number, _| !chunk.contains(number));
             let smaller = Script {
                 faults: Source::Script(faults),
@@ -151,7 +155,11 @@ pub fn shrink(script: &Script, outcome: &Outcome) -> Violation {
 /// # Errors
 ///
 /// The violation.
-pub fn enumerate(script: &Script, second: Option<usize>, mut each: impl FnMut(&Outcome)) -> Result<u64, Box<Violation>> {
+pub fn enumerate(
+    script: &Script,
+    second: Option<usize>,
+    mut each: impl FnMut(&Outcome),
+) -> Result<u64, Box<Violation>> {
     let calm = run(script, false);
     if calm.broken.is_some() {
         return Err(Box::new(Violation {

@@ -94,7 +94,9 @@ impl Check {
 
     /// An agent gives this answer.
     pub(super) fn answered(&mut self, address: &Address, reply: &Reply) {
-        let Some(seen) = self.objects.get_mut(address) else { return };
+        let Some(seen) = self.objects.get_mut(address) else {
+            return;
+        };
         match reply {
             Reply::Written(revision) | Reply::Seen(Object::Is { revision, .. }) => {
                 seen.shown = seen.shown.max(*revision);
@@ -192,7 +194,10 @@ impl World {
             };
             if let Some(old) = &seen.register {
                 if register.epoch < old.epoch {
-                    return Err(format!("I4: the epoch of {address} falls from {} to {}", old.epoch, register.epoch));
+                    return Err(format!(
+                        "I4: the epoch of {address} falls from {} to {}",
+                        old.epoch, register.epoch
+                    ));
                 }
                 if old.state == State::Deleted {
                     return Err(format!("I3: {address} comes back: {register:?}"));
@@ -283,14 +288,20 @@ impl World {
         for machine in &self.machines {
             let usage = machine.process.local.store().usage();
             if usage.reserved != 0 {
-                return Err(format!("I12: {} keeps {} octets reserved", machine.name, usage.reserved));
+                return Err(format!(
+                    "I12: {} keeps {} octets reserved",
+                    machine.name, usage.reserved
+                ));
             }
             for entry in machine.process.local.store().entries() {
                 if entry.properties.is_some()
                     && !self.check.is_rotten(&entry.address)
                     && show(&machine.process.local, &entry) == Reply::Damaged
                 {
-                    return Err(format!("I16: the copy of {} on {} does not open", entry.address, machine.name));
+                    return Err(format!(
+                        "I16: the copy of {} on {} does not open",
+                        entry.address, machine.name
+                    ));
                 }
             }
         }

@@ -85,7 +85,11 @@ impl Summary {
 
     fn line(&self, began: Instant) -> String {
         let seconds = began.elapsed().as_secs_f64().max(0.001);
-        let faults: Vec<String> = self.faults.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
+        let faults: Vec<String> = self
+            .faults
+            .iter()
+            .map(|(kind, count)| format!("{kind} {count}"))
+            .collect();
         format!(
             "{} runs, {:.0} a minute, {:.0} events/s; faults: {}; {} pairs of state and event, {} journal steps",
             self.seeds,
@@ -219,10 +223,7 @@ pub fn quiet_runs() -> Vec<(&'static str, Script)> {
     let read = |object| Deed::Read(0, object);
     vec![
         ("creation", Script::quiet(1, 1, &[put(0), read(0)])),
-        (
-            "deletion",
-            Script::quiet(2, 1, &[put(0), Deed::Delete(0, 0), read(0)]),
-        ),
+        ("deletion", Script::quiet(2, 1, &[put(0), Deed::Delete(0, 0), read(0)])),
         (
             "move of a small object",
             Script::quiet(3, 1, &[put(0), Deed::Move(0, 1), put(0), read(0)]),
@@ -236,7 +237,16 @@ pub fn quiet_runs() -> Vec<(&'static str, Script)> {
             Script::quiet(
                 5,
                 1,
-                &[put(0), Deed::Move(0, 1), put(0), put(0), put(0), Deed::Move(0, 0), put(0)],
+                &[
+                    put(0),
+                    Deed::Move(0, 0),
+                    put(0),
+                    Deed::Move(0, 1),
+                    put(0),
+                    Deed::Move(0, 0),
+                    put(0),
+                    read(0),
+                ],
             ),
         ),
         (
@@ -282,7 +292,10 @@ fn print(violation: &Violation) {
     println!("--- the parties");
     print!("{}", outcome.states);
     println!("--- the script");
-    println!("seed {}, {} servers, {} clients, {} objects", script.seed, script.agents, script.clients, script.objects);
+    println!(
+        "seed {}, {} servers, {} clients, {} objects",
+        script.seed, script.agents, script.clients, script.objects
+    );
     println!("deeds {:?}", script.deeds);
     println!("faults {:?}", outcome.fired);
     println!("--- broken");

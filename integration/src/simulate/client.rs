@@ -133,7 +133,9 @@ impl World {
         let now = self.now;
         self.clients[client].attempts += 1;
         let attempt = self.clients[client].attempts;
-        let Some(doing) = &self.clients[client].busy else { return };
+        let Some(doing) = &self.clients[client].busy else {
+            return;
+        };
         if now >= doing.until {
             // It gives up; the write may have happened.
             return self.client_ends(client, None);
@@ -181,7 +183,9 @@ impl World {
         if client >= self.clients.len() || self.clients[client].attempts != attempt {
             return;
         }
-        let Some(doing) = &mut self.clients[client].busy else { return };
+        let Some(doing) = &mut self.clients[client].busy else {
+            return;
+        };
         let outcome = match reply {
             Reply::Seen(object) => Outcome::Seen(object),
             Reply::Written(revision) => Outcome::Written(revision),
@@ -209,7 +213,10 @@ impl World {
             Reply::Damaged => {
                 let object = doing.object;
                 if !self.check.is_rotten(&address(object)) {
-                    return self.fail(format!("I5: object {} is damaged and nothing damaged it", address(object)));
+                    return self.fail(format!(
+                        "I5: object {} is damaged and nothing damaged it",
+                        address(object)
+                    ));
                 }
                 return self.client_ends(client, None);
             }
@@ -231,11 +238,27 @@ impl World {
 
     fn client_ends(&mut self, client: usize, outcome: Option<Outcome>) {
         let doing = self.clients[client].busy.take().expect("it is busy");
-        self.note(|| format!("client {client} has {:?} of {}: {outcome:?}", doing.verb, address(doing.object)));
+        self.note(|| {
+            format!(
+                "client {client} has {:?} of {}: {outcome:?}",
+                doing.verb,
+                address(doing.object)
+            )
+        });
         if let Some(outcome) = outcome
             && let Err(why) = self.check.ended(doing.object, doing.operation, self.now, outcome)
         {
             return self.fail(why);
+        }
+        if outcome == Some(Outcome::Nothing) {
+            // Another sending of it may still be on its way, and find something to delete: nothing was noted of this one.
+            let again = Operation {
+                action: Action::Delete,
+                began: self.now,
+                ended: None,
+                outcome: Outcome::Unknown,
+            };
+            let _ = self.check.began(doing.object, again);
         }
         if self.closing && outcome.is_none() && !self.check.is_rotten(&address(doing.object)) {
             return self.fail(format!(
@@ -273,7 +296,11 @@ impl World {
             return Vec::new();
         };
         let ttl = if targets.is_empty() { 2 * S } else { 5 * S };
-        let until = if self.clients[client].stubborn { Time::MAX } else { now + ttl };
+        let until = if self.clients[client].stubborn {
+            Time::MAX
+        } else {
+            now + ttl
+        };
         self.clients[client].cache.insert(object, (targets.clone(), until));
         if targets.is_empty() && matches!(verb, Verb::Put(_)) {
             targets = self.service("_place").unwrap_or_default();

@@ -22,6 +22,8 @@ pub enum Site {
     Update,
     /// An answer of the librarian.
     Answer,
+    /// What a server tells and asks every second, and the answers to it.
+    Control,
     /// The librarian's commit.
     Commit,
     /// A client's request, also when it is handed on.
@@ -139,13 +141,8 @@ impl Site {
                 Fate::ReceiverCrashes,
             ],
             Site::Question | Site::Answer => vec![Fate::Lost, Fate::Twice, late(700), late(9_000)],
-            Site::Update => vec![
-                Fate::Lost,
-                Fate::Twice,
-                late(3_000),
-                late(60_000),
-                Fate::SenderCrashes,
-            ],
+            Site::Control => vec![Fate::Lost, late(1_500)],
+            Site::Update => vec![Fate::Lost, Fate::Twice, late(3_000), late(60_000), Fate::SenderCrashes],
             Site::Commit => vec![Fate::CrashBefore, Fate::CrashAfter],
             Site::Request | Site::Reply => vec![Fate::Lost, Fate::Twice, late(2_000)],
             Site::Disk => vec![

@@ -98,13 +98,10 @@ impl Librarian {
     pub(super) fn respond(&mut self, octets: &[u8], from: IpAddr, cut: Option<Cut>) -> Option<Vec<u8>> {
         self.log.cut(cut);
         let process = &mut self.process;
-        let reply = process.service.respond_by_hand(
-            octets,
-            from,
-            Transport::Tcp,
-            &mut process.writer,
-            &mut process.waiting,
-        );
+        let reply =
+            process
+                .service
+                .respond_by_hand(octets, from, Transport::Tcp, &mut process.writer, &mut process.waiting);
         self.log.cut(None);
         reply.filter(|_| cut.is_none())
     }
@@ -125,7 +122,9 @@ impl Librarian {
 
     /// Looks and decides once, as the controller does.
     pub(super) fn control(&mut self) {
-        let Ok(sight) = pool::look(&self.view_now()) else { return };
+        let Ok(sight) = pool::look(&self.view_now()) else {
+            return;
+        };
         match pool::decide(&sight) {
             Decision::Rest | Decision::Wait(_) => {}
             Decision::Write(wants) => {

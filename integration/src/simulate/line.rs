@@ -6,12 +6,12 @@
 use std::collections::BTreeMap;
 
 use agent::clock::BootInstant;
+use agent::migration::Question;
 use agent::register::Changed;
 use agent::transfer::engine::{Id, Side};
-use agent::migration::Question;
 use hickory_proto::rr::{Name, RecordType};
-use zones::{RegisterChange, Register};
 use zones::tsig::Mac;
+use zones::{Register, RegisterChange};
 
 use super::clock::{S, Time};
 

@@ -224,7 +224,10 @@ mod tests {
         let before = operation(Action::Put(1), 0, 1, Outcome::Written(1));
         let lost = open(Action::Put(2), 2);
         for outcome in [seen(1, 1), seen(2, 2)] {
-            assert!(is_linearizable(Object::Absent, &[before, lost, operation(Action::Read, 5, 6, outcome)]));
+            assert!(is_linearizable(
+                Object::Absent,
+                &[before, lost, operation(Action::Read, 5, 6, outcome)]
+            ));
         }
         let there_and_gone = [
             before,

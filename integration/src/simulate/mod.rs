@@ -21,8 +21,8 @@ mod agent;
 mod ask;
 mod campaign;
 mod check;
-mod client;
 pub mod cli;
+mod client;
 mod clock;
 mod coverage;
 mod desk;
@@ -43,9 +43,8 @@ pub use script::{Deed, Script, all_kinds};
 
 /// Random octets of a seed for a number and a purpose (splitmix64).
 pub(crate) fn dice(seed: u64, number: u64, purpose: u64) -> u64 {
-    let mut z = seed
-        ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15)
-        ^ purpose.wrapping_mul(0xD1B5_4A32_D192_ED03).rotate_left(17);
+    let mut z =
+        seed ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ purpose.wrapping_mul(0xD1B5_4A32_D192_ED03).rotate_left(17);
     for _ in 0..2 {
         z = z.wrapping_add(0x9E37_79B9_7F4A_7C15);
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

@@ -135,14 +135,21 @@ impl Script {
         }
     }
 
-    /// A quiet run for an enumeration: these deeds, 400 ms apart, by two servers and one client.
+    /// A quiet run for an enumeration: these deeds, one after the other, by two servers and one client.
     #[must_use]
     pub fn quiet(seed: u64, objects: usize, deeds: &[Deed]) -> Script {
-        let timed: Vec<(Time, Deed)> = (1..)
-            .zip(deeds)
-            .map(|(number, deed)| (2 * S + number * 400 * MS, *deed))
-            .collect();
-        let last = timed.last().map_or(0, |(at, _)| *at);
+        let mut timed: Vec<(Time, Deed)> = Vec::new();
+        let mut at = S;
+        for deed in deeds {
+            at += match (timed.last(), deed) {
+                // Moves that are wished one after the other go together.
+                (Some((_, Deed::Move(..))), Deed::Move(..)) => 0,
+                (Some((_, Deed::Move(..))), _) => 1_300 * MS,
+                _ => 400 * MS,
+            };
+            timed.push((at, *deed));
+        }
+        let last = at;
         Script {
             seed,
             agents: 2,
@@ -150,7 +157,7 @@ impl Script {
             clients: 1,
             objects,
             deeds: timed,
-            ends: last + 6 * S,
+            ends: last + 2 * S,
             faults: Source::Script(std::collections::BTreeMap::new()),
         }
     }

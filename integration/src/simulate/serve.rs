@@ -55,7 +55,15 @@ impl World {
                 return self.send_reply(agent, call.reply_to, Reply::Misdirected);
             }
         }
-        self.note(|| format!("s{} is asked: {:?} {} hops {}", agent + 1, call.verb, call.address, call.hops));
+        self.note(|| {
+            format!(
+                "s{} is asked: {:?} {} hops {}",
+                agent + 1,
+                call.verb,
+                call.address,
+                call.hops
+            )
+        });
         let prepared = match call.verb {
             Verb::Put(write) => match self.prepare(agent, &call, write) {
                 Ok(prepared) => Some(prepared),
@@ -84,7 +92,13 @@ impl World {
 
     fn prepare(&mut self, agent: usize, call: &Call, write: u64) -> Result<Prepared, Reply> {
         let local = &self.machines[agent].process.local;
-        let object: usize = call.address.as_str().rsplit('.').next().and_then(|part| part.parse().ok()).unwrap_or(0);
+        let object: usize = call
+            .address
+            .as_str()
+            .rsplit('.')
+            .next()
+            .and_then(|part| part.parse().ok())
+            .unwrap_or(0);
         let spec = |part, octets: usize| StreamSpec {
             address: call.address.clone(),
             part,
@@ -110,7 +124,10 @@ impl World {
         let (properties, body) = staged.map_err(|_| Reply::Unavailable("no room"))?;
         let digest = |staged: &Option<agent::store::StagedStream>| staged.as_ref().map(|staged| staged.digest().0);
         let fields = [digest(&properties), digest(&body)];
-        let request_hash = local.request_hash("put", &[fields[0].as_ref().map(|d| &d[..]), fields[1].as_ref().map(|d| &d[..])]);
+        let request_hash = local.request_hash(
+            "put",
+            &[fields[0].as_ref().map(|d| &d[..]), fields[1].as_ref().map(|d| &d[..])],
+        );
         Ok(Prepared {
             client: format!("client{}", call.client),
             write_id: Some(call.write_id),
@@ -665,10 +682,7 @@ impl World {
         let at = self.now + Network::latency(self.faults.roll(170));
         match fate {
             Fate::Lost => {}
-            Fate::Late(pause) => self.push(
-                self.now + super::clock::micros(pause),
-                Event::Call(to, Box::new(call)),
-            ),
+            Fate::Late(pause) => self.push(self.now + super::clock::micros(pause), Event::Call(to, Box::new(call))),
             Fate::Twice => {
                 self.push(at, Event::Call(to, Box::new(call.clone())));
                 self.push(at + 100 * MS, Event::Call(to, Box::new(call)));

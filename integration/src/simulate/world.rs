@@ -67,7 +67,7 @@ pub(super) enum Event {
         life: u32,
         token: u64,
         octets: Vec<u8>,
-        update: bool,
+        site: Site,
     },
     Answer {
         to: usize,
@@ -144,9 +144,7 @@ impl World {
             machines.push(Machine::new(number as u8, key, clocks, dice(seed, number as u64, 6)));
         }
         let librarian = Librarian::new(&domain, &servers);
-        let clients = (0..script.clients)
-            .map(|number| Client::new(&script, number))
-            .collect();
+        let clients = (0..script.clients).map(|number| Client::new(&script, number)).collect();
         let faults = Faults::new(seed, script.faults.clone(), script.agents);
         let mut world = World {
             check: Check::new(&script),
@@ -282,8 +280,8 @@ impl World {
                 life,
                 token,
                 octets,
-                update,
-            } => self.asked(from, life, token, &octets, update),
+                site,
+            } => self.asked(from, life, token, &octets, site),
             Event::Answer {
                 to,
                 life,
@@ -347,7 +345,9 @@ impl World {
         match deed {
             Deed::Move(object, to) => {
                 let address = address(object);
-                let Some(owner) = self.check.owner(&address) else { return };
+                let Some(owner) = self.check.owner(&address) else {
+                    return;
+                };
                 let server = self.machines[to].name.clone();
                 if self.librarian.up && owner != server {
                     self.librarian.wish(&owner, Wish::Move { address, server });
@@ -355,7 +355,11 @@ impl World {
             }
             Deed::Drain(server) => {
                 let name = self.machines[server].name.clone();
-                if self.librarian.up && self.librarian.plan(|sight| librarian::pool::drain(sight, &name, None).ok()) {
+                if self.librarian.up
+                    && self
+                        .librarian
+                        .plan(|sight| librarian::pool::drain(sight, &name, None).ok())
+                {
                     self.last_drain = Some(server);
                 }
             }
@@ -364,8 +368,7 @@ impl World {
                     && self.librarian.up
                 {
                     let name = self.machines[server].name.clone();
-                    self.librarian
-                        .plan(|sight| librarian::pool::refill(sight, &name).ok());
+                    self.librarian.plan(|sight| librarian::pool::refill(sight, &name).ok());
                 }
             }
             Deed::Put(..) | Deed::Read(..) | Deed::Delete(..) => unreachable!("clients' deeds were taken above"),
@@ -435,7 +438,9 @@ impl World {
         let (entry, stream) = streams[self.faults.roll(120) as usize % streams.len()];
         let Some(extent) = stream.extents.first() else { return };
         let offset = extent.offset() + self.faults.roll(121) % stream.plain_octets.min(extent.octets());
-        self.machines[agent].disk.rot(&format!("volumes/{:04}", extent.volume), offset);
+        self.machines[agent]
+            .disk
+            .rot(&format!("volumes/{:04}", extent.volume), offset);
         let address = entry.address.clone();
         self.note(|| format!("a copy of {address} rots"));
         self.check.rotten(&address);
@@ -486,10 +491,7 @@ impl World {
         }
         machine.started = true;
         machine.tick(self.now);
-        let plan = machine
-            .disk
-            .read_plan()
-            .unwrap_or_default();
+        let plan = machine.disk.read_plan().unwrap_or_default();
         machine.process.engine.outside().wanted = Wanted {
             plan,
             ..Wanted::default()
@@ -586,7 +588,11 @@ impl World {
             }
         }
         let machine = &mut self.machines[agent];
-        let wake = machine.process.engine.wake().map_or(Time::MAX, |at| machine.clocks.when(at));
+        let wake = machine
+            .process
+            .engine
+            .wake()
+            .map_or(Time::MAX, |at| machine.clocks.when(at));
         let at = wake.max(self.now + 1).min(self.now + micros(LOOK_EVERY));
         if machine.process.look_at.is_none_or(|known| at < known) {
             machine.process.look_at = Some(at);
@@ -696,7 +702,11 @@ impl World {
             }
             Work::Request(_) => true,
         };
-        let mut fate = if durable { self.faults.decide(Site::Disk) } else { Fate::Pass };
+        let mut fate = if durable {
+            self.faults.decide(Site::Disk)
+        } else {
+            Fate::Pass
+        };
         let life = self.machines[agent].life;
         let mut at = self.now + MS / 5 + self.faults.roll(130) % (3 * MS);
         if let Fate::Late(pause) = fate {
@@ -985,11 +995,16 @@ impl World {
 
     // The librarian.
 
-    fn asked(&mut self, from: usize, life: u32, token: u64, octets: &[u8], update: bool) {
+    fn asked(&mut self, from: usize, life: u32, token: u64, octets: &[u8], site: Site) {
+        let update = site == Site::Update;
         if !self.librarian.up || !self.network.passes(from + 1, 0, self.now) {
             return;
         }
-        let fate = if update { self.faults.decide(Site::Commit) } else { Fate::Pass };
+        let fate = if update {
+            self.faults.decide(Site::Commit)
+        } else {
+            Fate::Pass
+        };
         let cut = match fate {
             Fate::CrashBefore => Some(Cut::Before),
             Fate::CrashAfter => Some(Cut::After),
@@ -1004,7 +1019,9 @@ impl World {
             self.crash_librarian(300 * MS);
         }
         let Some(octets) = reply else { return };
-        let fate = self.faults.decide(Site::Answer);
+        let fate = self
+            .faults
+            .decide(if site == Site::Control { site } else { Site::Answer });
         let at = self.now + Network::latency(self.faults.roll(150));
         let answer = |octets| Event::Answer {
             to: from,
@@ -1026,9 +1043,8 @@ impl World {
     /// Answers a question of a client at once; `None` if the librarian is not reached.
     pub(super) fn resolve(&mut self, octets: &[u8]) -> Option<Vec<u8>> {
         let clients = self.machines.len() + 1;
-        let reached = self.librarian.up
-            && self.network.passes(clients, 0, self.now)
-            && self.network.passes(0, clients, self.now);
+        let reached =
+            self.librarian.up && self.network.passes(clients, 0, self.now) && self.network.passes(0, clients, self.now);
         if !reached || self.faults.decide(Site::Question) == Fate::Lost {
             return None;
         }
@@ -1054,7 +1070,12 @@ impl World {
                     }),
                 };
                 self.machines[agent].tick(self.now);
-                self.machines[agent].process.engine.answered(Answer { id, side, said });
+                self.machines[agent].process.engine.answered(Answer {
+                    id,
+                    side,
+                    generation: 0,
+                    said,
+                });
             }
         }
     }
@@ -1153,7 +1174,10 @@ impl World {
                 ));
             }
         }
-        text.push_str(&format!("librarian {}\n", if self.librarian.up { "up" } else { "down" }));
+        text.push_str(&format!(
+            "librarian {}\n",
+            if self.librarian.up { "up" } else { "down" }
+        ));
         for object in 0..self.script.objects {
             if let Some(register) = self.librarian.process.registry.view().register(&address(object)) {
                 text.push_str(&format!("   {}\n", register.strings().join(" ")));
@@ -1203,9 +1227,7 @@ impl Event {
             Event::StartLibrarian(_) => 3,
             Event::Look(agent, _) => 120 + *agent as u64,
             Event::Control(agent, _) => 130 + *agent as u64,
-            Event::Frames { from, to, octets, .. } => {
-                10_000 + (*from * 10 + *to) as u64 + 100 * octets.len() as u64
-            }
+            Event::Frames { from, to, octets, .. } => 10_000 + (*from * 10 + *to) as u64 + 100 * octets.len() as u64,
             Event::Large { to, .. } => 140 + *to as u64,
             Event::LargeEnd(agent, ..) => 150 + *agent as u64,
             Event::LinkUp(one, other) => 200 + (*one * 10 + *other) as u64,
