@@ -13,6 +13,7 @@ use super::local::{Local, Open};
 use super::table::Slot;
 use super::words::{Busy, ReadGate, WriteGate};
 use crate::clock::BootInstant;
+use crate::migration::guard::{Guard, stands};
 use crate::store::{Change, CommitError, Entry, Journal, NewEntry};
 
 /// A move of one object is open; dropping this ends it.
@@ -178,6 +179,7 @@ impl Local {
             };
             match &entry.journal {
                 Journal::Active { wait: None } | Journal::Moving { .. } | Journal::Sealed { .. } => {}
+                Journal::Active { wait: Some(_) } if !stands(Guard::OnwardMove) => {}
                 // A moved copy has still to be retired.
                 Journal::Moved { .. } => {}
                 Journal::Active { wait: Some(_) } | Journal::CreateSent { .. } | Journal::DeleteSent { .. } => {

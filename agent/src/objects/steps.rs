@@ -7,6 +7,7 @@ use super::delete::Deleted;
 use super::ids::{self, WriteId};
 use super::words::{Delete, Miss, WriteError, Written};
 use super::writing::{Prepared, holds, writable, written};
+use crate::migration::guard::{Guard, stands};
 use crate::store::{Change, Content, Entry, Journal, NewEntry, WriteRecord};
 
 /// Type of a new object that came without one.
@@ -107,7 +108,10 @@ pub fn make(address: &Address, put: Prepared, level: Level, tx: Tx, now_ms: u64)
         kind: put.kind.unwrap_or_else(|| KIND.parse().expect("a legal type")),
         schema: put.schema.unwrap_or(1),
         level,
-        journal: Journal::CreateSent { tx },
+        journal: match stands(Guard::CreateSent) {
+            true => Journal::CreateSent { tx },
+            false => Journal::Active { wait: None },
+        },
         properties: put.properties.map_or(Content::Absent, Content::Staged),
         body: put.body.map_or(Content::Absent, Content::Staged),
         writes,
@@ -195,7 +199,10 @@ pub fn delete(entry: &Entry, delete: &Delete, request_hash: [u8; 32], tx: Tx, no
         revision,
     });
     Ok(Step::Row(Box::new(NewEntry {
-        journal: Journal::DeleteSent { tx },
+        journal: match stands(Guard::DeleteSent) {
+            true => Journal::DeleteSent { tx },
+            false => entry.journal.clone(),
+        },
         revision,
         writes: ids::remember(&entry.writes, record, now_ms),
         ..entry.keep()

@@ -7,6 +7,7 @@ use uuid::Uuid;
 use zones::{Address, Level, Tx};
 
 use super::engine::{Done, Id};
+use crate::migration::guard::{Guard, stands};
 use crate::migration::wire::{
     Copy, Either, INLINE_OCTETS_MAX, PART_OCTETS_MAX, Part as WirePart, Request, WriteId, write_frame,
 };
@@ -286,7 +287,10 @@ impl InHand {
 
     /// The write ids that come with it.
     pub(crate) fn writes(&self) -> Vec<WriteRecord> {
-        self.copy.writes.iter().map(write_record).collect()
+        match stands(Guard::WriteIds) {
+            true => self.copy.writes.iter().map(write_record).collect(),
+            false => Vec::new(),
+        }
     }
 }
 

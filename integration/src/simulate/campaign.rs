@@ -90,11 +90,10 @@ pub fn shrink(script: &Script, outcome: &Outcome) -> Violation {
     let wanted = kind(outcome);
     let mut fails = |script: &Script| {
         runs += 1;
-        let found = runs <= SHRINK_RUNS_MAX && {
+        runs <= SHRINK_RUNS_MAX && {
             let outcome = run(script, false);
             outcome.broken.is_some() && kind(&outcome) == wanted
-        };
-        found
+        }
     };
     let mut best = Script {
         faults: Source::Script(outcome.fired.clone()),
@@ -200,4 +199,28 @@ pub fn enumerate(
         }
     }
     Ok(runs)
+}
+
+/// Runs a quiet script once for every site and everything that can go wrong there, until something breaks: after how many
+/// runs, and what.
+#[must_use]
+pub fn enumerate_until(script: &Script) -> Option<(u64, String)> {
+    let calm = run(script, false);
+    if let Some(broken) = calm.broken {
+        return Some((1, broken));
+    }
+    let mut runs = 1;
+    for (number, site) in (1..).zip(&calm.sites) {
+        for fate in site.fates() {
+            runs += 1;
+            let script = Script {
+                faults: Source::Script(BTreeMap::from([(number, fate)])),
+                ..script.clone()
+            };
+            if let Some(broken) = run(&script, false).broken {
+                return Some((runs, broken));
+            }
+        }
+    }
+    None
 }

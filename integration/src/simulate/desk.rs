@@ -83,7 +83,7 @@ pub(super) enum Stage {
     /// A row is on its way to disk.
     Committing {
         turn: Turn,
-        change: Change,
+        change: Box<Change>,
         then: Then,
     },
     Creating {

@@ -96,12 +96,12 @@ impl File {
 
     /// What a cut of the power leaves.
     fn cut(&mut self, seed: u64) {
-        let keeps_length = dice(seed, 1, 0) % 2 == 0;
+        let keeps_length = dice(seed, 1, 0).is_multiple_of(2);
         if !keeps_length {
             self.octets.resize(self.durable_octets, 0);
         }
         for (sector, before) in std::mem::take(&mut self.before) {
-            let survives = dice(seed, sector as u64, 1) % 2 == 0;
+            let survives = dice(seed, sector as u64, 1).is_multiple_of(2);
             if survives {
                 continue;
             }
@@ -139,7 +139,7 @@ impl Platter {
         let mut state = self.0.lock();
         state.lost = true;
         let mut files = std::mem::take(&mut state.files);
-        files.retain(|name, file| file.name_is_durable || dice(seed, name.len() as u64, 2) % 2 == 0);
+        files.retain(|name, file| file.name_is_durable || dice(seed, name.len() as u64, 2).is_multiple_of(2));
         for (number, file) in files.values_mut().enumerate() {
             file.cut(dice(seed, number as u64, 3));
         }

@@ -264,7 +264,9 @@ impl Faults {
         let fates = site.fates();
         let fate = fates[usize::try_from(self.roll(101)).unwrap_or(0) % fates.len()];
         match fate {
-            Fate::Late(_) if site == Site::Update && self.roll(107) % 3 == 0 => Fate::Late(ms(10_000, 200_000)),
+            Fate::Late(_) if site == Site::Update && self.roll(107).is_multiple_of(3) => {
+                Fate::Late(ms(10_000, 200_000))
+            }
             Fate::Late(_) => Fate::Late(ms(20, 6_000)),
             fate => fate,
         }

@@ -103,7 +103,7 @@ impl Script {
                 let server = usize::try_from(dice(seed, number, 66)).unwrap_or(0) % agents;
                 deeds.push((
                     at.min(ends),
-                    if dice(seed, number, 67) % 3 == 0 {
+                    if dice(seed, number, 67).is_multiple_of(3) {
                         Deed::Refill
                     } else {
                         Deed::Drain(server)

@@ -413,7 +413,11 @@ impl World {
 
     fn commit(&mut self, agent: usize, id: u64, turn: Turn, change: Change, then: Then) -> bool {
         if let Some(request) = self.machines[agent].process.requests.get_mut(&id) {
-            request.stage = Stage::Committing { turn, change, then };
+            request.stage = Stage::Committing {
+                turn,
+                change: Box::new(change),
+                then,
+            };
             self.submit(agent, Work::Request(id));
         }
         true
@@ -431,7 +435,7 @@ impl World {
         let Stage::Committing { turn, change, then } = std::mem::replace(&mut request.stage, Stage::Over) else {
             return;
         };
-        let outcome = local.commit_now(vec![(address.clone(), change.clone())]);
+        let outcome = local.commit_now(vec![(address.clone(), (*change).clone())]);
         if let Ok(entries) = &outcome
             && let Then::Acknowledge = &then
             && let Some(entry) = entries.first()
