@@ -200,6 +200,10 @@ fn server_whose_memory_of_a_move_is_old_redirects_to_the_owner() -> Result<()> {
     ensure!(read.status == 307, "{read:?}");
     let write = ask(&pool, &alice, "s1", "/objects/1.1/body", &["-X", "PUT", "-d", "new"])?;
     ensure!(write.status == 307, "{write:?}");
+    // Who deleted it knows under which id: a repeated deletion succeeds there.
+    pool.agent(&["rm", "1.1", "--client", dir_text], b"")?;
+    let gone = ask(&pool, &alice, "s1", "/objects/1.1", &["-X", "DELETE"])?;
+    ensure!(gone.status == 307, "{gone:?}");
     Ok(())
 }
 

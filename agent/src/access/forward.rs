@@ -304,15 +304,12 @@ impl Access {
         Ok(response)
     }
 
-    /// The owner of an object, if the register says now that it is another server.
+    /// The server that the register names for an object now, if it is another one.
     async fn owner_elsewhere(&self, address: &str) -> Option<ServerName> {
         let address = target::bare(address).ok()?;
         let registers = self.objects.registers();
         let read = registers.read(&address).await.ok()?;
-        match steps::judge(registers.me(), &address, read.register) {
-            Err(Miss::Elsewhere { owner, .. }) => Some(owner),
-            Err(_) | Ok(steps::Asked::Here | steps::Asked::Free | steps::Asked::Clash(_)) => None,
-        }
+        steps::elsewhere(registers.me(), &address, read.register)
     }
 
     /// Both parts of a multipart write as octets.

@@ -57,6 +57,15 @@ pub fn judge(me: &ServerName, address: &Address, register: Option<Register>) -> 
     }
 }
 
+/// The server to ask about an object instead of `me`, as the register says: its owner, or who deleted it and so knows under
+/// which write id.
+#[must_use]
+pub fn elsewhere(me: &ServerName, address: &Address, register: Option<Register>) -> Option<ServerName> {
+    register
+        .filter(|register| register.address == *address && register.owner != *me)
+        .map(|register| register.owner)
+}
+
 /// A write of an object that is here.
 ///
 /// # Errors

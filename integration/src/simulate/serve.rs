@@ -627,9 +627,9 @@ impl World {
                 }
             }
             (Stage::AskedForOwner, Heard::Register { register, .. }) => {
-                let reply = match steps::judge(&me, &address, register) {
-                    Err(miss) => miss_reply(miss),
-                    Ok(Asked::Here | Asked::Free | Asked::Clash(_)) => Reply::Unavailable("its owner is being settled"),
+                let reply = match steps::elsewhere(&me, &address, register) {
+                    Some(owner) => Reply::Elsewhere(owner),
+                    None => Reply::Unavailable("its owner is being settled"),
                 };
                 self.end_request(agent, id, reply);
             }
