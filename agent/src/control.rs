@@ -58,7 +58,7 @@ impl Wanted {
 
     /// Takes an answer in. Returns the plan number that has to be durable before this is obeyed or reported, if it is
     /// a new one.
-    fn take(&mut self, wishes: Wishes) -> Option<u64> {
+    pub fn take(&mut self, wishes: Wishes) -> Option<u64> {
         let older = match (&self.want, &wishes.want) {
             (Some(known), Some(new)) => known.supersedes(new),
             (Some(_), None) => true,

@@ -191,6 +191,7 @@ impl Home {
             step: config.volume_step.0,
             volume: VOLUME_OCTETS,
             cache: INDEX_CACHE_OCTETS,
+            ..Settings::default()
         }
     }
 

@@ -9,11 +9,13 @@
 //! | `source` | what the owner does: reserve, open, copy, seal, let go or abort, reclaim |
 //! | `destination` | what the other does: reserve, stage, prepare, commit, fence, wait |
 //! | `wire` | the messages between them and their bytes |
+//! | `guard` | the rules that carry correctness, by name |
 //! | `window` | how many objects and bytes are open at a time, and how many sealed |
 //!
 //! Specification: DESIGN.md section 11, PROTOCOL.md section "Moving an object".
 
 pub mod destination;
+pub mod guard;
 pub mod source;
 pub mod window;
 pub mod wire;

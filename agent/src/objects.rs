@@ -15,14 +15,16 @@
 
 mod batch;
 mod body;
-mod create;
-mod delete;
+pub mod create;
+pub mod delete;
 mod ending;
 mod gate;
 mod ids;
+mod local;
 mod making;
 mod moving;
 mod reading;
+pub mod steps;
 mod table;
 mod turn;
 mod words;
@@ -34,19 +36,22 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
-use zones::{Address, Level, Register, State};
+use zones::{Address, Level};
 
-pub use batch::{BatchStep, StepChange};
+pub use batch::{BatchOutcome, BatchStep, StepChange};
 pub use body::StagedBody;
+pub use local::{AskedTurn, Local, Look, Open};
 pub use moving::{MoveGuard, NotOwned, StepError};
 pub use reading::Reading;
+pub use turn::Turn;
 pub use words::{Busy, Condition, Delete, Miss, Put, ReadGate, Summary, WriteError, WriteGate, Written};
+pub use writing::Prepared;
 
 use crate::clock::BootInstant;
 use crate::control::{Figures, Wanted};
-use crate::register::{RegisterRead, Registers};
+use crate::register::Registers;
 use crate::store::{Change, CommitError, Entry, Journal, Store};
-use table::Table;
+use steps::Asked;
 
 /// Most creations and deletions that wait for the librarian at once; each keeps a copy on disk.
 const OPENINGS_MAX: usize = 4096;
@@ -76,18 +81,24 @@ impl Default for Settings {
     }
 }
 
-/// The objects of this agent.
+/// The objects of this agent: what it has, and the librarian that says what of it counts.
 #[derive(Debug)]
 pub struct Objects {
-    store: Arc<Store>,
+    local: Arc<Local>,
     registers: Arc<Registers>,
     wanted: watch::Receiver<Wanted>,
-    table: Table,
-    settings: Settings,
     /// Bounds what waits for the librarian.
     openings: Arc<Semaphore>,
     requests: AtomicU64,
     errors: AtomicU64,
+}
+
+impl std::ops::Deref for Objects {
+    type Target = Local;
+
+    fn deref(&self) -> &Local {
+        &self.local
+    }
 }
 
 impl Objects {
@@ -101,17 +112,10 @@ impl Objects {
         wanted: watch::Receiver<Wanted>,
         settings: Settings,
     ) -> Arc<Objects> {
-        let table = Table::default();
-        for entry in entries {
-            let address = entry.address.clone();
-            table.swap(&address, None, Some(entry));
-        }
         Arc::new(Objects {
-            store,
+            local: Local::new(store, entries, settings),
             registers,
             wanted,
-            table,
-            settings,
             openings: Arc::new(Semaphore::new(OPENINGS_MAX)),
             requests: AtomicU64::new(0),
             errors: AtomicU64::new(0),
@@ -135,11 +139,7 @@ impl Objects {
 
     async fn read_until(&self, address: &Address, until: Instant) -> Result<Reading, Miss> {
         loop {
-            let look = match self.table.get(address) {
-                Some(slot) => slot.with(look),
-                None => Look::Unknown,
-            };
-            let changed = match look {
+            let changed = match self.look(address, BootInstant::now) {
                 Look::Shown(entry) => {
                     return Ok(Reading {
                         store: Arc::clone(&self.store),
@@ -186,33 +186,6 @@ impl Objects {
         }
     }
 
-    /// Objects that this agent owns and serves, in the order of addresses, behind `after`, at or below `under`.
-    #[must_use]
-    pub fn list(&self, under: Option<&Address>, after: Option<&Address>, limit: usize) -> Vec<Summary> {
-        self.table.scan(under, after, limit, |address, entry| {
-            let shown = match &entry.journal {
-                Journal::Active { .. } | Journal::Moving { .. } | Journal::Sealed { .. } => true,
-                Journal::CreateSent { .. }
-                | Journal::Moved { .. }
-                | Journal::Forward { .. }
-                | Journal::DeleteSent { .. }
-                | Journal::Tombstone { .. }
-                | Journal::Reserved { .. }
-                | Journal::Staged { .. }
-                | Journal::Prepared { .. }
-                | Journal::CommitSent { .. } => false,
-            };
-            shown.then(|| Summary {
-                address: address.clone(),
-                kind: entry.kind.clone(),
-                schema: entry.schema,
-                epoch: entry.epoch,
-                revision: entry.revision,
-                size: entry.body.as_ref().map_or(0, |body| body.plain_octets),
-            })
-        })
-    }
-
     /// The numbers that the librarian is told.
     #[must_use]
     pub fn figures(&self) -> Figures {
@@ -227,29 +200,16 @@ impl Objects {
         }
     }
 
-    /// The store below.
+    /// What this agent decides alone.
     #[must_use]
-    pub fn store(&self) -> &Arc<Store> {
-        &self.store
+    pub fn local(&self) -> &Arc<Local> {
+        &self.local
     }
 
     /// The librarian as this agent sees it.
     #[must_use]
     pub fn registers(&self) -> &Arc<Registers> {
         &self.registers
-    }
-
-    /// The copy of an object that requests see.
-    fn current(&self, address: &Address) -> Option<Arc<Entry>> {
-        self.table
-            .get(address)
-            .and_then(|slot| slot.with(|state| state.current().cloned()))
-    }
-
-    /// Level of an object's streams.
-    fn level_of(&self, address: &Address) -> Level {
-        self.current(address)
-            .map_or(self.settings.level, |entry| entry.level.max(self.settings.level))
     }
 
     /// Whether this server takes new objects, as the controller last said; and whether the address may be one.
@@ -273,36 +233,7 @@ impl Objects {
             tracing::warn!(%error, "a register cannot be read");
             Miss::unreachable()
         })?;
-        self.judge(address, read)
-    }
-
-    fn judge(&self, address: &Address, read: RegisterRead) -> Result<Asked, Miss> {
-        let Some(register) = read.register else {
-            return Ok(Asked::Free);
-        };
-        let Register {
-            address: registered,
-            epoch,
-            owner,
-            state,
-            ..
-        } = register;
-        match state {
-            _ if registered != *address => Ok(Asked::Clash(registered)),
-            State::Deleted => Err(Miss::Deleted),
-            State::Stable | State::Moving { .. } if owner == *self.registers.me() => Ok(Asked::Here),
-            State::Stable | State::Moving { .. } => Err(Miss::Elsewhere { owner, epoch }),
-        }
-    }
-
-    /// Resolves at the next change of an object that the register says is here, while no copy is current; `None` if
-    /// one has become so.
-    fn arriving(&self, address: &Address) -> Option<tokio::sync::futures::OwnedNotified> {
-        let slot = self.table.get_or_make(address);
-        slot.with(|state| match state.current() {
-            Some(_) => None,
-            None => Some(state.gate().changed()),
-        })
+        steps::judge(self.registers.me(), address, read.register)
     }
 
     /// Commits changes of the index and takes them into the table: all or nothing. Entries come back in the order of
@@ -312,74 +243,14 @@ impl Objects {
     ///
     /// [`CommitError`]; nothing has changed then.
     pub async fn commit(self: &Arc<Self>, changes: Vec<(Address, Change)>) -> Result<Vec<Arc<Entry>>, CommitError> {
-        let objects = Arc::clone(self);
-        body::blocking(move || objects.commit_now(changes)).await
-    }
-
-    fn commit_now(&self, changes: Vec<(Address, Change)>) -> Result<Vec<Arc<Entry>>, CommitError> {
-        let mut swaps = Vec::with_capacity(changes.len());
-        let mut plain = Vec::with_capacity(changes.len());
-        for (address, change) in changes {
-            swaps.push(match &change {
-                Change::Insert(_) => (address, None, true),
-                Change::Replace { seq, .. } => (address, Some(*seq), true),
-                Change::Remove { seq } => (address, Some(*seq), false),
-            });
-            plain.push(change);
-        }
-        let mut entries = self.store.commit(plain)?.into_iter();
-        let mut new = Vec::with_capacity(swaps.len());
-        for (address, removed, comes) in swaps {
-            let entry = comes.then(|| entries.next().expect("one entry for each that was to come"));
-            new.extend(entry.clone());
-            self.table.swap(&address, removed, entry);
-        }
-        Ok(new)
+        let local = Arc::clone(&self.local);
+        body::blocking(move || local.commit_now(changes)).await
     }
 
     async fn replace(self: &Arc<Self>, old: &Entry, entry: crate::store::NewEntry) -> Result<Arc<Entry>, CommitError> {
         let change = Change::Replace { seq: old.seq, entry };
         let mut new = self.commit(vec![(old.address.clone(), change)]).await?;
         Ok(new.pop().expect("a replacement gives one entry"))
-    }
-}
-
-/// What a slot says to a read.
-enum Look {
-    Shown(Arc<Entry>),
-    Missed(Miss),
-    Wait(tokio::sync::futures::OwnedNotified),
-    Unknown,
-}
-
-/// What a register read says of an address that is not in the table.
-enum Asked {
-    /// It is this agent's.
-    Here,
-    /// There is no object.
-    Free,
-    /// An address that differs by case is registered.
-    Clash(Address),
-}
-
-fn look(state: &mut table::State) -> Look {
-    let Some(entry) = state.current().cloned() else {
-        return Look::Unknown;
-    };
-    match &entry.journal {
-        Journal::Active { .. } | Journal::Moving { .. } | Journal::Sealed { .. } => {
-            // The clock is looked at after the copy was found, so that the copy was the present one before the gate's end.
-            match state.gate().reads_pass(BootInstant::now()) {
-                true => Look::Shown(entry),
-                false => Look::Wait(state.gate().changed()),
-            }
-        }
-        Journal::CreateSent { .. } | Journal::DeleteSent { .. } => Look::Wait(state.gate().changed()),
-        Journal::Moved { to, .. } | Journal::Forward { to, .. } => Look::Missed(Miss::Party { to: to.clone() }),
-        Journal::Tombstone { .. } => Look::Missed(Miss::Deleted),
-        Journal::Reserved { .. } | Journal::Staged { .. } | Journal::Prepared { .. } | Journal::CommitSent { .. } => {
-            Look::Unknown
-        }
     }
 }
 

@@ -7,18 +7,21 @@
 //! | `large` | a stream for each large object, from disk to disk piece by piece |
 //! | `copying` | copies between disk and frames |
 //! | `librarian` | register reads and changes of many moves |
-//! | `engine` | the driver of all machines, and of drains |
+//! | `engine` | the driver of all machines, and of drains: pure, but for what its outside does |
+//! | `shell`, `ways` | that outside in a running agent: tasks, connections, clocks |
 //!
 //! Specification: DESIGN.md section 11, PROTOCOL.md section "Moving an object".
 
 mod copying;
-mod engine;
+pub mod engine;
 mod large;
 mod librarian;
 mod link;
 pub mod quic;
+mod shell;
 #[cfg(test)]
 mod tests;
+mod ways;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -38,9 +41,12 @@ use crate::migration::window::WindowSettings;
 use crate::objects::Objects;
 use crate::register::Registers;
 use crate::store::{Entry, Store};
-use engine::{EVENTS_MAX, Engine, Parts};
+pub use copying::{Leave, Shipment, Shipped};
+use engine::{Engine, Parts};
 use link::Close;
 use quic::QuicError;
+use shell::{EVENTS_MAX, Event, Shell};
+use ways::Ways;
 
 /// How moves are done.
 #[derive(Clone, Debug)]
@@ -207,20 +213,20 @@ pub struct Transfer {
     counters: Arc<Counters>,
     stop: CancellationToken,
     engine: JoinHandle<()>,
-    events: mpsc::Sender<engine::Event>,
+    events: mpsc::Sender<Event>,
 }
 
 /// Waits for the steps of moves that were begun.
 #[derive(Clone, Debug)]
 pub struct Barrier {
-    events: mpsc::Sender<engine::Event>,
+    events: mpsc::Sender<Event>,
 }
 
 impl Barrier {
     /// Resolves when every step that was begun before is durable; false if the moves have stopped.
     pub async fn pass(&self) -> bool {
         let (passed, barrier) = oneshot::channel();
-        self.events.send(engine::Event::Barrier(passed)).await.is_ok() && barrier.await.is_ok()
+        self.events.send(Event::Barrier(passed)).await.is_ok() && barrier.await.is_ok()
     }
 }
 
@@ -259,19 +265,24 @@ impl Transfer {
         tokio::spawn(librarian::run(Arc::clone(&room.registers), to_fulfil, events.clone()));
         let parts = Parts {
             me: room.registers.me().clone(),
-            domain: room.registers.domain().clone(),
             settings,
+            objects: Arc::clone(room.objects.local()),
+            counters: Arc::clone(&counters),
+        };
+        let shell = Shell {
+            me: room.registers.me().clone(),
+            domain: room.registers.domain().clone(),
             objects: room.objects,
-            store: room.store,
             registers: room.registers,
             wanted: room.wanted,
             endpoint: endpoint.clone(),
-            counters: Arc::clone(&counters),
             events: events.clone(),
             wishes,
             stop: stop.clone(),
+            ways: Ways::default(),
+            barriers: Vec::new(),
         };
-        let engine = tokio::spawn(Engine::new(parts).run(room.open, inbox));
+        let engine = tokio::spawn(Engine::new(parts, shell).run(room.open, inbox));
         Ok(Transfer {
             endpoint,
             counters,

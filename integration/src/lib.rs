@@ -8,6 +8,7 @@ pub mod chaos;
 pub mod demo;
 pub mod harness;
 pub mod objects;
+pub mod simulate;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

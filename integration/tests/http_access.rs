@@ -183,6 +183,30 @@ fn forbidden_object_is_answered_as_an_absent_one() -> Result<()> {
     Ok(())
 }
 
+/// s1 gave the object to s2, which gave it to s3 and got it back: what s1 remembers leads to s2, which takes nothing for it
+/// from s1 any more.
+#[test]
+fn server_whose_memory_of_a_move_is_old_redirects_to_the_owner() -> Result<()> {
+    let pool = Pool::builder(DEMO).servers(3).free(2).start()?;
+    let dir = pool.add_client("alice", &["read:1", "write:1"])?;
+    let alice = Asker::client(&dir);
+    let dir_text = dir.to_str().context("the client's directory")?;
+    pool.agent(&["put", "1.1", "-", "--client", dir_text], b"moved often")?;
+    for (server, into) in [("s1", "s2"), ("s2", "s3"), ("s3", "s2")] {
+        pool.librarian(&["drain", server, "--into", into])?;
+    }
+    ask(&pool, &alice, "s2", "/objects/1.1", &["-I"])?.expect(200)?;
+    let read = ask(&pool, &alice, "s1", "/objects/1.1/body", &[])?;
+    ensure!(read.status == 307, "{read:?}");
+    let write = ask(&pool, &alice, "s1", "/objects/1.1/body", &["-X", "PUT", "-d", "new"])?;
+    ensure!(write.status == 307, "{write:?}");
+    // Who deleted it knows under which id: a repeated deletion succeeds there.
+    pool.agent(&["rm", "1.1", "--client", dir_text], b"")?;
+    let gone = ask(&pool, &alice, "s1", "/objects/1.1", &["-X", "DELETE"])?;
+    ensure!(gone.status == 307, "{gone:?}");
+    Ok(())
+}
+
 #[test]
 fn forwarded_request_is_taken_from_the_source_of_the_move_only() -> Result<()> {
     let pool = Pool::builder(DEMO).servers(3).free(1).start()?;

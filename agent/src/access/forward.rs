@@ -24,8 +24,9 @@ use zones::ServerName;
 
 use crate::access::caller::{CLIENT_CERT, Caller, HOPS, HOPS_MAX};
 use crate::access::problem::Problem;
+use crate::access::target;
 use crate::access::{Access, HYPERNET_EPOCH, HYPERNET_SIZE, HYPERNET_TYPE, IDEMPOTENCY_KEY, chain};
-use crate::objects::{Miss, StagedBody, WriteError};
+use crate::objects::{Miss, StagedBody, WriteError, steps};
 use crate::register::PeerError;
 
 /// Longest wait for a connection to the other party.
@@ -242,7 +243,8 @@ impl Access {
             return Err(Problem::misdirected(to));
         }
         let authority = self.authority(to).await?;
-        let url = format!("https://{authority}/objects/{}{}", outgoing.address(), outgoing.tail);
+        let (address, path) = (outgoing.address().to_owned(), outgoing.uri.path().to_owned());
+        let url = format!("https://{authority}/objects/{address}{}", outgoing.tail);
         let mut headers = HeaderMap::new();
         for name in TO_PARTY {
             if let Some(value) = outgoing.headers.get(&name) {
@@ -284,6 +286,13 @@ impl Access {
                 RETRY,
             )
         })?;
+        // The entry that says where the object went may be older than its last moves: whoever has it now may have it from
+        // another server, and takes nothing from this one. The register knows.
+        if matches!(answer.status(), StatusCode::FORBIDDEN | StatusCode::MISDIRECTED_REQUEST)
+            && let Some(owner) = self.owner_elsewhere(&address).await
+        {
+            return Err(self.redirect(caller, &owner, &path).await?);
+        }
         let mut response = Response::new(Body::empty());
         *response.status_mut() = answer.status();
         for name in FROM_PARTY {
@@ -293,6 +302,14 @@ impl Access {
         }
         *response.body_mut() = Body::from_stream(answer.bytes_stream());
         Ok(response)
+    }
+
+    /// The server that the register names for an object now, if it is another one.
+    async fn owner_elsewhere(&self, address: &str) -> Option<ServerName> {
+        let address = target::bare(address).ok()?;
+        let registers = self.objects.registers();
+        let read = registers.read(&address).await.ok()?;
+        steps::elsewhere(registers.me(), &address, read.register)
     }
 
     /// Both parts of a multipart write as octets.

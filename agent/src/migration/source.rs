@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 
 use zones::{Address, Epoch, Level, ObjectType, Register, ServerName, Tx};
 
+use super::guard::{Guard, stands};
 use super::wire::{Reply, Request};
 use super::{Backoff, ChangeOutcome, Digests, FreshTx, Question, Settings, UnexpectedInput};
 use crate::clock::BootInstant;
@@ -495,7 +496,7 @@ impl Source {
     /// [`InWait`] within 2.2 s of the object's arrival: such a move could commit while the agent before this one still
     /// answers reads.
     pub fn begin(now: BootInstant, begin: Begin, settings: Settings) -> Result<Source, InWait> {
-        if begin.in_wait {
+        if begin.in_wait && stands(Guard::OnwardMove) {
             return Err(InWait);
         }
         let mut fresh = FreshTx::new(begin.seed);

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use zones::Address;
 
-use super::Objects;
 use super::body::blocking;
 use super::moving::{StepError, gone, moves_own};
 use super::turn::Turn;
 use super::words::{ReadGate, WriteGate};
+use super::{Local, Objects};
 use crate::store::{Change, CommitError, Entry, NewEntry};
 
 /// What an entry becomes, made from the entry as it is when the step has its turn.
@@ -64,17 +64,21 @@ struct Ready {
     held: Option<Address>,
 }
 
-type Outcome = Result<Option<Arc<Entry>>, StepError>;
+/// How a step ended: the entry that it gave, if it gives one.
+pub type BatchOutcome = Result<Option<Arc<Entry>>, StepError>;
 
 impl Objects {
     /// Takes steps together. The answers are in the order of the steps; each step stands or falls alone.
-    pub async fn batch(self: &Arc<Self>, steps: Vec<BatchStep>) -> Vec<Outcome> {
-        let objects = Arc::clone(self);
-        blocking(move || objects.batch_now(steps)).await
+    pub async fn batch(self: &Arc<Self>, steps: Vec<BatchStep>) -> Vec<BatchOutcome> {
+        let local = Arc::clone(self.local());
+        blocking(move || local.batch_now(steps)).await
     }
+}
 
-    fn batch_now(&self, steps: Vec<BatchStep>) -> Vec<Outcome> {
-        let mut outcomes: Vec<Option<Outcome>> = Vec::with_capacity(steps.len());
+impl Local {
+    /// The same; blocks.
+    pub fn batch_now(&self, steps: Vec<BatchStep>) -> Vec<BatchOutcome> {
+        let mut outcomes: Vec<Option<BatchOutcome>> = Vec::with_capacity(steps.len());
         let mut ready: Vec<(usize, Ready)> = Vec::with_capacity(steps.len());
         for (at, step) in steps.into_iter().enumerate() {
             match self.ready(step) {
@@ -235,7 +239,7 @@ impl Objects {
     }
 }
 
-fn settled(outcomes: Vec<Option<Outcome>>) -> Vec<Outcome> {
+fn settled(outcomes: Vec<Option<BatchOutcome>>) -> Vec<BatchOutcome> {
     outcomes
         .into_iter()
         .map(|outcome| outcome.expect("every step was decided"))

@@ -29,7 +29,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Invariant: `Lost` and `Refused` are entered only after a register read that was asked after the last sending, and
 /// `Refused` only if no sending is left that could still land.
 #[derive(Debug)]
-pub(crate) struct Create {
+pub struct Create {
     new: Register,
     state: State,
     /// A sending got no reply, so it may still land.
@@ -41,7 +41,7 @@ pub(crate) struct Create {
 
 /// What the driver is to do next.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) enum Action {
+pub enum Action {
     /// Send the change: nothing there before, this register after. Answer with [`Create::changed`].
     Send(Register),
     /// Read the register. Answer with [`Create::read`] or [`Create::unreachable`].
@@ -54,7 +54,7 @@ pub(crate) enum Action {
 
 /// How a creation ended.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) enum Created {
+pub enum Created {
     /// The register names this agent.
     Made,
     /// Another object has the address, or an address that differs only by case. The copy here is nothing any more.
@@ -73,7 +73,7 @@ enum State {
 
 impl Create {
     /// A creation that nothing was sent for yet.
-    pub(crate) fn new(new: Register) -> Create {
+    pub fn new(new: Register) -> Create {
         assert!(new.epoch == Epoch::FIRST, "a new object is at the first epoch");
         Create {
             new,
@@ -85,7 +85,7 @@ impl Create {
     }
 
     /// A creation found in the journal after a restart: something may have been sent.
-    pub(crate) fn recover(now: BootInstant, new: Register) -> Create {
+    pub fn recover(now: BootInstant, new: Register) -> Create {
         Create {
             open_sending: true,
             state: State::Asking { since: now },
@@ -94,7 +94,7 @@ impl Create {
     }
 
     /// What is to be done now.
-    pub(crate) fn action(&self) -> Action {
+    pub fn action(&self) -> Action {
         match &self.state {
             State::Sending => Action::Send(self.new.clone()),
             State::Asking { .. } => Action::Ask,
@@ -104,7 +104,7 @@ impl Create {
     }
 
     /// The change was answered, or its answer is no longer waited for.
-    pub(crate) fn changed(&mut self, now: BootInstant, changed: Changed) {
+    pub fn changed(&mut self, now: BootInstant, changed: Changed) {
         match &self.state {
             State::Sending => {}
             // A late answer of an earlier sending: the register read decides.
@@ -125,7 +125,7 @@ impl Create {
     }
 
     /// The register was read.
-    pub(crate) fn read(&mut self, now: BootInstant, read: &RegisterRead) {
+    pub fn read(&mut self, now: BootInstant, read: &RegisterRead) {
         let since = match &self.state {
             State::Asking { since } => *since,
             State::Sending | State::Pausing { .. } | State::Ended(_) => return,
@@ -142,7 +142,7 @@ impl Create {
     }
 
     /// The register could not be read.
-    pub(crate) fn unreachable(&mut self, now: BootInstant) {
+    pub fn unreachable(&mut self, now: BootInstant) {
         match &self.state {
             State::Asking { .. } => self.pause(now),
             State::Sending | State::Pausing { .. } | State::Ended(_) => {}
@@ -150,7 +150,7 @@ impl Create {
     }
 
     /// The moment of [`Action::Sleep`] has come; called early, this changes nothing.
-    pub(crate) fn timeout(&mut self, now: BootInstant) {
+    pub fn timeout(&mut self, now: BootInstant) {
         match &self.state {
             State::Pausing { until } if now >= *until => self.state = State::Sending,
             State::Pausing { .. } | State::Sending | State::Asking { .. } | State::Ended(_) => {}

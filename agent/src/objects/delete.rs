@@ -29,7 +29,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 ///
 /// Invariant: an end is entered only on a reply that says done, or on a read that was asked after the last sending.
 #[derive(Debug)]
-pub(crate) struct Delete {
+pub struct Delete {
     me: ServerName,
     epoch: Epoch,
     tx: Tx,
@@ -39,7 +39,7 @@ pub(crate) struct Delete {
 
 /// What the driver is to do next.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) enum Action {
+pub enum Action {
     /// Read the register. Answer with [`Delete::read`] or [`Delete::unreachable`].
     Ask,
     /// Send the change. Answer with [`Delete::changed`].
@@ -57,7 +57,7 @@ pub(crate) enum Action {
 
 /// How a deletion ended.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) enum Deleted {
+pub enum Deleted {
     /// The object is gone, at this epoch.
     Deleted(Epoch),
     /// This agent was not its owner any more.
@@ -74,7 +74,7 @@ enum State {
 
 impl Delete {
     /// The deletion of an object that `me` owns at `epoch`; `tx` is the one in the journal.
-    pub(crate) fn new(now: BootInstant, me: ServerName, epoch: Epoch, tx: Tx) -> Delete {
+    pub fn new(now: BootInstant, me: ServerName, epoch: Epoch, tx: Tx) -> Delete {
         Delete {
             me,
             epoch,
@@ -85,7 +85,7 @@ impl Delete {
     }
 
     /// What is to be done now.
-    pub(crate) fn action(&self) -> Action {
+    pub fn action(&self) -> Action {
         match &self.state {
             State::Asking { .. } => Action::Ask,
             State::Sending { old } => Action::Send {
@@ -98,7 +98,7 @@ impl Delete {
     }
 
     /// The register was read.
-    pub(crate) fn read(&mut self, now: BootInstant, read: &RegisterRead) {
+    pub fn read(&mut self, now: BootInstant, read: &RegisterRead) {
         let since = match &self.state {
             State::Asking { since } => *since,
             State::Sending { .. } | State::Pausing { .. } | State::Ended(_) => return,
@@ -127,7 +127,7 @@ impl Delete {
     }
 
     /// The register could not be read.
-    pub(crate) fn unreachable(&mut self, now: BootInstant) {
+    pub fn unreachable(&mut self, now: BootInstant) {
         match &self.state {
             State::Asking { .. } => self.pause(now),
             State::Sending { .. } | State::Pausing { .. } | State::Ended(_) => {}
@@ -135,7 +135,7 @@ impl Delete {
     }
 
     /// The change was answered, or its answer is no longer waited for.
-    pub(crate) fn changed(&mut self, now: BootInstant, changed: &Changed) {
+    pub fn changed(&mut self, now: BootInstant, changed: &Changed) {
         match &self.state {
             State::Sending { .. } => {}
             State::Asking { .. } | State::Pausing { .. } | State::Ended(_) => return,
@@ -147,7 +147,7 @@ impl Delete {
     }
 
     /// The moment of [`Action::Sleep`] has come; called early, this changes nothing.
-    pub(crate) fn timeout(&mut self, now: BootInstant) {
+    pub fn timeout(&mut self, now: BootInstant) {
         match &self.state {
             State::Pausing { until } if now >= *until => self.state = State::Asking { since: now },
             State::Pausing { .. } | State::Sending { .. } | State::Asking { .. } | State::Ended(_) => {}

@@ -3,17 +3,17 @@
 use std::sync::Arc;
 
 use tokio::time::Instant;
-use zones::{Address, RegisterChange, State, Tx};
+use zones::{Address, RegisterChange, Tx};
 
-use super::delete::{Action, Delete as Deletion, Deleted};
-use super::ids::{self, WriteId};
+use super::delete::{Action, Delete as Deletion};
 use super::making::settling;
+use super::steps::{self, Step};
 use super::turn::Turn;
 use super::words::{Condition, Delete, Miss, WriteError, Written};
-use super::writing::{holds, uncommitted, writable, written};
+use super::writing::uncommitted;
 use super::{Asked, Objects};
 use crate::clock::{self, BootInstant, sleep_until};
-use crate::store::{Change, Content, Entry, Journal, NewEntry, WriteRecord};
+use crate::store::Entry;
 
 impl Objects {
     /// Deletes an object for ever.
@@ -43,42 +43,15 @@ impl Objects {
             };
         };
         let request_hash = self.request_hash("delete", &[]);
-        let now_ms = clock::unix_ms();
-        let id = delete.write_id.map(|id| WriteId {
-            client: &delete.client,
-            id,
-            request_hash,
-        });
-        // A tombstone is looked at for its write ids first: a repeated deletion succeeds.
-        let seen = match &id {
-            Some(id) => ids::look_up(&entry.writes, id, now_ms),
-            None => Ok(None),
-        };
-        if let Ok(Some(revision)) = seen {
-            return Ok(written(&entry, revision));
-        }
-        writable(&entry)?;
-        seen?;
-        holds(delete.condition, Some(entry.revision))?;
-        let _open = self.openings.try_acquire().map_err(|_| settling())?;
-        let revision = entry.revision + 1;
-        let record = delete.write_id.map(|id| WriteRecord {
-            client: delete.client.clone(),
-            id,
-            request_hash,
-            unix_ms: now_ms,
-            revision,
-        });
         let tx = Tx(rand::random());
-        let new = NewEntry {
-            journal: Journal::DeleteSent { tx },
-            revision,
-            writes: ids::remember(&entry.writes, record, now_ms),
-            ..entry.keep()
+        let new = match steps::delete(&entry, &delete, request_hash, tx, clock::unix_ms())? {
+            Step::Known(written) => return Ok(written),
+            Step::Row(new) => *new,
         };
+        let _open = self.openings.try_acquire().map_err(|_| settling())?;
         let entry = self.replace(&entry, new).await.map_err(|error| uncommitted(&error))?;
         // An open move learns of it; from here on the deletion changes the register.
-        turn.slot().with(|state| state.gate().cancel_move());
+        turn.cancel_move();
         self.settle_delete(entry, tx).await
     }
 
@@ -131,41 +104,7 @@ impl Objects {
                 Action::End(deleted) => break deleted,
             }
         };
-        // In every case the copy is nothing any more: the register that was just read, or changed, is above its epoch.
-        let (journal, epoch, tx, told) = match deleted {
-            Deleted::Deleted(epoch) => (
-                Journal::Tombstone { epoch, tx },
-                epoch,
-                tx,
-                Ok(Written {
-                    epoch,
-                    ..written(&entry, entry.revision)
-                }),
-            ),
-            Deleted::Superseded(register) => {
-                let (epoch, tx) = (register.epoch, register.tx);
-                match register.state {
-                    State::Deleted => (Journal::Tombstone { epoch, tx }, epoch, tx, Err(WriteError::Deleted)),
-                    State::Stable | State::Moving { .. } => {
-                        let to = register.owner;
-                        let journal = Journal::Forward { to: to.clone(), epoch };
-                        (journal, entry.epoch, tx, Err(WriteError::Party { to }))
-                    }
-                }
-            }
-        };
-        let new = NewEntry {
-            journal,
-            epoch,
-            properties: Content::Absent,
-            body: Content::Absent,
-            tx: Some(tx),
-            ..entry.keep()
-        };
-        let change = Change::Replace {
-            seq: entry.seq,
-            entry: new,
-        };
+        let (change, told) = steps::deleted(&entry, tx, deleted);
         self.commit_surely(&entry.address, change).await;
         // Only now: a report tells what is durable, and nothing of this may become so behind it.
         drop(settling);

@@ -3,17 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use zones::{Address, Epoch, Register, RegisterChange, State, Tx};
+use zones::{Address, RegisterChange, Tx};
 
-use super::create::{Action, Create, Created};
+use super::create::{Action, Create};
 use super::words::{WriteError, Written};
-use super::writing::{Prepared, holds, uncommitted, written};
-use super::{Asked, Objects, ids};
+use super::writing::{Prepared, uncommitted};
+use super::{Asked, Objects, steps};
 use crate::clock::{self, BootInstant, sleep_until};
-use crate::store::{Change, Content, Entry, Journal, NewEntry};
+use crate::store::{Change, Entry};
 
-/// Type of a new object that came without one.
-const KIND: &str = "file";
 /// Pause before the end of a settled change is committed again, after the disk refused it.
 const DISK_PAUSE: Duration = Duration::from_secs(1);
 
@@ -26,59 +24,27 @@ impl Objects {
             Asked::Here => return Err(settling()),
         }
         self.takes_new(address)?;
-        holds(put.condition, None)?;
         let now_ms = clock::unix_ms();
-        if let Some(id) = put.id() {
-            ids::look_up(&[], &id, now_ms)?;
-        }
+        steps::may_make(&put, now_ms)?;
         let _open = self.openings.try_acquire().map_err(|_| settling())?;
         let tx = Tx(rand::random());
-        let writes = ids::remember(&[], put.record(1, now_ms), now_ms);
-        let new = NewEntry {
-            address: address.clone(),
-            epoch: Epoch::FIRST,
-            revision: 1,
-            kind: put.kind.unwrap_or_else(|| KIND.parse().expect("a legal type")),
-            schema: put.schema.unwrap_or(1),
-            level: self.settings.level,
-            journal: Journal::CreateSent { tx },
-            properties: put.properties.map_or(Content::Absent, Content::Staged),
-            body: put.body.map_or(Content::Absent, Content::Staged),
-            writes,
-            tx: Some(tx),
-            from: None,
-        };
+        let new = steps::make(address, put, self.settings.level, tx, now_ms);
         let mut made = self
             .commit(vec![(address.clone(), Change::Insert(new))])
             .await
             .map_err(|error| uncommitted(&error))?;
         let entry = made.pop().expect("an insertion gives one entry");
-        let create = Create::new(self.register_of(&entry, tx));
+        let create = Create::new(steps::register_of(self.registers.me(), &entry, tx));
         self.settle_create(entry, create).await
     }
 
     /// Ends a creation that a restart found in the journal.
     pub(super) async fn recover_create(self: Arc<Self>, entry: Arc<Entry>, tx: Tx) {
-        let create = Create::recover(BootInstant::now(), self.register_of(&entry, tx));
+        let create = Create::recover(BootInstant::now(), steps::register_of(self.registers.me(), &entry, tx));
         let address = entry.address.clone();
         match self.settle_create(entry, create).await {
             Ok(_) => tracing::info!(%address, "an open creation ended: created"),
             Err(error) => tracing::info!(%address, %error, "an open creation ended"),
-        }
-    }
-
-    fn register_of(&self, entry: &Entry, tx: Tx) -> Register {
-        let me = self.registers.me().clone();
-        Register {
-            address: entry.address.clone(),
-            epoch: entry.epoch,
-            owner: me.clone(),
-            state: State::Stable,
-            tx,
-            holders: vec![me],
-            kind: entry.kind.clone(),
-            schema: entry.schema,
-            level: entry.level,
         }
     }
 
@@ -104,41 +70,11 @@ impl Objects {
                 Action::End(created) => break created,
             }
         };
-        let gone = Change::Remove { seq: entry.seq };
-        let settled = match created {
-            Created::Made => {
-                let active = NewEntry {
-                    journal: Journal::Active { wait: None },
-                    ..entry.keep()
-                };
-                let change = Change::Replace {
-                    seq: entry.seq,
-                    entry: active,
-                };
-                self.commit_surely(&entry.address, change).await;
-                Ok(written(&entry, 1))
-            }
-            Created::Lost(register) => {
-                self.commit_surely(&entry.address, gone).await;
-                match register.state {
-                    _ if register.address != entry.address => Err(WriteError::CaseClash {
-                        registered: register.address,
-                    }),
-                    State::Deleted => Err(WriteError::Deleted),
-                    State::Stable | State::Moving { .. } => Err(WriteError::Elsewhere {
-                        owner: register.owner,
-                        epoch: register.epoch,
-                    }),
-                }
-            }
-            Created::Refused(why) => {
-                self.commit_surely(&entry.address, gone).await;
-                Err(WriteError::NotServing { why })
-            }
-        };
+        let (change, told) = steps::created(&entry, created);
+        self.commit_surely(&entry.address, change).await;
         // Only now: a report tells what is durable, and nothing of this may become so behind it.
         drop(settling);
-        settled
+        told
     }
 
     /// Commits what the register has settled. A disk that refuses is tried again: the register stands.

@@ -9,15 +9,17 @@ use zones::{Address, ServerName};
 
 use super::Objects;
 use super::batch::StepChange;
+use super::local::{Local, Open};
 use super::table::Slot;
 use super::words::{Busy, ReadGate, WriteGate};
 use crate::clock::BootInstant;
+use crate::migration::guard::{Guard, stands};
 use crate::store::{Change, CommitError, Entry, Journal, NewEntry};
 
 /// A move of one object is open; dropping this ends it.
 #[derive(Debug)]
 pub struct MoveGuard {
-    objects: Arc<Objects>,
+    local: Arc<Local>,
     address: Address,
     slot: Option<Arc<Slot>>,
 }
@@ -86,11 +88,11 @@ impl Drop for MoveGuard {
     fn drop(&mut self) {
         self.slot().with(|state| state.gate().end_move());
         self.slot = None;
-        self.objects.table.forget(&self.address);
+        self.local.table.forget(&self.address);
     }
 }
 
-impl Objects {
+impl Local {
     /// Objects that may be moved now, in the order of addresses, with their octets: owned, stable, behind `after`.
     #[must_use]
     pub fn candidates(&self, after: Option<&Address>, limit: usize) -> Vec<(Address, u64)> {
@@ -177,6 +179,7 @@ impl Objects {
             };
             match &entry.journal {
                 Journal::Active { wait: None } | Journal::Moving { .. } | Journal::Sealed { .. } => {}
+                Journal::Active { wait: Some(_) } if !stands(Guard::OnwardMove) => {}
                 // A moved copy has still to be retired.
                 Journal::Moved { .. } => {}
                 Journal::Active { wait: Some(_) } | Journal::CreateSent { .. } | Journal::DeleteSent { .. } => {
@@ -195,13 +198,34 @@ impl Objects {
             }
         })?;
         Ok(MoveGuard {
-            objects: Arc::clone(self),
+            local: Arc::clone(self),
             address: address.clone(),
             slot: Some(slot),
         })
     }
 
-    /// Queues new writes and waits until the open one has ended. The entry is then the last one before the seal.
+    /// Queues new writes from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`NotOwned`].
+    pub fn hold(&self, address: &Address) -> Result<(), NotOwned> {
+        let slot = self.table.get(address).ok_or(NotOwned)?;
+        slot.with(|state| state.gate().hold());
+        Ok(())
+    }
+
+    /// What a hold found once the open write has ended; `None` until then. The entry is then the last one before the seal.
+    #[must_use]
+    pub fn held(&self, address: &Address) -> Option<Result<Arc<Entry>, NotOwned>> {
+        let Some(slot) = self.table.get(address) else {
+            return Some(Err(NotOwned));
+        };
+        let taken = slot.with(|state| state.gate().is_taken());
+        (!taken).then(|| sealed(&slot))
+    }
+
+    /// Queues new writes and waits until the open one has ended.
     ///
     /// # Errors
     ///
@@ -209,14 +233,7 @@ impl Objects {
     pub async fn seal(&self, address: &Address) -> Result<Arc<Entry>, NotOwned> {
         let slot = self.table.get(address).ok_or(NotOwned)?;
         slot.hold().await;
-        let entry = slot.with(|state| state.current().cloned());
-        match entry.filter(|entry| moves_own(entry)) {
-            Some(entry) => Ok(entry),
-            None => {
-                slot.release();
-                Err(NotOwned)
-            }
-        }
+        sealed(&slot)
     }
 
     /// Since when the first write has waited for this object, if one does.
@@ -239,6 +256,24 @@ impl Objects {
         if let Some(slot) = self.table.get(address) {
             slot.with(|state| state.gate().set_reads(reads));
         }
+    }
+
+    /// Lets the writes of a new owner go on.
+    pub fn release_writes(&self, address: &Address) {
+        if let Some(slot) = self.table.get(address) {
+            slot.release();
+        }
+    }
+}
+
+impl Objects {
+    /// Begins a move.
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`].
+    pub fn begin_move(&self, address: &Address) -> Result<MoveGuard, Busy> {
+        self.local.begin_move(address)
     }
 
     /// Changes the entry of an owned or moved object in its turn, past the line of writes. The change is made from the
@@ -311,39 +346,17 @@ impl Objects {
         Ok(entry)
     }
 
-    /// Lets the writes of a new owner go on.
-    pub fn release_writes(&self, address: &Address) {
-        if let Some(slot) = self.table.get(address) {
-            slot.release();
-        }
-    }
-
     /// Closes what a restart found open, and ends open creations and deletions in the background. Returns the entries
     /// of open moves, whose machines are then to be started: until they say so, their writes are held, and reads of
     /// sealed copies, too.
     #[must_use]
     pub fn recover(self: &Arc<Self>) -> Vec<Arc<Entry>> {
         let mut moves = Vec::new();
-        for entry in self.table.entries() {
-            let slot = self.table.get(&entry.address).expect("the entry is in the table");
-            match &entry.journal {
-                Journal::Active { wait: None } | Journal::Forward { .. } | Journal::Tombstone { .. } => {}
-                // Before serving, the register is read for each of these.
-                Journal::Active { wait: Some(_) } | Journal::Moving { .. } | Journal::Sealed { .. } => {
-                    slot.with(|state| {
-                        state.gate().hold();
-                        state.gate().set_reads(ReadGate::Held);
-                    });
-                    moves.push(entry);
-                }
-                Journal::Moved { .. }
-                | Journal::Reserved { .. }
-                | Journal::Staged { .. }
-                | Journal::Prepared { .. }
-                | Journal::CommitSent { .. } => moves.push(entry),
-                Journal::CreateSent { tx } => {
-                    let (objects, tx) = (Arc::clone(self), *tx);
-                    let turn = slot.turn_at_start();
+        for open in self.take_up() {
+            let objects = Arc::clone(self);
+            match open {
+                Open::Move(entry) => moves.push(entry),
+                Open::Create(entry, tx, turn) => {
                     tokio::spawn(async move {
                         let address = entry.address.clone();
                         Arc::clone(&objects).recover_create(entry, tx).await;
@@ -351,9 +364,7 @@ impl Objects {
                         objects.table.forget(&address);
                     });
                 }
-                Journal::DeleteSent { tx } => {
-                    let (objects, tx) = (Arc::clone(self), *tx);
-                    let turn = slot.turn_at_start();
+                Open::Delete(entry, tx, turn) => {
                     tokio::spawn(async move {
                         objects.recover_delete(entry, tx).await;
                         drop(turn);
@@ -362,6 +373,18 @@ impl Objects {
             }
         }
         moves
+    }
+}
+
+/// The copy behind a closed gate; one that is no move's opens the gate again.
+fn sealed(slot: &Arc<Slot>) -> Result<Arc<Entry>, NotOwned> {
+    let entry = slot.with(|state| state.current().cloned());
+    match entry.filter(|entry| moves_own(entry)) {
+        Some(entry) => Ok(entry),
+        None => {
+            slot.release();
+            Err(NotOwned)
+        }
     }
 }
 

@@ -44,6 +44,7 @@ impl Place {
             step: 1 << 20,
             volume: 32 << 20,
             cache: 1 << 20,
+            ..crate::store::Settings::default()
         };
         let (store, entries) = Store::open(disk, vault, &settings).unwrap();
         let (wanted, receiver) = watch::channel(Wanted::default());

@@ -14,14 +14,24 @@ use crate::store::Entry;
 
 /// The right to change one object. Dropping it lets the next in line go on.
 #[derive(Debug)]
-pub(crate) struct Turn {
+pub struct Turn {
     slot: Arc<Slot>,
 }
 
 impl Turn {
+    pub(crate) fn new(slot: Arc<Slot>) -> Turn {
+        Turn { slot }
+    }
+
     /// The object's current copy.
-    pub(crate) fn current(&self) -> Option<Arc<Entry>> {
+    #[must_use]
+    pub fn current(&self) -> Option<Arc<Entry>> {
         self.slot.with(|state| state.current().cloned())
+    }
+
+    /// Tells the open move, if there is one, that a deletion has begun: that changes the register from here on.
+    pub fn cancel_move(&self) {
+        self.slot.with(|state| state.gate().cancel_move());
     }
 
     /// The slot.

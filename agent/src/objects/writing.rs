@@ -9,13 +9,14 @@ use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 use zones::{Address, ObjectType};
 
-use super::ids::{self, WriteId};
+use super::ids::WriteId;
+use super::steps::{self, Step};
 use super::table::Slot;
 use super::turn::{Turn, Visit};
 use super::words::{Condition, Put, WriteError, Written};
 use super::{Objects, StagedBody};
 use crate::clock;
-use crate::store::{CommitError, Content, Entry, Journal, NewEntry, StagedStream, WriteRecord};
+use crate::store::{CommitError, Entry, Journal, StagedStream, WriteRecord};
 use crate::vault::Part;
 
 /// Pause before a turn that came too early is asked for again.
@@ -23,15 +24,23 @@ const SETTLING_PAUSE: Duration = Duration::from_millis(2);
 
 /// A write whose parts are all on disk.
 #[derive(Debug)]
-pub(super) struct Prepared {
-    pub(super) client: String,
-    pub(super) write_id: Option<Uuid>,
-    pub(super) request_hash: [u8; 32],
-    pub(super) condition: Condition,
-    pub(super) kind: Option<ObjectType>,
-    pub(super) schema: Option<u32>,
-    pub(super) properties: Option<StagedStream>,
-    pub(super) body: Option<StagedStream>,
+pub struct Prepared {
+    /// Who writes.
+    pub client: String,
+    /// The client's own number of this write.
+    pub write_id: Option<Uuid>,
+    /// Keyed hash of verb and content.
+    pub request_hash: [u8; 32],
+    /// When it may happen.
+    pub condition: Condition,
+    /// Its type, if it changes.
+    pub kind: Option<ObjectType>,
+    /// Its schema version, if it changes.
+    pub schema: Option<u32>,
+    /// Its properties, if they change.
+    pub properties: Option<StagedStream>,
+    /// Its body, if it changes.
+    pub body: Option<StagedStream>,
 }
 
 impl Prepared {
@@ -117,8 +126,7 @@ impl Objects {
     async fn open_turn(&self, slot: &Arc<Slot>, until: Instant) -> Result<Turn, WriteError> {
         loop {
             let turn = slot.turn(self.settings.queued_writes_max, until).await?;
-            let (current, held) = slot.with(|state| (state.current().cloned(), state.gate().is_held()));
-            if !current.is_some_and(|entry| waits(&entry, held)) {
+            if turn.is_open() {
                 return Ok(turn);
             }
             drop(turn);
@@ -182,44 +190,17 @@ impl Objects {
         })
     }
 
-    /// Hash of verb and content, keyed like every digest that stays: it confirms no guesses.
-    pub(super) fn request_hash(&self, verb: &str, fields: &[Option<&[u8]>]) -> [u8; 32] {
-        let mut hasher = self.store.vault().hasher();
-        hasher.update(verb.as_bytes());
-        for field in fields {
-            let length = field.map_or(u64::MAX, |field| field.len() as u64);
-            hasher.update(&length.to_be_bytes());
-            hasher.update(field.unwrap_or_default());
-        }
-        hasher.finish().0
-    }
-
     async fn write(self: Arc<Self>, address: &Address, turn: &Turn, put: Prepared) -> Result<Written, WriteError> {
         let Some(entry) = turn.current() else {
             return self.make(address, put).await;
         };
-        writable(&entry)?;
-        let now_ms = clock::unix_ms();
-        if let Some(id) = put.id()
-            && let Some(revision) = ids::look_up(&entry.writes, &id, now_ms)?
-        {
-            return Ok(written(&entry, revision));
+        match steps::write(&entry, put, clock::unix_ms())? {
+            Step::Known(written) => Ok(written),
+            Step::Row(new) => {
+                let entry = self.replace(&entry, *new).await.map_err(|error| uncommitted(&error))?;
+                Ok(written(&entry, entry.revision))
+            }
         }
-        holds(put.condition, Some(entry.revision))?;
-        let revision = entry.revision + 1;
-        let record = put.record(revision, now_ms);
-        let keep = entry.keep();
-        let new = NewEntry {
-            revision,
-            kind: put.kind.unwrap_or(keep.kind),
-            schema: put.schema.unwrap_or(keep.schema),
-            properties: put.properties.map_or(keep.properties, Content::Staged),
-            body: put.body.map_or(keep.body, Content::Staged),
-            writes: ids::remember(&entry.writes, record, now_ms),
-            ..keep
-        };
-        let entry = self.replace(&entry, new).await.map_err(|error| uncommitted(&error))?;
-        Ok(written(&entry, revision))
     }
 }
 
@@ -235,7 +216,7 @@ pub(super) fn written(entry: &Entry, revision: u64) -> Written {
 
 /// Whether writes of the copy wait for a move. The end of a new owner's wait opens its gate at once, and is noted in the
 /// journal after that: the gate decides.
-fn waits(entry: &Entry, held: bool) -> bool {
+pub(super) fn waits(entry: &Entry, held: bool) -> bool {
     match &entry.journal {
         Journal::Active { wait: Some(_) } => held,
         Journal::Sealed { .. } => true,

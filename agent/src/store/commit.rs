@@ -73,6 +73,17 @@ pub(crate) fn submit(shared: &Shared, queue: &SyncSender<Request>, changes: Vec<
     answer.recv().map_err(|_| gone())?
 }
 
+/// Prepares and commits changes on the caller's thread.
+pub(crate) fn here(shared: &Shared, index: &mut Index, changes: Vec<Change>) -> Reply {
+    let changes = changes
+        .into_iter()
+        .map(|change| prepare(shared, change))
+        .collect::<Result<_, _>>()?;
+    let (reply, answer) = sync_channel(1);
+    commit_group(shared, index, vec![Request { changes, reply }]);
+    answer.recv().expect("every request of a group is answered")
+}
+
 fn prepare(shared: &Shared, change: Change) -> Result<Prepared, CommitError> {
     let (old, entry) = match change {
         Change::Remove { seq } => {

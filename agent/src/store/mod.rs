@@ -31,7 +31,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 pub use commit::CommitError;
 pub use entry::{Change, Content, Digests, Entry, Journal, NewEntry, OpenWait, Stream, WriteRecord};
@@ -63,6 +63,18 @@ pub struct Settings {
     pub volume: u64,
     /// Memory of the index's page cache.
     pub cache: usize,
+    /// Who commits and grows volumes.
+    pub work: Work,
+}
+
+/// Who does the store's work that others wait for.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Work {
+    /// Two threads of its own: commits that wait at one moment share their syncs, and volumes grow before they are full.
+    #[default]
+    Threads,
+    /// Whoever calls. One caller then makes the same disk of the same calls and the same randomness, every time.
+    Caller,
 }
 
 impl Default for Settings {
@@ -72,6 +84,7 @@ impl Default for Settings {
             step: 64 << 20,
             volume: 64 << 30,
             cache: 16 << 20,
+            work: Work::Threads,
         }
     }
 }
@@ -156,10 +169,19 @@ struct Shared {
 #[derive(Debug)]
 pub struct Store {
     shared: Arc<Shared>,
-    /// `None` only while the store is dropped.
-    queue: Option<SyncSender<commit::Request>>,
-    growing: Option<SyncSender<()>>,
-    threads: Vec<JoinHandle<()>>,
+    worker: Worker,
+}
+
+/// Who commits and grows.
+#[derive(Debug)]
+enum Worker {
+    Threads {
+        /// `None` only while the store is dropped.
+        queue: Option<SyncSender<commit::Request>>,
+        growing: Option<SyncSender<()>>,
+        threads: Vec<JoinHandle<()>>,
+    },
+    Caller(Mutex<Index>),
 }
 
 impl Store {
@@ -203,39 +225,11 @@ impl Store {
             live: RwLock::new(entries.iter().map(|entry| (entry.seq, entry.clone())).collect()),
             commits: AtomicU64::new(index.commits),
         });
-        let (queue, requests) = sync_channel(COMMITS_WAITING_MAX);
-        let (growing, grow) = sync_channel(1);
-        let committer = {
-            let shared = shared.clone();
-            std::thread::Builder::new()
-                .name("store-commit".to_owned())
-                .spawn(move || commit::run(&shared, index, &requests))
+        let worker = match settings.work {
+            Work::Threads => Worker::start(&shared, index).map_err(OpenError::Volume)?,
+            Work::Caller => Worker::Caller(Mutex::new(index)),
         };
-        let grower = {
-            let space = shared.space.clone();
-            std::thread::Builder::new()
-                .name("store-grow".to_owned())
-                .spawn(move || {
-                    while let Ok(()) = grow.recv() {
-                        // A failure here is told to whoever next needs the room.
-                        if space.wants_growth()
-                            && let Err(error) = space.grow_ahead()
-                        {
-                            tracing::debug!(%error, "volumes do not grow ahead");
-                        }
-                    }
-                })
-        };
-        let threads = vec![
-            committer.map_err(OpenError::Volume)?,
-            grower.map_err(OpenError::Volume)?,
-        ];
-        let store = Store {
-            shared,
-            queue: Some(queue),
-            growing: Some(growing),
-            threads,
-        };
+        let store = Store { shared, worker };
         Ok((store, entries))
     }
 
@@ -270,11 +264,17 @@ impl Store {
     }
 
     fn grow_ahead(&self) {
-        if let Some(growing) = &self.growing
-            && self.shared.space.wants_growth()
-        {
-            // A full channel means that it is told already.
-            let _ = growing.try_send(());
+        if !self.shared.space.wants_growth() {
+            return;
+        }
+        match &self.worker {
+            Worker::Threads { growing, .. } => {
+                if let Some(growing) = growing {
+                    // A full channel means that it is told already.
+                    let _ = growing.try_send(());
+                }
+            }
+            Worker::Caller(_) => grow(&self.shared.space),
         }
     }
 
@@ -394,8 +394,13 @@ impl Store {
     ///
     /// [`CommitError`].
     pub fn commit(&self, changes: Vec<Change>) -> Result<Vec<Arc<Entry>>, CommitError> {
-        let queue = self.queue.as_ref().expect("the store lives");
-        commit::submit(&self.shared, queue, changes)
+        match &self.worker {
+            Worker::Threads { queue, .. } => {
+                let queue = queue.as_ref().expect("the store lives");
+                commit::submit(&self.shared, queue, changes)
+            }
+            Worker::Caller(index) => commit::here(&self.shared, &mut index.lock(), changes),
+        }
     }
 
     /// Number of transactions that the index has ever had. An agent that finds fewer than it last reported has an old
@@ -428,13 +433,58 @@ impl Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
-        self.queue = None;
-        self.growing = None;
-        for thread in self.threads.drain(..) {
-            if thread.join().is_err() {
-                tracing::error!("a thread of the store panicked");
+        match &mut self.worker {
+            Worker::Threads {
+                queue,
+                growing,
+                threads,
+            } => {
+                (*queue, *growing) = (None, None);
+                for thread in threads.drain(..) {
+                    if thread.join().is_err() {
+                        tracing::error!("a thread of the store panicked");
+                    }
+                }
             }
+            Worker::Caller(_) => {}
         }
+    }
+}
+
+impl Worker {
+    fn start(shared: &Arc<Shared>, index: Index) -> std::io::Result<Worker> {
+        let (queue, requests) = sync_channel(COMMITS_WAITING_MAX);
+        let (growing, to_grow) = sync_channel(1);
+        let committer = {
+            let shared = shared.clone();
+            std::thread::Builder::new()
+                .name("store-commit".to_owned())
+                .spawn(move || commit::run(&shared, index, &requests))
+        };
+        let grower = {
+            let space = shared.space.clone();
+            std::thread::Builder::new()
+                .name("store-grow".to_owned())
+                .spawn(move || {
+                    while let Ok(()) = to_grow.recv() {
+                        if space.wants_growth() {
+                            grow(&space);
+                        }
+                    }
+                })
+        };
+        Ok(Worker::Threads {
+            queue: Some(queue),
+            growing: Some(growing),
+            threads: vec![committer?, grower?],
+        })
+    }
+}
+
+/// Grows before anybody waits for it. A failure here is told to whoever next needs the room.
+fn grow(space: &Arc<Space>) {
+    if let Err(error) = space.grow_ahead() {
+        tracing::debug!(%error, "volumes do not grow ahead");
     }
 }
 

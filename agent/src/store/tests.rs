@@ -36,6 +36,7 @@ pub(super) fn settings(capacity_mib: u64) -> Settings {
         step: 1 << 20,
         volume: 4 << 20,
         cache: 1 << 20,
+        ..Settings::default()
     }
 }
 

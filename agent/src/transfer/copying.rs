@@ -6,12 +6,13 @@ use bytes::{Bytes, BytesMut};
 use uuid::Uuid;
 use zones::{Address, Level, Tx};
 
-use super::engine::Id;
+use super::engine::{Done, Id};
+use crate::migration::guard::{Guard, stands};
 use crate::migration::wire::{
     Copy, Either, INLINE_OCTETS_MAX, PART_OCTETS_MAX, Part as WirePart, Request, WriteId, write_frame,
 };
 use crate::migration::{CopyFacts, Digests};
-use crate::store::{Content, Entry, ReadError, StagedStream, Store, StreamError, StreamSpec, WriteRecord};
+use crate::store::{Content, Entry, ReadError, Reservation, StagedStream, Store, StreamError, StreamSpec, WriteRecord};
 use crate::vault::envelope::STREAM_OCTETS_MAX;
 use crate::vault::{Part, StreamId};
 
@@ -19,7 +20,7 @@ const _: () = assert!(PART_OCTETS_MAX == STREAM_OCTETS_MAX, "a part is a stream 
 
 /// What was shipped last, so that a later copy sends only what changed, and the seal knows how much that is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Shipped {
+pub struct Shipped {
     pub(crate) revision: u64,
     properties: Option<StreamId>,
     body: Option<StreamId>,
@@ -27,7 +28,7 @@ pub(crate) struct Shipped {
 
 /// One copy on its way to a destination.
 #[derive(Clone, Debug)]
-pub(crate) struct Shipment {
+pub struct Shipment {
     pub(crate) entry: Arc<Entry>,
     pub(crate) copy: Copy,
     pub(crate) shipped: Shipped,
@@ -87,6 +88,35 @@ impl Shipment {
             writes: entry.writes.iter().map(write_id).collect(),
         };
         Shipment { entry, copy, shipped }
+    }
+
+    /// The object.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        &self.entry.address
+    }
+
+    /// Its head.
+    #[must_use]
+    pub fn copy(&self) -> &Copy {
+        &self.copy
+    }
+
+    /// What the engine is told when it was handed over whole.
+    #[must_use]
+    pub fn shipped(&self) -> Shipped {
+        self.shipped
+    }
+
+    /// The parts that follow the head, opened, for an outside that does not take them piece by piece.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`].
+    pub fn payload(&self, store: &Store) -> Result<Vec<Bytes>, ReadError> {
+        follows(&self.copy)
+            .map(|(part, _)| store.read_all(&self.entry, part))
+            .collect()
     }
 
     /// Whether it fits a frame.
@@ -257,7 +287,10 @@ impl InHand {
 
     /// The write ids that come with it.
     pub(crate) fn writes(&self) -> Vec<WriteRecord> {
-        self.copy.writes.iter().map(write_record).collect()
+        match stands(Guard::WriteIds) {
+            true => self.copy.writes.iter().map(write_record).collect(),
+            false => Vec::new(),
+        }
     }
 }
 
@@ -286,6 +319,45 @@ fn write_record(id: &WriteId) -> WriteRecord {
         request_hash: id.request_hash,
         unix_ms: id.unix_ms,
         revision: id.revision,
+    }
+}
+
+/// A destination's leave to receive a large copy.
+#[derive(Debug)]
+pub struct Leave {
+    pub(crate) id: Id,
+    pub(crate) number: u64,
+    pub(crate) store: Arc<Store>,
+    pub(crate) reservation: Option<Arc<Reservation>>,
+}
+
+impl Leave {
+    /// Writes a large copy whose parts are all here and reads it back; blocks.
+    #[must_use]
+    pub fn write(self, address: &Address, copy: &Copy, payload: &[Bytes]) -> Done {
+        let written = self.write_parts(address, copy, payload);
+        Done::written_large((self.id, self.number, written))
+    }
+
+    /// The copy broke off.
+    #[must_use]
+    pub fn broken(self) -> Done {
+        Done::written_large((self.id, self.number, Err(CopyFault::Broken)))
+    }
+
+    fn write_parts(&self, address: &Address, copy: &Copy, payload: &[Bytes]) -> Result<Pieces, CopyFault> {
+        let mut staged = Vec::with_capacity(2);
+        for ((part, head), octets) in follows(copy).zip(payload) {
+            let spec = StreamSpec {
+                reservation: self.reservation.clone(),
+                ..spec(address, part, copy.level, head.octets)
+            };
+            let mut writer = self.store.writer(spec)?;
+            writer.write(octets)?;
+            staged.push(writer.finish()?);
+        }
+        self.store.verify(&staged)?;
+        pieces(copy, &mut staged.into_iter())
     }
 }
 

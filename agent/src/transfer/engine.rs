@@ -6,59 +6,44 @@
 
 mod drain;
 mod incoming;
-mod links;
 mod notes;
 mod outgoing;
+mod outside;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use futures_util::future::BoxFuture;
-use futures_util::stream::{FuturesUnordered, StreamExt};
-use quinn::{Connection, Endpoint};
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
-use zones::{Address, Domain, ServerName};
+use tracing::info;
+use zones::{Address, ServerName};
 
-use super::copying::{Arrival, Shipment, Shipped, Written};
-use super::large::Leave;
-use super::librarian::{Answer, Asked, Said, Wish};
-use super::quic::Identified;
+use super::copying::{Arrival, Shipment};
 use super::{Counters, TransferSettings};
 use crate::clock::BootInstant;
-use crate::control::Wanted;
 use crate::migration::window::Window;
-use crate::migration::wire::{Copy, Either, Reply, Request};
-use crate::migration::{UnexpectedInput, destination, source};
-use crate::objects::{NotOwned, Objects};
-use crate::register::Registers;
-use crate::store::{Entry, Store};
+use crate::migration::wire::{Either, Reply, Request};
+use crate::migration::{destination, source};
+use crate::objects::Local;
+use crate::store::Entry;
 use drain::Drain;
 use incoming::Incoming;
-use links::Peers;
-use notes::Noted;
 use outgoing::Outgoing;
+pub use outside::{Answer, Asked, Done, Frame, Job, Outside, Said, Wish};
+use outside::{Ended, Work};
 
 /// Names a machine; never used again.
-pub(crate) type Id = u64;
+pub type Id = u64;
 
 /// Which side of a move a machine is.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub(crate) enum Side {
+pub enum Side {
     /// This agent gives the object away.
     Source,
     /// This agent takes it.
     Destination,
 }
 
-/// Events that wait for the engine; whoever brings more waits.
-pub(crate) const EVENTS_MAX: usize = 1024;
-/// Events taken before what they led to goes out.
-const EVENTS_A_TURN: usize = 64;
 /// Commits of steps at a time: one in the index, the next in preparation.
 const NOTES_RUNNING_MAX: usize = 2;
 /// Steps in one commit.
@@ -70,72 +55,25 @@ const WRITING_MAX: usize = 2;
 /// Small copies in one job.
 const COPIES_MAX: usize = 512;
 /// How often the engine looks around without an event.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
-
-/// What happened outside.
-pub(crate) enum Event {
-    /// Messages of a peer.
-    Frames {
-        peer: ServerName,
-        link: u64,
-        frames: Vec<(Address, Either, Bytes)>,
-    },
-    /// A connection is there.
-    Linked {
-        connection: Connection,
-        identified: Identified,
-        dialed: bool,
-    },
-    /// A connection is gone.
-    LinkLost { peer: ServerName, link: u64 },
-    /// A peer was not reached.
-    DialFailed { peer: ServerName },
-    /// The librarian answered, or did not.
-    Answers(Vec<Answer>),
-    /// The steps of one commit are durable, or not.
-    NotedBatch(Vec<Noted>),
-    /// A step that was taken alone is durable, or not.
-    Noted(Noted),
-    /// Small copies are ready for their lanes.
-    Framed(Vec<(Id, Option<(BytesMut, Shipped)>)>),
-    /// Copies were handed over; `None`: they broke off.
-    Shipped(Vec<(Id, Option<Shipped>)>),
-    /// Small copies were written and read back, or not.
-    WrittenSmall(Vec<Written>),
-    /// A large copy was written and read back, or not.
-    WrittenLarge(Written),
-    /// A peer sends a large copy.
-    LargeOffer {
-        peer: ServerName,
-        link: u64,
-        address: Address,
-        copy: Box<Copy>,
-        leave: oneshot::Sender<Leave>,
-    },
-    /// Tell when every step that was begun before is durable.
-    Barrier(oneshot::Sender<()>),
-}
-
-type Closing = BoxFuture<'static, (Id, u32, Result<Arc<Entry>, NotOwned>)>;
+pub const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// What the engine works with.
-pub(crate) struct Parts {
-    pub(crate) me: ServerName,
-    pub(crate) domain: Domain,
-    pub(crate) settings: TransferSettings,
-    pub(crate) objects: Arc<Objects>,
-    pub(crate) store: Arc<Store>,
-    pub(crate) registers: Arc<Registers>,
-    pub(crate) wanted: watch::Receiver<Wanted>,
-    pub(crate) endpoint: Endpoint,
-    pub(crate) counters: Arc<Counters>,
-    pub(crate) events: mpsc::Sender<Event>,
-    pub(crate) wishes: mpsc::Sender<Wish>,
-    pub(crate) stop: CancellationToken,
+#[derive(Debug)]
+pub struct Parts {
+    /// This server.
+    pub me: ServerName,
+    /// Bounds and times.
+    pub settings: TransferSettings,
+    /// The objects.
+    pub objects: Arc<Local>,
+    /// What is counted.
+    pub counters: Arc<Counters>,
 }
 
-pub(crate) struct Engine {
+/// The driver of all moves of one agent. Feed it what happened, then let it take its turn; sleep until [`Engine::wake`].
+pub struct Engine<O> {
     parts: Parts,
+    outside: O,
     next_id: Id,
     outgoing: HashMap<Id, Outgoing>,
     outgoing_by_address: HashMap<Address, Id>,
@@ -143,12 +81,10 @@ pub(crate) struct Engine {
     incoming_by_address: HashMap<Address, Id>,
     /// Earliest first; those that no machine has any more are passed over.
     timers: BinaryHeap<Reverse<(BootInstant, Side, Id)>>,
-    peers: Peers,
     window: Window,
     drain: Drain,
     /// Closings that wait for their place in the window.
     to_close: VecDeque<(Id, u32)>,
-    closings: FuturesUnordered<Closing>,
     /// Small copies to open.
     to_ship: VecDeque<(Id, Shipment)>,
     shipping: usize,
@@ -162,8 +98,6 @@ pub(crate) struct Engine {
     /// Steps that are being made durable, and machines whose step the disk refused.
     noting_steps: usize,
     refused_steps: HashSet<(Side, Id)>,
-    /// Who waits until there are none.
-    barriers: Vec<oneshot::Sender<()>>,
     /// Copies that were given away, and when they may be removed; the earliest first.
     retired: VecDeque<(BootInstant, Arc<Entry>)>,
     /// Machines that remove such copies now.
@@ -174,22 +108,23 @@ pub(crate) struct Engine {
     heard: Option<BootInstant>,
 }
 
-impl Engine {
-    pub(crate) fn new(parts: Parts) -> Engine {
+impl<O: Outside> Engine<O> {
+    /// An engine without a move.
+    #[must_use]
+    pub fn new(parts: Parts, outside: O) -> Engine<O> {
         let window = Window::new(parts.settings.window);
         Engine {
             parts,
+            outside,
             next_id: 0,
             outgoing: HashMap::new(),
             outgoing_by_address: HashMap::new(),
             incoming: HashMap::new(),
             incoming_by_address: HashMap::new(),
             timers: BinaryHeap::new(),
-            peers: Peers::default(),
             window,
             drain: Drain::default(),
             to_close: VecDeque::new(),
-            closings: FuturesUnordered::new(),
             to_ship: VecDeque::new(),
             shipping: 0,
             to_write: VecDeque::new(),
@@ -199,7 +134,6 @@ impl Engine {
             noting: 0,
             noting_steps: 0,
             refused_steps: HashSet::new(),
-            barriers: Vec::new(),
             retired: VecDeque::new(),
             reclaiming: 0,
             copies: 0,
@@ -207,123 +141,95 @@ impl Engine {
         }
     }
 
-    /// Takes up what a restart found open, then runs until told to stop.
-    pub(crate) async fn run(mut self, open: Vec<Arc<Entry>>, mut inbox: mpsc::Receiver<Event>) {
-        self.recover(open);
-        let stop = self.parts.stop.clone();
-        loop {
-            self.flush();
-            let now = BootInstant::now();
-            let wake = self.timers.peek().map_or(LOOK_EVERY, |Reverse((at, _, _))| {
-                at.saturating_since(now).min(LOOK_EVERY)
-            });
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => break,
-                Some((id, number, closed)) = self.closings.next(), if !self.closings.is_empty() => {
-                    self.closed(id, number, closed);
-                }
-                event = inbox.recv() => match event {
-                    Some(event) => {
-                        self.take(event);
-                        for _ in 1..EVENTS_A_TURN {
-                            match inbox.try_recv() {
-                                Ok(event) => self.take(event),
-                                Err(_) => break,
-                            }
-                        }
-                    }
-                    None => break,
-                },
-                () = tokio::time::sleep(wake) => {}
-            }
-            self.fire();
-            self.reclaim();
-            self.drain();
-            if self.to_note.is_empty() && self.noting_steps == 0 && self.refused_steps.is_empty() {
-                for barrier in self.barriers.drain(..) {
-                    // Who waited may have gone.
-                    let _ = barrier.send(());
-                }
-            }
-        }
-        self.peers.close();
-        info!(
-            outgoing = ?self.states(Side::Source),
-            incoming = ?self.states(Side::Destination),
-            "moves stop; the next start takes up what is open"
-        );
+    /// What is around it.
+    pub fn outside(&mut self) -> &mut O {
+        &mut self.outside
     }
 
-    fn take(&mut self, event: Event) {
-        match event {
-            Event::Frames { peer, link, frames } => {
-                if !self.peers.is_current(&peer, link) {
-                    return;
-                }
-                for (address, message, payload) in frames {
-                    match message {
-                        Either::Request(request) => self.requested(&peer, address, request, payload),
-                        Either::Reply(reply) => self.replied(&peer, &address, reply),
-                    }
-                }
+    /// Fires what is due, begins what is wanted, and hands out whatever gathered and has room to run.
+    pub fn turn(&mut self) {
+        self.fire();
+        self.reclaim();
+        self.drain();
+        self.flush();
+    }
+
+    /// When the next timer is due. Beside it, take a turn every [`LOOK_EVERY`].
+    #[must_use]
+    pub fn wake(&self) -> Option<BootInstant> {
+        self.timers.peek().map(|Reverse((at, _, _))| *at)
+    }
+
+    /// Whether every step that was begun is durable.
+    #[must_use]
+    pub fn is_durable(&self) -> bool {
+        self.to_note.is_empty() && self.noting_steps == 0 && self.refused_steps.is_empty()
+    }
+
+    /// Takes messages of a peer.
+    pub fn frames(&mut self, peer: &ServerName, frames: Vec<Frame>) {
+        for (address, message, payload) in frames {
+            match message {
+                Either::Request(request) => self.requested(peer, address, request, payload),
+                Either::Reply(reply) => self.replied(peer, &address, reply),
             }
-            Event::Linked {
-                connection,
-                identified,
-                dialed,
-            } => self.linked(connection, identified, dialed),
-            Event::LinkLost { peer, link } => self.link_lost(&peer, link),
-            Event::DialFailed { peer } => self.peers.dial_failed(&peer),
-            Event::Answers(answers) => {
-                for answer in answers {
-                    self.answered(answer);
-                }
-            }
-            Event::NotedBatch(noted) => {
+        }
+    }
+
+    /// Takes the end of a job.
+    pub fn done(&mut self, done: Done) {
+        match done.0 {
+            Ended::NotedBatch(noted) => {
                 self.noting -= 1;
                 for noted in noted {
                     self.noted(noted);
                 }
             }
-            Event::Noted(noted) => self.noted(noted),
-            Event::Framed(framed) => {
+            Ended::Noted(noted) => self.noted(noted),
+            Ended::WrittenLarge((id, number, outcome)) => self.written(id, number, outcome),
+            Ended::Framed(framed) => {
                 self.shipping -= 1;
                 for (id, frame) in framed {
                     self.framed(id, frame);
                 }
             }
-            Event::Shipped(shipped) => {
-                for (id, shipped) in shipped {
-                    self.shipped(id, shipped);
-                }
-            }
-            Event::WrittenSmall(written) => {
+            Ended::Written(written) => {
                 self.writing -= 1;
                 for (id, number, outcome) in written {
                     self.written(id, number, outcome);
                 }
             }
-            Event::WrittenLarge((id, number, outcome)) => self.written(id, number, outcome),
-            Event::Barrier(barrier) => self.barriers.push(barrier),
-            Event::LargeOffer {
-                peer,
-                link,
-                address,
-                copy,
-                leave,
-            } => {
-                if self.peers.is_current(&peer, link) {
-                    self.large_offered(&peer, &address, *copy, leave);
-                }
+        }
+    }
+
+    /// Tells every machine of a peer that what was under way may be lost, and that there is a way again.
+    pub fn renew(&mut self, peer: &ServerName) {
+        let of_source = self
+            .outgoing
+            .iter()
+            .filter(|(_, outgoing)| outgoing.machine.destination() == peer);
+        let sources = of_source.map(|(id, _)| (Side::Source, *id));
+        let of_destination = self
+            .incoming
+            .iter()
+            .filter(|(_, incoming)| incoming.machine.source() == peer);
+        let mut machines: Vec<_> = of_destination.map(|(id, _)| (Side::Destination, *id)).collect();
+        machines.extend(sources);
+        // In the order in which they began.
+        machines.sort_unstable();
+        for (side, id) in machines {
+            match side {
+                Side::Source => self.feed_source(id, source::Input::PeerLost),
+                // A large copy that breaks off is told by its own stream, a small one never began.
+                Side::Destination => self.feed_destination(id, destination::Input::PeerLost),
             }
         }
     }
 
-    fn answered(&mut self, mut answer: Answer) {
+    /// Takes an answer of the librarian.
+    pub fn answered(&mut self, mut answer: Answer) {
         let id = answer.id;
-        let trust = self.parts.registers.trust();
-        if answer.generation != trust.generation() || !trust.is_trusted() {
+        if answer.generation != self.outside.generation() || !self.outside.is_trusted() {
             // Of a registry that is not believed, or was before another one came: it counts for nothing.
             answer.said = match answer.said {
                 Said::Register { question, .. } | Said::Nothing { question } => Said::Nothing { question },
@@ -371,15 +277,14 @@ impl Engine {
 
     /// Hands a wish to the librarian's task. If too many wait, it is as if no answer came.
     fn wish(&mut self, id: Id, side: Side, what: Asked) {
-        let Err(refused) = self.parts.wishes.try_send(Wish { id, side, what }) else {
+        let Err(wish) = self.outside.wish(Wish { id, side, what }) else {
             return;
         };
-        let wish = refused.into_inner();
         let said = match wish.what {
             Asked::Read { question, .. } => Said::Nothing { question },
             Asked::Change { .. } => Said::Changed(crate::migration::ChangeOutcome::Unknown),
         };
-        let generation = self.parts.registers.trust().generation();
+        let generation = self.outside.generation();
         self.answered(Answer {
             id,
             side,
@@ -389,7 +294,8 @@ impl Engine {
     }
 
     /// How many machines are in which state.
-    fn states(&self, side: Side) -> BTreeMap<&'static str, usize> {
+    #[must_use]
+    pub fn states(&self, side: Side) -> BTreeMap<&'static str, usize> {
         let mut states = BTreeMap::new();
         let names: Vec<_> = match side {
             Side::Source => self
@@ -430,7 +336,7 @@ impl Engine {
 
     /// Fires what is due.
     fn fire(&mut self) {
-        let now = BootInstant::now();
+        let now = self.outside.now();
         while let Some(Reverse((at, side, id))) = self.timers.peek().copied() {
             if at > now {
                 break;
@@ -472,23 +378,8 @@ impl Engine {
         while self.shipping < SHIPPING_MAX && !self.to_ship.is_empty() {
             let count = self.to_ship.len().min(COPIES_MAX);
             let shipments: Vec<_> = self.to_ship.drain(..count).collect();
-            let (store, events) = (Arc::clone(&self.parts.store), self.parts.events.clone());
             self.shipping += 1;
-            tokio::spawn(async move {
-                let framed = tokio::task::spawn_blocking(move || {
-                    let frame = |(id, shipment): (Id, Shipment)| match shipment.frame(&store) {
-                        Ok(frame) => (id, Some((frame, shipment.shipped))),
-                        Err(fault) => {
-                            let fault: &(dyn std::error::Error + 'static) = &fault;
-                            error!(address = %shipment.entry.address, fault, "a copy cannot be read");
-                            (id, None)
-                        }
-                    };
-                    shipments.into_iter().map(frame).collect()
-                });
-                let framed = framed.await.expect("opening copies does not panic");
-                drop(events.send(Event::Framed(framed)).await);
-            });
+            self.outside.job(Job(Work::Frame(shipments)));
         }
     }
 
@@ -496,17 +387,13 @@ impl Engine {
         while self.writing < WRITING_MAX && !self.to_write.is_empty() {
             let count = self.to_write.len().min(COPIES_MAX);
             let arrivals: Vec<_> = self.to_write.drain(..count).collect();
-            let (store, events) = (Arc::clone(&self.parts.store), self.parts.events.clone());
             self.writing += 1;
-            tokio::spawn(async move {
-                let written = tokio::task::spawn_blocking(move || super::copying::write_small(&store, arrivals));
-                let written = written.await.expect("writing copies does not panic");
-                drop(events.send(Event::WrittenSmall(written)).await);
-            });
+            self.outside.job(Job(Work::Write(arrivals)));
         }
     }
 
-    fn recover(&mut self, open: Vec<Arc<Entry>>) {
+    /// Takes up what a restart found open.
+    pub fn recover(&mut self, open: Vec<Arc<Entry>>) {
         if !open.is_empty() {
             info!(moves = open.len(), "moves are taken up again");
         }
@@ -516,17 +403,6 @@ impl Engine {
             }
         }
     }
-}
-
-/// A machine was told what it cannot have been told: that is this file's fault, and the machine stands still.
-fn wrong(unexpected: &UnexpectedInput, address: &Address) {
-    debug_assert!(false, "{address}: {unexpected}");
-    error!(%address, %unexpected, "a move was told something that it did not ask for");
-}
-
-/// Fresh random bits for one machine.
-fn seed() -> [u8; 32] {
-    rand::random()
 }
 
 /// Whether a request opens nothing and changes nothing when no machine takes it.

@@ -10,12 +10,13 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::{mpsc, oneshot};
 use zones::Address;
 
-use super::copying::{CopyFault, Fresh, Pieces, Shipment};
-use super::engine::{Event, Id};
+use super::copying::{CopyFault, Fresh, Leave, Pieces, Shipment};
+use super::engine::{Done, Id};
 use super::link::{StreamError, read_head};
 use super::quic::Identified;
+use super::shell::Event;
 use crate::migration::wire::{Copy, Either, LARGE, Part as WirePart, Request, write_frame};
-use crate::store::{Entry, ReadError, Reservation, Store, StreamError as StoreError, StreamSpec};
+use crate::store::{Entry, ReadError, Store, StreamError as StoreError, StreamSpec};
 use crate::vault::Part;
 
 /// Octets between disk and network at once.
@@ -24,15 +25,6 @@ const PIECE_OCTETS: usize = 256 << 10;
 const PIECES_WAITING: usize = 4;
 /// What a stream is reset with when its object cannot be read on.
 const BROKEN: VarInt = VarInt::from_u32(1);
-
-/// A destination's leave to receive a large copy.
-#[derive(Debug)]
-pub(crate) struct Leave {
-    pub(crate) id: Id,
-    pub(crate) number: u64,
-    pub(crate) store: Arc<Store>,
-    pub(crate) reservation: Option<Arc<Reservation>>,
-}
 
 /// Sends a large copy in the background; the engine hears how it ended.
 pub(crate) fn ship(id: Id, connection: Connection, store: Arc<Store>, shipment: Shipment, events: mpsc::Sender<Event>) {
@@ -43,7 +35,7 @@ pub(crate) fn ship(id: Id, connection: Connection, store: Arc<Store>, shipment: 
             tracing::debug!(address = %shipment.entry.address, error, "a large copy broke off");
         }
         let shipped = ended.is_ok().then_some(shipment.shipped);
-        drop(events.send(Event::Shipped(vec![(id, shipped)])).await);
+        drop(events.send(Event::Shipped(id, shipped)).await);
     });
 }
 
@@ -153,7 +145,11 @@ pub(crate) async fn receive(
     if let Err(fault) = &outcome {
         tracing::warn!(%address, peer = %peer.name, %fault, "a large copy was not received");
     }
-    drop(events.send(Event::WrittenLarge((id, number, outcome))).await);
+    drop(
+        events
+            .send(Event::Done(Done::written_large((id, number, outcome))))
+            .await,
+    );
     Ok(())
 }
 

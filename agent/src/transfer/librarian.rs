@@ -5,11 +5,11 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::mpsc;
-use zones::{Address, Register, RegisterChange};
+use zones::RegisterChange;
 
-use super::engine::{Event, Id, Side};
-use crate::clock::BootInstant;
-use crate::migration::{ChangeOutcome, Question};
+use super::engine::{Answer, Asked, Said, Wish};
+use super::shell::Event;
+use crate::migration::ChangeOutcome;
 use crate::register::{Changed, Registers};
 
 /// Most wishes under way; further ones wait in the channel.
@@ -18,43 +18,6 @@ const OPEN_MAX: usize = 4096;
 pub(crate) const WAITING_MAX: usize = 64 << 10;
 /// Most answers handed on at once.
 const BATCH_MAX: usize = 512;
-
-/// What a machine wants of the librarian.
-#[derive(Debug)]
-pub(crate) struct Wish {
-    pub(crate) id: Id,
-    pub(crate) side: Side,
-    pub(crate) what: Asked,
-}
-
-#[derive(Debug)]
-pub(crate) enum Asked {
-    Read { address: Address, question: Question },
-    Change { old: Box<Register>, new: Box<Register> },
-}
-
-/// What the librarian said.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) id: Id,
-    pub(crate) side: Side,
-    /// Of the trust in the registry, when it was asked.
-    pub(crate) generation: u64,
-    pub(crate) said: Said,
-}
-
-#[derive(Debug)]
-pub(crate) enum Said {
-    Register {
-        question: Question,
-        asked_at: BootInstant,
-        register: Option<Register>,
-    },
-    Nothing {
-        question: Question,
-    },
-    Changed(ChangeOutcome),
-}
 
 /// Runs until the engine is gone.
 pub(crate) async fn run(registers: Arc<Registers>, mut wishes: mpsc::Receiver<Wish>, events: mpsc::Sender<Event>) {

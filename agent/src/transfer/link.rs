@@ -20,9 +20,9 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 use zones::{Address, Domain, ServerName};
 
-use super::engine::Event;
 use super::large;
 use super::quic::Identified;
+use super::shell::Event;
 use crate::migration::wire::{Either, FRAME_OCTETS_MAX, LANE, LARGE, WireError, read_frame, take_frame, write_frame};
 use crate::register::Registers;
 

@@ -82,6 +82,7 @@ impl Agent {
             step: 1 << 20,
             volume: 64 << 20,
             cache: 1 << 20,
+            ..crate::store::Settings::default()
         };
         let (store, entries) = Store::open(disk, vault, &settings).unwrap();
         let store = Arc::new(store);

@@ -29,7 +29,7 @@ use tokio_util::task::TaskTracker;
 
 pub use counters::Counters;
 pub use rate::RateLimit;
-pub use service::Service;
+pub use service::{Clock, Moment, Service};
 
 /// Ports tried before giving up, where any free one will do.
 const PORT_TRIES: usize = 16;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use futures_util::FutureExt;
 use hickory_proto::op::{Message, OpCode, ResponseCode};
 use zones::report::{ReportError, read_report, reporter};
 use zones::tsig::{sign_response, verify_request};
@@ -17,12 +18,41 @@ use crate::answer::reply::{Transport, encode, header};
 use crate::answer::{self, Asker, Network, Response, answer};
 use crate::keys::{Holder, KeyRing};
 use crate::reconcile::{Desk, Findings, Step};
-use crate::registry::{By, Proposal, Proposed, Refused, Registry, SubmitError};
+use crate::registry::{By, Proposal, Proposed, Refused, Registry, SubmitError, Waiting, Writer};
 
 /// Octets of a DNS header.
 const HEADER_OCTETS: usize = 12;
 /// Octets of a TSIG record besides the name of its key.
 const SIGNATURE_OCTETS: usize = 84;
+
+/// What time it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// For leases and rates.
+    pub instant: Instant,
+    /// For signatures: seconds since 1970.
+    pub unix_s: u64,
+}
+
+/// Where the time comes from, so that a simulation can make its own.
+pub trait Clock: Send + Sync {
+    /// The present moment.
+    fn now(&self) -> Moment;
+}
+
+/// The system's clocks.
+#[derive(Clone, Copy, Debug)]
+struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Moment {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        Moment {
+            instant: Instant::now(),
+            unix_s: since.map_or(0, |since| since.as_secs()),
+        }
+    }
+}
 
 /// Answers messages; knows no sockets.
 pub struct Service {
@@ -31,6 +61,7 @@ pub struct Service {
     networks: Vec<Network>,
     keys: Arc<KeyRing>,
     rates: Rates,
+    clock: Arc<dyn Clock>,
     counters: Arc<Counters>,
     seed: AtomicU64,
     /// Updates that the registry has or had.
@@ -61,6 +92,7 @@ pub(crate) struct Asked {
 
 /// What is needed to send an answer back.
 pub(crate) struct Envelope {
+    clock: Arc<dyn Clock>,
     request: Message,
     signed: Option<Signed>,
     /// What the answer tells of the registry; settled before the answer is made.
@@ -94,10 +126,17 @@ impl Service {
             networks,
             keys,
             rates: Rates::new(rate),
+            clock: Arc::new(SystemClock),
             counters: Arc::new(Counters::default()),
             seed: AtomicU64::new(0),
             proposed: AtomicU64::new(0),
         }
+    }
+
+    /// The same with another clock.
+    #[must_use]
+    pub fn with_clock(self, clock: Arc<dyn Clock>) -> Service {
+        Service { clock, ..self }
     }
 
     /// What happened so far.
@@ -130,6 +169,26 @@ impl Service {
         }
     }
 
+    /// Answers one message with a writer run by hand; what the registry has waiting is committed with it.
+    pub fn respond_by_hand(
+        &self,
+        octets: &[u8],
+        from: IpAddr,
+        transport: Transport,
+        writer: &mut Writer,
+        waiting: &mut Waiting,
+    ) -> Option<Vec<u8>> {
+        match self.handle(octets, from, transport) {
+            Handled::Silent => None,
+            Handled::Reply(reply) => Some(reply),
+            Handled::Update(asked) => {
+                let judging = self.propose(*asked).now_or_never()?;
+                writer.step(waiting);
+                self.conclude(judging).now_or_never()
+            }
+        }
+    }
+
     /// Answers a question at once; reads an update so far that it can be proposed.
     pub(crate) fn handle(&self, octets: &[u8], from: IpAddr, transport: Transport) -> Handled {
         // Too short for an id, or an answer: sending anything back could go round for ever.
@@ -151,7 +210,7 @@ impl Service {
             count(ResponseCode::NotImp);
             return Handled::Reply(header(id, op_code, ResponseCode::NotImp));
         }
-        let now_s = unix_s();
+        let now_s = self.clock.now().unix_s;
         let keys = self.keys.current();
         let find = |name: &_| keys.find(name).map(|key| key.tsig.clone());
         let signed = match verify_request(octets, find, now_s) {
@@ -187,6 +246,7 @@ impl Service {
             Holder::Admin | Holder::Client { .. } => self.reconcile.told(None),
         });
         let answer = Envelope {
+            clock: Arc::clone(&self.clock),
             octets_max: transport.octets_max(request.edns.as_ref()),
             request,
             signed,
@@ -218,11 +278,12 @@ impl Service {
             None => Asker::Stranger,
         };
         let seed = self.seed.fetch_add(1, Ordering::Relaxed);
-        answer(&self.registry.view(), &self.answers, question, &asker, seed)
+        let view = self.registry.view().at(self.clock.now().instant);
+        answer(&view, &self.answers, question, &asker, seed)
     }
 
     fn open_update(&self, answer: Envelope, holder: Option<&Holder>, from: IpAddr) -> Handled {
-        let received = Instant::now();
+        let received = self.clock.now().instant;
         let key = answer.key();
         let refuse = |answer: Envelope, refused: &Refused| {
             self.counters.update(refused.rcode);
@@ -381,7 +442,7 @@ impl Envelope {
         };
         let signature = SIGNATURE_OCTETS + signed.key.name().len();
         let mut octets = encode(&self.request, response, self.octets_max.saturating_sub(signature));
-        sign_response(&mut octets, &signed.key, &signed.mac, unix_s());
+        sign_response(&mut octets, &signed.key, &signed.mac, self.clock.now().unix_s);
         octets
     }
 
@@ -401,9 +462,4 @@ fn with_rcode(rcode: ResponseCode) -> Response {
         rcode,
         ..Response::default()
     }
-}
-
-fn unix_s() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
 }

@@ -17,7 +17,7 @@ use super::entry::Entry;
 use super::index::Index;
 use super::proposal::{self, Proposal, Refused};
 use super::storage::{Batch, Storage, StorageError};
-use super::{Shared, SubmitError};
+use super::{Shared, SubmitError, Waiting};
 
 /// Old entries looked at in one commit, besides two for each new one: keeps the log below twice what counts.
 const CLEAN_STEP: usize = 64;
@@ -36,7 +36,7 @@ pub(super) enum Envelope {
 }
 
 /// The writer and what it alone knows.
-pub(super) struct Writer {
+pub struct Writer {
     pub(super) shared: Arc<Shared>,
     pub(super) storage: Box<dyn Storage>,
     pub(super) next_seq: u64,
@@ -76,6 +76,21 @@ impl Writer {
         if let Some(done) = closing {
             // Whoever waits may have gone.
             let _ = done.send(());
+        }
+    }
+
+    /// Commits all that waits now, as one group.
+    pub fn step(&mut self, waiting: &mut Waiting) {
+        let mut group = Vec::new();
+        while let Ok(envelope) = waiting.0.try_recv() {
+            match envelope {
+                Envelope::Propose(proposal, reply) => group.push((proposal, reply)),
+                // Nothing is held that could be let go of.
+                Envelope::Close(done) => drop(done.send(())),
+            }
+        }
+        if !group.is_empty() {
+            self.commit(group);
         }
     }
 

@@ -16,6 +16,7 @@ mod commit;
 pub(crate) mod draft;
 mod entry;
 pub(crate) mod index;
+mod memory;
 mod ordered;
 mod proposal;
 pub(crate) mod registers;
@@ -28,15 +29,18 @@ use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use hickory_proto::op::ResponseCode;
 use parking_lot::RwLock;
 use tokio::sync::{mpsc, oneshot};
 use zones::Domain;
 
-use commit::{Envelope, Writer};
+use commit::Envelope;
+pub use commit::Writer;
 pub use entry::{Plan, Reconcile, Serials};
 pub(crate) use entry::{RecordZone, wire};
 use index::Index;
+pub use memory::{Cut, MemoryLog};
 pub use proposal::{By, PLAN_OCTETS_MAX, Proposal, Refused, ServerChange, WantsChange};
 pub use server::{ADDRESSES_MAX, Host, Server};
 pub(crate) use storage::{Creation, check_entry};
@@ -84,6 +88,9 @@ pub struct Registry {
     source: Weak<redb::Database>,
 }
 
+/// Proposals that wait for a writer run by hand.
+pub struct Waiting(mpsc::Receiver<Envelope>);
+
 /// A change that the writer has.
 #[derive(Debug)]
 pub struct Proposed {
@@ -130,12 +137,41 @@ impl Registry {
         Ok(Registry { source, ..registry })
     }
 
+    /// A registry on a log in memory, whose writer is run by hand with [`Writer::step`]: for simulations.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Damaged`].
+    pub fn by_hand(
+        log: &MemoryLog,
+        incarnation: [u8; 16],
+        domain: &Domain,
+        settings: Settings,
+    ) -> Result<(Registry, Writer, Waiting), StorageError> {
+        let (registry, writer, waiting) = Registry::prepare(Box::new(log.clone()), incarnation, domain, settings)?;
+        Ok((registry, writer, Waiting(waiting)))
+    }
+
     fn load(
-        mut storage: Box<dyn Storage>,
+        storage: Box<dyn Storage>,
         incarnation: [u8; 16],
         domain: &Domain,
         settings: Settings,
     ) -> Result<Registry, StorageError> {
+        let (registry, writer, waiting) = Registry::prepare(storage, incarnation, domain, settings)?;
+        std::thread::Builder::new()
+            .name("registry".to_owned())
+            .spawn(move || writer.run(waiting))
+            .expect("the system gives one more thread at start");
+        Ok(registry)
+    }
+
+    fn prepare(
+        mut storage: Box<dyn Storage>,
+        incarnation: [u8; 16],
+        domain: &Domain,
+        settings: Settings,
+    ) -> Result<(Registry, Writer, mpsc::Receiver<Envelope>), StorageError> {
         let started = Instant::now();
         let mut index = Index::loading(domain);
         let (mut first_seq, mut next_seq, mut log_entries) = (None, 1, 0);
@@ -175,15 +211,12 @@ impl Registry {
             log_entries,
             group_max: settings.group_max.max(1),
         };
-        std::thread::Builder::new()
-            .name("registry".to_owned())
-            .spawn(move || writer.run(waiting))
-            .expect("the system gives one more thread at start");
-        Ok(Registry {
+        let registry = Registry {
             shared,
             queue,
             source: Weak::new(),
-        })
+        };
+        Ok((registry, writer, waiting))
     }
 
     /// A consistent view of what is durable, as of now. It holds publishing up: take it, read, let it go; never hold it
@@ -213,6 +246,25 @@ impl Registry {
         let envelope = Envelope::Propose(Box::new(proposal), reply);
         self.queue.send(envelope).await.map_err(|_| SubmitError::Closed)?;
         Ok(Proposed { verdict })
+    }
+
+    /// Proposes a change to a writer run by hand.
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError`].
+    pub fn submit_by_hand(
+        &self,
+        proposal: Proposal,
+        writer: &mut Writer,
+        waiting: &mut Waiting,
+    ) -> Result<(), SubmitError> {
+        let mut submitting = std::pin::pin!(self.submit(proposal));
+        if let Some(ended) = submitting.as_mut().now_or_never() {
+            return ended;
+        }
+        writer.step(waiting);
+        submitting.now_or_never().unwrap_or(Err(SubmitError::Closed))
     }
 
     /// Finishes what was proposed and lets go of the file. Views still work; proposals end with

@@ -330,7 +330,7 @@ impl Storage for RedbStorage {
     }
 }
 
-fn damaged(seq: u64, reason: Damaged) -> StorageError {
+pub(super) fn damaged(seq: u64, reason: Damaged) -> StorageError {
     StorageError::Damaged {
         seq,
         reason: reason.to_string(),

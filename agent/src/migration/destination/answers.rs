@@ -2,13 +2,14 @@
 
 use zones::Register;
 
+use super::super::guard::{Guard, stands};
 use super::super::{Question, Verdict, judge};
 use super::{BootInstant, Destination, Reading, Settling, State, Step};
 
 impl Destination {
     /// Takes an answer, if it was asked after our last durable step and update.
     pub(super) fn answered(&mut self, now: BootInstant, question: Question, register: Option<Register>) {
-        if question != self.question {
+        if question != self.question && stands(Guard::OldAnswers) {
             return;
         }
         let verdict = judge(register.as_ref(), self.epoch, &self.from, &self.me, self.tx);

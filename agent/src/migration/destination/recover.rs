@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use zones::{Address, Epoch, ServerName, Tx};
 
+use super::super::guard::{Guard, stands};
 use super::super::{Backoff, CopyFacts, FreshTx, Question, Settings};
 use super::{Action, BootInstant, Destination, Reading, Settling, State, Step};
 
@@ -78,7 +79,10 @@ impl Destination {
             }
             DestinationJournal::Waiting { tx } => State::Returning {
                 tx,
-                since: now,
+                since: match stands(Guard::NewWaitAfterRestart) {
+                    true => now,
+                    false => BootInstant::ZERO,
+                },
                 reading: Reading::Open,
                 backoff,
             },

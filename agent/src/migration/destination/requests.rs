@@ -2,6 +2,7 @@
 
 use zones::{Register, Tx};
 
+use super::super::guard::{Guard, stands};
 use super::super::wire::{Reply, Request};
 use super::super::{Backoff, CopyFacts, Digests};
 use super::{BootInstant, Destination, Outcome, Reading, Settling, State};
@@ -15,7 +16,9 @@ impl Destination {
             Request::Seal { tx, revision, digests } if tx == self.tx => self.sealed(revision, digests),
             Request::Ask { tx, ask } if tx == self.tx => self.asked(ask),
             Request::Abort { tx } if tx == self.tx => self.give_up(),
-            Request::FenceAnswered { epoch } => self.fence_answered(epoch == self.epoch.next()),
+            Request::FenceAnswered { epoch } => {
+                self.fence_answered(epoch == self.epoch.next() || !stands(Guard::FenceEpoch));
+            }
             Request::Reserve { .. }
             | Request::Open { .. }
             | Request::Copy(_)
@@ -101,7 +104,7 @@ impl Destination {
                 copy: Some(copy),
                 noting: false,
                 ..
-            } if copy.revision == revision && copy.digests == digests => {
+            } if (copy.revision == revision && copy.digests == digests) || !stands(Guard::SealedRevision) => {
                 let (moving, copy) = (moving.clone(), copy.clone());
                 self.prepare(moving, copy);
             }
@@ -173,6 +176,7 @@ impl Destination {
             | State::Staging { noting: false, .. } => {
                 self.drop_copy();
             }
+            State::CommitSent { .. } if !stands(Guard::CommitSentKept) => self.drop_copy(),
             State::CommitSent { settling, .. } => match settling {
                 Settling::ReadAt(_) | Settling::ChangeAt(_) => {
                     *settling = Settling::Reading;

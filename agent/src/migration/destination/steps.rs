@@ -2,6 +2,7 @@
 
 use zones::{Register, State as RegisterState, Tx};
 
+use super::super::guard::{Guard, stands};
 use super::super::wire::{Reply, Unwilling};
 use super::super::{Backoff, ChangeOutcome, CopyFacts, NOTE_AGAIN_AFTER, UnexpectedInput, WRITE_WAIT};
 use super::{Action, BootInstant, Destination, Outcome, Reading, Settling, State, Step};
@@ -160,6 +161,7 @@ impl Destination {
                 },
                 ChangeOutcome::Done,
             ) => self.learn(now, self.commit_tx),
+            (State::CommitSent { .. }, ChangeOutcome::Refused) if !stands(Guard::RefusedCommit) => self.drop_copy(),
             (State::CommitSent { settling, .. }, ChangeOutcome::Refused | ChangeOutcome::Unknown)
                 if *settling == Settling::Changing =>
             {
@@ -335,7 +337,10 @@ impl Destination {
     pub(super) fn wait(&mut self, now: BootInstant, tx: Tx, learned_at: BootInstant) {
         self.state = State::Waiting {
             tx,
-            ends_at: learned_at + WRITE_WAIT,
+            ends_at: match stands(Guard::WaitForFence) {
+                true => learned_at + WRITE_WAIT,
+                false => now,
+            },
             fence_at: now + self.settings.resend_after,
         };
         self.send(Reply::Fenced {

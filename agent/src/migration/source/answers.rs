@@ -2,6 +2,7 @@
 
 use zones::Register;
 
+use super::super::guard::{Guard, stands};
 use super::super::{Question, Verdict, judge};
 use super::{Action, BootInstant, ReadGate, Reading, Settling, Source, State, Step, Why, after};
 
@@ -20,9 +21,9 @@ impl Source {
     ) {
         let verdict = judge(register.as_ref(), self.epoch, &self.me, &self.to, self.tx);
         if verdict == Verdict::Open {
-            self.not_committed(asked_at);
+            self.not_committed(counted_from(asked_at, now));
         }
-        if question != self.question {
+        if question != self.question && stands(Guard::OldAnswers) {
             return;
         }
         let Some(register) = register.filter(|_| verdict != Verdict::Older) else {
@@ -278,7 +279,9 @@ impl Source {
             | State::Aborting {
                 sealed: Some(asking), ..
             } => {
-                if let Some(until) = asking.allow(asked_at) {
+                if let Some(until) = asking.allow(asked_at)
+                    && stands(Guard::ReadRule)
+                {
                     self.actions.push_back(Action::Reads(ReadGate::Until(until)));
                 }
             }
@@ -297,5 +300,13 @@ impl Source {
             | State::Recovering { .. }
             | State::Ended => {}
         }
+    }
+}
+
+/// The moment from which "not committed" allows reads.
+pub(super) fn counted_from(asked_at: BootInstant, now: BootInstant) -> BootInstant {
+    match stands(Guard::CountedFromQuestion) {
+        true => asked_at,
+        false => now,
     }
 }

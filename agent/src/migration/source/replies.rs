@@ -2,7 +2,9 @@
 
 use zones::{Epoch, Tx};
 
+use super::super::guard::{Guard, stands};
 use super::super::wire::{Reply, Request};
+use super::answers::counted_from;
 use super::{Action, BootInstant, Phase, ReadGate, Source, SourceJournal, State, Why};
 
 impl Source {
@@ -207,13 +209,13 @@ impl Source {
             | State::Ended => None,
         };
         if let Some(asked_at) = asked_at {
-            self.not_committed(asked_at);
+            self.not_committed(counted_from(asked_at, now));
         }
     }
 
     /// The destination says that it owns the object in `epoch` and wants our word that we have stopped.
     fn fenced(&mut self, epoch: Epoch) {
-        let expected = epoch == self.epoch.next();
+        let expected = epoch == self.epoch.next() || !stands(Guard::FenceOfSealed);
         match &mut self.state {
             // Sealed for this very peer: only a commit lets it say so.
             State::Sealed { .. }
@@ -228,6 +230,7 @@ impl Source {
             State::Moved { epoch: known, .. } | State::NotingForward { epoch: known, .. } if epoch <= *known => {
                 self.send(Request::FenceAnswered { epoch });
             }
+            State::Copying { .. } if !stands(Guard::FenceOfSealed) => self.lose(self.to.clone(), epoch, Some(epoch)),
             // Not ours to believe: the register says who owns the object.
             State::Copying { .. } | State::Sealed { .. } | State::Aborting { .. } => self.read(),
             State::Reserving { .. }

@@ -2,6 +2,7 @@
 
 use zones::{Epoch, Register, ServerName, State as RegisterState, Tx};
 
+use super::super::guard::{Guard, stands};
 use super::super::wire::Request;
 use super::super::{Backoff, ChangeOutcome, NOTE_AGAIN_AFTER, UnexpectedInput};
 use super::{
@@ -185,6 +186,17 @@ impl Source {
             ) => {
                 let (tx, why) = (*tx, *why);
                 self.stay(tx, why);
+            }
+            (
+                State::Opening {
+                    old,
+                    settling: Settling::Changing,
+                    ..
+                },
+                ChangeOutcome::Refused,
+            ) if !stands(Guard::RefusedOpening) => {
+                let tx = old.tx;
+                self.stay(tx, Why::Register);
             }
             (
                 State::Opening { settling, .. } | State::Aborting { settling, .. },
@@ -460,7 +472,11 @@ impl Source {
             cancelled: None,
             retry_at: None,
         };
-        self.persist(self.sealed_step(seal));
+        if stands(Guard::SealDurable) {
+            self.persist(self.sealed_step(seal));
+        } else if let Err(unexpected) = self.durable(now) {
+            unreachable!("{unexpected}");
+        }
     }
 
     /// Opens the gate again and pauses before the next closing.
@@ -532,7 +548,12 @@ impl Source {
                     retry_at,
                 };
             }
-            State::Sealed { moving, asking, .. } => self.abort_from(now, moving, true, Some(asking), why),
+            State::Sealed { moving, asking, .. } => {
+                if !stands(Guard::UnsealWhenShown) {
+                    self.actions.push_back(Action::Unseal);
+                }
+                self.abort_from(now, moving, true, Some(asking), why);
+            }
             state @ (State::Aborting { .. }
             | State::NotingStable { .. }
             | State::NotingMoved { .. }
@@ -553,7 +574,10 @@ impl Source {
         sealed: Option<Asking>,
         why: Why,
     ) {
-        let tx = self.fresh.next_tx();
+        let tx = match stands(Guard::FreshTxOnAbort) {
+            true => self.fresh.next_tx(),
+            false => old.tx,
+        };
         let new = self.stable_text(&old, tx);
         self.state = State::Aborting {
             old: old.clone(),
@@ -609,7 +633,12 @@ impl Source {
 
     pub(super) fn allow_reads(&mut self, asking: &mut Asking, asked_at: BootInstant) {
         if let Some(until) = asking.allow(asked_at) {
-            self.actions.push_back(Action::Reads(ReadGate::Until(until)));
+            let gate = if stands(Guard::ReadRule) {
+                ReadGate::Until(until)
+            } else {
+                ReadGate::Open
+            };
+            self.actions.push_back(Action::Reads(gate));
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tracing::{debug, info};
 use zones::{Address, Role, ServerName, Want, Wish};
 
-use super::Engine;
+use super::{Engine, Outside};
 use crate::clock::BootInstant;
 use crate::migration::source::Why;
 use crate::objects::Busy;
@@ -62,8 +62,7 @@ impl Drain {
     }
 
     /// An object stays for now.
-    pub(super) fn failed(&mut self, address: &Address, target: &ServerName, why: Why) {
-        let now = BootInstant::now();
+    pub(super) fn failed(&mut self, address: &Address, target: &ServerName, why: Why, now: BootInstant) {
         match why {
             Why::Refused | Why::Silent => {
                 self.targets.insert(target.clone(), now + TARGET_PAUSE);
@@ -116,19 +115,16 @@ impl Drain {
     }
 }
 
-impl Engine {
+impl<O: Outside> Engine<O> {
     /// Opens what may be opened now.
     pub(super) fn drain(&mut self) {
-        let now = BootInstant::now();
-        let (want, todos, may_start) = {
-            let wanted = self.parts.wanted.borrow();
-            (wanted.want.clone(), wanted.todos.clone(), wanted.may_start(now))
-        };
-        if !may_start {
+        let now = self.outside.now();
+        let wanted = self.outside.wanted();
+        if !wanted.may_start(now) {
             return;
         }
-        self.single(&todos, now);
-        match want {
+        self.single(&wanted.todos, now);
+        match wanted.want {
             Some(want) if want.role == Role::Draining && !want.targets.is_empty() => self.everything(&want, now),
             Some(_) | None => {
                 if self.drain.draining {

@@ -3,20 +3,17 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
 use zones::{Address, Epoch, ServerName, Tx};
 
-use super::{Engine, Id, Side, answer_without_machine, needs_answer, seed, wrong};
+use super::{Asked, Engine, Id, Outside, Side, answer_without_machine, needs_answer};
 use crate::clock::BootInstant;
 use crate::migration::destination::{Action, Begin, Destination, DestinationJournal, Input, Outcome, Recovered};
 use crate::migration::source::Offer;
 use crate::migration::wire::{Copy, Either, INLINE_OCTETS_MAX, Reply, Request, Unwilling};
 use crate::objects::ReadGate;
 use crate::store::{Entry, Journal, Reservation};
-use crate::transfer::copying::{Arrival, CopyFault, InHand, Pieces};
-use crate::transfer::large::Leave;
-use crate::transfer::librarian::Asked;
+use crate::transfer::copying::{Arrival, CopyFault, InHand, Leave, Pieces};
 
 /// Most octets of small copies that may be on their way in: they pass through memory.
 const SMALL_OCTETS_MAX: u64 = 64 << 20;
@@ -39,7 +36,7 @@ pub(super) struct Incoming {
     small: bool,
 }
 
-impl Engine {
+impl<O: Outside> Engine<O> {
     /// A source's message.
     pub(super) fn requested(&mut self, peer: &ServerName, address: Address, request: Request, payload: Bytes) {
         if let Request::Reserve { .. } = request {
@@ -55,13 +52,13 @@ impl Engine {
         let Some(id) = id.filter(of_peer) else {
             if let Some(tx) = needs_answer(&request) {
                 let reply = answer_without_machine(self.owned(&address), tx);
-                self.tell(peer, &address, &Either::Reply(reply));
+                self.outside.send(peer, &address, &Either::Reply(reply));
             }
             return;
         };
         if let Some(tx) = needs_answer(&request).filter(|tx| self.incoming[&id].machine.tx() != *tx) {
             let reply = Reply::Dropped { tx };
-            self.tell(peer, &address, &Either::Reply(reply));
+            self.outside.send(peer, &address, &Either::Reply(reply));
             return;
         }
         match request {
@@ -147,7 +144,7 @@ impl Engine {
             // At most one copy of an address arrives at a time: the old one must be gone first. Only who was to bring it is
             // believed to have given that up; what another peer left behind is found by the machine's own look at the register.
             let same_peer = known.source() == peer;
-            self.tell(peer, &address, &busy);
+            self.outside.send(peer, &address, &busy);
             if same_peer {
                 self.feed_destination(id, Input::Superseded);
             }
@@ -156,7 +153,7 @@ impl Engine {
         let small = octets <= INLINE_OCTETS_MAX;
         let full = self.incoming.len() >= INCOMING_MAX || (small && self.small_octets + octets > SMALL_OCTETS_MAX);
         if full || !self.has_place(&address) {
-            self.tell(peer, &address, &busy);
+            self.outside.send(peer, &address, &busy);
             return;
         }
         let begin = Begin {
@@ -167,7 +164,7 @@ impl Engine {
             tx,
             octets,
             journaled_staging: !small,
-            seed: seed(),
+            seed: self.outside.seed(),
         };
         let machine = Destination::begin(begin, self.parts.settings.machine);
         if small {
@@ -238,9 +235,9 @@ impl Engine {
             epoch: Epoch(entry.epoch.0.saturating_sub(1)),
             tx,
             journal,
-            seed: seed(),
+            seed: self.outside.seed(),
         };
-        let machine = Destination::recover(BootInstant::now(), recovered, self.parts.settings.machine);
+        let machine = Destination::recover(self.outside.now(), recovered, self.parts.settings.machine);
         self.add_incoming(Incoming {
             machine,
             timer: None,
@@ -257,8 +254,10 @@ impl Engine {
         let Some(incoming) = self.incoming.get_mut(&id) else {
             return;
         };
-        if let Err(unexpected) = incoming.machine.handle_input(BootInstant::now(), input) {
-            wrong(&unexpected, incoming.machine.address());
+        let machine = &mut incoming.machine;
+        self.outside.saw(Side::Destination, machine.state_name(), &input);
+        if let Err(unexpected) = machine.handle_input(self.outside.now(), input) {
+            self.outside.wrong(&unexpected, machine.address());
         }
         self.run_destination(id);
     }
@@ -271,7 +270,7 @@ impl Engine {
             let address = incoming.machine.address().clone();
             match action {
                 Action::Reserve { octets } => {
-                    let space = self.parts.store.reserve(octets);
+                    let space = self.parts.objects.store().reserve(octets);
                     if let Err(full) = &space {
                         warn!(object = %address, octets, %full, "no room for an object that was to come");
                     }
@@ -285,7 +284,7 @@ impl Engine {
                 Action::Change { old, new } => self.wish(id, Side::Destination, Asked::Change { old, new }),
                 Action::Send(reply) => {
                     let peer = incoming.machine.source().clone();
-                    self.tell(&peer, &address, &Either::Reply(reply));
+                    self.outside.send(&peer, &address, &Either::Reply(reply));
                 }
                 Action::Persist(step) => self.note_destination(id, address, step),
                 Action::Own { epoch, tx: _ } => {
@@ -338,32 +337,22 @@ impl Engine {
         });
     }
 
-    /// A large copy is to come on a stream of its own.
-    pub(super) fn large_offered(
-        &mut self,
-        peer: &ServerName,
-        address: &Address,
-        copy: Copy,
-        leave: oneshot::Sender<Leave>,
-    ) {
+    /// A large copy is to come on a stream of its own: the leave to write it, if its move is open.
+    pub fn large_offered(&mut self, peer: &ServerName, address: &Address, copy: &Copy) -> Option<Leave> {
         let id = self.incoming_by_address.get(address).copied();
         let of_move = |id: &Id| {
             self.incoming
                 .get(id)
                 .is_some_and(|incoming| incoming.machine.source() == peer && incoming.machine.tx() == copy.tx)
         };
-        let Some(id) = id.filter(of_move) else { return };
-        let Some(number) = self.receive(id, &copy) else { return };
-        let incoming = &self.incoming[&id];
-        let granted = leave.send(Leave {
+        let id = id.filter(of_move)?;
+        let number = self.receive(id, copy)?;
+        Some(Leave {
             id,
             number,
-            store: Arc::clone(&self.parts.store),
-            reservation: incoming.reservation.clone(),
-        });
-        if granted.is_err() {
-            self.written(id, number, Err(CopyFault::Broken));
-        }
+            store: Arc::clone(self.parts.objects.store()),
+            reservation: self.incoming[&id].reservation.clone(),
+        })
     }
 
     /// Begins to receive a copy, if the move is open: the register that this agent read itself names both. A copy that is

@@ -1,14 +1,14 @@
 //! Steps of machines on their way into the index, many in one commit.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use tracing::{debug, error};
 use zones::Address;
 
-use super::{Engine, Event, Id, NOTES_MAX, NOTES_RUNNING_MAX, Side};
+use super::outside::Work;
+use super::{Engine, Id, Job, NOTES_MAX, NOTES_RUNNING_MAX, Outside, Side};
 use crate::migration::{destination, source};
-use crate::objects::{BatchStep, Objects, StepError, WriteGate};
+use crate::objects::{BatchStep, Local, Objects, StepError, WriteGate};
 use crate::store::{Change, Content, Digests, Entry, Journal, NewEntry, OpenWait};
 use crate::transfer::engine::incoming::Incoming;
 use crate::vault::Digest;
@@ -18,7 +18,21 @@ pub(crate) struct Note {
     id: Id,
     side: Side,
     kind: Kind,
+    name: &'static str,
     step: BatchStep,
+}
+
+impl Note {
+    /// The step's name in the journal.
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
+}
+
+impl std::fmt::Debug for Note {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} of {}", self.name, address_of(&self.step))
+    }
 }
 
 /// What follows from a step beside the machine's own state.
@@ -78,19 +92,20 @@ enum Outcome {
     Failed,
 }
 
-impl Engine {
+impl<O: Outside> Engine<O> {
     /// Writes a source's step with the next commit.
     pub(super) fn note_source(&mut self, id: Id, address: Address, step: source::Step) {
         let owned = |change: Box<dyn FnOnce(&Entry) -> NewEntry + Send>| BatchStep::Owned {
             address: address.clone(),
             change,
         };
-        let sealed = match &step {
-            source::Step::Sealed { .. }
-            | source::Step::Active { .. }
-            | source::Step::Moved { .. }
-            | source::Step::Deleted { .. } => true,
-            source::Step::Moving { .. } | source::Step::Forward { .. } => false,
+        let (name, sealed) = match &step {
+            source::Step::Moving { .. } => ("moving", false),
+            source::Step::Sealed { .. } => ("sealed", true),
+            source::Step::Active { .. } => ("active", true),
+            source::Step::Moved { .. } => ("moved", true),
+            source::Step::Deleted { .. } => ("deleted", true),
+            source::Step::Forward { .. } => ("forward", false),
         };
         let (kind, step) = match step {
             source::Step::Moving { to, tx } => (
@@ -174,6 +189,7 @@ impl Engine {
             id,
             side: Side::Source,
             kind,
+            name,
             step,
         };
         self.to_note.push(sealed, note);
@@ -188,24 +204,24 @@ impl Engine {
             address: address.clone(),
             change: arriving(incoming, journal),
         };
-        let sealed = match &step {
-            destination::Step::Prepared
-            | destination::Step::CommitSent { .. }
-            | destination::Step::Active { wait: true, .. } => true,
-            destination::Step::Reserved
-            | destination::Step::Staged
-            | destination::Step::Active { wait: false, .. }
-            | destination::Step::Moved { .. }
-            | destination::Step::Removed => false,
+        let (name, sealed) = match &step {
+            destination::Step::Reserved => ("reserved", false),
+            destination::Step::Staged => ("staged", false),
+            destination::Step::Prepared => ("prepared", true),
+            destination::Step::CommitSent { .. } => ("commit sent", true),
+            destination::Step::Active { wait: true, .. } => ("taken", true),
+            destination::Step::Active { wait: false, .. } => ("open", false),
+            destination::Step::Moved { .. } => ("gone", false),
+            destination::Step::Removed => ("dropped", false),
         };
         let (kind, step) = match step {
             destination::Step::Reserved => {
-                let expires = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + reserve_for;
+                let reserve_ms = u64::try_from(reserve_for.as_millis()).unwrap_or(u64::MAX);
                 let journal = Journal::Reserved {
                     from,
                     tx,
                     octets: incoming.offer.octets,
-                    expires_unix_ms: u64::try_from(expires.as_millis()).unwrap_or(u64::MAX),
+                    expires_unix_ms: self.outside.unix_ms().saturating_add(reserve_ms),
                 };
                 (Kind::Row, arriving(journal))
             }
@@ -263,6 +279,7 @@ impl Engine {
             id,
             side: Side::Destination,
             kind,
+            name,
             step,
         };
         self.to_note.push(sealed, note);
@@ -274,43 +291,7 @@ impl Engine {
             let notes = self.to_note.next();
             self.noting += 1;
             self.noting_steps += notes.len();
-            let (objects, events) = (Arc::clone(&self.parts.objects), self.parts.events.clone());
-            tokio::spawn(async move {
-                let (whose, steps): (Vec<_>, Vec<_>) = notes
-                    .into_iter()
-                    .map(|note| ((note.id, note.side, note.kind, address_of(&note.step)), note.step))
-                    .unzip();
-                let outcomes = objects.batch(steps).await;
-                let mut noted = Vec::with_capacity(outcomes.len());
-                for ((id, side, kind, address), outcome) in whose.into_iter().zip(outcomes) {
-                    let outcome = match outcome {
-                        Ok(entry) => Outcome::Durable(entry),
-                        // It is being written: this step waits for its turn alone.
-                        Err(StepError::Taken { change }) => {
-                            let (objects, events) = (Arc::clone(&objects), events.clone());
-                            tokio::spawn(async move {
-                                let outcome = alone(&objects, &address, change).await;
-                                let noted = Noted {
-                                    id,
-                                    side,
-                                    kind,
-                                    outcome,
-                                };
-                                drop(events.send(Event::Noted(noted)).await);
-                            });
-                            continue;
-                        }
-                        Err(error) => failed(&address, &error),
-                    };
-                    noted.push(Noted {
-                        id,
-                        side,
-                        kind,
-                        outcome,
-                    });
-                }
-                drop(events.send(Event::NotedBatch(noted)).await);
-            });
+            self.outside.job(Job(Work::Note(notes)));
         }
     }
 
@@ -391,10 +372,65 @@ fn address_of(step: &BatchStep) -> Address {
     }
 }
 
-async fn alone(objects: &Arc<Objects>, address: &Address, change: crate::objects::StepChange) -> Outcome {
-    match objects.step(address, change).await {
-        Ok(entry) => Outcome::Durable(Some(entry)),
-        Err(error) => failed(address, &error),
+/// Makes steps durable in one commit; blocks. Those whose object is being written are given back, to be taken alone.
+pub(super) fn commit(objects: &Local, notes: Vec<Note>) -> (Vec<Noted>, Vec<Note>) {
+    let (whose, steps): (Vec<_>, Vec<_>) = notes
+        .into_iter()
+        .map(|note| {
+            (
+                (note.id, note.side, note.kind, note.name, address_of(&note.step)),
+                note.step,
+            )
+        })
+        .unzip();
+    let outcomes = objects.batch_now(steps);
+    let mut noted = Vec::with_capacity(outcomes.len());
+    let mut taken = Vec::new();
+    for ((id, side, kind, name, address), outcome) in whose.into_iter().zip(outcomes) {
+        let outcome = match outcome {
+            Ok(entry) => Outcome::Durable(entry),
+            Err(StepError::Taken { change }) => {
+                let step = BatchStep::Owned { address, change };
+                taken.push(Note {
+                    id,
+                    side,
+                    kind,
+                    name,
+                    step,
+                });
+                continue;
+            }
+            Err(error) => failed(&address, &error),
+        };
+        noted.push(Noted {
+            id,
+            side,
+            kind,
+            outcome,
+        });
+    }
+    (noted, taken)
+}
+
+/// Makes one step durable in its object's turn.
+pub(super) async fn alone(objects: &Arc<Objects>, note: Note) -> Noted {
+    let Note {
+        id, side, kind, step, ..
+    } = note;
+    let outcome = match step {
+        BatchStep::Owned { address, change } => match objects.step(&address, change).await {
+            Ok(entry) => Outcome::Durable(Some(entry)),
+            Err(error) => failed(&address, &error),
+        },
+        BatchStep::Row { .. } | BatchStep::Arriving { .. } | BatchStep::Arrived { .. } => {
+            unreachable!("only a step in its object's turn finds it taken")
+        }
+    };
+    Noted {
+        id,
+        side,
+        kind,
+        outcome,
     }
 }
 

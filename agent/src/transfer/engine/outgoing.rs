@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use futures_util::FutureExt;
 use tracing::{debug, info, warn};
 use zones::{Address, ServerName};
 
-use super::{Engine, Id, Side, seed, wrong};
+use super::{Asked, Engine, Id, Outside, Side};
 use crate::clock::BootInstant;
 use crate::migration::source::{self, Action, Input, Offer, Outcome, Recovered, Source, SourceJournal, Why};
 use crate::migration::wire::{Either, Reply, Request};
@@ -16,8 +15,6 @@ use crate::migration::{Digests, Settings};
 use crate::objects::{Busy, MoveGuard, NotOwned};
 use crate::store::{Entry, Journal};
 use crate::transfer::copying::{Shipment, Shipped};
-use crate::transfer::large;
-use crate::transfer::librarian::Asked;
 
 /// Longest seal budget of an object whose seals were broken before.
 const SEAL_BUDGET_MAX: Duration = Duration::from_secs(2);
@@ -63,7 +60,7 @@ pub(super) fn digests(entry: &Entry) -> Digests {
     }
 }
 
-impl Engine {
+impl<O: Outside> Engine<O> {
     /// Begins to move an object; why not, if it cannot be now.
     pub(super) fn begin(&mut self, address: &Address, to: &ServerName, broken_seals: u32) -> Result<(), Busy> {
         if self.outgoing_by_address.contains_key(address) || self.incoming_by_address.contains_key(address) {
@@ -92,7 +89,7 @@ impl Engine {
             epoch: entry.epoch,
             offer: offer(&entry),
             in_wait,
-            seed: seed(),
+            seed: self.outside.seed(),
         };
         let settings = &self.parts.settings.machine;
         let longer = settings.seal_budget * 2u32.pow(broken_seals.min(5));
@@ -100,7 +97,7 @@ impl Engine {
             seal_budget: longer.min(SEAL_BUDGET_MAX).max(settings.seal_budget),
             ..*settings
         };
-        let machine = Source::begin(BootInstant::now(), begin, settings).map_err(|_| Busy::Opening)?;
+        let machine = Source::begin(self.outside.now(), begin, settings).map_err(|_| Busy::Opening)?;
         let octets = entry.plain_octets();
         self.window.open(octets);
         self.add_outgoing(machine, octets, None, Some(guard));
@@ -155,9 +152,9 @@ impl Engine {
             tx,
             offer: offer(entry),
             journal,
-            seed: seed(),
+            seed: self.outside.seed(),
         };
-        let machine = Source::recover(BootInstant::now(), recovered, self.parts.settings.machine);
+        let machine = Source::recover(self.outside.now(), recovered, self.parts.settings.machine);
         let octets = entry.plain_octets();
         self.window.open(octets);
         let guard = self.parts.objects.begin_move(&entry.address).ok();
@@ -167,13 +164,13 @@ impl Engine {
 
     /// Keeps a copy that was given away for the grace period. It needs no machine meanwhile: the journal answers.
     fn retire(&mut self, entry: Arc<Entry>) {
-        let due = BootInstant::now() + self.parts.settings.machine.grace;
+        let due = self.outside.now() + self.parts.settings.machine.grace;
         self.retired.push_back((due, entry));
     }
 
     /// Removes copies whose grace period is over, few at a time.
     pub(super) fn reclaim(&mut self) {
-        let now = BootInstant::now();
+        let now = self.outside.now();
         while self.reclaiming < RECLAIMING_MAX
             && let Some((_, entry)) = self.retired.pop_front_if(|(due, _)| *due <= now)
         {
@@ -199,7 +196,7 @@ impl Engine {
                 tx: zones::Tx([0; 16]),
                 offer: offer(&entry),
                 journal: SourceJournal::Moved { owner: to, epoch },
-                seed: seed(),
+                seed: self.outside.seed(),
             };
             // The grace period is over.
             let settings = Settings {
@@ -216,8 +213,10 @@ impl Engine {
         let Some(outgoing) = self.outgoing.get_mut(&id) else {
             return;
         };
-        if let Err(unexpected) = outgoing.machine.handle_input(BootInstant::now(), input) {
-            wrong(&unexpected, outgoing.machine.address());
+        let machine = &mut outgoing.machine;
+        self.outside.saw(Side::Source, machine.state_name(), &input);
+        if let Err(unexpected) = machine.handle_input(self.outside.now(), input) {
+            self.outside.wrong(&unexpected, machine.address());
         }
         self.run_source(id);
     }
@@ -233,7 +232,7 @@ impl Engine {
                 Action::Change { old, new } => self.wish(id, Side::Source, Asked::Change { old, new }),
                 Action::Send(request) => {
                     let peer = outgoing.machine.destination().clone();
-                    self.tell(&peer, &address, &Either::Request(request));
+                    self.outside.send(&peer, &address, &Either::Request(request));
                 }
                 Action::Ship { staged } => self.ship(id, &address, staged),
                 Action::Close { number, staged: _ } => {
@@ -300,7 +299,7 @@ impl Engine {
                 Outcome::Stayed(why) => {
                     debug!(object = %address, target = %peer, ?why, "object stays for now");
                     self.parts.counters.stayed();
-                    self.drain.failed(address, peer, why);
+                    self.drain.failed(address, peer, why, self.outside.now());
                 }
                 Outcome::Superseded => self.drain.settled(address),
             }
@@ -321,7 +320,7 @@ impl Engine {
         if let Some(outgoing) = self.outgoing.get_mut(&id)
             && let Some(since) = outgoing.sealed_since.take()
         {
-            self.window.unseal(BootInstant::now() - since, broken);
+            self.window.unseal(self.outside.now() - since, broken);
         }
     }
 
@@ -340,18 +339,8 @@ impl Engine {
             return;
         }
         let peer = outgoing.machine.destination().clone();
-        match self.peers.link(&peer) {
-            Some(link) => large::ship(
-                id,
-                link.connection.clone(),
-                Arc::clone(&self.parts.store),
-                shipment,
-                self.parts.events.clone(),
-            ),
-            None => {
-                self.dial(&peer);
-                self.feed_source(id, Input::PeerLost);
-            }
+        if !self.outside.send_large(id, &peer, shipment) {
+            self.feed_source(id, Input::PeerLost);
         }
     }
 
@@ -365,16 +354,15 @@ impl Engine {
             return;
         };
         let (peer, address) = (outgoing.machine.destination(), outgoing.machine.address());
-        match self.peers.link(peer) {
-            Some(link) => {
-                link.send_frames(address, &frame);
-                self.shipped(id, Some(shipped));
-            }
-            None => self.feed_source(id, Input::PeerLost),
+        if self.outside.send_frames(peer, address, frame) {
+            self.shipped(id, Some(shipped));
+        } else {
+            self.feed_source(id, Input::PeerLost);
         }
     }
 
-    pub(super) fn shipped(&mut self, id: Id, shipped: Option<Shipped>) {
+    /// A copy was handed over whole; `None`: it broke off.
+    pub fn shipped(&mut self, id: Id, shipped: Option<Shipped>) {
         let Some(outgoing) = self.outgoing.get_mut(&id) else {
             return;
         };
@@ -405,24 +393,17 @@ impl Engine {
             self.to_close.pop_front();
             let outgoing = self.outgoing.get_mut(&id).expect("it was wanted");
             outgoing.closing = None;
-            outgoing.sealed_since = Some(BootInstant::now());
+            outgoing.sealed_since = Some(self.outside.now());
             let address = outgoing.machine.address().clone();
             self.feed_source(id, Input::Holding { number });
-            let objects = Arc::clone(&self.parts.objects);
-            let mut closing = async move {
-                let closed = objects.seal(&address).await;
-                (id, number, closed)
-            }
-            .boxed();
-            match (&mut closing).now_or_never() {
-                Some((id, number, closed)) => self.closed(id, number, closed),
-                None => self.closings.push(closing),
+            if let Some(closed) = self.outside.close(id, number, &address) {
+                self.closed(id, number, closed);
             }
         }
     }
 
     /// A gate is closed, or the object is no longer the move's.
-    pub(super) fn closed(&mut self, id: Id, number: u32, closed: Result<Arc<Entry>, NotOwned>) {
+    pub fn closed(&mut self, id: Id, number: u32, closed: Result<Arc<Entry>, NotOwned>) {
         let Some(outgoing) = self.outgoing.get_mut(&id) else {
             return;
         };
@@ -433,7 +414,7 @@ impl Engine {
                     None => entry.plain_octets(),
                 };
                 // Any of its answers will do: a seal must not begin while it is away.
-                let librarian_answered = self.parts.wanted.borrow().answered_at.max(self.heard);
+                let librarian_answered = self.outside.wanted().answered_at.max(self.heard);
                 self.feed_source(
                     id,
                     Input::Closed {
@@ -459,7 +440,7 @@ impl Engine {
         };
         match (id.filter(of_peer), reply) {
             // While another registry is told what is here, no ownership changes; the destination says it again.
-            (Some(_), Reply::Fenced { .. }) if !self.parts.registers.trust().is_trusted() => {}
+            (Some(_), Reply::Fenced { .. }) if !self.outside.is_trusted() => {}
             (Some(id), reply) => self.feed_source(id, Input::Peer(reply)),
             (None, Reply::Fenced { epoch }) => {
                 // The machine is gone; the journal says whether this agent has stopped.
@@ -482,7 +463,7 @@ impl Engine {
                     });
                 if stopped {
                     let answer = Request::FenceAnswered { epoch };
-                    self.tell(peer, address, &Either::Request(answer));
+                    self.outside.send(peer, address, &Either::Request(answer));
                 }
             }
             (

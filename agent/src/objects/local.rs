@@ -1,0 +1,270 @@
+//! The objects of this agent as far as it decides alone: its copies, their gates, its disk.
+//!
+//! Nothing here asks the librarian, waits or runs a task of its own; the time is an argument. What waits and asks is
+//! [`super::Objects`], which is this and the librarian.
+
+use std::sync::Arc;
+
+use tokio::sync::futures::OwnedNotified;
+use tokio::sync::oneshot;
+use zones::{Address, Level};
+
+use super::gate;
+use super::table::{self, Table};
+use super::turn::Turn;
+use super::words::{Miss, ReadGate, Summary};
+use super::{Settings, writing};
+use crate::clock::BootInstant;
+use crate::store::{Change, CommitError, Entry, Journal, Store};
+
+/// Copies, gates and disk of one agent.
+#[derive(Debug)]
+pub struct Local {
+    pub(super) store: Arc<Store>,
+    pub(super) table: Table,
+    pub(super) settings: Settings,
+}
+
+/// What an address says to a read.
+#[derive(Debug)]
+pub enum Look {
+    /// This copy.
+    Shown(Arc<Entry>),
+    /// It is not shown here.
+    Missed(Miss),
+    /// Not now: look again when this resolves.
+    Wait(OwnedNotified),
+    /// No copy is here that requests see: the register decides.
+    Unknown,
+}
+
+/// What asking for a turn gave.
+#[derive(Debug)]
+pub enum AskedTurn {
+    /// It is the asker's.
+    Taken(Turn),
+    /// It comes through here.
+    InLine(oneshot::Receiver<Turn>),
+    /// Too many wait.
+    Full,
+}
+
+/// What a restart found open.
+#[derive(Debug)]
+pub enum Open {
+    /// A move: its machine is to be started.
+    Move(Arc<Entry>),
+    /// A creation that may have been sent, in its turn.
+    Create(Arc<Entry>, zones::Tx, Turn),
+    /// A deletion that may have been sent, in its turn.
+    Delete(Arc<Entry>, zones::Tx, Turn),
+}
+
+impl Local {
+    /// The objects that the index has; call [`Local::take_up`] before serving.
+    #[must_use]
+    pub fn new(store: Arc<Store>, entries: Vec<Arc<Entry>>, settings: Settings) -> Arc<Local> {
+        let table = Table::default();
+        for entry in entries {
+            let address = entry.address.clone();
+            table.swap(&address, None, Some(entry));
+        }
+        Arc::new(Local { store, table, settings })
+    }
+
+    /// What a read finds that looks at `now`.
+    #[must_use]
+    pub fn look(&self, address: &Address, now: impl FnOnce() -> BootInstant) -> Look {
+        match self.table.get(address) {
+            Some(slot) => slot.with(|state| look(state, now)),
+            None => Look::Unknown,
+        }
+    }
+
+    /// Asks for the turn of an object, behind everyone who asked before.
+    #[must_use]
+    pub fn ask_turn(&self, address: &Address, now: BootInstant) -> AskedTurn {
+        let slot = self.table.get_or_make(address);
+        match slot.with(|state| state.gate().ask(now, self.settings.queued_writes_max)) {
+            gate::Asked::Taken => AskedTurn::Taken(Turn::new(slot)),
+            gate::Asked::InLine(receiver) => AskedTurn::InLine(receiver),
+            gate::Asked::Full => AskedTurn::Full,
+        }
+    }
+
+    /// Forgets an address of which nothing is here and that nobody waits for.
+    pub fn tidy(&self, address: &Address) {
+        self.table.forget(address);
+    }
+
+    /// Objects that this agent owns and serves, in the order of addresses, behind `after`, at or below `under`.
+    #[must_use]
+    pub fn list(&self, under: Option<&Address>, after: Option<&Address>, limit: usize) -> Vec<Summary> {
+        self.table.scan(under, after, limit, |address, entry| {
+            let shown = match &entry.journal {
+                Journal::Active { .. } | Journal::Moving { .. } | Journal::Sealed { .. } => true,
+                Journal::CreateSent { .. }
+                | Journal::Moved { .. }
+                | Journal::Forward { .. }
+                | Journal::DeleteSent { .. }
+                | Journal::Tombstone { .. }
+                | Journal::Reserved { .. }
+                | Journal::Staged { .. }
+                | Journal::Prepared { .. }
+                | Journal::CommitSent { .. } => false,
+            };
+            shown.then(|| Summary {
+                address: address.clone(),
+                kind: entry.kind.clone(),
+                schema: entry.schema,
+                epoch: entry.epoch,
+                revision: entry.revision,
+                size: entry.body.as_ref().map_or(0, |body| body.plain_octets),
+            })
+        })
+    }
+
+    /// Objects owned and their octets.
+    #[must_use]
+    pub fn totals(&self) -> (u64, u64) {
+        self.table.totals()
+    }
+
+    /// The store below.
+    #[must_use]
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// The copy of an object that requests see.
+    pub(super) fn current(&self, address: &Address) -> Option<Arc<Entry>> {
+        self.table
+            .get(address)
+            .and_then(|slot| slot.with(|state| state.current().cloned()))
+    }
+
+    /// Level of an object's streams.
+    #[must_use]
+    pub fn level_of(&self, address: &Address) -> Level {
+        self.current(address)
+            .map_or(self.settings.level, |entry| entry.level.max(self.settings.level))
+    }
+
+    /// Resolves at the next change of an object that the register says is here, while no copy is current; `None` if
+    /// one has become so.
+    pub(super) fn arriving(&self, address: &Address) -> Option<OwnedNotified> {
+        let slot = self.table.get_or_make(address);
+        slot.with(|state| match state.current() {
+            Some(_) => None,
+            None => Some(state.gate().changed()),
+        })
+    }
+
+    /// Commits changes of the index and takes them into the table: all or nothing. Entries come back in the order of
+    /// the insertions and replacements. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`CommitError`]; nothing has changed then.
+    pub fn commit_now(&self, changes: Vec<(Address, Change)>) -> Result<Vec<Arc<Entry>>, CommitError> {
+        let mut swaps = Vec::with_capacity(changes.len());
+        let mut plain = Vec::with_capacity(changes.len());
+        for (address, change) in changes {
+            swaps.push(match &change {
+                Change::Insert(_) => (address, None, true),
+                Change::Replace { seq, .. } => (address, Some(*seq), true),
+                Change::Remove { seq } => (address, Some(*seq), false),
+            });
+            plain.push(change);
+        }
+        let mut entries = self.store.commit(plain)?.into_iter();
+        let mut new = Vec::with_capacity(swaps.len());
+        for (address, removed, comes) in swaps {
+            let entry = comes.then(|| entries.next().expect("one entry for each that was to come"));
+            new.extend(entry.clone());
+            self.table.swap(&address, removed, entry);
+        }
+        Ok(new)
+    }
+
+    /// Hash of verb and content, keyed like every digest that stays: it confirms no guesses.
+    #[must_use]
+    pub fn request_hash(&self, verb: &str, fields: &[Option<&[u8]>]) -> [u8; 32] {
+        let mut hasher = self.store.vault().hasher();
+        hasher.update(verb.as_bytes());
+        for field in fields {
+            let length = field.map_or(u64::MAX, |field| field.len() as u64);
+            hasher.update(&length.to_be_bytes());
+            hasher.update(field.unwrap_or_default());
+        }
+        hasher.finish().0
+    }
+
+    /// Closes what a restart found open and says what it is. Until their machines say so, writes of open moves are held,
+    /// and reads of copies whose owner the register has to tell, too; creations and deletions keep their turns.
+    #[must_use]
+    pub fn take_up(&self) -> Vec<Open> {
+        let mut open = Vec::new();
+        for entry in self.table.entries() {
+            let slot = self.table.get(&entry.address).expect("the entry is in the table");
+            match &entry.journal {
+                Journal::Active { wait: None } | Journal::Forward { .. } | Journal::Tombstone { .. } => {}
+                // Before serving, the register is read for each of these.
+                Journal::Active { wait: Some(_) } | Journal::Moving { .. } | Journal::Sealed { .. } => {
+                    slot.with(|state| {
+                        state.gate().hold();
+                        state.gate().set_reads(ReadGate::Held);
+                    });
+                    open.push(Open::Move(entry));
+                }
+                Journal::Moved { .. }
+                | Journal::Reserved { .. }
+                | Journal::Staged { .. }
+                | Journal::Prepared { .. }
+                | Journal::CommitSent { .. } => open.push(Open::Move(entry)),
+                Journal::CreateSent { tx } => {
+                    let (tx, turn) = (*tx, slot.turn_at_start());
+                    open.push(Open::Create(entry, tx, turn));
+                }
+                Journal::DeleteSent { tx } => {
+                    let (tx, turn) = (*tx, slot.turn_at_start());
+                    open.push(Open::Delete(entry, tx, turn));
+                }
+            }
+        }
+        open
+    }
+}
+
+impl Turn {
+    /// Whether writes may go on in this turn. An object may become a held one between the turn and the look at it, when
+    /// it has just arrived: then the turn is to be given back, and asked for anew.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        let (current, held) = self
+            .slot()
+            .with(|state| (state.current().cloned(), state.gate().is_held()));
+        !current.is_some_and(|entry| writing::waits(&entry, held))
+    }
+}
+
+fn look(state: &mut table::State, now: impl FnOnce() -> BootInstant) -> Look {
+    let Some(entry) = state.current().cloned() else {
+        return Look::Unknown;
+    };
+    match &entry.journal {
+        Journal::Active { .. } | Journal::Moving { .. } | Journal::Sealed { .. } => {
+            // The clock is looked at after the copy was found, so that the copy was the present one before the gate's end.
+            match state.gate().reads_pass(now()) {
+                true => Look::Shown(entry),
+                false => Look::Wait(state.gate().changed()),
+            }
+        }
+        Journal::CreateSent { .. } | Journal::DeleteSent { .. } => Look::Wait(state.gate().changed()),
+        Journal::Moved { to, .. } | Journal::Forward { to, .. } => Look::Missed(Miss::Party { to: to.clone() }),
+        Journal::Tombstone { .. } => Look::Missed(Miss::Deleted),
+        Journal::Reserved { .. } | Journal::Staged { .. } | Journal::Prepared { .. } | Journal::CommitSent { .. } => {
+            Look::Unknown
+        }
+    }
+}

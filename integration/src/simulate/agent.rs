@@ -1,0 +1,332 @@
+//! One agent of the simulated pool: the production store, objects and engine on a simulated disk.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt::{self, Write as _};
+use std::sync::Arc;
+
+use agent::clock::BootInstant;
+use agent::control::Wanted;
+use agent::migration::window::WindowSettings;
+use agent::migration::wire::{Either, write_frame};
+use agent::migration::{Settings as Times, UnexpectedInput};
+use agent::objects::{Local, NotOwned, Open, Settings};
+use agent::store::{self, Entry, Store, Work};
+use agent::transfer::engine::{Engine, Id, Job, Outside, Parts, Side, Wish};
+use agent::transfer::{Counters, Shipment, TransferSettings};
+use agent::vault::{Entropy, Generation, Kek, KeyProvider, PoolKey, ProviderError, Vault};
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use zones::{Address, ServerName, TsigKey};
+
+use super::clock::{Clocks, Time};
+use super::desk::Request;
+use super::disk::Platter;
+use super::line::Line;
+
+/// A transition that was seen: side, state, input.
+pub type Pair = (Side, &'static str, String);
+
+/// One machine with its agent.
+pub(super) struct Machine {
+    pub(super) name: ServerName,
+    pub(super) key: TsigKey,
+    pub(super) disk: Platter,
+    pub(super) clocks: Clocks,
+    /// Counts the lives of its process: what was meant for an earlier one says nothing.
+    pub(super) life: u32,
+    /// The process; its store is open also while it is not started yet.
+    pub(super) process: Process,
+    pub(super) started: bool,
+    pub(super) suspended_until: Time,
+    seed: u64,
+}
+
+/// What a crash ends.
+pub(super) struct Process {
+    pub(super) local: Arc<Local>,
+    pub(super) engine: Engine<Around>,
+    /// What a start has to take up.
+    pub(super) open: Vec<Open>,
+    pub(super) requests: BTreeMap<u64, Request>,
+    pub(super) closings: Vec<(Id, u32, Address)>,
+    pub(super) line: Line,
+    pub(super) look_at: Option<Time>,
+}
+
+/// What the engine wants done.
+pub(super) enum Out {
+    /// Frames, and whether they carry a copy.
+    Frames(ServerName, Bytes, bool),
+    Large(Id, ServerName, Box<Shipment>),
+    Dial(ServerName),
+    Job(Job),
+    Wish(Wish),
+    Closing(Id, u32, Address),
+}
+
+/// The outside of a simulated engine: it notes what is wanted, the world does it.
+pub(super) struct Around {
+    pub(super) now: BootInstant,
+    pub(super) unix_ms: u64,
+    pub(super) wanted: Wanted,
+    pub(super) linked: BTreeSet<ServerName>,
+    pub(super) out: VecDeque<Out>,
+    pub(super) wrong: Option<String>,
+    pub(super) seen: BTreeSet<Pair>,
+    random: StdRng,
+    local: Arc<Local>,
+}
+
+impl Outside for Around {
+    fn now(&self) -> BootInstant {
+        self.now
+    }
+
+    fn unix_ms(&self) -> u64 {
+        self.unix_ms
+    }
+
+    fn seed(&mut self) -> [u8; 32] {
+        let mut seed = [0; 32];
+        self.random.fill_bytes(&mut seed);
+        seed
+    }
+
+    fn wanted(&self) -> Wanted {
+        self.wanted.clone()
+    }
+
+    // A registry restored from a backup has no place in this world yet: there is one, and it is believed.
+    fn generation(&self) -> u64 {
+        0
+    }
+
+    fn is_trusted(&self) -> bool {
+        true
+    }
+
+    fn send(&mut self, peer: &ServerName, address: &Address, message: &Either) {
+        if !self.linked.contains(peer) {
+            self.out.push_back(Out::Dial(peer.clone()));
+            return;
+        }
+        let mut frame = BytesMut::new();
+        write_frame(&mut frame, address, message, &[]);
+        self.out.push_back(Out::Frames(peer.clone(), frame.freeze(), false));
+    }
+
+    fn send_frames(&mut self, peer: &ServerName, _address: &Address, frames: BytesMut) -> bool {
+        let linked = self.linked.contains(peer);
+        if linked {
+            self.out.push_back(Out::Frames(peer.clone(), frames.freeze(), true));
+        }
+        linked
+    }
+
+    fn send_large(&mut self, id: Id, peer: &ServerName, shipment: Shipment) -> bool {
+        let linked = self.linked.contains(peer);
+        self.out.push_back(match linked {
+            true => Out::Large(id, peer.clone(), Box::new(shipment)),
+            false => Out::Dial(peer.clone()),
+        });
+        linked
+    }
+
+    fn job(&mut self, job: Job) {
+        self.out.push_back(Out::Job(job));
+    }
+
+    fn wish(&mut self, wish: Wish) -> Result<(), Wish> {
+        self.out.push_back(Out::Wish(wish));
+        Ok(())
+    }
+
+    fn close(&mut self, id: Id, number: u32, address: &Address) -> Option<Result<Arc<Entry>, NotOwned>> {
+        if let Err(error) = self.local.hold(address) {
+            return Some(Err(error));
+        }
+        let closed = self.local.held(address);
+        if closed.is_none() {
+            self.out.push_back(Out::Closing(id, number, address.clone()));
+        }
+        closed
+    }
+
+    fn wrong(&mut self, unexpected: &UnexpectedInput, address: &Address) {
+        self.wrong.get_or_insert_with(|| format!("{address}: {unexpected}"));
+    }
+
+    fn saw(&mut self, side: Side, state: &'static str, input: &dyn fmt::Debug) {
+        let mut head = Head(String::new());
+        // It ends early on purpose.
+        let _ = write!(head, "{input:?}");
+        self.seen.insert((side, state, head.0));
+    }
+}
+
+/// The first words of a debug text: the names of an input and of what is in it.
+struct Head(String);
+
+impl fmt::Write for Head {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for symbol in text.chars() {
+            match symbol {
+                ' ' | '{' | ')' => return Err(fmt::Error),
+                '(' if self.0.contains('(') => return Err(fmt::Error),
+                symbol => self.0.push(symbol),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Randomness of one life.
+#[derive(Debug)]
+struct Seeded(Mutex<StdRng>);
+
+impl Entropy for Seeded {
+    fn fill(&self, octets: &mut [u8]) {
+        self.0.lock().fill_bytes(octets);
+    }
+}
+
+/// A guardian of one key, which is no concern of a simulated pool.
+#[derive(Debug)]
+struct OneKey([u8; 32]);
+
+impl KeyProvider for OneKey {
+    fn current(&self) -> Result<(Generation, Kek), ProviderError> {
+        Ok((Generation(1), Kek::new(self.0)))
+    }
+
+    fn kek(&self, generation: Generation) -> Result<Kek, ProviderError> {
+        match generation {
+            Generation(1) => Ok(Kek::new(self.0)),
+            generation => Err(ProviderError::NoGeneration { generation }),
+        }
+    }
+
+    fn generations(&self) -> Vec<Generation> {
+        vec![Generation(1)]
+    }
+
+    fn begin_generation(&self) -> Result<Generation, ProviderError> {
+        Err(ProviderError::Unavailable {
+            source: "there is one key only".into(),
+        })
+    }
+
+    fn destroy(&self, generation: Generation) -> Result<(), ProviderError> {
+        Err(ProviderError::Current { generation })
+    }
+}
+
+/// Times of a move, short enough for a run and in the proportions of a pool.
+pub(super) fn times() -> Times {
+    Times {
+        grace: std::time::Duration::from_secs(2),
+        reservation: std::time::Duration::from_secs(10),
+        ..Times::default()
+    }
+}
+
+fn open(disk: &Platter, seed: u64, number: u8) -> Result<(Store, Vec<Arc<Entry>>), store::OpenError> {
+    let entropy: Arc<dyn Entropy> = Arc::new(Seeded(Mutex::new(StdRng::seed_from_u64(seed))));
+    let vault = Vault::with_entropy(Box::new(OneKey([number; 32])), PoolKey::new([9; 32]), entropy);
+    let settings = store::Settings {
+        capacity: 24 << 20,
+        step: 1 << 20,
+        volume: 8 << 20,
+        cache: 1 << 20,
+        work: Work::Caller,
+    };
+    Store::open(Arc::new(disk.clone()), Arc::new(vault), &settings)
+}
+
+impl Machine {
+    pub(super) fn new(number: u8, key: TsigKey, clocks: Clocks, seed: u64) -> Machine {
+        let name: ServerName = format!("s{number}").parse().expect("a legal name");
+        let disk = Platter::default();
+        let process = Process::on(&disk, &name, seed, number).expect("an empty disk makes a store");
+        Machine {
+            name,
+            key,
+            disk,
+            clocks,
+            life: 0,
+            process,
+            started: false,
+            suspended_until: 0,
+            seed,
+        }
+    }
+
+    /// The process ends as by a cut of the power; what the disk keeps is looked at at once, and served after a start.
+    pub(super) fn crash(&mut self, seed: u64) -> Result<(), store::OpenError> {
+        self.life += 1;
+        self.started = false;
+        self.disk = self.disk.cut(seed);
+        let number = self.name.as_str()[1..].parse().expect("a number");
+        let mut process = Process::on(
+            &self.disk,
+            &self.name,
+            super::dice(self.seed, u64::from(self.life), 4),
+            number,
+        )?;
+        process.engine.outside().seen = std::mem::take(&mut self.process.engine.outside().seen);
+        self.process = process;
+        Ok(())
+    }
+
+    /// Tells the engine what time it is.
+    pub(super) fn tick(&mut self, now: Time) {
+        let (boot, unix_ms) = (self.clocks.boot(now), self.clocks.unix_ms(now));
+        let around = self.process.engine.outside();
+        (around.now, around.unix_ms) = (boot, unix_ms);
+    }
+}
+
+impl Process {
+    fn on(disk: &Platter, name: &ServerName, seed: u64, number: u8) -> Result<Process, store::OpenError> {
+        let (store, entries) = open(disk, seed, number)?;
+        let local = Local::new(Arc::new(store), entries, Settings::default());
+        let around = Around {
+            now: BootInstant::ZERO,
+            unix_ms: 0,
+            wanted: Wanted::default(),
+            linked: BTreeSet::new(),
+            out: VecDeque::new(),
+            wrong: None,
+            seen: BTreeSet::new(),
+            random: StdRng::seed_from_u64(seed ^ 0x5EED),
+            local: Arc::clone(&local),
+        };
+        let parts = Parts {
+            me: name.clone(),
+            settings: TransferSettings {
+                listen: "127.0.0.1:0".parse().expect("an address"),
+                mtu: 1452,
+                window: WindowSettings {
+                    objects_max: 64,
+                    octets_max: 16 << 20,
+                    sealed_max: 64,
+                    seal_target: std::time::Duration::from_millis(50),
+                },
+                machine: times(),
+            },
+            objects: Arc::clone(&local),
+            counters: Arc::new(Counters::default()),
+        };
+        Ok(Process {
+            open: local.take_up(),
+            engine: Engine::new(parts, around),
+            local,
+            requests: BTreeMap::new(),
+            closings: Vec::new(),
+            line: Line::default(),
+            look_at: None,
+        })
+    }
+}

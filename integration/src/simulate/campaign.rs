@@ -1,0 +1,226 @@
+//! Runs: one, many, one for every point at which something can go wrong; and how a failing one is made shorter.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::agent::Pair;
+use super::faults::{Fate, Site, Source};
+use super::script::Script;
+use super::world::World;
+
+/// What a run came to.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// The first invariant that was broken.
+    pub broken: Option<String>,
+    /// Events.
+    pub events: u64,
+    /// Operations of clients.
+    pub operations: u64,
+    /// Equal for equal runs.
+    pub digest: u64,
+    /// Faults by kind.
+    pub faults: BTreeMap<&'static str, u64>,
+    /// Transitions of machines that were seen.
+    pub pairs: BTreeSet<Pair>,
+    /// Steps of journals that were noted.
+    pub steps: BTreeMap<&'static str, u64>,
+    /// The faults by the number of their site.
+    pub fired: BTreeMap<u64, Fate>,
+    /// Every site that was met while faults could happen.
+    pub sites: Vec<Site>,
+    /// What happened, if it was written down.
+    pub trace: Vec<String>,
+    /// The states of all parties at the end, if it was written down.
+    pub states: String,
+}
+
+/// A broken invariant and the shortest run that still shows it.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    /// The run.
+    pub script: Script,
+    /// What it came to.
+    pub outcome: Outcome,
+}
+
+/// Runs a script; `traced` writes down what happens.
+#[must_use]
+pub fn run(script: &Script, traced: bool) -> Outcome {
+    let mut world = World::new(script.clone(), traced);
+    world.run();
+    let mut pairs = BTreeSet::new();
+    for machine in &mut world.machines {
+        pairs.append(&mut machine.process.engine.outside().seen);
+    }
+    let states = if traced { world.states() } else { String::new() };
+    Outcome {
+        broken: world.broken.clone(),
+        events: world.events,
+        operations: world.operations(),
+        digest: world.digest,
+        faults: world.faults.counts.clone(),
+        pairs,
+        steps: world.steps.clone(),
+        fired: world.faults.fired.clone(),
+        sites: std::mem::take(&mut world.faults.sites),
+        trace: world.trace.take().unwrap_or_default(),
+        states,
+    }
+}
+
+/// Runs a seed with faults of these kinds.
+#[must_use]
+pub fn run_seed(seed: u64, kinds: &BTreeSet<&'static str>) -> (Script, Outcome) {
+    let script = Script::random(seed, kinds);
+    let outcome = run(&script, false);
+    (script, outcome)
+}
+
+/// Most runs that shrinking takes.
+const SHRINK_RUNS_MAX: u32 = 600;
+
+/// Makes a failing run shorter: fewer faults, then fewer deeds, as long as the same invariant breaks.
+#[must_use]
+pub fn shrink(script: &Script, outcome: &Outcome) -> Violation {
+    let mut runs = 0;
+    let kind = |outcome: &Outcome| {
+        let broken = outcome.broken.clone().unwrap_or_default();
+        broken.split(':').next().unwrap_or_default().to_owned()
+    };
+    let wanted = kind(outcome);
+    let mut fails = |script: &Script| {
+        runs += 1;
+        runs <= SHRINK_RUNS_MAX && {
+            let outcome = run(script, false);
+            outcome.broken.is_some() && kind(&outcome) == wanted
+        }
+    };
+    let mut best = Script {
+        faults: Source::Script(outcome.fired.clone()),
+        ..script.clone()
+    };
+    // The list of a random run's faults is the same run.
+    let mut size = outcome.fired.len().max(1);
+    while size > 0 {
+        let Source::Script(faults) = best.faults.clone() else {
+            break;
+        };
+        let keys: Vec<u64> = faults.keys().copied().collect();
+        let mut shorter = false;
+        for chunk in keys.chunks(size) {
+            let Source::Script(mut faults) = best.faults.clone() else {
+                break;
+            };
+            faults.retain(|number, _| !chunk.contains(number));
+            let smaller = Script {
+                faults: Source::Script(faults),
+                ..best.clone()
+            };
+            if fails(&smaller) {
+                best = smaller;
+                shorter = true;
+            }
+        }
+        if !shorter || size > 1 {
+            size /= 2;
+        }
+    }
+    let mut size = (best.deeds.len() / 2).max(1);
+    while size > 0 {
+        let mut shorter = false;
+        let mut from = 0;
+        while from < best.deeds.len() {
+            let mut deeds = best.deeds.clone();
+            deeds.drain(from..(from + size).min(deeds.len()));
+            let smaller = Script { deeds, ..best.clone() };
+            if fails(&smaller) {
+                best = smaller;
+                shorter = true;
+            } else {
+                from += size;
+            }
+        }
+        if !shorter || size > 1 {
+            size /= 2;
+        }
+    }
+    let outcome = run(&best, true);
+    Violation { script: best, outcome }
+}
+
+/// Runs a quiet script once for every site and everything that can go wrong there; with `second`, with every `second`-th
+/// pair of them too. Tells each run, and returns how many there were; ends at the first violation.
+///
+/// # Errors
+///
+/// The violation.
+pub fn enumerate(
+    script: &Script,
+    second: Option<usize>,
+    mut each: impl FnMut(&Outcome),
+) -> Result<u64, Box<Violation>> {
+    let calm = run(script, false);
+    if calm.broken.is_some() {
+        return Err(Box::new(Violation {
+            script: script.clone(),
+            outcome: run(script, true),
+        }));
+    }
+    let points: Vec<(u64, Fate)> = (1..)
+        .zip(&calm.sites)
+        .flat_map(|(number, site)| site.fates().into_iter().map(move |fate| (number, fate)))
+        .collect();
+    let mut runs = 0;
+    let mut one = |faults: BTreeMap<u64, Fate>| {
+        let script = Script {
+            faults: Source::Script(faults),
+            ..script.clone()
+        };
+        runs += 1;
+        let outcome = run(&script, false);
+        each(&outcome);
+        match outcome.broken {
+            None => Ok(()),
+            Some(_) => Err(Box::new(shrink(&script, &outcome))),
+        }
+    };
+    for (number, fate) in &points {
+        one(BTreeMap::from([(*number, *fate)]))?;
+    }
+    if let Some(every) = second {
+        let mut count = 0;
+        for (at, (number, fate)) in points.iter().enumerate() {
+            for (later, other) in &points[at..] {
+                count += 1;
+                if later != number && count % every.max(1) == 0 {
+                    one(BTreeMap::from([(*number, *fate), (*later, *other)]))?;
+                }
+            }
+        }
+    }
+    Ok(runs)
+}
+
+/// Runs a quiet script once for every site and everything that can go wrong there, until something breaks: after how many
+/// runs, and what.
+#[must_use]
+pub fn enumerate_until(script: &Script) -> Option<(u64, String)> {
+    let calm = run(script, false);
+    if let Some(broken) = calm.broken {
+        return Some((1, broken));
+    }
+    let mut runs = 1;
+    for (number, site) in (1..).zip(&calm.sites) {
+        for fate in site.fates() {
+            runs += 1;
+            let script = Script {
+                faults: Source::Script(BTreeMap::from([(number, fate)])),
+                ..script.clone()
+            };
+            if let Some(broken) = run(&script, false).broken {
+                return Some((runs, broken));
+            }
+        }
+    }
+    None
+}

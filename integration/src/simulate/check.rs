@@ -1,0 +1,363 @@
+//! What must hold: the invariants of DESIGN.md section 15, as far as what they speak of is built.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use agent::store::{Entry, Journal};
+use agent::vault::{Part, StreamId};
+use zones::{Address, Register, ServerName, State};
+
+use super::agent::Machine;
+use super::desk::Reply;
+use super::linear::{OPERATIONS_MAX, Object, Operation, Outcome, is_linearizable};
+use super::script::{Script, address};
+use super::serve::show;
+use super::world::World;
+
+/// What was seen of one object.
+#[derive(Debug, Default)]
+struct Seen {
+    register: Option<Register>,
+    texts: BTreeSet<String>,
+    /// The highest revision that was acknowledged or shown.
+    shown: u64,
+    rotten: bool,
+    history: Vec<Operation>,
+}
+
+/// The judge.
+#[derive(Debug)]
+pub(super) struct Check {
+    objects: BTreeMap<Address, Seen>,
+    addresses: Vec<Address>,
+    pub(super) registers_changed: bool,
+    touched: BTreeSet<usize>,
+    streams: BTreeMap<StreamId, (usize, Address, bool)>,
+}
+
+impl Check {
+    pub(super) fn new(script: &Script) -> Check {
+        let addresses: Vec<Address> = (0..script.objects).map(address).collect();
+        Check {
+            objects: addresses
+                .iter()
+                .map(|address| (address.clone(), Seen::default()))
+                .collect(),
+            addresses,
+            registers_changed: false,
+            touched: BTreeSet::new(),
+            streams: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn touched(&mut self, agent: usize) {
+        self.touched.insert(agent);
+    }
+
+    pub(super) fn rotten(&mut self, address: &Address) {
+        if let Some(seen) = self.objects.get_mut(address) {
+            seen.rotten = true;
+        }
+    }
+
+    pub(super) fn is_rotten(&self, address: &Address) -> bool {
+        self.objects.get(address).is_some_and(|seen| seen.rotten)
+    }
+
+    pub(super) fn owner(&self, address: &Address) -> Option<ServerName> {
+        let register = self.objects.get(address)?.register.as_ref()?;
+        (register.state != State::Deleted).then(|| register.owner.clone())
+    }
+
+    /// An operation begins; `None` if the object has enough of them.
+    pub(super) fn began(&mut self, object: usize, operation: Operation) -> Option<usize> {
+        let history = &mut self.objects.get_mut(&self.addresses[object])?.history;
+        if history.len() >= OPERATIONS_MAX {
+            return None;
+        }
+        history.push(operation);
+        Some(history.len() - 1)
+    }
+
+    pub(super) fn ended(&mut self, object: usize, operation: usize, now: u64, outcome: Outcome) -> Result<(), String> {
+        let address = self.addresses[object].clone();
+        let seen = self.objects.get_mut(&address).expect("a known object");
+        let known = &mut seen.history[operation];
+        (known.ended, known.outcome) = (Some(now), outcome);
+        match is_linearizable(Object::Absent, &seen.history) {
+            true => Ok(()),
+            false => Err(format!(
+                "I2: the history of {address} is not linearizable:\n{}",
+                history(&seen.history)
+            )),
+        }
+    }
+
+    /// An agent gives this answer.
+    pub(super) fn answered(&mut self, address: &Address, reply: &Reply) {
+        let Some(seen) = self.objects.get_mut(address) else {
+            return;
+        };
+        match reply {
+            Reply::Written(revision) | Reply::Seen(Object::Is { revision, .. }) => {
+                seen.shown = seen.shown.max(*revision);
+            }
+            _ => {}
+        }
+    }
+
+    /// I1: whoever applies a write owns the object in the register, at that epoch.
+    pub(super) fn write_applied(&self, me: &ServerName, entry: &Entry) -> Result<(), String> {
+        let register = self.objects.get(&entry.address).and_then(|seen| seen.register.as_ref());
+        match register {
+            Some(register)
+                if register.owner == *me && register.epoch == entry.epoch && register.state != State::Deleted =>
+            {
+                Ok(())
+            }
+            register => Err(format!(
+                "I1: {me} applies a write of {} at epoch {} while the register is {}",
+                entry.address,
+                entry.epoch,
+                register.map_or("absent".to_owned(), |register| register.strings().join(" "))
+            )),
+        }
+    }
+
+    /// A row that waits for something.
+    pub(super) fn open_row(&self, machine: &Machine) -> Option<String> {
+        let entries = machine.process.local.store().entries();
+        let open = entries.iter().find(|entry| match &entry.journal {
+            Journal::Active { wait: None } | Journal::Forward { .. } | Journal::Tombstone { .. } => false,
+            Journal::Active { wait: Some(_) }
+            | Journal::CreateSent { .. }
+            | Journal::Moving { .. }
+            | Journal::Sealed { .. }
+            | Journal::Moved { .. }
+            | Journal::DeleteSent { .. }
+            | Journal::Reserved { .. }
+            | Journal::Staged { .. }
+            | Journal::Prepared { .. }
+            | Journal::CommitSent { .. } => true,
+        })?;
+        Some(format!("{} {:?}", open.address, open.journal))
+    }
+}
+
+fn history(operations: &[Operation]) -> String {
+    operations
+        .iter()
+        .map(|operation| {
+            format!(
+                "  {:>10} .. {:>10}  {:?} {:?}",
+                operation.began,
+                operation.ended.map_or("-".to_owned(), |at| at.to_string()),
+                operation.action,
+                operation.outcome
+            )
+        })
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+impl World {
+    /// Looks at whatever this event changed.
+    pub(super) fn verify(&mut self) {
+        if self.broken.is_some() || (!self.check.registers_changed && self.check.touched.is_empty()) {
+            return;
+        }
+        let registers = std::mem::take(&mut self.check.registers_changed);
+        let touched = std::mem::take(&mut self.check.touched);
+        let found = (|| {
+            if registers {
+                self.verify_registers()?;
+            }
+            for agent in &touched {
+                self.verify_rows(*agent)?;
+            }
+            self.verify_copies()
+        })();
+        if let Err(why) = found {
+            self.fail(why);
+        }
+    }
+
+    /// I3, I4, I17.
+    fn verify_registers(&mut self) -> Result<(), String> {
+        let view = self.librarian.process.registry.view();
+        for (address, seen) in &mut self.check.objects {
+            let new = view.register(address);
+            if new == seen.register {
+                continue;
+            }
+            let Some(register) = &new else {
+                return Err(format!("I4: the register of {address} is gone"));
+            };
+            if let Some(old) = &seen.register {
+                if register.epoch < old.epoch {
+                    return Err(format!(
+                        "I4: the epoch of {address} falls from {} to {}",
+                        old.epoch, register.epoch
+                    ));
+                }
+                if old.state == State::Deleted {
+                    return Err(format!("I3: {address} comes back: {register:?}"));
+                }
+                if register.level < old.level || register.schema < old.schema {
+                    return Err(format!("I7: level or schema of {address} falls"));
+                }
+            }
+            if !seen.texts.insert(register.strings().join(" ")) {
+                return Err(format!("I17: a register text of {address} occurs twice"));
+            }
+            seen.register = new;
+        }
+        Ok(())
+    }
+
+    /// I6, I9.
+    fn verify_rows(&mut self, agent: usize) -> Result<(), String> {
+        let store = self.machines[agent].process.local.store();
+        let usage = store.usage();
+        if usage.used + usage.reserved > usage.capacity {
+            return Err(format!("I9: s{} uses {usage:?}", agent + 1));
+        }
+        for entry in store.entries() {
+            for (part, stream) in entry.streams() {
+                let place = (agent, entry.address.clone(), part == Part::Body);
+                let known = self.check.streams.entry(stream.id).or_insert_with(|| place.clone());
+                if *known != place {
+                    return Err(format!("I6: stream {:?} is at {known:?} and {place:?}", stream.id));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// I4, I5.
+    fn verify_copies(&self) -> Result<(), String> {
+        let rows: Vec<Vec<std::sync::Arc<Entry>>> = self
+            .machines
+            .iter()
+            .map(|machine| machine.process.local.store().entries())
+            .collect();
+        for (address, seen) in &self.check.objects {
+            let Some(register) = &seen.register else { continue };
+            if register.state == State::Deleted || seen.rotten {
+                continue;
+            }
+            let complete = |entry: &&std::sync::Arc<Entry>| {
+                entry.address == *address && entry.properties.is_some() && entry.revision >= seen.shown
+            };
+            if register.state == State::Stable {
+                let owner = self.machines.iter().position(|machine| machine.name == register.owner);
+                let holds = owner.is_some_and(|owner| {
+                    rows[owner].iter().filter(complete).any(|entry| {
+                        entry.epoch == register.epoch
+                            && match &entry.journal {
+                                Journal::Active { .. }
+                                | Journal::CreateSent { .. }
+                                | Journal::Moving { .. }
+                                | Journal::Sealed { .. }
+                                | Journal::DeleteSent { .. }
+                                | Journal::CommitSent { .. } => true,
+                                Journal::Moved { .. }
+                                | Journal::Forward { .. }
+                                | Journal::Tombstone { .. }
+                                | Journal::Reserved { .. }
+                                | Journal::Staged { .. }
+                                | Journal::Prepared { .. } => false,
+                            }
+                    })
+                });
+                if !holds {
+                    return Err(format!(
+                        "I4: {} owns {address} at epoch {} and has no complete copy of it at revision {}",
+                        register.owner, register.epoch, seen.shown
+                    ));
+                }
+            }
+            if !rows.iter().flatten().any(|entry| complete(&entry)) {
+                return Err(format!("I5: no complete copy of {address} at revision {}", seen.shown));
+            }
+        }
+        Ok(())
+    }
+
+    /// What must hold when faults have stopped and everything is quiet.
+    pub(super) fn check_end(&self) -> Result<(), String> {
+        for machine in &self.machines {
+            let usage = machine.process.local.store().usage();
+            if usage.reserved != 0 {
+                return Err(format!(
+                    "I12: {} keeps {} octets reserved",
+                    machine.name, usage.reserved
+                ));
+            }
+            for entry in machine.process.local.store().entries() {
+                if entry.properties.is_some()
+                    && !self.check.is_rotten(&entry.address)
+                    && show(&machine.process.local, &entry) == Reply::Damaged
+                {
+                    return Err(format!(
+                        "I16: the copy of {} on {} does not open",
+                        entry.address, machine.name
+                    ));
+                }
+            }
+        }
+        for (address, seen) in &self.check.objects {
+            self.check_ends_at_owner(address, seen)?;
+        }
+        Ok(())
+    }
+
+    /// I10: from every server, forward entries lead to the owner with rising epochs, so that nothing goes round.
+    fn check_ends_at_owner(&self, address: &Address, seen: &Seen) -> Result<(), String> {
+        let Some(register) = &seen.register else { return Ok(()) };
+        match &register.state {
+            State::Moving { .. } => return Err(format!("I12: the register of {address} is left moving")),
+            State::Deleted => return Ok(()),
+            State::Stable => {}
+        }
+        for machine in &self.machines {
+            let mut at = machine;
+            let mut known = 0;
+            let mut passed = HashSet::new();
+            loop {
+                let entries = at.process.local.store().entries();
+                let forward = entries.iter().find_map(|entry| match &entry.journal {
+                    Journal::Forward { to, epoch } if entry.address == *address => Some((to.clone(), epoch.0)),
+                    _ => None,
+                });
+                let owns = entries
+                    .iter()
+                    .any(|entry| entry.address == *address && matches!(entry.journal, Journal::Active { .. }));
+                if owns {
+                    if at.name != register.owner {
+                        return Err(format!(
+                            "I1: {} still serves {address}, which is {}'s",
+                            at.name, register.owner
+                        ));
+                    }
+                    break;
+                }
+                let Some((to, epoch)) = forward else { break };
+                if epoch < known || !passed.insert(at.name.clone()) {
+                    return Err(format!("I10: forward entries of {address} go round at {}", at.name));
+                }
+                known = epoch;
+                at = self
+                    .machines
+                    .iter()
+                    .find(|machine| machine.name == to)
+                    .expect("a server of this pool");
+            }
+        }
+        Ok(())
+    }
+
+    /// Which objects' histories are how long: for a summary.
+    pub(super) fn operations(&self) -> u64 {
+        self.check.objects.values().map(|seen| seen.history.len() as u64).sum()
+    }
+}

@@ -1,0 +1,318 @@
+//! The simulator's command line.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use agent::transfer::engine::Side;
+use clap::Parser;
+use clap::builder::TypedValueParser;
+
+use super::campaign::{Outcome, Violation, enumerate, run, run_seed, shrink};
+use super::faults::KINDS;
+use super::script::{Deed, Script, all_kinds};
+use super::{Pair, coverage};
+
+/// Runs whole pools in virtual time: librarian, agents, clients, network and disks, with everything that can go wrong.
+///
+/// Exit status: 0 when no invariant was broken, 1 otherwise, 2 for a wrong command line.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "simulate",
+    version,
+    after_help = "Examples:\n  simulate --seeds 1000\n  simulate --seeds 100000 --minutes 60 --json summary.json\n  simulate --seed 4711 --trace\n  simulate --enumerate --pairs 500"
+)]
+pub struct Options {
+    /// How many seeds to run.
+    #[arg(long, default_value_t = 1000, value_name = "N")]
+    pub seeds: u64,
+    /// Ends after so many minutes, whatever seeds are left.
+    #[arg(long, value_name = "M")]
+    pub minutes: Option<u64>,
+    /// Runs this one seed, or begins with it.
+    #[arg(long, value_name = "S")]
+    pub seed: Option<u64>,
+    /// Prints everything that happens; with --seed.
+    #[arg(long, requires = "seed")]
+    pub trace: bool,
+    /// What may go wrong, separated by commas; without it, everything.
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = clap::builder::PossibleValuesParser::new(KINDS).map(|kind| known(&kind)))]
+    pub faults: Vec<&'static str>,
+    /// Writes the summary as one JSON object.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Instead of seeds: one move, one batch, one creation and one deletion with a fault at every single point.
+    #[arg(long)]
+    pub enumerate: bool,
+    /// With --enumerate: every N-th pair of faults, too.
+    #[arg(long, value_name = "N", requires = "enumerate")]
+    pub pairs: Option<usize>,
+}
+
+fn known(kind: &str) -> &'static str {
+    KINDS.into_iter().find(|known| *known == kind).expect("one of them")
+}
+
+/// What all runs came to.
+#[derive(Debug, Default)]
+struct Summary {
+    seeds: u64,
+    events: u64,
+    operations: u64,
+    violations: u64,
+    faults: BTreeMap<&'static str, u64>,
+    pairs: BTreeSet<Pair>,
+    steps: BTreeMap<&'static str, u64>,
+}
+
+impl Summary {
+    fn take(&mut self, outcome: &Outcome) {
+        self.seeds += 1;
+        self.events += outcome.events;
+        self.operations += outcome.operations;
+        for (kind, count) in &outcome.faults {
+            *self.faults.entry(kind).or_default() += count;
+        }
+        for (step, count) in &outcome.steps {
+            *self.steps.entry(step).or_default() += count;
+        }
+        self.pairs.extend(outcome.pairs.iter().cloned());
+    }
+
+    fn line(&self, began: Instant) -> String {
+        let seconds = began.elapsed().as_secs_f64().max(0.001);
+        let faults: Vec<String> = self
+            .faults
+            .iter()
+            .map(|(kind, count)| format!("{kind} {count}"))
+            .collect();
+        format!(
+            "{} runs, {:.0} a minute, {:.0} events/s; faults: {}; {} pairs of state and event, {} journal steps",
+            self.seeds,
+            self.seeds as f64 / seconds * 60.0,
+            self.events as f64 / seconds,
+            faults.join(", "),
+            self.pairs.len(),
+            self.steps.len(),
+        )
+    }
+
+    fn json(&self, began: Instant) -> serde_json::Value {
+        serde_json::json!({
+            "seeds": self.seeds,
+            "violations": self.violations,
+            "events": self.events,
+            "operations": self.operations,
+            "seconds": began.elapsed().as_secs_f64(),
+            "faults": self.faults,
+            "steps": self.steps,
+            "reached": self.pairs.len(),
+            "unreached": coverage::unreached(&self.pairs),
+        })
+    }
+}
+
+/// Runs the command.
+#[must_use]
+pub fn simulate(options: &Options) -> ExitCode {
+    let began = Instant::now();
+    let kinds: BTreeSet<&'static str> = match options.faults.is_empty() {
+        true => all_kinds(),
+        false => options.faults.iter().copied().collect(),
+    };
+    let mut summary = Summary::default();
+    let violation = if options.enumerate {
+        enumerated(options, &mut summary)
+    } else if options.trace {
+        traced(options.seed.unwrap_or(0), &kinds, &mut summary)
+    } else {
+        seeds(options, &kinds, &mut summary, began)
+    };
+    println!("{}", summary.line(began));
+    if let Some(violation) = &violation {
+        summary.violations = 1;
+        print(violation);
+    }
+    if let Some(path) = &options.json
+        && let Err(error) = std::fs::write(path, format!("{:#}\n", summary.json(began)))
+    {
+        eprintln!("error: write {}: {error}", path.display());
+        return ExitCode::FAILURE;
+    }
+    match violation {
+        None => ExitCode::SUCCESS,
+        Some(_) => ExitCode::FAILURE,
+    }
+}
+
+fn traced(seed: u64, kinds: &BTreeSet<&'static str>, summary: &mut Summary) -> Option<Violation> {
+    let script = Script::random(seed, kinds);
+    let outcome = run(&script, true);
+    summary.take(&outcome);
+    for line in &outcome.trace {
+        println!("{line}");
+    }
+    outcome.broken.is_some().then_some(Violation { script, outcome })
+}
+
+/// Runs seeds on every processor.
+fn seeds(
+    options: &Options,
+    kinds: &BTreeSet<&'static str>,
+    summary: &mut Summary,
+    began: Instant,
+) -> Option<Violation> {
+    let first = options.seed.unwrap_or(0);
+    let last = match options.seed {
+        Some(seed) if options.seeds == 1000 => seed + 1,
+        _ => first + options.seeds,
+    };
+    let next = AtomicU64::new(first);
+    let stop = AtomicBool::new(false);
+    let deadline = options.minutes.map(|minutes| began + Duration::from_secs(minutes * 60));
+    let (sender, outcomes) = mpsc::sync_channel::<(Script, Outcome)>(64);
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut violation = None;
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            let (sender, next, stop) = (sender.clone(), &next, &stop);
+            scope.spawn(move || {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+                    if seed >= last || late || stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    if sender.send(run_seed(seed, kinds)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(sender);
+        let mut shown = Instant::now();
+        let pause = Duration::from_secs(if std::io::stdout().is_terminal() { 1 } else { 10 });
+        for (script, outcome) in outcomes {
+            summary.take(&outcome);
+            if outcome.broken.is_some() && violation.is_none() {
+                stop.store(true, Ordering::Relaxed);
+                violation = Some((script, outcome));
+            }
+            if shown.elapsed() >= pause {
+                shown = Instant::now();
+                println!("{}", summary.line(began));
+            }
+        }
+    });
+    let (script, outcome) = violation?;
+    println!(
+        "seed {} breaks an invariant; looking for the shortest run that shows it",
+        script.seed
+    );
+    Some(shrink(&script, &outcome))
+}
+
+/// The quiet runs of an enumeration, by name.
+#[must_use]
+pub fn quiet_runs() -> Vec<(&'static str, Script)> {
+    let put = |object| Deed::Put(0, object);
+    let read = |object| Deed::Read(0, object);
+    vec![
+        ("creation", Script::quiet(1, 1, &[put(0), read(0)])),
+        ("deletion", Script::quiet(2, 1, &[put(0), Deed::Delete(0, 0), read(0)])),
+        (
+            "move of a small object",
+            Script::quiet(3, 1, &[put(0), Deed::Move(0, 1), put(0), read(0)]),
+        ),
+        (
+            "move of a large object",
+            Script::quiet(4, 2, &[put(1), Deed::Move(1, 1), put(1), read(1)]),
+        ),
+        (
+            "move back",
+            Script::quiet(
+                5,
+                1,
+                &[
+                    put(0),
+                    Deed::Move(0, 0),
+                    put(0),
+                    Deed::Move(0, 1),
+                    put(0),
+                    Deed::Move(0, 0),
+                    put(0),
+                    read(0),
+                ],
+            ),
+        ),
+        (
+            "batch",
+            Script::quiet(
+                6,
+                4,
+                &[
+                    put(0),
+                    put(1),
+                    put(2),
+                    put(3),
+                    Deed::Move(0, 0),
+                    Deed::Move(1, 0),
+                    Deed::Move(2, 0),
+                    Deed::Move(3, 0),
+                    read(0),
+                    Deed::Move(0, 1),
+                    Deed::Move(1, 1),
+                    Deed::Move(2, 1),
+                    Deed::Move(3, 1),
+                    put(2),
+                    read(3),
+                ],
+            ),
+        ),
+    ]
+}
+
+fn enumerated(options: &Options, summary: &mut Summary) -> Option<Violation> {
+    for (name, script) in quiet_runs() {
+        let before = summary.seeds;
+        let ended = enumerate(&script, options.pairs, |outcome| summary.take(outcome));
+        println!("{name}: {} runs", summary.seeds - before);
+        if let Err(violation) = ended {
+            return Some(*violation);
+        }
+    }
+    None
+}
+
+fn print(violation: &Violation) {
+    let Violation { script, outcome } = violation;
+    println!("--- the run");
+    for line in &outcome.trace {
+        println!("{line}");
+    }
+    println!("--- the parties");
+    print!("{}", outcome.states);
+    println!("--- the script");
+    println!(
+        "seed {}, {} servers, {} clients, {} objects",
+        script.seed, script.agents, script.clients, script.objects
+    );
+    println!("deeds {:?}", script.deeds);
+    println!("faults {:?}", outcome.fired);
+    println!("--- broken");
+    println!("{}", outcome.broken.as_deref().unwrap_or("nothing"));
+    println!("seed {}: simulate --seed {} --trace", script.seed, script.seed);
+}
+
+/// The side of a machine, for people.
+#[must_use]
+pub fn side(side: Side) -> &'static str {
+    match side {
+        Side::Source => "source",
+        Side::Destination => "destination",
+    }
+}

@@ -1,0 +1,346 @@
+//! Clients: they look an object up through a resolver that may be old, ask, follow redirects, and repeat under the same
+//! write id until somebody answers for good.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use hickory_proto::rr::{Name, RecordType};
+use uuid::Uuid;
+use zones::query::{build_question, read_answer};
+
+use super::clock::{MS, S, Time, true_unix_ms};
+use super::desk::{Call, Reply, ReplyTo, Verb};
+use super::dice;
+use super::linear::{Action, Object, Operation, Outcome};
+use super::script::{Script, address};
+use super::world::{Event, World};
+
+/// How long a client repeats.
+const PATIENCE: Time = 40 * S;
+/// How long it waits for one answer.
+const ATTEMPT: Time = 7 * S;
+/// Most redirects in a row.
+const REDIRECTS_MAX: u32 = 4;
+
+/// One client.
+pub(super) struct Client {
+    waiting: VecDeque<(usize, Verb)>,
+    busy: Option<Doing>,
+    /// What its resolver remembers, and until when.
+    cache: BTreeMap<usize, (Vec<usize>, Time)>,
+    /// The resolver ignores every TTL.
+    stubborn: bool,
+    attempts: u64,
+    writes: u64,
+}
+
+/// What it is about.
+struct Doing {
+    object: usize,
+    verb: Verb,
+    operation: usize,
+    write_id: Uuid,
+    targets: VecDeque<usize>,
+    redirects: u32,
+    until: Time,
+    backoff: Time,
+    fresh: bool,
+}
+
+impl Client {
+    pub(super) fn new(script: &Script, number: usize) -> Client {
+        let roll = |purpose: u64, below: u64| dice(script.seed, number as u64 + 1000 * purpose, 80) % below;
+        let stubborn = roll(1, 3) == 0;
+        let mut cache = BTreeMap::new();
+        // An answer of last week.
+        if roll(2, 2) == 0 {
+            for object in 0..script.objects {
+                let server = usize::try_from(roll(3 + object as u64, script.agents as u64)).unwrap_or(0);
+                cache.insert(object, (vec![server], Time::MAX));
+            }
+        }
+        Client {
+            waiting: VecDeque::new(),
+            busy: None,
+            cache,
+            stubborn,
+            attempts: 0,
+            writes: 0,
+        }
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.busy.is_none() && self.waiting.is_empty()
+    }
+}
+
+impl World {
+    pub(super) fn client_wants(&mut self, client: usize, object: usize, verb: Verb) {
+        self.clients[client].waiting.push_back((object, verb));
+        if self.clients[client].busy.is_none() {
+            self.client_begins(client);
+        }
+    }
+
+    fn client_begins(&mut self, client: usize) {
+        let Some((object, verb)) = self.clients[client].waiting.pop_front() else {
+            return;
+        };
+        let me = &mut self.clients[client];
+        me.writes += 1;
+        let number = client as u64 * 1_000_000 + me.writes;
+        let verb = match verb {
+            Verb::Put(_) => Verb::Put(number),
+            verb => verb,
+        };
+        let random = [dice(self.script.seed, number, 90), dice(self.script.seed, number, 91)];
+        let mut octets = [0; 10];
+        octets[..8].copy_from_slice(&random[0].to_le_bytes());
+        octets[8..].copy_from_slice(&random[1].to_le_bytes()[..2]);
+        let write_id = uuid::Builder::from_unix_timestamp_millis(true_unix_ms(self.now), &octets).into_uuid();
+        let action = match verb {
+            Verb::Put(write) => Action::Put(write),
+            Verb::Read => Action::Read,
+            Verb::Delete => Action::Delete,
+        };
+        let operation = self.check.began(
+            object,
+            Operation {
+                action,
+                began: self.now,
+                ended: None,
+                outcome: Outcome::Unknown,
+            },
+        );
+        let Some(operation) = operation else {
+            return self.client_begins(client);
+        };
+        self.clients[client].busy = Some(Doing {
+            object,
+            verb,
+            operation,
+            write_id,
+            targets: VecDeque::new(),
+            redirects: 0,
+            until: self.now + PATIENCE,
+            backoff: 20 * MS,
+            fresh: false,
+        });
+        self.client_asks(client);
+    }
+
+    /// Asks the next server, looking up anew where none is left.
+    fn client_asks(&mut self, client: usize) {
+        let now = self.now;
+        self.clients[client].attempts += 1;
+        let attempt = self.clients[client].attempts;
+        let Some(doing) = &self.clients[client].busy else {
+            return;
+        };
+        if now >= doing.until {
+            // It gives up; the write may have happened.
+            return self.client_ends(client, None);
+        }
+        if doing.targets.is_empty() {
+            let (object, verb, fresh) = (doing.object, doing.verb, doing.fresh);
+            let targets = self.locate(client, object, verb, fresh);
+            let doing = self.clients[client].busy.as_mut().expect("it was just there");
+            doing.targets = targets.into();
+            doing.redirects = 0;
+            let backoff = doing.backoff;
+            doing.backoff = (doing.backoff * 2).min(S);
+            doing.fresh = true;
+            if doing.targets.is_empty() {
+                self.push(now + backoff, Event::ClientTimer(client, attempt));
+                return;
+            }
+        }
+        let doing = self.clients[client].busy.as_mut().expect("it was just there");
+        let target = doing.targets.pop_front().expect("not empty");
+        let call = Call {
+            address: address(doing.object),
+            verb: doing.verb,
+            client,
+            write_id: doing.write_id,
+            hops: 0,
+            via: None,
+            reply_to: ReplyTo::Client { client, attempt },
+        };
+        self.push(now + ATTEMPT, Event::ClientTimer(client, attempt));
+        let party = self.machines.len() + 1;
+        self.send_call(party, target, call);
+    }
+
+    pub(super) fn client_timer(&mut self, client: usize, attempt: u64) {
+        if client < self.clients.len() && self.clients[client].attempts == attempt {
+            match self.clients[client].busy {
+                Some(_) => self.client_asks(client),
+                None => self.client_begins(client),
+            }
+        }
+    }
+
+    pub(super) fn client_replied(&mut self, client: usize, attempt: u64, reply: Reply) {
+        if client >= self.clients.len() || self.clients[client].attempts != attempt {
+            return;
+        }
+        let Some(doing) = &mut self.clients[client].busy else {
+            return;
+        };
+        let outcome = match reply {
+            Reply::Seen(object) => Outcome::Seen(object),
+            Reply::Written(revision) => Outcome::Written(revision),
+            Reply::Deleted => Outcome::Done,
+            Reply::Absent => match doing.verb {
+                Verb::Read => Outcome::Seen(Object::Absent),
+                Verb::Put(_) | Verb::Delete => Outcome::Nothing,
+            },
+            Reply::Gone => match doing.verb {
+                Verb::Read => Outcome::Seen(Object::Deleted),
+                Verb::Put(_) | Verb::Delete => Outcome::Gone,
+            },
+            Reply::Elsewhere(owner) => {
+                let owner: usize = owner.as_str()[1..].parse::<usize>().expect("a name") - 1;
+                if doing.redirects < REDIRECTS_MAX {
+                    doing.redirects += 1;
+                    doing.targets.push_front(owner);
+                    return self.client_asks(client);
+                }
+                doing.targets.clear();
+                return self.client_pauses(client);
+            }
+            Reply::Unavailable(_) | Reply::Misdirected => return self.client_pauses(client),
+            Reply::NotServing => return self.client_pauses(client),
+            Reply::Damaged => {
+                let object = doing.object;
+                if !self.check.is_rotten(&address(object)) {
+                    return self.fail(format!(
+                        "I5: object {} is damaged and nothing damaged it",
+                        address(object)
+                    ));
+                }
+                return self.client_ends(client, None);
+            }
+            Reply::Refused(why) => {
+                return self.fail(format!("client {client} is refused: {why}"));
+            }
+        };
+        self.client_ends(client, Some(outcome));
+    }
+
+    fn client_pauses(&mut self, client: usize) {
+        let doing = self.clients[client].busy.as_mut().expect("it is busy");
+        let backoff = doing.backoff;
+        doing.backoff = (doing.backoff * 2).min(S);
+        self.clients[client].attempts += 1;
+        let attempt = self.clients[client].attempts;
+        self.push(self.now + backoff, Event::ClientTimer(client, attempt));
+    }
+
+    fn client_ends(&mut self, client: usize, outcome: Option<Outcome>) {
+        let doing = self.clients[client].busy.take().expect("it is busy");
+        self.note(|| {
+            format!(
+                "client {client} has {:?} of {}: {outcome:?}",
+                doing.verb,
+                address(doing.object)
+            )
+        });
+        if let Some(outcome) = outcome
+            && let Err(why) = self.check.ended(doing.object, doing.operation, self.now, outcome)
+        {
+            return self.fail(why);
+        }
+        if outcome == Some(Outcome::Nothing) {
+            // Another sending of it may still be on its way, and find something to delete: nothing was noted of this one.
+            let again = Operation {
+                action: Action::Delete,
+                began: self.now,
+                ended: None,
+                outcome: Outcome::Unknown,
+            };
+            let _ = self.check.began(doing.object, again);
+        }
+        if self.closing && outcome.is_none() && !self.check.is_rotten(&address(doing.object)) {
+            return self.fail(format!(
+                "I12: client {client} gets no answer of {} in a quiet pool",
+                address(doing.object)
+            ));
+        }
+        self.clients[client].attempts += 1;
+        let attempt = self.clients[client].attempts;
+        self.push(self.now + MS, Event::ClientTimer(client, attempt));
+    }
+
+    /// Servers to ask for an object, the best first.
+    fn locate(&mut self, client: usize, object: usize, verb: Verb, fresh: bool) -> Vec<usize> {
+        let now = self.now;
+        let me = &self.clients[client];
+        if let Some((targets, until)) = me.cache.get(&object)
+            && (*until > now)
+            && (!fresh || me.stubborn)
+        {
+            let mut targets = targets.clone();
+            if fresh {
+                // Whoever is asked in vain asks any other server.
+                let any = self.service("any");
+                targets.extend(any.unwrap_or_default());
+            }
+            if !targets.is_empty() {
+                return targets;
+            }
+        }
+        let Ok(name) = self.domain.obj_name(&address(object)) else {
+            return Vec::new();
+        };
+        let Some(mut targets) = self.srv(&name) else {
+            return Vec::new();
+        };
+        let ttl = if targets.is_empty() { 2 * S } else { 5 * S };
+        let until = if self.clients[client].stubborn {
+            Time::MAX
+        } else {
+            now + ttl
+        };
+        self.clients[client].cache.insert(object, (targets.clone(), until));
+        if targets.is_empty() && matches!(verb, Verb::Put(_)) {
+            targets = self.service("_place").unwrap_or_default();
+        }
+        if targets.is_empty() {
+            targets = self.service("any").unwrap_or_default();
+        }
+        targets
+    }
+
+    fn service(&mut self, name: &str) -> Option<Vec<usize>> {
+        let name = self.domain.in_pool(name);
+        self.srv(&name)
+    }
+
+    /// The servers of an SRV answer, by priority.
+    fn srv(&mut self, name: &Name) -> Option<Vec<usize>> {
+        let question = build_question(7, name, RecordType::SRV, Some(1232));
+        let octets = self.resolve(&question)?;
+        let answer = read_answer(&octets).ok()?;
+        let mut found: Vec<(u16, usize)> = answer
+            .srv()
+            .filter_map(|srv| {
+                let label = srv.target.iter().next()?;
+                let number: usize = std::str::from_utf8(label).ok()?.strip_prefix('s')?.parse().ok()?;
+                Some((srv.priority, number - 1))
+            })
+            .collect();
+        found.sort_by_key(|(priority, _)| *priority);
+        Some(found.into_iter().map(|(_, server)| server).collect())
+    }
+
+    /// When all is quiet every object is read, written and read once more.
+    pub(super) fn last_looks(&mut self) {
+        self.clients[0].stubborn = false;
+        self.clients[0].cache.clear();
+        for object in 0..self.script.objects {
+            for verb in [Verb::Read, Verb::Put(0), Verb::Read] {
+                self.client_wants(0, object, verb);
+            }
+        }
+    }
+}

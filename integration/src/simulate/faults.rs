@@ -1,0 +1,274 @@
+//! What goes wrong, and where.
+//!
+//! A run asks at every *site* (a message, a durable step, a moment) what becomes of it. Sites are numbered in the order in
+//! which they are met; a random run answers from the seed and the number, a scripted one from a list. So the faults of a
+//! random run, written down, are a script that gives the same run, and a script can be made shorter.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::dice;
+
+/// Where something can go wrong.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Site {
+    /// A message between agents.
+    Peer,
+    /// A copy between agents.
+    Copy,
+    /// A question to the librarian.
+    Question,
+    /// An update on its way to the librarian.
+    Update,
+    /// An answer of the librarian.
+    Answer,
+    /// What a server tells and asks every second, and the answers to it.
+    Control,
+    /// The librarian's commit.
+    Commit,
+    /// A client's request, also when it is handed on.
+    Request,
+    /// Its answer.
+    Reply,
+    /// A durable step of an agent.
+    Disk,
+    /// A moment.
+    Moment,
+}
+
+/// What becomes of it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Fate {
+    /// Nothing goes wrong.
+    Pass,
+    /// It is lost; a connection that carries it breaks.
+    Lost,
+    /// It comes twice.
+    Twice,
+    /// It comes late, and others overtake it.
+    Late(Duration),
+    /// It arrives damaged.
+    Damaged,
+    /// Whoever sends it crashes right after.
+    SenderCrashes,
+    /// Whoever gets it crashes before.
+    ReceiverCrashes,
+    /// The power goes before the step.
+    CrashBefore,
+    /// The power goes in the midst of it, after so many syncs.
+    CrashWithin(u32),
+    /// The power goes when it is durable and nobody was told.
+    CrashAfter,
+    /// The disk is full.
+    Full,
+    /// An agent crashes.
+    Crash(usize),
+    /// An agent is suspended for so long.
+    Suspend(usize, Duration),
+    /// An agent's calendar jumps by so many seconds.
+    Jump(usize, i64),
+    /// The librarian restarts.
+    Librarian(Duration),
+    /// Nothing passes from one to another for so long; number 0 is the librarian, agents follow, then the clients.
+    Partition(usize, usize, Duration),
+    /// A copy on disk rots.
+    Rot(usize),
+}
+
+/// A kind of fault, for choosing and counting.
+pub const KINDS: [&str; 13] = [
+    "loss",
+    "duplication",
+    "delay",
+    "damage",
+    "crash",
+    "torn",
+    "full",
+    "suspend",
+    "jump",
+    "librarian",
+    "partition",
+    "slow",
+    "rot",
+];
+
+impl Fate {
+    /// Its kind; `None` if nothing goes wrong.
+    #[must_use]
+    pub fn kind(self, site: Site) -> Option<&'static str> {
+        Some(match self {
+            Fate::Pass => return None,
+            Fate::Lost => "loss",
+            Fate::Twice => "duplication",
+            Fate::Late(_) if site == Site::Disk => "slow",
+            Fate::Late(_) => "delay",
+            Fate::Damaged => "damage",
+            Fate::CrashBefore | Fate::CrashAfter if site == Site::Commit => "librarian",
+            Fate::SenderCrashes | Fate::ReceiverCrashes | Fate::CrashBefore | Fate::CrashAfter | Fate::Crash(_) => {
+                "crash"
+            }
+            Fate::CrashWithin(_) => "torn",
+            Fate::Full => "full",
+            Fate::Suspend(..) => "suspend",
+            Fate::Jump(..) => "jump",
+            Fate::Librarian(_) => "librarian",
+            Fate::Partition(..) => "partition",
+            Fate::Rot(_) => "rot",
+        })
+    }
+}
+
+impl Site {
+    /// Everything that can go wrong here, for an enumeration.
+    #[must_use]
+    pub fn fates(self) -> Vec<Fate> {
+        let late = |ms| Fate::Late(Duration::from_millis(ms));
+        match self {
+            Site::Peer => vec![
+                Fate::Lost,
+                Fate::Twice,
+                late(300),
+                late(4_000),
+                Fate::SenderCrashes,
+                Fate::ReceiverCrashes,
+            ],
+            Site::Copy => vec![
+                Fate::Lost,
+                Fate::Twice,
+                late(4_000),
+                Fate::Damaged,
+                Fate::SenderCrashes,
+                Fate::ReceiverCrashes,
+            ],
+            Site::Question | Site::Answer => vec![Fate::Lost, Fate::Twice, late(700), late(9_000)],
+            Site::Control => vec![Fate::Lost, late(1_500)],
+            Site::Update => vec![Fate::Lost, Fate::Twice, late(3_000), late(60_000), Fate::SenderCrashes],
+            Site::Commit => vec![Fate::CrashBefore, Fate::CrashAfter],
+            Site::Request | Site::Reply => vec![Fate::Lost, Fate::Twice, late(2_000)],
+            Site::Disk => vec![
+                Fate::CrashBefore,
+                Fate::CrashWithin(0),
+                Fate::CrashWithin(1),
+                Fate::CrashWithin(2),
+                Fate::CrashAfter,
+                Fate::Full,
+                late(2_500),
+            ],
+            Site::Moment => Vec::new(),
+        }
+    }
+}
+
+/// Where faults come from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// The seed, at this many of ten thousand sites; only these kinds.
+    Random {
+        /// Of ten thousand sites.
+        rate: u64,
+        /// Kinds by name.
+        kinds: BTreeSet<&'static str>,
+    },
+    /// A list by site number.
+    Script(BTreeMap<u64, Fate>),
+}
+
+/// Decides.
+#[derive(Clone, Debug)]
+pub(super) struct Faults {
+    seed: u64,
+    source: Source,
+    agents: usize,
+    met: u64,
+    calm: bool,
+    /// Agents' crashes so far: a bound keeps runs short.
+    pub(super) crashes: u32,
+    pub(super) fired: BTreeMap<u64, Fate>,
+    pub(super) sites: Vec<Site>,
+    pub(super) counts: BTreeMap<&'static str, u64>,
+}
+
+impl Faults {
+    pub(super) fn new(seed: u64, source: Source, agents: usize) -> Faults {
+        Faults {
+            seed,
+            source,
+            agents,
+            met: 0,
+            calm: false,
+            crashes: 0,
+            fired: BTreeMap::new(),
+            sites: Vec::new(),
+            counts: BTreeMap::new(),
+        }
+    }
+
+    /// From now on nothing goes wrong.
+    pub(super) fn stop(&mut self) {
+        self.calm = true;
+    }
+
+    /// Random octets for this site and purpose.
+    pub(super) fn roll(&self, purpose: u64) -> u64 {
+        dice(self.seed, self.met, purpose)
+    }
+
+    /// What becomes of the next site.
+    pub(super) fn decide(&mut self, site: Site) -> Fate {
+        self.met += 1;
+        if self.calm {
+            return Fate::Pass;
+        }
+        self.sites.push(site);
+        let fate = match &self.source {
+            Source::Script(script) => script.get(&self.met).copied().unwrap_or(Fate::Pass),
+            Source::Random { rate, kinds } => {
+                // Moments are few and messages many.
+                let rate = if site == Site::Moment { rate * 12 } else { *rate };
+                if self.roll(100) % 10_000 >= rate {
+                    Fate::Pass
+                } else {
+                    let fate = self.random(site);
+                    match fate.kind(site) {
+                        Some(kind) if kinds.contains(kind) => fate,
+                        Some(_) | None => Fate::Pass,
+                    }
+                }
+            }
+        };
+        if let Some(kind) = fate.kind(site) {
+            *self.counts.entry(kind).or_default() += 1;
+            self.fired.insert(self.met, fate);
+        }
+        fate
+    }
+
+    fn random(&self, site: Site) -> Fate {
+        let agent = usize::try_from(self.roll(102)).unwrap_or(0) % self.agents;
+        let ms = |low: u64, high: u64| Duration::from_millis(low + self.roll(103) % (high - low));
+        if site == Site::Moment {
+            return match self.roll(101) % 12 {
+                0 | 1 => Fate::Crash(agent),
+                2 => Fate::Suspend(agent, ms(200, 6_000)),
+                3 => Fate::Jump(agent, i64::try_from(self.roll(104) % 400).unwrap_or(0) - 200),
+                4 | 5 => Fate::Librarian(ms(50, 4_000)),
+                6 => Fate::Rot(agent),
+                _ => {
+                    let parties = self.agents + 2;
+                    let one = usize::try_from(self.roll(105)).unwrap_or(0) % parties;
+                    let other = usize::try_from(self.roll(106)).unwrap_or(0) % parties;
+                    Fate::Partition(one, other, ms(100, 9_000))
+                }
+            };
+        }
+        let fates = site.fates();
+        let fate = fates[usize::try_from(self.roll(101)).unwrap_or(0) % fates.len()];
+        match fate {
+            Fate::Late(_) if site == Site::Update && self.roll(107).is_multiple_of(3) => {
+                Fate::Late(ms(10_000, 200_000))
+            }
+            Fate::Late(_) => Fate::Late(ms(20, 6_000)),
+            fate => fate,
+        }
+    }
+}

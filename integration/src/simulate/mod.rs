@@ -1,0 +1,55 @@
+//! A whole pool in one deterministic world: virtual time, one thread, one seed.
+//!
+//! The cores are the production ones: the agents' engine, machines, objects, store and recovery; the librarian's registry,
+//! judging, answers, signatures and controller; the wire formats between them. What is made here is what surrounds them:
+//! network, disks, clocks, resolvers, clients and everything that goes wrong.
+//!
+//! | file | what |
+//! |---|---|
+//! | `world` | events and what each of them does |
+//! | `network`, `clock`, `disk` | what is around the cores |
+//! | `agent`, `desk`, `serve`, `line`, `ask` | one agent: its process, requests, messages to the librarian |
+//! | `librarian` | the librarian's process |
+//! | `client` | clients and their resolvers |
+//! | `faults`, `script` | what goes wrong and what is done |
+//! | `check`, `linear` | invariants and linearizability |
+//! | `campaign`, `coverage`, `cli` | many seeds, crash enumeration, shrinking; what was reached; the command |
+//!
+//! Absent on purpose: QUIC and HTTP, which carry what is carried here; their tests are elsewhere.
+
+mod agent;
+mod ask;
+mod campaign;
+mod check;
+pub mod cli;
+mod client;
+mod clock;
+mod coverage;
+mod desk;
+mod disk;
+mod faults;
+mod librarian;
+mod line;
+pub mod linear;
+mod network;
+mod script;
+mod serve;
+mod world;
+
+pub use agent::Pair;
+pub use campaign::{Outcome, Violation, enumerate, enumerate_until, run, run_seed, shrink};
+pub use faults::{Fate, KINDS, Site, Source};
+pub use script::{Deed, Script, all_kinds};
+
+/// Random octets of a seed for a number and a purpose (splitmix64).
+pub(crate) fn dice(seed: u64, number: u64, purpose: u64) -> u64 {
+    let mut z =
+        seed ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ purpose.wrapping_mul(0xD1B5_4A32_D192_ED03).rotate_left(17);
+    for _ in 0..2 {
+        z = z.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^= z >> 31;
+    }
+    z
+}

@@ -1,0 +1,181 @@
+//! What is done to a pool in one run: who writes, reads, moves and drains what, and when.
+
+use std::collections::BTreeSet;
+
+use zones::Address;
+
+use super::clock::{MS, S, Time};
+use super::desk::Verb;
+use super::dice;
+use super::faults::{KINDS, Source};
+
+/// What happens at a moment.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Deed {
+    /// A client writes an object, or makes it.
+    Put(usize, usize),
+    /// A client reads an object.
+    Read(usize, usize),
+    /// A client deletes an object.
+    Delete(usize, usize),
+    /// The operator wishes an object moved.
+    Move(usize, usize),
+    /// The operator drains a server into the free one.
+    Drain(usize),
+    /// The operator brings the objects of the last drain back.
+    Refill,
+}
+
+/// One run.
+#[derive(Clone, Debug)]
+pub struct Script {
+    /// Decides everything that is not written here.
+    pub seed: u64,
+    /// Servers.
+    pub agents: usize,
+    /// Whether the last one is free at the beginning.
+    pub one_is_free: bool,
+    /// Clients.
+    pub clients: usize,
+    /// Objects; those with an odd number have a body that travels on a stream of its own.
+    pub objects: usize,
+    /// What is done, and when in microseconds.
+    pub deeds: Vec<(Time, Deed)>,
+    /// When faults and deeds end.
+    pub ends: Time,
+    /// What goes wrong.
+    pub faults: Source,
+}
+
+pub(super) fn address(object: usize) -> Address {
+    format!("1.{}.{object}", object % 2).parse().expect("a legal address")
+}
+
+/// Octets of an object's body.
+pub(super) fn body_octets(object: usize) -> usize {
+    match object % 4 {
+        1 => 70_000,
+        3 => 6_000,
+        2 => 300,
+        _ => 0,
+    }
+}
+
+impl Script {
+    /// The run of a seed.
+    #[must_use]
+    pub fn random(seed: u64, kinds: &BTreeSet<&'static str>) -> Script {
+        let roll = |purpose: u64, below: u64| dice(seed, purpose, 50) % below;
+        let pick = |purpose: u64, below: usize| usize::try_from(dice(seed, purpose, 51)).unwrap_or(0) % below;
+        let agents = 2 + pick(1, 3);
+        let one_is_free = roll(2, 3) == 0;
+        let clients = 1 + pick(3, 3);
+        let objects = match roll(4, 4) {
+            0 => 1,
+            1 => 2 + pick(5, 2),
+            2 => 3 + pick(5, 4),
+            _ => 6 + pick(5, 14),
+        };
+        let ends = (8 + roll(6, 22)) * S;
+        let mut deeds = Vec::new();
+        let count = 8 + roll(7, 40);
+        for number in 0..count {
+            let at = dice(seed, number, 60) % ends;
+            let client = usize::try_from(dice(seed, number, 61)).unwrap_or(0) % clients;
+            let object = usize::try_from(dice(seed, number, 62)).unwrap_or(0) % objects;
+            let deed = match dice(seed, number, 63) % 100 {
+                0..=46 => Deed::Put(client, object),
+                47..=97 => Deed::Read(client, object),
+                _ => Deed::Delete(client, object),
+            };
+            deeds.push((at, deed));
+        }
+        // Most objects are made early, so that there is something to move.
+        for object in 0..objects {
+            deeds.push((
+                dice(seed, object as u64, 64) % (ends / 4),
+                Deed::Put(object % clients, object),
+            ));
+        }
+        if one_is_free {
+            for number in 0..1 + roll(8, 3) {
+                let at = ends / 6 + dice(seed, number, 65) % ends;
+                let server = usize::try_from(dice(seed, number, 66)).unwrap_or(0) % agents;
+                deeds.push((
+                    at.min(ends),
+                    if dice(seed, number, 67).is_multiple_of(3) {
+                        Deed::Refill
+                    } else {
+                        Deed::Drain(server)
+                    },
+                ));
+            }
+        } else {
+            for number in 0..1 + roll(9, 10) {
+                let at = ends / 8 + dice(seed, number, 68) % (ends * 7 / 8);
+                let object = usize::try_from(dice(seed, number, 69)).unwrap_or(0) % objects;
+                let to = usize::try_from(dice(seed, number, 70)).unwrap_or(0) % agents;
+                deeds.push((at, Deed::Move(object, to)));
+            }
+        }
+        deeds.sort_by_key(|(at, _)| *at);
+        let rate = [20, 60, 150, 300][pick(10, 4)];
+        Script {
+            seed,
+            agents,
+            one_is_free,
+            clients,
+            objects,
+            deeds,
+            ends,
+            faults: Source::Random {
+                rate,
+                kinds: kinds.clone(),
+            },
+        }
+    }
+
+    /// A quiet run for an enumeration: these deeds, one after the other, by two servers and one client.
+    #[must_use]
+    pub fn quiet(seed: u64, objects: usize, deeds: &[Deed]) -> Script {
+        let mut timed: Vec<(Time, Deed)> = Vec::new();
+        let mut at = S;
+        for deed in deeds {
+            at += match (timed.last(), deed) {
+                // Moves that are wished one after the other go together.
+                (Some((_, Deed::Move(..))), Deed::Move(..)) => 0,
+                (Some((_, Deed::Move(..))), _) => 1_300 * MS,
+                _ => 400 * MS,
+            };
+            timed.push((at, *deed));
+        }
+        let last = at;
+        Script {
+            seed,
+            agents: 2,
+            one_is_free: false,
+            clients: 1,
+            objects,
+            deeds: timed,
+            ends: last + 2 * S,
+            faults: Source::Script(std::collections::BTreeMap::new()),
+        }
+    }
+}
+
+impl Deed {
+    pub(super) fn of_client(self) -> Option<(usize, usize, Verb)> {
+        match self {
+            Deed::Put(client, object) => Some((client, object, Verb::Put(0))),
+            Deed::Read(client, object) => Some((client, object, Verb::Read)),
+            Deed::Delete(client, object) => Some((client, object, Verb::Delete)),
+            Deed::Move(..) | Deed::Drain(_) | Deed::Refill => None,
+        }
+    }
+}
+
+/// All kinds of faults.
+#[must_use]
+pub fn all_kinds() -> BTreeSet<&'static str> {
+    KINDS.into_iter().collect()
+}

@@ -1,0 +1,1267 @@
+//! The world: events in virtual time, and what each of them does.
+
+use std::collections::BTreeMap;
+
+use agent::control::Wanted;
+use agent::migration::wire::{Copy, Either, Request as MoveRequest, read_frame, take_frame};
+use agent::objects::create::Create;
+use agent::objects::delete::Delete;
+use agent::objects::{Open, steps};
+use agent::register::Wishes;
+use agent::store::CommitError;
+use agent::transfer::Shipped;
+use agent::transfer::engine::{Answer, Asked, Id, Job, LOOK_EVERY, Said, Side};
+use bytes::{Bytes, BytesMut};
+use librarian::registry::Cut;
+use uuid::Uuid;
+use zones::{Address, Domain, Role, ServerName, TsigKey, Wish};
+
+use super::agent::{Machine, Out};
+use super::check::Check;
+use super::client::Client;
+use super::clock::{Clocks, MS, S, Time, micros};
+use super::desk::{Call, Reply, ReplyTo, Request, Stage, Verb};
+use super::dice;
+use super::faults::{Fate, Faults, Site};
+use super::librarian::{CLIENTS, Librarian};
+use super::line::{Heard, Waits, Wanted as WantedChange, What};
+use super::network::{IDLE, Network};
+use super::script::{Deed, Script, address};
+
+/// Longest time that a pool may need to settle once nothing goes wrong any more.
+const SETTLES_WITHIN: Time = 400 * S;
+/// Longest time that an agent keeps a request waiting.
+pub(super) const QUEUE_WAIT: Time = 5 * S;
+
+/// Something that happens.
+pub(super) enum Event {
+    Deed(usize),
+    Moment,
+    Controller,
+    Crash(usize, u32),
+    Start(usize, u32),
+    StartLibrarian(u32),
+    Look(usize, u32),
+    Control(usize, u32),
+    Frames {
+        from: usize,
+        to: usize,
+        link: u64,
+        octets: Bytes,
+    },
+    Large {
+        from: (usize, u32),
+        to: usize,
+        link: u64,
+        id: Id,
+        shipped: Shipped,
+        address: Address,
+        copy: Box<Copy>,
+        payload: Vec<Bytes>,
+    },
+    LargeEnd(usize, u32, Id, Option<Shipped>),
+    LinkUp(usize, usize),
+    LinkDown(usize, usize, u64),
+    Ask {
+        from: usize,
+        life: u32,
+        token: u64,
+        octets: Vec<u8>,
+        site: Site,
+    },
+    Answer {
+        to: usize,
+        life: u32,
+        token: u64,
+        octets: Vec<u8>,
+    },
+    LineLate(usize, u32, u64),
+    Disk {
+        agent: usize,
+        life: u32,
+        work: Work,
+        fate: Fate,
+    },
+    Call(usize, Box<Call>),
+    Replied(ReplyTo, Reply),
+    RequestTimer(usize, u32, u64),
+    ClientTimer(usize, u64),
+    Settled,
+}
+
+/// Work for an agent's disk.
+pub(super) enum Work {
+    Job(Box<Job>),
+    Request(u64),
+}
+
+/// The pool, its network and its clients.
+pub(super) struct World {
+    pub(super) script: Script,
+    pub(super) domain: Domain,
+    pub(super) now: Time,
+    queue: BTreeMap<(Time, u64), Event>,
+    pushed: u64,
+    pub(super) machines: Vec<Machine>,
+    pub(super) librarian: Librarian,
+    pub(super) network: Network,
+    pub(super) clients: Vec<Client>,
+    pub(super) faults: Faults,
+    pub(super) check: Check,
+    pub(super) trace: Option<Vec<String>>,
+    /// Over all events, so that two runs can be compared.
+    pub(super) digest: u64,
+    pub(super) events: u64,
+    pub(super) broken: Option<String>,
+    pub(super) steps: BTreeMap<&'static str, u64>,
+    pub(super) last_drain: Option<usize>,
+    /// Faults have stopped.
+    settling: bool,
+    /// The last looks at every object are on their way.
+    pub(super) closing: bool,
+    done: bool,
+    dials: BTreeMap<(usize, usize), Time>,
+}
+
+impl World {
+    pub(super) fn new(script: Script, traced: bool) -> World {
+        let domain: Domain = "hypernet.internal".parse().expect("a domain");
+        let seed = script.seed;
+        let mut machines = Vec::new();
+        let mut servers = Vec::new();
+        for number in 1..=script.agents {
+            let name: ServerName = format!("s{number}").parse().expect("a name");
+            let key = TsigKey::new(name.as_str(), &[number as u8; 32]).expect("a key");
+            let role = match script.one_is_free && number == script.agents {
+                true => Role::Free,
+                false => Role::Serving,
+            };
+            servers.push((name, key.clone(), role));
+            let clocks = Clocks {
+                drift_ppm: i64::try_from(dice(seed, number as u64, 5) % 40_000).unwrap_or(0) - 20_000,
+                calendar_ms: 0,
+            };
+            machines.push(Machine::new(number as u8, key, clocks, dice(seed, number as u64, 6)));
+        }
+        let librarian = Librarian::new(&domain, &servers);
+        let clients = (0..script.clients).map(|number| Client::new(&script, number)).collect();
+        let faults = Faults::new(seed, script.faults.clone(), script.agents);
+        let mut world = World {
+            check: Check::new(&script),
+            domain,
+            now: 0,
+            queue: BTreeMap::new(),
+            pushed: 0,
+            machines,
+            librarian,
+            network: Network::default(),
+            clients,
+            faults,
+            trace: traced.then(Vec::new),
+            digest: 0,
+            events: 0,
+            broken: None,
+            steps: BTreeMap::new(),
+            last_drain: None,
+            settling: false,
+            closing: false,
+            done: false,
+            dials: BTreeMap::new(),
+            script,
+        };
+        for agent in 0..world.machines.len() {
+            world.push(0, Event::Start(agent, 0));
+        }
+        for number in 0..world.script.deeds.len() {
+            let at = world.script.deeds[number].0;
+            world.push(at, Event::Deed(number));
+        }
+        world.push(S / 2, Event::Moment);
+        world.push(S / 4, Event::Controller);
+        let ends = world.script.ends;
+        world.push(ends, Event::Settled);
+        world
+    }
+
+    pub(super) fn push(&mut self, at: Time, event: Event) {
+        self.pushed += 1;
+        self.queue.insert((at.max(self.now), self.pushed), event);
+    }
+
+    pub(super) fn note(&mut self, text: impl FnOnce() -> String) {
+        if let Some(trace) = &mut self.trace {
+            trace.push(format!("{:>10.3} ms  {}", self.now as f64 / 1000.0, text()));
+        }
+    }
+
+    pub(super) fn fail(&mut self, why: String) {
+        self.note(|| format!("VIOLATION {why}"));
+        self.broken.get_or_insert(why);
+    }
+
+    /// Runs to the end, or to the first violation.
+    pub(super) fn run(&mut self) {
+        while self.broken.is_none() && !self.done {
+            let Some(((at, _), event)) = self.queue.pop_first() else {
+                self.fail("the world stands still".to_owned());
+                return;
+            };
+            self.now = at;
+            if at > self.script.ends + SETTLES_WITHIN {
+                let why = self.unsettled().unwrap_or_default();
+                self.fail(format!("I12: the pool does not settle: {why}"));
+                return;
+            }
+            if let Some(agent) = event.agent()
+                && self.machines[agent].suspended_until > at
+            {
+                let until = self.machines[agent].suspended_until;
+                self.push(until, event);
+                continue;
+            }
+            self.events += 1;
+            self.digest = dice(self.digest, at, event.number());
+            self.librarian.tick(at);
+            self.handle(event);
+            self.verify();
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Deed(number) => self.deed(self.script.deeds[number].1),
+            Event::Moment => self.moment(),
+            Event::Controller => {
+                if self.librarian.up {
+                    self.librarian.control();
+                }
+                self.push(self.now + S, Event::Controller);
+            }
+            Event::Crash(agent, life) => {
+                if self.machines[agent].life == life {
+                    self.crash(agent);
+                }
+            }
+            Event::Start(agent, life) => self.start(agent, life),
+            Event::StartLibrarian(life) => {
+                if self.librarian.life == life {
+                    self.librarian.up = true;
+                    self.note(|| "the librarian answers again".to_owned());
+                }
+            }
+            Event::Look(agent, life) => {
+                if self.is_alive(agent, life) {
+                    let process = &mut self.machines[agent].process;
+                    if process.look_at.is_some_and(|at| at <= self.now) {
+                        process.look_at = None;
+                    }
+                    self.settle(agent);
+                }
+            }
+            Event::Control(agent, life) => {
+                if self.is_alive(agent, life) {
+                    self.tell(agent);
+                    self.push(self.now + S, Event::Control(agent, life));
+                }
+            }
+            Event::Frames { from, to, link, octets } => self.frames(from, to, link, octets),
+            Event::Large { .. } => self.large(event),
+            Event::LargeEnd(agent, life, id, shipped) => {
+                if self.is_alive(agent, life) {
+                    self.machines[agent].tick(self.now);
+                    self.machines[agent].process.engine.shipped(id, shipped);
+                    self.settle(agent);
+                }
+            }
+            Event::LinkUp(one, other) => self.link_up(one, other),
+            Event::LinkDown(one, other, number) => self.link_down(one, other, number),
+            Event::Ask {
+                from,
+                life,
+                token,
+                octets,
+                site,
+            } => self.asked(from, life, token, &octets, site),
+            Event::Answer {
+                to,
+                life,
+                token,
+                octets,
+            } => {
+                if self.is_alive(to, life) && self.network.passes(0, to + 1, self.now) {
+                    self.answered(to, token, &octets);
+                    self.settle(to);
+                }
+            }
+            Event::LineLate(agent, life, token) => {
+                if self.is_alive(agent, life) {
+                    self.line_late(agent, token);
+                    self.settle(agent);
+                }
+            }
+            Event::Disk {
+                agent,
+                life,
+                work,
+                fate,
+            } => {
+                if self.is_alive(agent, life) {
+                    self.disk(agent, work, fate);
+                }
+            }
+            Event::Call(to, call) => self.call(to, *call),
+            Event::Replied(reply_to, reply) => match reply_to {
+                ReplyTo::Client { client, attempt } => self.client_replied(client, attempt, reply),
+                ReplyTo::Agent { agent, life, request } => {
+                    if self.is_alive(agent, life) {
+                        self.reply(agent, request, reply);
+                        self.settle(agent);
+                    }
+                }
+            },
+            Event::RequestTimer(agent, life, request) => {
+                if self.is_alive(agent, life) {
+                    self.request_timer(agent, request);
+                    self.settle(agent);
+                }
+            }
+            Event::ClientTimer(client, attempt) => self.client_timer(client, attempt),
+            Event::Settled => self.look_whether_settled(),
+        }
+    }
+
+    fn is_alive(&self, agent: usize, life: u32) -> bool {
+        self.machines[agent].life == life && self.machines[agent].started
+    }
+
+    // Deeds and moments.
+
+    fn deed(&mut self, deed: Deed) {
+        self.note(|| format!("deed {deed:?}"));
+        if let Some((client, object, verb)) = deed.of_client() {
+            self.client_wants(client, object, verb);
+            return;
+        }
+        match deed {
+            Deed::Move(object, to) => {
+                let address = address(object);
+                let Some(owner) = self.check.owner(&address) else {
+                    return;
+                };
+                let server = self.machines[to].name.clone();
+                if self.librarian.up && owner != server {
+                    self.librarian.wish(&owner, Wish::Move { address, server });
+                }
+            }
+            Deed::Drain(server) => {
+                let name = self.machines[server].name.clone();
+                if self.librarian.up
+                    && self
+                        .librarian
+                        .plan(|sight| librarian::pool::drain(sight, &name, None).ok())
+                {
+                    self.last_drain = Some(server);
+                }
+            }
+            Deed::Refill => {
+                if let Some(server) = self.last_drain
+                    && self.librarian.up
+                {
+                    let name = self.machines[server].name.clone();
+                    self.librarian.plan(|sight| librarian::pool::refill(sight, &name).ok());
+                }
+            }
+            Deed::Put(..) | Deed::Read(..) | Deed::Delete(..) => unreachable!("clients' deeds were taken above"),
+        }
+    }
+
+    fn moment(&mut self) {
+        if self.settling {
+            return;
+        }
+        self.push(self.now + S / 4, Event::Moment);
+        let fate = self.faults.decide(Site::Moment);
+        if fate != Fate::Pass {
+            self.note(|| format!("fault {fate:?}"));
+        }
+        match fate {
+            Fate::Crash(agent) => self.crash(agent),
+            Fate::Suspend(agent, pause) => {
+                self.machines[agent].suspended_until = self.now + micros(pause);
+            }
+            Fate::Jump(agent, seconds) => self.machines[agent].clocks.calendar_ms = seconds * 1000,
+            Fate::Librarian(pause) => self.crash_librarian(micros(pause)),
+            Fate::Partition(one, other, pause) => {
+                let until = self.now + micros(pause);
+                if one != other {
+                    self.network.cut(one, other, until);
+                    if pause.as_millis() % 2 == 0 {
+                        self.network.cut(other, one, until);
+                    }
+                    let agents = 1..=self.machines.len();
+                    if agents.contains(&one) && agents.contains(&other) && micros(pause) > IDLE {
+                        let number = self.network.link(one - 1, other - 1).number;
+                        self.push(self.now + IDLE, Event::LinkDown(one - 1, other - 1, number));
+                    }
+                }
+            }
+            Fate::Rot(agent) => self.rot(agent),
+            Fate::Pass
+            | Fate::Lost
+            | Fate::Twice
+            | Fate::Late(_)
+            | Fate::Damaged
+            | Fate::SenderCrashes
+            | Fate::ReceiverCrashes
+            | Fate::CrashBefore
+            | Fate::CrashWithin(_)
+            | Fate::CrashAfter
+            | Fate::Full => {}
+        }
+    }
+
+    /// One octet of one copy changes. That object has no other copy, so nobody promises it any more.
+    fn rot(&mut self, agent: usize) {
+        if self.script.one_is_free {
+            // A drain waits for ever for what cannot be read.
+            return;
+        }
+        let entries = self.machines[agent].process.local.store().entries();
+        let streams: Vec<_> = entries
+            .iter()
+            .flat_map(|entry| entry.streams().map(move |(_, stream)| (entry, stream)))
+            .filter(|(_, stream)| stream.plain_octets > 0)
+            .collect();
+        if streams.is_empty() {
+            return;
+        }
+        let (entry, stream) = streams[self.faults.roll(120) as usize % streams.len()];
+        let Some(extent) = stream.extents.first() else { return };
+        let offset = extent.offset() + self.faults.roll(121) % stream.plain_octets.min(extent.octets());
+        self.machines[agent]
+            .disk
+            .rot(&format!("volumes/{:04}", extent.volume), offset);
+        let address = entry.address.clone();
+        self.note(|| format!("a copy of {address} rots"));
+        self.check.rotten(&address);
+    }
+
+    // Lives.
+
+    pub(super) fn crash(&mut self, agent: usize) {
+        self.note(|| format!("s{} crashes", agent + 1));
+        self.faults.crashes += 1;
+        let seed = self.faults.roll(110);
+        if let Err(error) = self.machines[agent].crash(seed) {
+            let error: &dyn std::error::Error = &error;
+            let causes: Vec<String> = std::iter::successors(Some(error), |error| error.source())
+                .map(ToString::to_string)
+                .collect();
+            self.fail(format!("s{} does not open its store: {}", agent + 1, causes.join(": ")));
+            return;
+        }
+        self.check.touched(agent);
+        for other in 0..self.machines.len() {
+            if other != agent {
+                let link = self.network.link(agent, other);
+                let number = link.number;
+                if link.up {
+                    link.up = false;
+                    self.push(self.now + IDLE, Event::LinkDown(agent, other, number));
+                }
+            }
+        }
+        let pause = 100 * MS + self.faults.roll(111) % (2 * S);
+        let life = self.machines[agent].life;
+        self.push(self.now + pause, Event::Start(agent, life));
+    }
+
+    pub(super) fn crash_librarian(&mut self, pause: Time) {
+        self.note(|| "the librarian crashes".to_owned());
+        self.librarian.crash();
+        self.check.registers_changed = true;
+        let life = self.librarian.life;
+        self.push(self.now + pause, Event::StartLibrarian(life));
+    }
+
+    fn start(&mut self, agent: usize, life: u32) {
+        let machine = &mut self.machines[agent];
+        if machine.life != life || machine.started {
+            return;
+        }
+        machine.started = true;
+        machine.tick(self.now);
+        let plan = machine.disk.read_plan().unwrap_or_default();
+        machine.process.engine.outside().wanted = Wanted {
+            plan,
+            ..Wanted::default()
+        };
+        let boot = machine.clocks.boot(self.now);
+        let mut moves = Vec::new();
+        let me = machine.name.clone();
+        let mut open = Vec::new();
+        for found in std::mem::take(&mut machine.process.open) {
+            match found {
+                Open::Move(entry) => moves.push(entry),
+                Open::Create(entry, tx, turn) => {
+                    let machine = Create::recover(boot, steps::register_of(&me, &entry, tx));
+                    let stage = Stage::Creating {
+                        turn,
+                        machine: Box::new(machine),
+                        entry: entry.clone(),
+                        waits: false,
+                    };
+                    open.push((entry.address.clone(), Verb::Put(0), stage));
+                }
+                Open::Delete(entry, tx, turn) => {
+                    let machine = Delete::new(boot, me.clone(), entry.epoch, tx);
+                    let stage = Stage::Deleting {
+                        turn,
+                        machine: Box::new(machine),
+                        entry: entry.clone(),
+                        tx,
+                        waits: false,
+                    };
+                    open.push((entry.address.clone(), Verb::Delete, stage));
+                }
+            }
+        }
+        let count = moves.len() + open.len();
+        machine.process.engine.recover(moves);
+        for (address, verb, stage) in open {
+            let id = self.new_request(agent);
+            let call = Call {
+                address,
+                verb,
+                client: 0,
+                write_id: Uuid::nil(),
+                hops: 0,
+                via: None,
+                reply_to: ReplyTo::Client {
+                    client: usize::MAX,
+                    attempt: 0,
+                },
+            };
+            let request = Request {
+                call,
+                waited_for: false,
+                until: Time::MAX,
+                prepared: None,
+                stage,
+            };
+            self.machines[agent].process.requests.insert(id, request);
+        }
+        self.note(|| format!("s{} starts with {count} open rows", agent + 1));
+        self.line_send(agent, What::Remembered);
+        let offset = dice(self.script.seed, agent as u64, 7) % (S / 2);
+        self.push(self.now + offset, Event::Control(agent, life));
+        self.settle(agent);
+    }
+
+    // The engine of one agent.
+
+    /// Lets an agent do all that it can do now.
+    pub(super) fn settle(&mut self, agent: usize) {
+        if !self.machines[agent].started {
+            return;
+        }
+        let life = self.machines[agent].life;
+        for round in 0.. {
+            assert!(round < 1000, "an agent goes round in circles");
+            let now = self.now;
+            let machine = &mut self.machines[agent];
+            machine.tick(now);
+            machine.process.engine.turn();
+            let mut busy = false;
+            while let Some(out) = self.machines[agent].process.engine.outside().out.pop_front() {
+                busy = true;
+                self.out(agent, out);
+            }
+            busy |= self.poll_closings(agent);
+            busy |= self.poll_requests(agent);
+            self.flush_changes(agent);
+            if let Some(wrong) = self.machines[agent].process.engine.outside().wrong.take() {
+                self.fail(format!("s{}: {wrong}", agent + 1));
+            }
+            if !busy || self.machines[agent].life != life || self.broken.is_some() {
+                break;
+            }
+        }
+        let machine = &mut self.machines[agent];
+        let wake = machine
+            .process
+            .engine
+            .wake()
+            .map_or(Time::MAX, |at| machine.clocks.when(at));
+        let at = wake.max(self.now + 1).min(self.now + micros(LOOK_EVERY));
+        if machine.process.look_at.is_none_or(|known| at < known) {
+            machine.process.look_at = Some(at);
+            self.push(at, Event::Look(agent, life));
+        }
+    }
+
+    fn poll_closings(&mut self, agent: usize) -> bool {
+        let mut busy = false;
+        for (id, number, address) in std::mem::take(&mut self.machines[agent].process.closings) {
+            let process = &mut self.machines[agent].process;
+            match process.local.held(&address) {
+                Some(closed) => {
+                    busy = true;
+                    process.engine.closed(id, number, closed);
+                }
+                None => process.closings.push((id, number, address)),
+            }
+        }
+        busy
+    }
+
+    fn out(&mut self, agent: usize, out: Out) {
+        let life = self.machines[agent].life;
+        match out {
+            Out::Frames(peer, octets, copy) => {
+                let to = self.number_of(&peer);
+                self.send_frames(agent, to, octets, copy);
+            }
+            Out::Large(id, peer, shipment) => {
+                let to = self.number_of(&peer);
+                let store = self.machines[agent].process.local.store();
+                match shipment.payload(store) {
+                    Ok(payload) => {
+                        let link = self.network.link(agent, to).number;
+                        let event = Event::Large {
+                            from: (agent, life),
+                            to,
+                            link,
+                            id,
+                            shipped: shipment.shipped(),
+                            address: shipment.address().clone(),
+                            copy: Box::new(shipment.copy().clone()),
+                            payload,
+                        };
+                        self.send_large(agent, to, event);
+                    }
+                    Err(_) => self.push(self.now, Event::LargeEnd(agent, life, id, None)),
+                }
+            }
+            Out::Dial(peer) => {
+                let to = self.number_of(&peer);
+                self.dial(agent, to);
+            }
+            Out::Job(job) => self.submit(agent, Work::Job(Box::new(job))),
+            Out::Wish(wish) => {
+                let (id, side) = (wish.id, wish.side);
+                match wish.what {
+                    Asked::Read { address, question } => {
+                        let waits = Waits::Engine(id, side, question);
+                        self.line_send(
+                            agent,
+                            What::Read {
+                                address,
+                                waits,
+                                tries: 0,
+                            },
+                        );
+                    }
+                    Asked::Change { old, new } => {
+                        let change = zones::RegisterChange {
+                            old: Some(*old),
+                            new: *new,
+                        };
+                        let waits = Waits::Engine(id, side, agent::migration::Question(0));
+                        self.want_change(agent, change, waits);
+                    }
+                }
+            }
+            Out::Closing(id, number, address) => self.machines[agent].process.closings.push((id, number, address)),
+        }
+    }
+
+    pub(super) fn want_change(&mut self, agent: usize, change: zones::RegisterChange, waits: Waits) {
+        self.machines[agent].process.line.changes.push(WantedChange {
+            change,
+            waits,
+            tries: 0,
+            unanswered: 0,
+        });
+    }
+
+    fn number_of(&self, name: &ServerName) -> usize {
+        let number: usize = name.as_str()[1..].parse().expect("a name of this pool");
+        number - 1
+    }
+
+    // Disk.
+
+    pub(super) fn submit(&mut self, agent: usize, work: Work) {
+        let durable = match &work {
+            Work::Job(job) => {
+                for step in job.steps() {
+                    *self.steps.entry(step).or_default() += 1;
+                }
+                true
+            }
+            Work::Request(_) => true,
+        };
+        let mut fate = if durable {
+            self.faults.decide(Site::Disk)
+        } else {
+            Fate::Pass
+        };
+        let life = self.machines[agent].life;
+        let mut at = self.now + MS / 5 + self.faults.roll(130) % (3 * MS);
+        if let Fate::Late(pause) = fate {
+            at = self.now + micros(pause);
+            fate = Fate::Pass;
+        }
+        self.push(
+            at,
+            Event::Disk {
+                agent,
+                life,
+                work,
+                fate,
+            },
+        );
+    }
+
+    fn disk(&mut self, agent: usize, work: Work, fate: Fate) {
+        if let Work::Job(job) = &work {
+            let steps = job.steps();
+            if !steps.is_empty() || fate != Fate::Pass {
+                self.note(|| format!("s{} {} {steps:?} {fate:?}", agent + 1, work_kind(&work)));
+            }
+        } else {
+            self.note(|| format!("s{} commits for a request {fate:?}", agent + 1));
+        }
+        let disk = self.machines[agent].disk.clone();
+        match fate {
+            Fate::CrashBefore => return self.crash(agent),
+            Fate::CrashWithin(syncs) => disk.cut_after(syncs),
+            Fate::Full => disk.set_full(true),
+            Fate::Pass
+            | Fate::Lost
+            | Fate::Twice
+            | Fate::Late(_)
+            | Fate::Damaged
+            | Fate::SenderCrashes
+            | Fate::ReceiverCrashes
+            | Fate::CrashAfter
+            | Fate::Crash(_)
+            | Fate::Suspend(..)
+            | Fate::Jump(..)
+            | Fate::Librarian(_)
+            | Fate::Partition(..)
+            | Fate::Rot(_) => {}
+        }
+        self.machines[agent].tick(self.now);
+        let life = self.machines[agent].life;
+        match work {
+            Work::Job(job) => {
+                let process = &mut self.machines[agent].process;
+                let (done, later) = job.run(&process.local);
+                if let Some(done) = done {
+                    process.engine.done(done);
+                }
+                for job in later {
+                    let event = Event::Disk {
+                        agent,
+                        life,
+                        work: Work::Job(Box::new(job)),
+                        fate: Fate::Pass,
+                    };
+                    self.push(self.now + 5 * MS, event);
+                }
+            }
+            Work::Request(request) => self.commit_of_request(agent, request, disk.is_lost()),
+        }
+        self.check.touched(agent);
+        match fate {
+            Fate::CrashWithin(_) | Fate::CrashAfter => return self.crash(agent),
+            Fate::Full => {
+                disk.set_full(false);
+                let store = self.machines[agent].process.local.store();
+                if let Err(CommitError::Failed(_)) = store.commit(Vec::new()) {
+                    // It says itself that it wants a restart.
+                    self.push(self.now + S, Event::Crash(agent, life));
+                }
+            }
+            Fate::Pass
+            | Fate::Lost
+            | Fate::Twice
+            | Fate::Late(_)
+            | Fate::Damaged
+            | Fate::SenderCrashes
+            | Fate::ReceiverCrashes
+            | Fate::CrashBefore
+            | Fate::Crash(_)
+            | Fate::Suspend(..)
+            | Fate::Jump(..)
+            | Fate::Librarian(_)
+            | Fate::Partition(..)
+            | Fate::Rot(_) => {}
+        }
+        self.settle(agent);
+    }
+
+    // Peers.
+
+    fn send_frames(&mut self, from: usize, to: usize, octets: Bytes, copy: bool) {
+        let fate = self.faults.decide(if copy { Site::Copy } else { Site::Peer });
+        self.note(|| format!("s{} -> s{}: {} {fate:?}", from + 1, to + 1, describe(&octets)));
+        let link = self.network.link(from, to).number;
+        let at = self.now + Network::latency(self.faults.roll(140));
+        let frames = |octets| Event::Frames { from, to, link, octets };
+        match fate {
+            Fate::Lost => self.break_link(from, to),
+            Fate::Late(pause) => self.push(self.now + micros(pause), frames(octets)),
+            Fate::Damaged => {
+                let mut damaged = BytesMut::from(&octets[..]);
+                if let Some(last) = damaged.last_mut() {
+                    *last ^= 1;
+                }
+                let at = self.network.in_order(from, to, at);
+                self.push(at, frames(damaged.freeze()));
+            }
+            fate => {
+                let at = self.network.in_order(from, to, at);
+                match fate {
+                    Fate::Twice => {
+                        self.push(at + 1 + self.faults.roll(141) % (200 * MS), frames(octets.clone()));
+                    }
+                    Fate::SenderCrashes => {
+                        let life = self.machines[from].life;
+                        self.push(self.now, Event::Crash(from, life));
+                    }
+                    Fate::ReceiverCrashes => {
+                        let life = self.machines[to].life;
+                        self.push(at, Event::Crash(to, life));
+                    }
+                    _ => {}
+                }
+                self.push(at, frames(octets));
+            }
+        }
+    }
+
+    fn frames(&mut self, from: usize, to: usize, link: u64, octets: Bytes) {
+        if !self.network.passes(from + 1, to + 1, self.now) {
+            // It is sent again until the way is whole, or the connection is given up.
+            let at = self.network.whole_at(from + 1, to + 1, self.now);
+            self.push(at, Event::Frames { from, to, link, octets });
+            return;
+        }
+        let known = *self.network.link(from, to);
+        if !known.up || known.number != link || !self.machines[to].started {
+            return;
+        }
+        let mut received = BytesMut::from(&octets[..]);
+        let mut frames = Vec::new();
+        while let Ok(Some(frame)) = take_frame(&mut received) {
+            match read_frame::<Either>(&frame) {
+                Ok(frame) => frames.push(frame),
+                Err(error) => return self.fail(format!("a frame of ours is malformed: {error}")),
+            }
+        }
+        let peer = self.machines[from].name.clone();
+        self.machines[to].tick(self.now);
+        self.machines[to].process.engine.frames(&peer, frames);
+        self.settle(to);
+    }
+
+    fn send_large(&mut self, from: usize, to: usize, mut event: Event) {
+        let fate = self.faults.decide(Site::Copy);
+        self.note(|| format!("s{} -> s{}: large copy {fate:?}", from + 1, to + 1));
+        let mut at = self.now + 5 * MS + Network::latency(self.faults.roll(140));
+        let life = self.machines[from].life;
+        match fate {
+            Fate::Lost => {
+                if let Event::Large { from, id, .. } = &event {
+                    let (from, life, id) = (from.0, from.1, *id);
+                    self.push(at, Event::LargeEnd(from, life, id, None));
+                }
+                return;
+            }
+            Fate::Late(pause) => at = self.now + micros(pause),
+            Fate::Damaged => {
+                if let Event::Large { payload, .. } = &mut event
+                    && let Some(last) = payload.last_mut()
+                {
+                    let mut damaged = BytesMut::from(&last[..]);
+                    if let Some(octet) = damaged.last_mut() {
+                        *octet ^= 1;
+                    }
+                    *last = damaged.freeze();
+                }
+            }
+            Fate::SenderCrashes => self.push(self.now, Event::Crash(from, life)),
+            Fate::ReceiverCrashes => {
+                let life = self.machines[to].life;
+                self.push(at, Event::Crash(to, life));
+            }
+            _ => {}
+        }
+        self.push(at, event);
+    }
+
+    fn large(&mut self, event: Event) {
+        let Event::Large {
+            from: (from, life),
+            to,
+            link,
+            id,
+            shipped,
+            address,
+            copy,
+            payload,
+        } = event
+        else {
+            return;
+        };
+        let known = *self.network.link(from, to);
+        let passes = self.network.passes(from + 1, to + 1, self.now) && known.up && known.number == link;
+        let taken = passes && self.machines[to].started;
+        let mut whole = false;
+        if taken {
+            let peer = self.machines[from].name.clone();
+            self.machines[to].tick(self.now);
+            let process = &mut self.machines[to].process;
+            if let Some(leave) = process.engine.large_offered(&peer, &address, &copy) {
+                whole = true;
+                let done = leave.write(&address, &copy, &payload);
+                process.engine.done(done);
+            }
+            self.check.touched(to);
+            self.settle(to);
+        }
+        self.push(self.now + MS, Event::LargeEnd(from, life, id, whole.then_some(shipped)));
+    }
+
+    fn dial(&mut self, from: usize, to: usize) {
+        let pair = (from.min(to), from.max(to));
+        let again = self.dials.get(&pair).copied().unwrap_or(0);
+        let link = self.network.link(from, to);
+        if link.dialing || again > self.now {
+            return;
+        }
+        link.dialing = true;
+        self.dials.insert(pair, self.now + S / 2);
+        self.push(self.now + 4 * MS, Event::LinkUp(from, to));
+    }
+
+    fn link_up(&mut self, one: usize, other: usize) {
+        let reach = |from: usize, to: usize| self.network.passes(from + 1, to + 1, self.now);
+        let whole = reach(one, other) && reach(other, one);
+        let both = self.machines[one].started && self.machines[other].started;
+        let awake = self.machines[other].suspended_until <= self.now;
+        let link = self.network.link(one, other);
+        link.dialing = false;
+        if !whole || !both || !awake {
+            return;
+        }
+        link.number += 1;
+        link.up = true;
+        for (me, peer) in [(one, other), (other, one)] {
+            let name = self.machines[peer].name.clone();
+            self.machines[me].tick(self.now);
+            let engine = &mut self.machines[me].process.engine;
+            engine.outside().linked.insert(name.clone());
+            engine.renew(&name);
+            self.settle(me);
+        }
+    }
+
+    fn break_link(&mut self, one: usize, other: usize) {
+        let link = self.network.link(one, other);
+        link.up = false;
+        let number = link.number;
+        self.push(self.now + MS, Event::LinkDown(one, other, number));
+    }
+
+    fn link_down(&mut self, one: usize, other: usize, number: u64) {
+        let link = self.network.link(one, other);
+        if link.number != number {
+            return;
+        }
+        link.up = false;
+        for (me, peer) in [(one, other), (other, one)] {
+            let name = self.machines[peer].name.clone();
+            if self.machines[me].started && self.machines[me].process.engine.outside().linked.remove(&name) {
+                self.machines[me].tick(self.now);
+                self.machines[me].process.engine.renew(&name);
+                self.settle(me);
+            }
+        }
+    }
+
+    // The librarian.
+
+    fn asked(&mut self, from: usize, life: u32, token: u64, octets: &[u8], site: Site) {
+        let update = site == Site::Update;
+        if !self.librarian.up || !self.network.passes(from + 1, 0, self.now) {
+            return;
+        }
+        let fate = if update {
+            self.faults.decide(Site::Commit)
+        } else {
+            Fate::Pass
+        };
+        let cut = match fate {
+            Fate::CrashBefore => Some(Cut::Before),
+            Fate::CrashAfter => Some(Cut::After),
+            _ => None,
+        };
+        let address = std::net::IpAddr::from([192, 0, 2, from as u8 + 1]);
+        let reply = self.librarian.respond(octets, address, cut);
+        if update {
+            self.check.registers_changed = true;
+        }
+        if cut.is_some() {
+            self.crash_librarian(300 * MS);
+        }
+        let Some(octets) = reply else { return };
+        let fate = self
+            .faults
+            .decide(if site == Site::Control { site } else { Site::Answer });
+        let at = self.now + Network::latency(self.faults.roll(150));
+        let answer = |octets| Event::Answer {
+            to: from,
+            life,
+            token,
+            octets,
+        };
+        match fate {
+            Fate::Lost => {}
+            Fate::Late(pause) => self.push(self.now + micros(pause), answer(octets)),
+            Fate::Twice => {
+                self.push(at, answer(octets.clone()));
+                self.push(at + 50 * MS, answer(octets));
+            }
+            _ => self.push(at, answer(octets)),
+        }
+    }
+
+    /// Answers a question of a client at once; `None` if the librarian is not reached.
+    pub(super) fn resolve(&mut self, octets: &[u8]) -> Option<Vec<u8>> {
+        let clients = self.machines.len() + 1;
+        let reached =
+            self.librarian.up && self.network.passes(clients, 0, self.now) && self.network.passes(0, clients, self.now);
+        if !reached || self.faults.decide(Site::Question) == Fate::Lost {
+            return None;
+        }
+        self.librarian.respond(octets, CLIENTS, None)
+    }
+
+    /// Tells a machine or a request what was heard for it.
+    pub(super) fn hear(&mut self, agent: usize, waits: Waits, heard: Heard) {
+        match waits {
+            Waits::Request(request) => self.request_heard(agent, request, heard),
+            Waits::Engine(id, side, question) => {
+                let said = match heard {
+                    Heard::Register { asked_at, register } => Said::Register {
+                        question,
+                        asked_at,
+                        register,
+                    },
+                    Heard::Nothing => Said::Nothing { question },
+                    Heard::Changed(changed) => Said::Changed(match changed {
+                        agent::register::Changed::Done => agent::migration::ChangeOutcome::Done,
+                        agent::register::Changed::Refused { .. } => agent::migration::ChangeOutcome::Refused,
+                        agent::register::Changed::Unknown => agent::migration::ChangeOutcome::Unknown,
+                    }),
+                };
+                self.machines[agent].tick(self.now);
+                self.machines[agent].process.engine.answered(Answer {
+                    id,
+                    side,
+                    generation: 0,
+                    said,
+                });
+            }
+        }
+    }
+
+    pub(super) fn obey(&mut self, agent: usize, wishes: Wishes) {
+        let machine = &mut self.machines[agent];
+        let disk = machine.disk.clone();
+        let wanted = &mut machine.process.engine.outside().wanted;
+        let before = wanted.clone();
+        if let Some(plan) = wanted.take(wishes)
+            && disk.write_plan(plan).is_err()
+        {
+            // Not durable, so not obeyed; the next answer says it again.
+            *wanted = before;
+        }
+    }
+
+    // The end.
+
+    fn look_whether_settled(&mut self) {
+        if !self.settling {
+            self.settling = true;
+            self.note(|| "faults stop".to_owned());
+            self.faults.stop();
+            self.network.heal();
+            for machine in &mut self.machines {
+                machine.suspended_until = 0;
+                machine.clocks.calendar_ms = 0;
+            }
+        }
+        if self.librarian.up {
+            self.librarian.wish_nothing();
+        }
+        self.push(self.now + S / 2, Event::Settled);
+        if self.unsettled().is_some() {
+            return;
+        }
+        if !self.closing {
+            self.closing = true;
+            self.note(|| "all is quiet: last looks".to_owned());
+            self.last_looks();
+            return;
+        }
+        if let Err(why) = self.check_end() {
+            self.fail(why);
+        }
+        self.done = true;
+    }
+
+    /// What still has to end.
+    pub(super) fn unsettled(&self) -> Option<String> {
+        if !self.librarian.up {
+            return Some("the librarian is down".to_owned());
+        }
+        if !self.librarian.rests() {
+            return Some("a plan is open".to_owned());
+        }
+        for (number, machine) in self.machines.iter().enumerate() {
+            let server = number + 1;
+            if !machine.started {
+                return Some(format!("s{server} is down"));
+            }
+            let engine = &machine.process.engine;
+            let states = (engine.states(Side::Source), engine.states(Side::Destination));
+            if !states.0.is_empty() || !states.1.is_empty() {
+                return Some(format!("s{server} has moves {states:?}"));
+            }
+            if !machine.process.requests.is_empty() {
+                return Some(format!("s{server} has {} requests", machine.process.requests.len()));
+            }
+            let open = self.check.open_row(machine);
+            if let Some(open) = open {
+                return Some(format!("s{server} has an open row {open}"));
+            }
+        }
+        let busy = self.clients.iter().position(|client| !client.is_idle());
+        busy.map(|client| format!("client {client} is busy"))
+    }
+
+    /// The states of all parties, for a person.
+    pub(super) fn states(&self) -> String {
+        let mut text = String::new();
+        for (number, machine) in self.machines.iter().enumerate() {
+            let engine = &machine.process.engine;
+            text.push_str(&format!(
+                "s{} {} source {:?} destination {:?}\n",
+                number + 1,
+                if machine.started { "up" } else { "down" },
+                engine.states(Side::Source),
+                engine.states(Side::Destination),
+            ));
+            for entry in machine.process.local.store().entries() {
+                text.push_str(&format!(
+                    "   row {} {} epoch {} revision {} {:?}\n",
+                    entry.seq, entry.address, entry.epoch, entry.revision, entry.journal
+                ));
+            }
+        }
+        text.push_str(&format!(
+            "librarian {}\n",
+            if self.librarian.up { "up" } else { "down" }
+        ));
+        for object in 0..self.script.objects {
+            if let Some(register) = self.librarian.process.registry.view().register(&address(object)) {
+                text.push_str(&format!("   {}\n", register.strings().join(" ")));
+            }
+        }
+        text
+    }
+}
+
+impl Event {
+    /// The agent that it happens at.
+    fn agent(&self) -> Option<usize> {
+        match self {
+            Event::Look(agent, _)
+            | Event::Control(agent, _)
+            | Event::LargeEnd(agent, ..)
+            | Event::LineLate(agent, ..)
+            | Event::RequestTimer(agent, ..)
+            | Event::Call(agent, _)
+            | Event::Disk { agent, .. }
+            | Event::Answer { to: agent, .. }
+            | Event::Frames { to: agent, .. }
+            | Event::Large { to: agent, .. } => Some(*agent),
+            Event::Replied(ReplyTo::Agent { agent, .. }, _) => Some(*agent),
+            Event::Deed(_)
+            | Event::Moment
+            | Event::Controller
+            | Event::Crash(..)
+            | Event::Start(..)
+            | Event::StartLibrarian(_)
+            | Event::LinkUp(..)
+            | Event::LinkDown(..)
+            | Event::Ask { .. }
+            | Event::Replied(ReplyTo::Client { .. }, _)
+            | Event::ClientTimer(..)
+            | Event::Settled => None,
+        }
+    }
+
+    fn number(&self) -> u64 {
+        match self {
+            Event::Deed(number) => 1000 + *number as u64,
+            Event::Moment => 1,
+            Event::Controller => 2,
+            Event::Crash(agent, _) => 100 + *agent as u64,
+            Event::Start(agent, _) => 110 + *agent as u64,
+            Event::StartLibrarian(_) => 3,
+            Event::Look(agent, _) => 120 + *agent as u64,
+            Event::Control(agent, _) => 130 + *agent as u64,
+            Event::Frames { from, to, octets, .. } => 10_000 + (*from * 10 + *to) as u64 + 100 * octets.len() as u64,
+            Event::Large { to, .. } => 140 + *to as u64,
+            Event::LargeEnd(agent, ..) => 150 + *agent as u64,
+            Event::LinkUp(one, other) => 200 + (*one * 10 + *other) as u64,
+            Event::LinkDown(one, other, _) => 300 + (*one * 10 + *other) as u64,
+            Event::Ask { from, octets, .. } => 20_000 + *from as u64 + 10 * octets.len() as u64,
+            Event::Answer { to, octets, .. } => 30_000 + *to as u64 + 10 * octets.len() as u64,
+            Event::LineLate(agent, ..) => 160 + *agent as u64,
+            Event::Disk { agent, .. } => 170 + *agent as u64,
+            Event::Call(agent, _) => 180 + *agent as u64,
+            Event::Replied(..) => 4,
+            Event::RequestTimer(agent, ..) => 190 + *agent as u64,
+            Event::ClientTimer(client, _) => 400 + *client as u64,
+            Event::Settled => 5,
+        }
+    }
+}
+
+fn work_kind(work: &Work) -> &'static str {
+    match work {
+        Work::Job(job) => job.kind(),
+        Work::Request(_) => "commit",
+    }
+}
+
+/// What is in a frame, for the trace and for choosing what goes wrong.
+fn describe(octets: &Bytes) -> String {
+    let mut received = BytesMut::from(&octets[..]);
+    let Ok(Some(frame)) = take_frame(&mut received) else {
+        return "octets".to_owned();
+    };
+    match read_frame::<Either>(&frame) {
+        Ok((address, Either::Request(MoveRequest::Copy(copy)), _)) => format!("Copy {address} r{}", copy.revision),
+        Ok((address, Either::Request(request), _)) => format!("{address} {request:?}"),
+        Ok((address, Either::Reply(reply), _)) => format!("{address} {reply:?}"),
+        Err(_) => "octets".to_owned(),
+    }
+}

@@ -1,0 +1,75 @@
+//! A few seeds of the simulator, a few points of the crash enumeration, and that a seed is a run.
+
+use std::collections::BTreeSet;
+
+use integration::simulate::cli::quiet_runs;
+use integration::simulate::{Script, all_kinds, enumerate, run, run_seed};
+
+/// Seeds of a test run; `simulate` runs as many as it is told.
+const SEEDS: u64 = 40;
+
+#[test]
+fn no_seed_breaks_an_invariant() {
+    for seed in 0..SEEDS {
+        let (_, outcome) = run_seed(seed, &all_kinds());
+        assert_eq!(
+            outcome.broken, None,
+            "seed {seed}: replay it with simulate --seed {seed} --trace"
+        );
+    }
+}
+
+#[test]
+fn same_seed_is_the_same_run() {
+    for seed in [2, 3, 10] {
+        let script = Script::random(seed, &all_kinds());
+        let (first, second) = (run(&script, true), run(&script, true));
+        assert_eq!(first.digest, second.digest, "seed {seed}");
+        assert_eq!(first.trace, second.trace, "seed {seed}");
+        assert!(first.events > 100);
+    }
+}
+
+/// The faults of a random run, written down, are the same run: what shrinking rests on.
+#[test]
+fn list_of_a_runs_faults_is_the_same_run() {
+    let (script, random) = run_seed(10, &all_kinds());
+    let listed = Script {
+        faults: integration::simulate::Source::Script(random.fired.clone()),
+        ..script
+    };
+    assert_eq!(run(&listed, false).digest, random.digest);
+}
+
+#[test]
+fn undisturbed_runs_of_the_enumeration_do_what_they_are_for() {
+    for (name, script) in quiet_runs() {
+        let outcome = run(&script, false);
+        assert_eq!(outcome.broken, None, "{name}");
+        let taken = outcome.steps.get("taken").copied().unwrap_or(0);
+        let expected = match name {
+            "creation" | "deletion" => 0,
+            "move back" => 2,
+            "batch" => 4,
+            _ => 1,
+        };
+        assert!(taken >= expected, "{name}: {taken} of {expected}");
+        assert!(outcome.sites.len() > 20, "{name}");
+    }
+}
+
+/// One fault at every point of one creation.
+#[test]
+fn fault_at_any_point_of_a_creation_ends_legally() {
+    let (_, script) = quiet_runs().swap_remove(0);
+    let mut kinds = BTreeSet::new();
+    let runs = enumerate(&script, None, |outcome| kinds.extend(outcome.faults.keys().copied()));
+    match runs {
+        Ok(runs) => assert!(runs > 100),
+        Err(violation) => panic!("{:?}\n{}", violation.outcome.broken, violation.outcome.trace.join("\n")),
+    }
+    assert!(
+        kinds.contains("crash") && kinds.contains("torn") && kinds.contains("librarian"),
+        "{kinds:?}"
+    );
+}

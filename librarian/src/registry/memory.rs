@@ -1,0 +1,76 @@
+//! A log in memory that outlives the process it stands for: simulations restart a librarian on it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::entry::Entry;
+use super::storage::{Batch, Storage, StorageError, damaged};
+
+/// What becomes of the next commit when the power goes in the midst of it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Cut {
+    /// All of it is there.
+    After,
+    /// Nothing of it is there.
+    Before,
+}
+
+/// The log; clones are the same log.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryLog(Arc<Mutex<Log>>);
+
+#[derive(Debug, Default)]
+struct Log {
+    entries: BTreeMap<u64, Vec<u8>>,
+    cut: Option<Cut>,
+}
+
+impl MemoryLog {
+    /// Lets the next commit fail, as a cut of the power does.
+    pub fn cut(&self, cut: Option<Cut>) {
+        self.0.lock().cut = cut;
+    }
+
+    /// A copy as it is now, which does not change any more: a backup.
+    #[must_use]
+    pub fn copy(&self) -> MemoryLog {
+        let entries = self.0.lock().entries.clone();
+        MemoryLog(Arc::new(Mutex::new(Log { entries, cut: None })))
+    }
+}
+
+impl Storage for MemoryLog {
+    fn load(&mut self, each: &mut dyn FnMut(u64, Entry)) -> Result<(), StorageError> {
+        for (seq, octets) in &self.0.lock().entries {
+            each(*seq, Entry::from_bytes(octets).map_err(|reason| damaged(*seq, reason))?);
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, batch: &Batch) -> Result<(), StorageError> {
+        let mut log = self.0.lock();
+        let cut = log.cut;
+        if cut != Some(Cut::Before) {
+            log.entries.extend(batch.entries.iter().cloned());
+            if let Some(below) = batch.forget_below {
+                log.entries = log.entries.split_off(&below);
+            }
+        }
+        match cut {
+            Some(_) => Err(StorageError::from(redb::StorageError::Io(std::io::Error::other(
+                "the power is gone",
+            )))),
+            None => Ok(()),
+        }
+    }
+
+    fn read_log(&self, from: u64, most: usize) -> Result<Vec<(u64, Entry)>, StorageError> {
+        let log = self.0.lock();
+        let range = log.entries.range(from..).take(most);
+        range
+            .map(|(seq, octets)| Ok((*seq, Entry::from_bytes(octets).map_err(|reason| damaged(*seq, reason))?)))
+            .collect()
+    }
+}
