@@ -108,7 +108,7 @@ impl World {
         self.machines[agent].process.line.sent.insert(token, sent);
         let life = self.machines[agent].life;
         self.push(now + patience, Event::LineLate(agent, life, token));
-        let fate = self.faults.decide(site);
+        let fate = self.decide(site);
         if !described.is_empty() {
             self.note(|| format!("s{} -> librarian: {described} {fate:?}", agent + 1));
         }

@@ -249,6 +249,8 @@ pub fn quiet_runs() -> Vec<(&'static str, Script)> {
                 ],
             ),
         ),
+        ("contended move", Script::contended(7, 0)),
+        ("contended move the other way", Script::contended(8, 1)),
         (
             "batch",
             Script::quiet(

@@ -58,6 +58,14 @@ impl Client {
                 cache.insert(object, (vec![server], Time::MAX));
             }
         }
+        let mut stubborn = stubborn;
+        if let Some((client, server)) = script.stale {
+            stubborn = client == number;
+            cache.clear();
+            if stubborn {
+                cache.extend((0..script.objects).map(|object| (object, (vec![server], Time::MAX))));
+            }
+        }
         Client {
             waiting: VecDeque::new(),
             busy: None,

@@ -71,6 +71,8 @@ pub enum Fate {
     Librarian(Duration),
     /// Nothing passes from one to another for so long; number 0 is the librarian, agents follow, then the clients.
     Partition(usize, usize, Duration),
+    /// An agent reaches neither librarian nor agents for so long, nor they it; clients do.
+    Isolate(usize, Duration),
     /// A copy on disk rots.
     Rot(usize),
 }
@@ -112,7 +114,7 @@ impl Fate {
             Fate::Suspend(..) => "suspend",
             Fate::Jump(..) => "jump",
             Fate::Librarian(_) => "librarian",
-            Fate::Partition(..) => "partition",
+            Fate::Partition(..) | Fate::Isolate(..) => "partition",
             Fate::Rot(_) => "rot",
         })
     }
@@ -123,6 +125,17 @@ impl Site {
     #[must_use]
     pub fn fates(self) -> Vec<Fate> {
         let late = |ms| Fate::Late(Duration::from_millis(ms));
+        let alone = |agent| Fate::Isolate(agent, Duration::from_millis(4_500));
+        let mut fates = self.own_fates(late);
+        match self {
+            Site::Peer | Site::Update | Site::Answer | Site::Disk => fates.extend([alone(0), alone(1)]),
+            Site::Copy | Site::Question | Site::Control | Site::Commit | Site::Request | Site::Reply | Site::Moment => {
+            }
+        }
+        fates
+    }
+
+    fn own_fates(self, late: impl Fn(u64) -> Fate) -> Vec<Fate> {
         match self {
             Site::Peer => vec![
                 Fate::Lost,
@@ -253,6 +266,7 @@ impl Faults {
                 3 => Fate::Jump(agent, i64::try_from(self.roll(104) % 400).unwrap_or(0) - 200),
                 4 | 5 => Fate::Librarian(ms(50, 4_000)),
                 6 => Fate::Rot(agent),
+                7 => Fate::Isolate(agent, ms(500, 7_000)),
                 _ => {
                     let parties = self.agents + 2;
                     let one = usize::try_from(self.roll(105)).unwrap_or(0) % parties;

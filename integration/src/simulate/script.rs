@@ -43,6 +43,8 @@ pub struct Script {
     pub deeds: Vec<(Time, Deed)>,
     /// When faults and deeds end.
     pub ends: Time,
+    /// A client whose resolver knows this one server, for ever.
+    pub stale: Option<(usize, usize)>,
     /// What goes wrong.
     pub faults: Source,
 }
@@ -128,6 +130,7 @@ impl Script {
             objects,
             deeds,
             ends,
+            stale: None,
             faults: Source::Random {
                 rate,
                 kinds: kinds.clone(),
@@ -158,7 +161,30 @@ impl Script {
             objects,
             deeds: timed,
             ends: last + 2 * S,
+            stale: None,
             faults: Source::Script(std::collections::BTreeMap::new()),
+        }
+    }
+}
+
+impl Script {
+    /// A move while one client writes and another, which knows only the source, reads all the time.
+    #[must_use]
+    pub fn contended(seed: u64, source: usize) -> Script {
+        let mut deeds = vec![(S, Deed::Put(0, 0)), (1_400 * MS, Deed::Move(0, source))];
+        deeds.push((4 * S, Deed::Put(0, 0)));
+        deeds.push((4_400 * MS, Deed::Move(0, 1 - source)));
+        for number in 0..32 {
+            let at = 4_500 * MS + number * 250 * MS;
+            deeds.push((at, Deed::Put(0, 0)));
+            deeds.push((at + 120 * MS, Deed::Read(1, 0)));
+        }
+        Script {
+            clients: 2,
+            stale: Some((1, source)),
+            ends: 13 * S,
+            deeds,
+            ..Script::quiet(seed, 1, &[])
         }
     }
 }

@@ -682,7 +682,7 @@ impl World {
 
     /// Sends a request to an agent.
     pub(super) fn send_call(&mut self, _from: usize, to: usize, call: Call) {
-        let fate = self.faults.decide(Site::Request);
+        let fate = self.decide(Site::Request);
         let at = self.now + Network::latency(self.faults.roll(170));
         match fate {
             Fate::Lost => {}
@@ -723,7 +723,7 @@ impl World {
 
     fn send_reply(&mut self, agent: usize, reply_to: ReplyTo, reply: Reply) {
         self.note(|| format!("s{} answers {reply:?}", agent + 1));
-        let fate = self.faults.decide(Site::Reply);
+        let fate = self.decide(Site::Reply);
         let to = match reply_to {
             ReplyTo::Client { .. } => self.machines.len() + 1,
             ReplyTo::Agent { agent, .. } => agent + 1,

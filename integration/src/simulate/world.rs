@@ -380,7 +380,7 @@ impl World {
             return;
         }
         self.push(self.now + S / 4, Event::Moment);
-        let fate = self.faults.decide(Site::Moment);
+        let fate = self.decide(Site::Moment);
         if fate != Fate::Pass {
             self.note(|| format!("fault {fate:?}"));
         }
@@ -405,6 +405,7 @@ impl World {
                     }
                 }
             }
+            Fate::Isolate(agent, pause) => self.isolate(agent, micros(pause)),
             Fate::Rot(agent) => self.rot(agent),
             Fate::Pass
             | Fate::Lost
@@ -417,6 +418,32 @@ impl World {
             | Fate::CrashWithin(_)
             | Fate::CrashAfter
             | Fate::Full => {}
+        }
+    }
+
+    /// Cuts an agent off from everybody but clients.
+    pub(super) fn isolate(&mut self, agent: usize, pause: Time) {
+        let until = self.now + pause;
+        for other in (0..=self.machines.len()).filter(|other| *other != agent + 1) {
+            self.network.cut(agent + 1, other, until);
+            self.network.cut(other, agent + 1, until);
+            if other > 0 && pause > IDLE {
+                let number = self.network.link(agent, other - 1).number;
+                self.push(self.now + IDLE, Event::LinkDown(agent, other - 1, number));
+            }
+        }
+    }
+
+    /// What a fate does beside what it does to the message or step that met it.
+    pub(super) fn decide(&mut self, site: Site) -> Fate {
+        let fate = self.faults.decide(site);
+        match fate {
+            Fate::Isolate(agent, pause) if site != Site::Moment => {
+                self.note(|| format!("s{} is cut off", agent + 1));
+                self.isolate(agent, micros(pause));
+                Fate::Pass
+            }
+            fate => fate,
         }
     }
 
@@ -702,11 +729,7 @@ impl World {
             }
             Work::Request(_) => true,
         };
-        let mut fate = if durable {
-            self.faults.decide(Site::Disk)
-        } else {
-            Fate::Pass
-        };
+        let mut fate = if durable { self.decide(Site::Disk) } else { Fate::Pass };
         let life = self.machines[agent].life;
         let mut at = self.now + MS / 5 + self.faults.roll(130) % (3 * MS);
         if let Fate::Late(pause) = fate {
@@ -751,6 +774,7 @@ impl World {
             | Fate::Jump(..)
             | Fate::Librarian(_)
             | Fate::Partition(..)
+            | Fate::Isolate(..)
             | Fate::Rot(_) => {}
         }
         self.machines[agent].tick(self.now);
@@ -798,6 +822,7 @@ impl World {
             | Fate::Jump(..)
             | Fate::Librarian(_)
             | Fate::Partition(..)
+            | Fate::Isolate(..)
             | Fate::Rot(_) => {}
         }
         self.settle(agent);
@@ -806,7 +831,7 @@ impl World {
     // Peers.
 
     fn send_frames(&mut self, from: usize, to: usize, octets: Bytes, copy: bool) {
-        let fate = self.faults.decide(if copy { Site::Copy } else { Site::Peer });
+        let fate = self.decide(if copy { Site::Copy } else { Site::Peer });
         self.note(|| format!("s{} -> s{}: {} {fate:?}", from + 1, to + 1, describe(&octets)));
         let link = self.network.link(from, to).number;
         let at = self.now + Network::latency(self.faults.roll(140));
@@ -869,7 +894,7 @@ impl World {
     }
 
     fn send_large(&mut self, from: usize, to: usize, mut event: Event) {
-        let fate = self.faults.decide(Site::Copy);
+        let fate = self.decide(Site::Copy);
         self.note(|| format!("s{} -> s{}: large copy {fate:?}", from + 1, to + 1));
         let mut at = self.now + 5 * MS + Network::latency(self.faults.roll(140));
         let life = self.machines[from].life;
@@ -1000,11 +1025,7 @@ impl World {
         if !self.librarian.up || !self.network.passes(from + 1, 0, self.now) {
             return;
         }
-        let fate = if update {
-            self.faults.decide(Site::Commit)
-        } else {
-            Fate::Pass
-        };
+        let fate = if update { self.decide(Site::Commit) } else { Fate::Pass };
         let cut = match fate {
             Fate::CrashBefore => Some(Cut::Before),
             Fate::CrashAfter => Some(Cut::After),
@@ -1045,7 +1066,7 @@ impl World {
         let clients = self.machines.len() + 1;
         let reached =
             self.librarian.up && self.network.passes(clients, 0, self.now) && self.network.passes(0, clients, self.now);
-        if !reached || self.faults.decide(Site::Question) == Fate::Lost {
+        if !reached || self.decide(Site::Question) == Fate::Lost {
             return None;
         }
         self.librarian.respond(octets, CLIENTS, None)
