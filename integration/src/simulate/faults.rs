@@ -125,7 +125,7 @@ impl Site {
     #[must_use]
     pub fn fates(self) -> Vec<Fate> {
         let late = |ms| Fate::Late(Duration::from_millis(ms));
-        let alone = |agent| Fate::Isolate(agent, Duration::from_millis(4_500));
+        let alone = |agent| Fate::Isolate(agent, Duration::from_secs(9));
         let mut fates = self.own_fates(late);
         match self {
             Site::Peer | Site::Update | Site::Answer | Site::Disk => fates.extend([alone(0), alone(1)]),

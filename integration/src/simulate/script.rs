@@ -182,7 +182,7 @@ impl Script {
         Script {
             clients: 2,
             stale: Some((1, source)),
-            ends: 13 * S,
+            ends: 17 * S,
             deeds,
             ..Script::quiet(seed, 1, &[])
         }
