@@ -1,6 +1,7 @@
 //! Without one of its guards the pool breaks, and the simulator finds it: in the crash enumeration, or within so many seeds.
 //!
-//! Not for every guard yet: see [`MISSED`] and the ignored test, which tries all of them.
+//! Not for every guard yet: see [`MISSED`]. With `HYPERNET_ALL_GUARDS=1` all are tried, in a quarter of an hour: what it prints
+//! as not found is what the simulator has still to learn.
 //!
 //! `cargo test --release -p integration --features mutations --test mutations -- --nocapture`
 
@@ -48,14 +49,11 @@ fn found(guard: Guard) -> Option<String> {
 
 #[test]
 fn guard_that_is_taken_away_is_missed() {
-    assert_eq!(not_found(&MISSED), [], "the simulator does not miss these guards");
-}
-
-/// Takes a quarter of an hour, and is not true yet: what it prints is what the simulator has still to learn.
-#[test]
-#[ignore = "some guards are not missed yet"]
-fn every_guard_that_is_taken_away_is_missed() {
-    assert_eq!(not_found(&GUARDS), [], "the simulator does not miss these guards");
+    let guards = match std::env::var_os("HYPERNET_ALL_GUARDS") {
+        Some(_) => &GUARDS[..],
+        None => &MISSED[..],
+    };
+    assert_eq!(not_found(guards), [], "the simulator does not miss these guards");
 }
 
 /// Those of these guards whose absence is not found.
