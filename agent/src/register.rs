@@ -418,15 +418,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn lost_question_is_asked_again_and_a_cut_answer_over_tcp() {
+    async fn lost_question_about_a_register_is_asked_again() {
         let stub = Stub::start().await;
         let registers = stub.registers();
         let change = fresh("1");
         assert_eq!(registers.change(change.clone()).await, Changed::Done);
         stub.pool.lock().lose_questions = 1;
-        stub.pool.lock().truncate = true;
         let read = registers.read(&change.new.address).await.unwrap();
         assert_eq!(read.register, Some(change.new));
+    }
+
+    /// What is asked over UDP; registers are asked for over TCP alone.
+    #[tokio::test]
+    async fn lost_question_is_asked_again_and_a_cut_answer_over_tcp() {
+        let stub = Stub::start().await;
+        let registers = stub.registers();
+        let server: ServerName = "s2".parse().unwrap();
+        stub.pool.lock().peers.insert(server.clone(), 4711);
+        stub.pool.lock().lose_questions = 1;
+        stub.pool.lock().truncate = true;
+        let has = registers.has(&server).await.unwrap().expect("it said so");
+        assert_eq!(has.peer_port, 4711);
     }
 
     #[tokio::test]
