@@ -3,20 +3,28 @@
 use std::collections::BTreeSet;
 
 use integration::simulate::cli::quiet_runs;
-use integration::simulate::{Script, all_kinds, enumerate, run, run_seed};
+use integration::simulate::{Script, all_kinds, coverage, enumerate, run, run_seed};
 
 /// Seeds of a test run; `simulate` runs as many as it is told.
 const SEEDS: u64 = 40;
 
 #[test]
 fn no_seed_breaks_an_invariant() {
+    let mut pairs = BTreeSet::new();
     for seed in 0..SEEDS {
-        let (_, outcome) = run_seed(seed, &all_kinds());
+        let (_, mut outcome) = run_seed(seed, &all_kinds());
         assert_eq!(
             outcome.broken, None,
             "seed {seed}: replay it with simulate --seed {seed} --trace"
         );
+        pairs.append(&mut outcome.pairs);
     }
+    let coverage = coverage(&pairs);
+    assert_eq!(coverage.refuted, Vec::<String>::new(), "met, and said to be impossible");
+    assert!(
+        coverage.unreached.len() < coverage.possible - 100,
+        "a move's usual way is met"
+    );
 }
 
 #[test]

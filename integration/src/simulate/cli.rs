@@ -12,10 +12,11 @@ use agent::transfer::engine::Side;
 use clap::Parser;
 use clap::builder::TypedValueParser;
 
+use super::Pair;
 use super::campaign::{Outcome, Violation, enumerate, run, run_seed, shrink};
+use super::coverage::coverage;
 use super::faults::KINDS;
 use super::script::{Deed, Script, all_kinds};
-use super::{Pair, coverage};
 
 /// Runs whole pools in virtual time: librarian, agents, clients, network and disks, with everything that can go wrong.
 ///
@@ -91,17 +92,19 @@ impl Summary {
             .map(|(kind, count)| format!("{kind} {count}"))
             .collect();
         format!(
-            "{} runs, {:.0} a minute, {:.0} events/s; faults: {}; {} pairs of state and event, {} journal steps",
+            "{} runs, {:.0} a minute, {:.0} events/s; faults: {}; {} of {} pairs of state and event, {} journal steps",
             self.seeds,
             self.seeds as f64 / seconds * 60.0,
             self.events as f64 / seconds,
             faults.join(", "),
             self.pairs.len(),
+            coverage(&self.pairs).possible,
             self.steps.len(),
         )
     }
 
     fn json(&self, began: Instant) -> serde_json::Value {
+        let coverage = coverage(&self.pairs);
         serde_json::json!({
             "seeds": self.seeds,
             "violations": self.violations,
@@ -111,7 +114,10 @@ impl Summary {
             "faults": self.faults,
             "steps": self.steps,
             "reached": self.pairs.len(),
-            "unreached": coverage::unreached(&self.pairs),
+            "possible": coverage.possible,
+            "unreached": coverage.unreached,
+            "excluded": coverage.excluded,
+            "refuted": coverage.refuted,
         })
     }
 }
@@ -137,15 +143,22 @@ pub fn simulate(options: &Options) -> ExitCode {
         summary.violations = 1;
         print(violation);
     }
+    let refuted = coverage(&summary.pairs).refuted;
+    if !refuted.is_empty() {
+        println!(
+            "met although coverage.rs says that they cannot be: {}",
+            refuted.join(", ")
+        );
+    }
     if let Some(path) = &options.json
         && let Err(error) = std::fs::write(path, format!("{:#}\n", summary.json(began)))
     {
         eprintln!("error: write {}: {error}", path.display());
         return ExitCode::FAILURE;
     }
-    match violation {
-        None => ExitCode::SUCCESS,
-        Some(_) => ExitCode::FAILURE,
+    match (violation, refuted.is_empty()) {
+        (None, true) => ExitCode::SUCCESS,
+        (Some(_), _) | (_, false) => ExitCode::FAILURE,
     }
 }
 

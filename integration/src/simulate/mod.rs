@@ -38,6 +38,7 @@ mod world;
 
 pub use agent::Pair;
 pub use campaign::{Outcome, Violation, enumerate, enumerate_until, run, run_seed, shrink};
+pub use coverage::{Coverage, coverage};
 pub use faults::{Fate, KINDS, Site, Source};
 pub use script::{Deed, Script, all_kinds};
 

@@ -7,7 +7,7 @@ use zones::Address;
 use super::clock::{MS, S, Time};
 use super::desk::Verb;
 use super::dice;
-use super::faults::{KINDS, Source};
+use super::faults::{KINDS, OFTEN, Source};
 
 /// What happens at a moment.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -86,8 +86,8 @@ impl Script {
             let client = usize::try_from(dice(seed, number, 61)).unwrap_or(0) % clients;
             let object = usize::try_from(dice(seed, number, 62)).unwrap_or(0) % objects;
             let deed = match dice(seed, number, 63) % 100 {
-                0..=46 => Deed::Put(client, object),
-                47..=97 => Deed::Read(client, object),
+                0..=44 => Deed::Put(client, object),
+                45..=94 => Deed::Read(client, object),
                 _ => Deed::Delete(client, object),
             };
             deeds.push((at, deed));
@@ -113,8 +113,13 @@ impl Script {
                 ));
             }
         } else {
-            for number in 0..1 + roll(9, 10) {
-                let at = ends / 8 + dice(seed, number, 68) % (ends * 7 / 8);
+            // In every third run they follow each other closely: an object is sent on before it has settled.
+            let (count, from, within) = match roll(12, 3) {
+                0 => (8 + roll(9, 24), ends / 3, ends / 3),
+                _ => (1 + roll(9, 20), ends / 8, ends * 7 / 8),
+            };
+            for number in 0..count {
+                let at = from + dice(seed, number, 68) % within;
                 let object = usize::try_from(dice(seed, number, 69)).unwrap_or(0) % objects;
                 let to = usize::try_from(dice(seed, number, 70)).unwrap_or(0) % agents;
                 deeds.push((at, Deed::Move(object, to)));
@@ -134,6 +139,7 @@ impl Script {
             faults: Source::Random {
                 rate,
                 kinds: kinds.clone(),
+                often: OFTEN.get(pick(11, 2 * OFTEN.len())).copied(),
             },
         }
     }
