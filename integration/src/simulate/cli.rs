@@ -4,8 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use agent::transfer::engine::Side;
@@ -13,7 +11,7 @@ use clap::Parser;
 use clap::builder::TypedValueParser;
 
 use super::Pair;
-use super::campaign::{Outcome, Violation, enumerate, run, run_seed, shrink};
+use super::campaign::{Outcome, Violation, enumerate, run, run_seeds, shrink};
 use super::coverage::coverage;
 use super::faults::KINDS;
 use super::script::{Deed, Script, all_kinds};
@@ -184,43 +182,20 @@ fn seeds(
         Some(seed) if options.seeds == 1000 => seed + 1,
         _ => first + options.seeds,
     };
-    let next = AtomicU64::new(first);
-    let stop = AtomicBool::new(false);
     let deadline = options.minutes.map(|minutes| began + Duration::from_secs(minutes * 60));
-    let (sender, outcomes) = mpsc::sync_channel::<(Script, Outcome)>(64);
-    let workers = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut violation = None;
-    std::thread::scope(|scope| {
-        for _ in 0..workers {
-            let (sender, next, stop) = (sender.clone(), &next, &stop);
-            scope.spawn(move || {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
-                    if seed >= last || late || stop.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    if sender.send(run_seed(seed, kinds)).is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-        drop(sender);
-        let mut shown = Instant::now();
-        let pause = Duration::from_secs(if std::io::stdout().is_terminal() { 1 } else { 10 });
-        for (script, outcome) in outcomes {
-            summary.take(&outcome);
-            if outcome.broken.is_some() && violation.is_none() {
-                stop.store(true, Ordering::Relaxed);
-                violation = Some((script, outcome));
-            }
+    let mut shown = Instant::now();
+    let pause = Duration::from_secs(if std::io::stdout().is_terminal() { 1 } else { 10 });
+    let violation = run_seeds(
+        (first..last).take_while(|_| deadline.is_none_or(|deadline| Instant::now() < deadline)),
+        kinds,
+        |outcome| {
+            summary.take(outcome);
             if shown.elapsed() >= pause {
                 shown = Instant::now();
                 println!("{}", summary.line(began));
             }
-        }
-    });
+        },
+    );
     let (script, outcome) = violation?;
     println!(
         "seed {} breaks an invariant; looking for the shortest run that shows it",

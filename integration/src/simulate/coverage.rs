@@ -298,6 +298,14 @@ pub struct Coverage {
     pub refuted: Vec<String>,
 }
 
+impl Coverage {
+    /// How many pairs were met of those that can be.
+    #[must_use]
+    pub fn reached(&self) -> usize {
+        self.possible - self.unreached.len()
+    }
+}
+
 /// Compares what was met with what can be.
 #[must_use]
 pub fn coverage(met: &BTreeSet<Pair>) -> Coverage {

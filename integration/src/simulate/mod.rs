@@ -37,7 +37,7 @@ mod serve;
 mod world;
 
 pub use agent::Pair;
-pub use campaign::{Outcome, Violation, enumerate, enumerate_until, run, run_seed, shrink};
+pub use campaign::{Outcome, Violation, enumerate, enumerate_until, run, run_seed, run_seeds, shrink};
 pub use coverage::{Coverage, coverage};
 pub use faults::{Fate, KINDS, Site, Source};
 pub use script::{Deed, Script, all_kinds};
