@@ -135,6 +135,8 @@ const SOURCE_RULES: [Rule; 10] = [
     rule(
         &["Closed"],
         In::Only(&[
+            // Another round of copying may come between the closing and its end.
+            "copying",
             "closing",
             "aborting",
             "noting the return",
