@@ -6,7 +6,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `world` | events and what each of them does |
+//! | `world`, `peers` | events and what each of them does; messages between agents |
 //! | `network`, `clock`, `disk` | what is around the cores |
 //! | `agent`, `desk`, `serve`, `line`, `ask` | one agent: its process, requests, messages to the librarian |
 //! | `librarian` | the librarian's process |
@@ -32,6 +32,7 @@ mod librarian;
 mod line;
 pub mod linear;
 mod network;
+mod peers;
 mod script;
 mod serve;
 mod world;
