@@ -13,6 +13,7 @@ use clap::Parser;
 use clap::builder::TypedValueParser;
 
 use super::campaign::{Outcome, Violation, enumerate, run, run_seed, shrink};
+use super::directed::directed;
 use super::faults::KINDS;
 use super::script::{Deed, Script, all_kinds};
 use super::{Pair, coverage};
@@ -221,7 +222,7 @@ fn seeds(
 pub fn quiet_runs() -> Vec<(&'static str, Script)> {
     let put = |object| Deed::Put(0, object);
     let read = |object| Deed::Read(0, object);
-    vec![
+    let mut runs = vec![
         ("creation", Script::quiet(1, 1, &[put(0), read(0)])),
         ("deletion", Script::quiet(2, 1, &[put(0), Deed::Delete(0, 0), read(0)])),
         (
@@ -275,7 +276,9 @@ pub fn quiet_runs() -> Vec<(&'static str, Script)> {
                 ],
             ),
         ),
-    ]
+    ];
+    runs.extend(directed(9));
+    runs
 }
 
 fn enumerated(options: &Options, summary: &mut Summary) -> Option<Violation> {

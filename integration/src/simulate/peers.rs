@@ -18,6 +18,7 @@ impl World {
         match fate {
             Fate::Lost => self.break_link(from, to),
             Fate::Late(pause) => self.push(self.now + micros(pause), frames(octets)),
+            Fate::Held => self.held.push(frames(octets)),
             Fate::Damaged => {
                 let mut damaged = BytesMut::from(&octets[..]);
                 if let Some(last) = damaged.last_mut() {
@@ -86,6 +87,10 @@ impl World {
                 return;
             }
             Fate::Late(pause) => at = self.now + micros(pause),
+            Fate::Held => {
+                self.held.push(event);
+                return;
+            }
             Fate::Damaged => {
                 if let Event::Large { payload, .. } = &mut event
                     && let Some(last) = payload.last_mut()
@@ -131,8 +136,12 @@ impl World {
             let process = &mut self.machines[to].process;
             if let Some(leave) = process.engine.large_offered(&peer, &address, &copy) {
                 whole = true;
+                let miswritten = self.decide(Site::Staging) == Fate::Miswritten;
+                let machine = &mut self.machines[to];
+                machine.disk.miswrite(miswritten);
                 let done = leave.write(&address, &copy, &payload);
-                process.engine.done(done);
+                machine.disk.miswrite(false);
+                machine.process.engine.done(done);
             }
             self.check.touched(to);
             self.settle(to);

@@ -36,6 +36,8 @@ pub(super) const QUEUE_WAIT: Time = 5 * S;
 /// Something that happens.
 pub(super) enum Event {
     Deed(usize),
+    /// A deed that follows a step.
+    After(usize),
     Moment,
     Controller,
     Crash(usize, u32),
@@ -121,6 +123,10 @@ pub(super) struct World {
     pub(super) closing: bool,
     done: bool,
     pub(super) dials: BTreeMap<(usize, usize), Time>,
+    /// How often the step of each deed that follows one was met.
+    followed: Vec<u64>,
+    /// What the script keeps back.
+    pub(super) held: Vec<Event>,
 }
 
 impl World {
@@ -167,6 +173,8 @@ impl World {
             closing: false,
             done: false,
             dials: BTreeMap::new(),
+            followed: vec![0; script.after.len()],
+            held: Vec::new(),
             script,
         };
         for agent in 0..world.machines.len() {
@@ -230,6 +238,11 @@ impl World {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Deed(number) => self.deed(self.script.deeds[number].1),
+            Event::After(number) => {
+                if !self.settling {
+                    self.deed(self.script.after[number].deed);
+                }
+            }
             Event::Moment => self.moment(),
             Event::Controller => {
                 if self.librarian.up {
@@ -371,7 +384,33 @@ impl World {
                     self.librarian.plan(|sight| librarian::pool::refill(sight, &name).ok());
                 }
             }
+            Deed::Befall(fate) => self.befall(fate),
+            Deed::Arm(site, fate) => self.faults.arm(site, fate),
+            Deed::Release => {
+                for event in std::mem::take(&mut self.held) {
+                    self.push(self.now, event);
+                }
+            }
             Deed::Put(..) | Deed::Read(..) | Deed::Delete(..) => unreachable!("clients' deeds were taken above"),
+        }
+    }
+
+    /// An agent is about to make a step durable: does what the script lets follow.
+    fn follow(&mut self, step: &'static str) {
+        *self.steps.entry(step).or_default() += 1;
+        for number in 0..self.followed.len() {
+            let after = &self.script.after[number];
+            if after.step != step || self.now < after.from || self.settling {
+                continue;
+            }
+            self.followed[number] += 1;
+            if self.followed[number] != after.nth {
+                continue;
+            }
+            match after.pause {
+                0 => self.deed(after.deed),
+                pause => self.push(self.now + pause, Event::After(number)),
+            }
         }
     }
 
@@ -384,8 +423,16 @@ impl World {
         if fate != Fate::Pass {
             self.note(|| format!("fault {fate:?}"));
         }
+        self.befall(fate);
+    }
+
+    /// What a fate does that befalls no message or step.
+    fn befall(&mut self, fate: Fate) {
         match fate {
-            Fate::Crash(agent) => self.crash(agent),
+            Fate::Crash(agent) => {
+                let life = self.machines[agent].life;
+                self.push(self.now, Event::Crash(agent, life));
+            }
             Fate::Suspend(agent, pause) => {
                 self.machines[agent].suspended_until = self.now + micros(pause);
             }
@@ -417,6 +464,8 @@ impl World {
             | Fate::CrashBefore
             | Fate::CrashWithin(_)
             | Fate::CrashAfter
+            | Fate::Miswritten
+            | Fate::Held
             | Fate::Full => {}
         }
     }
@@ -723,7 +772,7 @@ impl World {
         let durable = match &work {
             Work::Job(job) => {
                 for step in job.steps() {
-                    *self.steps.entry(step).or_default() += 1;
+                    self.follow(step);
                 }
                 true
             }
@@ -775,14 +824,22 @@ impl World {
             | Fate::Librarian(_)
             | Fate::Partition(..)
             | Fate::Isolate(..)
+            | Fate::Miswritten
+            | Fate::Held
             | Fate::Rot(_) => {}
         }
         self.machines[agent].tick(self.now);
         let life = self.machines[agent].life;
         match work {
             Work::Job(job) => {
+                let staging = match job.kind() {
+                    "write copies" => self.decide(Site::Staging),
+                    _ => Fate::Pass,
+                };
+                disk.miswrite(staging == Fate::Miswritten);
                 let process = &mut self.machines[agent].process;
                 let (done, later) = job.run(&process.local);
+                disk.miswrite(false);
                 if let Some(done) = done {
                     process.engine.done(done);
                 }
@@ -823,6 +880,8 @@ impl World {
             | Fate::Librarian(_)
             | Fate::Partition(..)
             | Fate::Isolate(..)
+            | Fate::Miswritten
+            | Fate::Held
             | Fate::Rot(_) => {}
         }
         self.settle(agent);
@@ -867,6 +926,7 @@ impl World {
                 self.push(at, answer(octets.clone()));
                 self.push(at + 50 * MS, answer(octets));
             }
+            Fate::Held => self.held.push(answer(octets)),
             _ => self.push(at, answer(octets)),
         }
     }
@@ -930,6 +990,7 @@ impl World {
         if !self.settling {
             self.settling = true;
             self.note(|| "faults stop".to_owned());
+            self.deed(Deed::Release);
             self.faults.stop();
             self.network.heal();
             for machine in &mut self.machines {
@@ -1034,6 +1095,7 @@ impl Event {
             | Event::Large { to: agent, .. } => Some(*agent),
             Event::Replied(ReplyTo::Agent { agent, .. }, _) => Some(*agent),
             Event::Deed(_)
+            | Event::After(_)
             | Event::Moment
             | Event::Controller
             | Event::Crash(..)
@@ -1051,6 +1113,7 @@ impl Event {
     fn number(&self) -> u64 {
         match self {
             Event::Deed(number) => 1000 + *number as u64,
+            Event::After(number) => 2000 + *number as u64,
             Event::Moment => 1,
             Event::Controller => 2,
             Event::Crash(agent, _) => 100 + *agent as u64,
