@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use integration::simulate::cli::quiet_runs;
-use integration::simulate::{Script, all_kinds, coverage, enumerate, run, run_seed, run_seeds};
+use integration::simulate::{Script, all_kinds, coverage, directed, enumerate, run, run_seed, run_seeds};
 
 /// Seeds of a test run.
 const SEEDS: u64 = 300;
@@ -74,6 +74,16 @@ fn undisturbed_runs_of_the_enumeration_do_what_they_are_for() {
         };
         assert!(taken >= expected, "{name}: {taken} of {expected}");
         assert!(outcome.sites.len() > 20, "{name}");
+    }
+}
+
+/// What removes a guard must break a run; with all guards the same runs hold.
+#[test]
+fn directed_runs_hold_for_every_seed_with_all_guards() {
+    for seed in 0..4 {
+        for (name, script) in directed(seed) {
+            assert_eq!(run(&script, false).broken, None, "{name}, seed {seed}");
+        }
     }
 }
 

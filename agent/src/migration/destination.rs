@@ -360,6 +360,11 @@ impl Destination {
         }
     }
 
+    /// Whether writes of the object wait for the fence.
+    pub(crate) fn is_waiting(&self) -> bool {
+        matches!(self.state, State::Waiting { .. })
+    }
+
     /// The next thing to do, in order.
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()

@@ -11,19 +11,32 @@ pub enum Guard {
     /// These 2 s are counted from the sending of the question.
     CountedFromQuestion,
     /// A sealed source opens its gate only when the register shows that the object is its own.
+    ///
+    /// A row that says "sealed" takes no write in any case, so without this guard it is reads that go on too long.
     UnsealWhenShown,
     /// A refusal of an opening settles nothing.
     RefusedOpening,
     /// A refusal of a commit settles nothing.
     RefusedCommit,
+    /// A refusal of the change back to stable settles nothing.
+    RefusedReturn,
+    /// A refusal of a creation settles nothing.
+    RefusedCreation,
     /// An answer to a question that was asked before the last durable step or update counts for nothing.
+    ///
+    /// The line to the librarian does the same: it forgets a question after its patience, so that a machine hears one answer
+    /// to each question, and none while it goes on without it. Only with both away can an old answer do harm.
     OldAnswers,
     /// Only the answer to the fence of this very epoch opens writes.
     FenceEpoch,
     /// Only a source that is sealed for that very peer and epoch believes a fence.
     FenceOfSealed,
+    /// A fence is answered when the source has stopped, durably.
+    StopBeforeAnswer,
     /// Whoever takes a move back gives the register a fresh tx.
     FreshTxOnAbort,
+    /// Every move has a fresh tx.
+    FreshTxOnMove,
     /// The seal is durable before its message leaves.
     SealDurable,
     /// From commit-sent on a destination keeps its copy until the register settles it.
@@ -34,6 +47,10 @@ pub enum Guard {
     NewWaitAfterRestart,
     /// What is prepared is what the source has sealed.
     SealedRevision,
+    /// A copy is read back from the disk before it is confirmed.
+    ReadBack,
+    /// A copy that was given away is removed by its number in the index, never by its address.
+    ReclaimByNumber,
     /// A creation is journaled as sent before it is sent.
     CreateSent,
     /// A deletion is journaled as sent before it is sent.
@@ -41,25 +58,33 @@ pub enum Guard {
     /// Write ids move with the object.
     WriteIds,
     /// No onward move begins within the wait.
+    ///
+    /// The engine has one machine of an address at a time, so the one that waits keeps the next from beginning, too.
     OnwardMove,
 }
 
 /// All of them.
-pub const GUARDS: [Guard; 18] = [
+pub const GUARDS: [Guard; 24] = [
     Guard::ReadRule,
     Guard::CountedFromQuestion,
     Guard::UnsealWhenShown,
     Guard::RefusedOpening,
     Guard::RefusedCommit,
+    Guard::RefusedReturn,
+    Guard::RefusedCreation,
     Guard::OldAnswers,
     Guard::FenceEpoch,
     Guard::FenceOfSealed,
+    Guard::StopBeforeAnswer,
     Guard::FreshTxOnAbort,
+    Guard::FreshTxOnMove,
     Guard::SealDurable,
     Guard::CommitSentKept,
     Guard::WaitForFence,
     Guard::NewWaitAfterRestart,
     Guard::SealedRevision,
+    Guard::ReadBack,
+    Guard::ReclaimByNumber,
     Guard::CreateSent,
     Guard::DeleteSent,
     Guard::WriteIds,
@@ -79,13 +104,15 @@ pub fn remove(guard: Option<Guard>) {
 
 /// Whether a guard stands.
 #[cfg(feature = "mutations")]
-pub(crate) fn stands(guard: Guard) -> bool {
+#[must_use]
+pub fn stands(guard: Guard) -> bool {
     REMOVED.get() != Some(guard)
 }
 
 /// Whether a guard stands: always.
 #[cfg(not(feature = "mutations"))]
 #[inline(always)]
-pub(crate) const fn stands(_guard: Guard) -> bool {
+#[must_use]
+pub const fn stands(_guard: Guard) -> bool {
     true
 }

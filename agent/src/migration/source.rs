@@ -500,7 +500,10 @@ impl Source {
             return Err(InWait);
         }
         let mut fresh = FreshTx::new(begin.seed);
-        let tx = fresh.next_tx();
+        let tx = match stands(Guard::FreshTxOnMove) {
+            true => fresh.next_tx(),
+            false => Tx([1; 16]),
+        };
         let mut source = Source {
             state: State::Reserving {
                 register: None,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use zones::{Epoch, Register};
 
 use crate::clock::BootInstant;
+use crate::migration::guard::{Guard, stands};
 use crate::register::{Changed, RegisterRead};
 
 /// First pause before an update is sent again.
@@ -112,6 +113,9 @@ impl Create {
         }
         match changed {
             Changed::Done => self.state = State::Ended(Created::Made),
+            Changed::Refused { why, .. } if !stands(Guard::RefusedCreation) => {
+                self.state = State::Ended(Created::Refused(why));
+            }
             Changed::Refused { why, unanswered, .. } => {
                 self.open_sending |= unanswered > 0;
                 self.why = why;
@@ -130,7 +134,7 @@ impl Create {
             State::Asking { since } => *since,
             State::Sending | State::Pausing { .. } | State::Ended(_) => return,
         };
-        if read.asked_at < since {
+        if read.asked_at < since && stands(Guard::OldAnswers) {
             return; // An answer to an older question never counts.
         }
         match &read.register {

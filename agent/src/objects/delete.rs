@@ -7,6 +7,7 @@ use std::time::Duration;
 use zones::{Epoch, Register, ServerName, State as Doing, Tx};
 
 use crate::clock::BootInstant;
+use crate::migration::guard::{Guard, stands};
 use crate::register::{Changed, RegisterRead};
 
 /// First pause before the register is asked again.
@@ -103,7 +104,7 @@ impl Delete {
             State::Asking { since } => *since,
             State::Sending { .. } | State::Pausing { .. } | State::Ended(_) => return,
         };
-        if read.asked_at < since {
+        if read.asked_at < since && stands(Guard::OldAnswers) {
             return; // An answer to an older question never counts.
         }
         let register = match &read.register {

@@ -1,5 +1,6 @@
 //! Messages between an agent and the librarian, as the world carries them.
 
+use agent::migration::guard::{Guard, stands};
 use agent::register::{Changed, Wishes};
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
@@ -123,6 +124,7 @@ impl World {
         match fate {
             Fate::Lost => {}
             Fate::Late(pause) => self.push(now + micros(pause), message(octets)),
+            Fate::Held => self.held.push(message(octets)),
             Fate::Twice => {
                 let again = at + 1 + self.faults.roll(161) % (30_000 * MS);
                 self.push(at, message(octets.clone()));
@@ -311,9 +313,14 @@ impl World {
 
     /// No answer came in time.
     pub(super) fn line_late(&mut self, agent: usize, token: u64) {
-        let Some(sent) = self.machines[agent].process.line.sent.remove(&token) else {
+        let line = &mut self.machines[agent].process.line;
+        let Some(sent) = line.sent.remove(&token) else {
             return;
         };
+        if !stands(Guard::OldAnswers) {
+            // The question is not forgotten: its answer is heard whenever it comes.
+            line.sent.insert(token, sent.clone());
+        }
         match sent.what {
             What::Read { address, waits, tries } if tries + 1 < READS_MAX => {
                 let tries = tries + 1;

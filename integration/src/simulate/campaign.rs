@@ -254,10 +254,10 @@ fn on_every_processor<T>(
 /// Runs a quiet script once for every site and everything that can go wrong there, until something breaks: after how many
 /// runs, and what.
 #[must_use]
-pub fn enumerate_until(script: &Script) -> Option<(u64, String)> {
+pub fn enumerate_until(script: &Script) -> (u64, Option<String>) {
     let calm = run(script, false);
     if let Some(broken) = calm.broken {
-        return Some((1, broken));
+        return (1, Some(broken));
     }
     let mut runs = 1;
     for (number, site) in (1..).zip(&calm.sites) {
@@ -268,9 +268,9 @@ pub fn enumerate_until(script: &Script) -> Option<(u64, String)> {
                 ..script.clone()
             };
             if let Some(broken) = run(&script, false).broken {
-                return Some((runs, broken));
+                return (runs, Some(broken));
             }
         }
     }
-    None
+    (runs, None)
 }

@@ -13,6 +13,7 @@ use clap::builder::TypedValueParser;
 use super::Pair;
 use super::campaign::{Outcome, Violation, enumerate, run, run_seeds, shrink};
 use super::coverage::coverage;
+use super::directed::directed;
 use super::faults::KINDS;
 use super::script::{Deed, Script, all_kinds};
 
@@ -209,7 +210,7 @@ fn seeds(
 pub fn quiet_runs() -> Vec<(&'static str, Script)> {
     let put = |object| Deed::Put(0, object);
     let read = |object| Deed::Read(0, object);
-    vec![
+    let mut runs = vec![
         ("creation", Script::quiet(1, 1, &[put(0), read(0)])),
         ("deletion", Script::quiet(2, 1, &[put(0), Deed::Delete(0, 0), read(0)])),
         (
@@ -263,7 +264,9 @@ pub fn quiet_runs() -> Vec<(&'static str, Script)> {
                 ],
             ),
         ),
-    ]
+    ];
+    runs.extend(directed(9));
+    runs
 }
 
 fn enumerated(options: &Options, summary: &mut Summary) -> Option<Violation> {

@@ -59,11 +59,12 @@ impl Client {
             }
         }
         let mut stubborn = stubborn;
-        if let Some((client, server)) = script.stale {
-            stubborn = client == number;
+        if !script.knows.is_empty() {
             cache.clear();
-            if stubborn {
-                cache.extend((0..script.objects).map(|object| (object, (vec![server], Time::MAX))));
+            let known = script.knows.iter().find(|(client, _)| *client == number);
+            stubborn = known.is_some();
+            if let Some((_, server)) = known {
+                cache.extend((0..script.objects).map(|object| (object, (vec![*server], Time::MAX))));
             }
         }
         Client {

@@ -157,7 +157,7 @@ const SOURCE_RULES: [Rule; 10] = [
     ),
 ];
 
-const DESTINATION_RULES: [Rule; 10] = [
+const DESTINATION_RULES: [Rule; 8] = [
     rule(
         &["Space(true", "Space(false"],
         In::Only(&["reserving"]),
@@ -194,32 +194,10 @@ const DESTINATION_RULES: [Rule; 10] = [
         "no question is open",
     ),
     rule(
-        &["Peer(Reserve"],
+        // A late one of a move that a restart forgot comes in any state of the same move, offered anew.
+        &["Peer(Reserve", "Peer(Open", "Peer(Seal", "Peer(Ask"],
         In::AllBut(&["reserving", "returning", "noting the loss", "ended"]),
         "space is answered at once; after a restart within the wait the move is another's to name",
-    ),
-    rule(
-        &["Peer(Open"],
-        In::AllBut(&[
-            "reserving",
-            "noting the reservation",
-            "returning",
-            "noting the loss",
-            "ended",
-        ]),
-        "only what is reserved is opened; after a restart within the wait the move is another's to name",
-    ),
-    rule(
-        &["Peer(Seal", "Peer(Ask"],
-        In::AllBut(&[
-            "reserving",
-            "noting the reservation",
-            "reserved",
-            "returning",
-            "noting the loss",
-            "ended",
-        ]),
-        "only what was copied is sealed or asked for; after a restart within the wait the move is another's to name",
     ),
     rule(
         &["Peer(FenceAnswered", "Peer(Abort", "PeerLost", "Superseded"],

@@ -14,6 +14,8 @@ use super::dice;
 
 /// Octets that a disk writes whole or not at all.
 const SECTOR: usize = 512;
+/// The folder of the files that hold objects.
+const VOLUMES: &str = "volumes/";
 
 #[derive(Clone, Debug, Default)]
 struct File {
@@ -32,6 +34,8 @@ struct State {
     lost: bool,
     /// Nothing can be written, as on a full disk.
     full: bool,
+    /// What is written to volumes is not what was given.
+    miswrites: bool,
     /// Durable steps so far.
     steps: u64,
 }
@@ -132,6 +136,11 @@ impl Platter {
     /// Lets every write fail, or no more.
     pub(super) fn set_full(&self, full: bool) {
         self.0.lock().full = full;
+    }
+
+    /// Lets every write to a volume go wrong without a word, or no more.
+    pub(super) fn miswrite(&self, wrong: bool) {
+        self.0.lock().miswrites = wrong;
     }
 
     /// The disk after the power came back. The old one does nothing any more.
@@ -276,7 +285,15 @@ impl DiskFile for Open {
         let mut state = self.disk.0.lock();
         state.room()?;
         let offset = usize::try_from(offset).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        state.file(&self.name)?.write(offset, octets);
+        if self.name.starts_with(VOLUMES) && state.miswrites {
+            let mut wrong = octets.to_vec();
+            if let Some(octet) = wrong.first_mut() {
+                *octet ^= 0x10;
+            }
+            state.file(&self.name)?.write(offset, &wrong);
+        } else {
+            state.file(&self.name)?.write(offset, octets);
+        }
         Ok(())
     }
 

@@ -32,6 +32,8 @@ pub enum Site {
     Reply,
     /// A durable step of an agent.
     Disk,
+    /// A copy on its way in is written.
+    Staging,
     /// A moment.
     Moment,
 }
@@ -61,6 +63,10 @@ pub enum Fate {
     CrashAfter,
     /// The disk is full.
     Full,
+    /// The disk writes something else than it was given, and says that it did well.
+    Miswritten,
+    /// It is kept back until the script lets it go: on no list but the script's.
+    Held,
     /// An agent crashes.
     Crash(usize),
     /// An agent is suspended for so long.
@@ -78,7 +84,7 @@ pub enum Fate {
 }
 
 /// A kind of fault, for choosing and counting.
-pub const KINDS: [&str; 13] = [
+pub const KINDS: [&str; 14] = [
     "loss",
     "duplication",
     "delay",
@@ -92,6 +98,7 @@ pub const KINDS: [&str; 13] = [
     "partition",
     "slow",
     "rot",
+    "miswrite",
 ];
 
 impl Fate {
@@ -103,7 +110,7 @@ impl Fate {
             Fate::Lost => "loss",
             Fate::Twice => "duplication",
             Fate::Late(_) if site == Site::Disk => "slow",
-            Fate::Late(_) => "delay",
+            Fate::Late(_) | Fate::Held => "delay",
             Fate::Damaged => "damage",
             Fate::CrashBefore | Fate::CrashAfter if site == Site::Commit => "librarian",
             Fate::SenderCrashes | Fate::ReceiverCrashes | Fate::CrashBefore | Fate::CrashAfter | Fate::Crash(_) => {
@@ -116,6 +123,7 @@ impl Fate {
             Fate::Librarian(_) => "librarian",
             Fate::Partition(..) | Fate::Isolate(..) => "partition",
             Fate::Rot(_) => "rot",
+            Fate::Miswritten => "miswrite",
         })
     }
 }
@@ -129,8 +137,14 @@ impl Site {
         let mut fates = self.own_fates(late);
         match self {
             Site::Peer | Site::Update | Site::Answer | Site::Disk => fates.extend([alone(0), alone(1)]),
-            Site::Copy | Site::Question | Site::Control | Site::Commit | Site::Request | Site::Reply | Site::Moment => {
-            }
+            Site::Copy
+            | Site::Question
+            | Site::Control
+            | Site::Commit
+            | Site::Request
+            | Site::Reply
+            | Site::Staging
+            | Site::Moment => {}
         }
         fates
     }
@@ -167,6 +181,7 @@ impl Site {
                 Fate::Full,
                 late(2_500),
             ],
+            Site::Staging => vec![Fate::Miswritten],
             Site::Moment => Vec::new(),
         }
     }
@@ -218,6 +233,8 @@ pub(super) struct Faults {
     pub(super) fired: BTreeMap<u64, Fate>,
     pub(super) sites: Vec<Site>,
     pub(super) counts: BTreeMap<&'static str, u64>,
+    /// What the script lets happen at the next site of a kind.
+    armed: Vec<(Site, Fate)>,
 }
 
 impl Faults {
@@ -232,7 +249,13 @@ impl Faults {
             fired: BTreeMap::new(),
             sites: Vec::new(),
             counts: BTreeMap::new(),
+            armed: Vec::new(),
         }
+    }
+
+    /// Lets this happen at the next site of the kind. It is the script's doing, so the list of a run's faults is without it.
+    pub(super) fn arm(&mut self, site: Site, fate: Fate) {
+        self.armed.push((site, fate));
     }
 
     /// From now on nothing goes wrong.
@@ -252,6 +275,9 @@ impl Faults {
             return Fate::Pass;
         }
         self.sites.push(site);
+        if let Some(at) = self.armed.iter().position(|(kind, _)| *kind == site) {
+            return self.armed.remove(at).1;
+        }
         let fate = match &self.source {
             Source::Script(script) => script.get(&self.met).copied().unwrap_or(Fate::Pass),
             Source::Random { rate, kinds, often } => {

@@ -6,12 +6,12 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `world` | events and what each of them does |
+//! | `world`, `peers` | events and what each of them does; messages between agents |
 //! | `network`, `clock`, `disk` | what is around the cores |
 //! | `agent`, `desk`, `serve`, `line`, `ask` | one agent: its process, requests, messages to the librarian |
 //! | `librarian` | the librarian's process |
 //! | `client` | clients and their resolvers |
-//! | `faults`, `script` | what goes wrong and what is done |
+//! | `faults`, `script`, `directed` | what goes wrong and what is done |
 //! | `check`, `linear` | invariants and linearizability |
 //! | `campaign`, `coverage`, `cli` | many seeds, crash enumeration, shrinking; what was reached; the command |
 //!
@@ -26,12 +26,14 @@ mod client;
 mod clock;
 mod coverage;
 mod desk;
+mod directed;
 mod disk;
 mod faults;
 mod librarian;
 mod line;
 pub mod linear;
 mod network;
+mod peers;
 mod script;
 mod serve;
 mod world;
@@ -39,8 +41,9 @@ mod world;
 pub use agent::Pair;
 pub use campaign::{Outcome, Violation, enumerate, enumerate_until, run, run_seed, run_seeds, shrink};
 pub use coverage::{Coverage, coverage};
+pub use directed::directed;
 pub use faults::{Fate, KINDS, Site, Source};
-pub use script::{Deed, Script, all_kinds};
+pub use script::{After, Deed, Script, all_kinds};
 
 /// Random octets of a seed for a number and a purpose (splitmix64).
 pub(crate) fn dice(seed: u64, number: u64, purpose: u64) -> u64 {

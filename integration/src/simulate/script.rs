@@ -7,7 +7,11 @@ use zones::Address;
 use super::clock::{MS, S, Time};
 use super::desk::Verb;
 use super::dice;
-use super::faults::{KINDS, OFTEN, Source};
+use super::directed::directed;
+use super::faults::{Fate, KINDS, OFTEN, Site, Source};
+
+/// One of so many seeds is a directed run.
+const DIRECTED_OF: u64 = 6;
 
 /// What happens at a moment.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -24,6 +28,27 @@ pub enum Deed {
     Drain(usize),
     /// The operator brings the objects of the last drain back.
     Refill,
+    /// Something goes wrong that is no message's and no step's.
+    Befall(Fate),
+    /// The next site of a kind meets this.
+    Arm(Site, Fate),
+    /// What was held goes on.
+    Release,
+}
+
+/// A deed that follows a step of a journal.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct After {
+    /// Steps before this moment do not count.
+    pub from: Time,
+    /// The step's name.
+    pub step: &'static str,
+    /// Which of them, counted from 1.
+    pub nth: u64,
+    /// How long after the beginning of the step, in microseconds; at once for 0, so that it may arm what the step meets.
+    pub pause: Time,
+    /// What is done.
+    pub deed: Deed,
 }
 
 /// One run.
@@ -43,8 +68,10 @@ pub struct Script {
     pub deeds: Vec<(Time, Deed)>,
     /// When faults and deeds end.
     pub ends: Time,
-    /// A client whose resolver knows this one server, for ever.
-    pub stale: Option<(usize, usize)>,
+    /// What is done when an agent comes to a step.
+    pub after: Vec<After>,
+    /// Clients whose resolvers know one server, for ever.
+    pub knows: Vec<(usize, usize)>,
     /// What goes wrong.
     pub faults: Source,
 }
@@ -64,11 +91,25 @@ pub(super) fn body_octets(object: usize) -> usize {
 }
 
 impl Script {
-    /// The run of a seed.
+    /// The run of a seed: mostly random deeds, and now and then a directed run; random faults in any case.
     #[must_use]
     pub fn random(seed: u64, kinds: &BTreeSet<&'static str>) -> Script {
         let roll = |purpose: u64, below: u64| dice(seed, purpose, 50) % below;
         let pick = |purpose: u64, below: usize| usize::try_from(dice(seed, purpose, 51)).unwrap_or(0) % below;
+        let faults = |rates: [u64; 4], often| Source::Random {
+            rate: rates[pick(10, 4)],
+            kinds: kinds.clone(),
+            often,
+        };
+        // A directed run has faults of its own, of many kinds; with many more it would not get to where it is led.
+        if kinds.len() == KINDS.len() && roll(11, DIRECTED_OF) == 0 {
+            let mut runs = directed(seed);
+            let run = pick(12, runs.len());
+            return Script {
+                faults: faults([2, 5, 20, 60], None),
+                ..runs.swap_remove(run).1
+            };
+        }
         let agents = 2 + pick(1, 3);
         let one_is_free = roll(2, 3) == 0;
         let clients = 1 + pick(3, 3);
@@ -126,7 +167,6 @@ impl Script {
             }
         }
         deeds.sort_by_key(|(at, _)| *at);
-        let rate = [20, 60, 150, 300][pick(10, 4)];
         Script {
             seed,
             agents,
@@ -135,12 +175,9 @@ impl Script {
             objects,
             deeds,
             ends,
-            stale: None,
-            faults: Source::Random {
-                rate,
-                kinds: kinds.clone(),
-                often: OFTEN.get(pick(11, 2 * OFTEN.len())).copied(),
-            },
+            after: Vec::new(),
+            knows: Vec::new(),
+            faults: faults([20, 60, 150, 300], OFTEN.get(pick(11, 2 * OFTEN.len())).copied()),
         }
     }
 
@@ -167,7 +204,8 @@ impl Script {
             objects,
             deeds: timed,
             ends: last + 2 * S,
-            stale: None,
+            after: Vec::new(),
+            knows: Vec::new(),
             faults: Source::Script(std::collections::BTreeMap::new()),
         }
     }
@@ -187,7 +225,7 @@ impl Script {
         }
         Script {
             clients: 2,
-            stale: Some((1, source)),
+            knows: vec![(1, source)],
             ends: 17 * S,
             deeds,
             ..Script::quiet(seed, 1, &[])
@@ -201,7 +239,7 @@ impl Deed {
             Deed::Put(client, object) => Some((client, object, Verb::Put(0))),
             Deed::Read(client, object) => Some((client, object, Verb::Read)),
             Deed::Delete(client, object) => Some((client, object, Verb::Delete)),
-            Deed::Move(..) | Deed::Drain(_) | Deed::Refill => None,
+            Deed::Move(..) | Deed::Drain(_) | Deed::Refill | Deed::Befall(_) | Deed::Arm(..) | Deed::Release => None,
         }
     }
 }

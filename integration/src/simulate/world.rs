@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use agent::control::Wanted;
-use agent::migration::wire::{Copy, Either, Request as MoveRequest, read_frame, take_frame};
+use agent::migration::wire::Copy;
 use agent::objects::create::Create;
 use agent::objects::delete::Delete;
 use agent::objects::{Open, steps};
@@ -11,7 +11,7 @@ use agent::register::Wishes;
 use agent::store::CommitError;
 use agent::transfer::Shipped;
 use agent::transfer::engine::{Answer, Asked, Id, Job, LOOK_EVERY, Said, Side};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use librarian::registry::Cut;
 use uuid::Uuid;
 use zones::{Address, Domain, Role, ServerName, TsigKey, Wish};
@@ -36,6 +36,8 @@ pub(super) const QUEUE_WAIT: Time = 5 * S;
 /// Something that happens.
 pub(super) enum Event {
     Deed(usize),
+    /// A deed that follows a step.
+    After(usize),
     Moment,
     Controller,
     Crash(usize, u32),
@@ -120,7 +122,11 @@ pub(super) struct World {
     /// The last looks at every object are on their way.
     pub(super) closing: bool,
     done: bool,
-    dials: BTreeMap<(usize, usize), Time>,
+    pub(super) dials: BTreeMap<(usize, usize), Time>,
+    /// How often the step of each deed that follows one was met.
+    followed: Vec<u64>,
+    /// What the script keeps back.
+    pub(super) held: Vec<Event>,
 }
 
 impl World {
@@ -167,6 +173,8 @@ impl World {
             closing: false,
             done: false,
             dials: BTreeMap::new(),
+            followed: vec![0; script.after.len()],
+            held: Vec::new(),
             script,
         };
         for agent in 0..world.machines.len() {
@@ -230,6 +238,11 @@ impl World {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Deed(number) => self.deed(self.script.deeds[number].1),
+            Event::After(number) => {
+                if !self.settling {
+                    self.deed(self.script.after[number].deed);
+                }
+            }
             Event::Moment => self.moment(),
             Event::Controller => {
                 if self.librarian.up {
@@ -371,7 +384,33 @@ impl World {
                     self.librarian.plan(|sight| librarian::pool::refill(sight, &name).ok());
                 }
             }
+            Deed::Befall(fate) => self.befall(fate),
+            Deed::Arm(site, fate) => self.faults.arm(site, fate),
+            Deed::Release => {
+                for event in std::mem::take(&mut self.held) {
+                    self.push(self.now, event);
+                }
+            }
             Deed::Put(..) | Deed::Read(..) | Deed::Delete(..) => unreachable!("clients' deeds were taken above"),
+        }
+    }
+
+    /// An agent is about to make a step durable: does what the script lets follow.
+    fn follow(&mut self, step: &'static str) {
+        *self.steps.entry(step).or_default() += 1;
+        for number in 0..self.followed.len() {
+            let after = &self.script.after[number];
+            if after.step != step || self.now < after.from || self.settling {
+                continue;
+            }
+            self.followed[number] += 1;
+            if self.followed[number] != after.nth {
+                continue;
+            }
+            match after.pause {
+                0 => self.deed(after.deed),
+                pause => self.push(self.now + pause, Event::After(number)),
+            }
         }
     }
 
@@ -384,8 +423,16 @@ impl World {
         if fate != Fate::Pass {
             self.note(|| format!("fault {fate:?}"));
         }
+        self.befall(fate);
+    }
+
+    /// What a fate does that befalls no message or step.
+    fn befall(&mut self, fate: Fate) {
         match fate {
-            Fate::Crash(agent) => self.crash(agent),
+            Fate::Crash(agent) => {
+                let life = self.machines[agent].life;
+                self.push(self.now, Event::Crash(agent, life));
+            }
             Fate::Suspend(agent, pause) => {
                 self.machines[agent].suspended_until = self.now + micros(pause);
             }
@@ -417,6 +464,8 @@ impl World {
             | Fate::CrashBefore
             | Fate::CrashWithin(_)
             | Fate::CrashAfter
+            | Fate::Miswritten
+            | Fate::Held
             | Fate::Full => {}
         }
     }
@@ -723,7 +772,7 @@ impl World {
         let durable = match &work {
             Work::Job(job) => {
                 for step in job.steps() {
-                    *self.steps.entry(step).or_default() += 1;
+                    self.follow(step);
                 }
                 true
             }
@@ -775,14 +824,22 @@ impl World {
             | Fate::Librarian(_)
             | Fate::Partition(..)
             | Fate::Isolate(..)
+            | Fate::Miswritten
+            | Fate::Held
             | Fate::Rot(_) => {}
         }
         self.machines[agent].tick(self.now);
         let life = self.machines[agent].life;
         match work {
             Work::Job(job) => {
+                let staging = match job.kind() {
+                    "write copies" => self.decide(Site::Staging),
+                    _ => Fate::Pass,
+                };
+                disk.miswrite(staging == Fate::Miswritten);
                 let process = &mut self.machines[agent].process;
                 let (done, later) = job.run(&process.local);
+                disk.miswrite(false);
                 if let Some(done) = done {
                     process.engine.done(done);
                 }
@@ -823,199 +880,11 @@ impl World {
             | Fate::Librarian(_)
             | Fate::Partition(..)
             | Fate::Isolate(..)
+            | Fate::Miswritten
+            | Fate::Held
             | Fate::Rot(_) => {}
         }
         self.settle(agent);
-    }
-
-    // Peers.
-
-    fn send_frames(&mut self, from: usize, to: usize, octets: Bytes, copy: bool) {
-        let fate = self.decide(if copy { Site::Copy } else { Site::Peer });
-        self.note(|| format!("s{} -> s{}: {} {fate:?}", from + 1, to + 1, describe(&octets)));
-        let link = self.network.link(from, to).number;
-        let at = self.now + Network::latency(self.faults.roll(140));
-        let frames = |octets| Event::Frames { from, to, link, octets };
-        match fate {
-            Fate::Lost => self.break_link(from, to),
-            Fate::Late(pause) => self.push(self.now + micros(pause), frames(octets)),
-            Fate::Damaged => {
-                let mut damaged = BytesMut::from(&octets[..]);
-                if let Some(last) = damaged.last_mut() {
-                    *last ^= 1;
-                }
-                let at = self.network.in_order(from, to, at);
-                self.push(at, frames(damaged.freeze()));
-            }
-            fate => {
-                let at = self.network.in_order(from, to, at);
-                match fate {
-                    Fate::Twice => {
-                        self.push(at + 1 + self.faults.roll(141) % (200 * MS), frames(octets.clone()));
-                    }
-                    Fate::SenderCrashes => {
-                        let life = self.machines[from].life;
-                        self.push(self.now, Event::Crash(from, life));
-                    }
-                    Fate::ReceiverCrashes => {
-                        let life = self.machines[to].life;
-                        self.push(at, Event::Crash(to, life));
-                    }
-                    _ => {}
-                }
-                self.push(at, frames(octets));
-            }
-        }
-    }
-
-    fn frames(&mut self, from: usize, to: usize, link: u64, octets: Bytes) {
-        if !self.network.passes(from + 1, to + 1, self.now) {
-            // It is sent again until the way is whole, or the connection is given up.
-            let at = self.network.whole_at(from + 1, to + 1, self.now);
-            self.push(at, Event::Frames { from, to, link, octets });
-            return;
-        }
-        let known = *self.network.link(from, to);
-        if !known.up || known.number != link || !self.machines[to].started {
-            return;
-        }
-        let mut received = BytesMut::from(&octets[..]);
-        let mut frames = Vec::new();
-        while let Ok(Some(frame)) = take_frame(&mut received) {
-            match read_frame::<Either>(&frame) {
-                Ok(frame) => frames.push(frame),
-                Err(error) => return self.fail(format!("a frame of ours is malformed: {error}")),
-            }
-        }
-        let peer = self.machines[from].name.clone();
-        self.machines[to].tick(self.now);
-        self.machines[to].process.engine.frames(&peer, frames);
-        self.settle(to);
-    }
-
-    fn send_large(&mut self, from: usize, to: usize, mut event: Event) {
-        let fate = self.decide(Site::Copy);
-        self.note(|| format!("s{} -> s{}: large copy {fate:?}", from + 1, to + 1));
-        let mut at = self.now + 5 * MS + Network::latency(self.faults.roll(140));
-        let life = self.machines[from].life;
-        match fate {
-            Fate::Lost => {
-                if let Event::Large { from, id, .. } = &event {
-                    let (from, life, id) = (from.0, from.1, *id);
-                    self.push(at, Event::LargeEnd(from, life, id, None));
-                }
-                return;
-            }
-            Fate::Late(pause) => at = self.now + micros(pause),
-            Fate::Damaged => {
-                if let Event::Large { payload, .. } = &mut event
-                    && let Some(last) = payload.last_mut()
-                {
-                    let mut damaged = BytesMut::from(&last[..]);
-                    if let Some(octet) = damaged.last_mut() {
-                        *octet ^= 1;
-                    }
-                    *last = damaged.freeze();
-                }
-            }
-            Fate::SenderCrashes => self.push(self.now, Event::Crash(from, life)),
-            Fate::ReceiverCrashes => {
-                let life = self.machines[to].life;
-                self.push(at, Event::Crash(to, life));
-            }
-            _ => {}
-        }
-        self.push(at, event);
-    }
-
-    fn large(&mut self, event: Event) {
-        let Event::Large {
-            from: (from, life),
-            to,
-            link,
-            id,
-            shipped,
-            address,
-            copy,
-            payload,
-        } = event
-        else {
-            return;
-        };
-        let known = *self.network.link(from, to);
-        let passes = self.network.passes(from + 1, to + 1, self.now) && known.up && known.number == link;
-        let taken = passes && self.machines[to].started;
-        let mut whole = false;
-        if taken {
-            let peer = self.machines[from].name.clone();
-            self.machines[to].tick(self.now);
-            let process = &mut self.machines[to].process;
-            if let Some(leave) = process.engine.large_offered(&peer, &address, &copy) {
-                whole = true;
-                let done = leave.write(&address, &copy, &payload);
-                process.engine.done(done);
-            }
-            self.check.touched(to);
-            self.settle(to);
-        }
-        self.push(self.now + MS, Event::LargeEnd(from, life, id, whole.then_some(shipped)));
-    }
-
-    fn dial(&mut self, from: usize, to: usize) {
-        let pair = (from.min(to), from.max(to));
-        let again = self.dials.get(&pair).copied().unwrap_or(0);
-        let link = self.network.link(from, to);
-        if link.dialing || again > self.now {
-            return;
-        }
-        link.dialing = true;
-        self.dials.insert(pair, self.now + S / 2);
-        self.push(self.now + 4 * MS, Event::LinkUp(from, to));
-    }
-
-    fn link_up(&mut self, one: usize, other: usize) {
-        let reach = |from: usize, to: usize| self.network.passes(from + 1, to + 1, self.now);
-        let whole = reach(one, other) && reach(other, one);
-        let both = self.machines[one].started && self.machines[other].started;
-        let awake = self.machines[other].suspended_until <= self.now;
-        let link = self.network.link(one, other);
-        link.dialing = false;
-        if !whole || !both || !awake {
-            return;
-        }
-        link.number += 1;
-        link.up = true;
-        for (me, peer) in [(one, other), (other, one)] {
-            let name = self.machines[peer].name.clone();
-            self.machines[me].tick(self.now);
-            let engine = &mut self.machines[me].process.engine;
-            engine.outside().linked.insert(name.clone());
-            engine.renew(&name);
-            self.settle(me);
-        }
-    }
-
-    fn break_link(&mut self, one: usize, other: usize) {
-        let link = self.network.link(one, other);
-        link.up = false;
-        let number = link.number;
-        self.push(self.now + MS, Event::LinkDown(one, other, number));
-    }
-
-    fn link_down(&mut self, one: usize, other: usize, number: u64) {
-        let link = self.network.link(one, other);
-        if link.number != number {
-            return;
-        }
-        link.up = false;
-        for (me, peer) in [(one, other), (other, one)] {
-            let name = self.machines[peer].name.clone();
-            if self.machines[me].started && self.machines[me].process.engine.outside().linked.remove(&name) {
-                self.machines[me].tick(self.now);
-                self.machines[me].process.engine.renew(&name);
-                self.settle(me);
-            }
-        }
     }
 
     // The librarian.
@@ -1057,6 +926,7 @@ impl World {
                 self.push(at, answer(octets.clone()));
                 self.push(at + 50 * MS, answer(octets));
             }
+            Fate::Held => self.held.push(answer(octets)),
             _ => self.push(at, answer(octets)),
         }
     }
@@ -1120,6 +990,7 @@ impl World {
         if !self.settling {
             self.settling = true;
             self.note(|| "faults stop".to_owned());
+            self.deed(Deed::Release);
             self.faults.stop();
             self.network.heal();
             for machine in &mut self.machines {
@@ -1224,6 +1095,7 @@ impl Event {
             | Event::Large { to: agent, .. } => Some(*agent),
             Event::Replied(ReplyTo::Agent { agent, .. }, _) => Some(*agent),
             Event::Deed(_)
+            | Event::After(_)
             | Event::Moment
             | Event::Controller
             | Event::Crash(..)
@@ -1241,6 +1113,7 @@ impl Event {
     fn number(&self) -> u64 {
         match self {
             Event::Deed(number) => 1000 + *number as u64,
+            Event::After(number) => 2000 + *number as u64,
             Event::Moment => 1,
             Event::Controller => 2,
             Event::Crash(agent, _) => 100 + *agent as u64,
@@ -1270,19 +1143,5 @@ fn work_kind(work: &Work) -> &'static str {
     match work {
         Work::Job(job) => job.kind(),
         Work::Request(_) => "commit",
-    }
-}
-
-/// What is in a frame, for the trace and for choosing what goes wrong.
-fn describe(octets: &Bytes) -> String {
-    let mut received = BytesMut::from(&octets[..]);
-    let Ok(Some(frame)) = take_frame(&mut received) else {
-        return "octets".to_owned();
-    };
-    match read_frame::<Either>(&frame) {
-        Ok((address, Either::Request(MoveRequest::Copy(copy)), _)) => format!("Copy {address} r{}", copy.revision),
-        Ok((address, Either::Request(request), _)) => format!("{address} {request:?}"),
-        Ok((address, Either::Reply(reply), _)) => format!("{address} {reply:?}"),
-        Err(_) => "octets".to_owned(),
     }
 }

@@ -162,6 +162,9 @@ impl Destination {
                 ChangeOutcome::Done,
             ) => self.learn(now, self.commit_tx),
             (State::CommitSent { .. }, ChangeOutcome::Refused) if !stands(Guard::RefusedCommit) => self.drop_copy(),
+            (State::CommitSent { .. }, ChangeOutcome::Unknown) if !stands(Guard::CommitSentKept) => self.drop_copy(),
+            // It was dropped before the reply came.
+            (State::NotingDrop { .. }, _) if !stands(Guard::CommitSentKept) => {}
             (State::CommitSent { settling, .. }, ChangeOutcome::Refused | ChangeOutcome::Unknown)
                 if *settling == Settling::Changing =>
             {

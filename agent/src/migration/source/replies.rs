@@ -217,6 +217,11 @@ impl Source {
     fn fenced(&mut self, epoch: Epoch) {
         let expected = epoch == self.epoch.next() || !stands(Guard::FenceOfSealed);
         match &mut self.state {
+            State::Sealed { .. } | State::Aborting { sealed: Some(_), .. }
+                if expected && !stands(Guard::StopBeforeAnswer) =>
+            {
+                self.send(Request::FenceAnswered { epoch });
+            }
             // Sealed for this very peer: only a commit lets it say so.
             State::Sealed { .. }
             | State::Aborting { sealed: Some(_), .. }

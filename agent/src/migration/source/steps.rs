@@ -199,6 +199,18 @@ impl Source {
                 self.stay(tx, Why::Register);
             }
             (
+                State::Aborting {
+                    tx,
+                    why,
+                    settling: Settling::Changing,
+                    ..
+                },
+                ChangeOutcome::Refused,
+            ) if !stands(Guard::RefusedReturn) => {
+                let (tx, why) = (*tx, *why);
+                self.stay(tx, why);
+            }
+            (
                 State::Opening { settling, .. } | State::Aborting { settling, .. },
                 ChangeOutcome::Refused | ChangeOutcome::Unknown,
             ) if *settling == Settling::Changing => {

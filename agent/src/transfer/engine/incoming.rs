@@ -310,7 +310,7 @@ impl<O: Outside> Engine<O> {
         self.set_timer(Side::Destination, id, due);
     }
 
-    fn arrived(&mut self, id: Id, address: &Address, outcome: Outcome) {
+    pub(super) fn arrived(&mut self, id: Id, address: &Address, outcome: Outcome) {
         self.incoming_by_address.remove(address);
         if let Some(incoming) = self.incoming.remove(&id) {
             if incoming.small {

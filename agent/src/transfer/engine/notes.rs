@@ -7,6 +7,7 @@ use zones::Address;
 
 use super::outside::Work;
 use super::{Engine, Id, Job, NOTES_MAX, NOTES_RUNNING_MAX, Outside, Side};
+use crate::migration::guard::{Guard, stands};
 use crate::migration::{destination, source};
 use crate::objects::{BatchStep, Local, Objects, StepError, WriteGate};
 use crate::store::{Change, Content, Digests, Entry, Journal, NewEntry, OpenWait};
@@ -95,6 +96,12 @@ enum Outcome {
 impl<O: Outside> Engine<O> {
     /// Writes a source's step with the next commit.
     pub(super) fn note_source(&mut self, id: Id, address: Address, step: source::Step) {
+        if !stands(Guard::OnwardMove)
+            && let (source::Step::Moving { .. }, Some(arrival)) = (&step, self.incoming_by_address.get(&address))
+        {
+            // The arrival that still waits would note the end of its wait in the row of the onward move.
+            self.arrived(*arrival, &address, destination::Outcome::Owner);
+        }
         let owned = |change: Box<dyn FnOnce(&Entry) -> NewEntry + Send>| BatchStep::Owned {
             address: address.clone(),
             change,
@@ -169,7 +176,11 @@ impl<O: Outside> Engine<O> {
                 };
                 // An object that has come back needs no way to it from here.
                 let current = self.parts.objects.entry(&address);
-                let forwards = current.is_some_and(|current| current.seq == moved.seq);
+                let forwards = current.as_ref().is_some_and(|current| current.seq == moved.seq);
+                let seq = match stands(Guard::ReclaimByNumber) {
+                    true => moved.seq,
+                    false => current.map_or(moved.seq, |current| current.seq),
+                };
                 let change = forwards.then(|| NewEntry {
                     journal: Journal::Forward { to: owner, epoch },
                     properties: Content::Absent,
@@ -177,12 +188,7 @@ impl<O: Outside> Engine<O> {
                     writes: Vec::new(),
                     ..moved.keep()
                 });
-                let step = BatchStep::Row {
-                    address,
-                    seq: moved.seq,
-                    change,
-                };
-                (Kind::Plain, step)
+                (Kind::Plain, BatchStep::Row { address, seq, change })
             }
         };
         let note = Note {

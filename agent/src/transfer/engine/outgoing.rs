@@ -9,6 +9,7 @@ use zones::{Address, ServerName};
 
 use super::{Asked, Engine, Id, Outside, Side};
 use crate::clock::BootInstant;
+use crate::migration::guard::{Guard, stands};
 use crate::migration::source::{self, Action, Input, Offer, Outcome, Recovered, Source, SourceJournal, Why};
 use crate::migration::wire::{Either, Reply, Request};
 use crate::migration::{Digests, Settings};
@@ -63,7 +64,12 @@ pub(super) fn digests(entry: &Entry) -> Digests {
 impl<O: Outside> Engine<O> {
     /// Begins to move an object; why not, if it cannot be now.
     pub(super) fn begin(&mut self, address: &Address, to: &ServerName, broken_seals: u32) -> Result<(), Busy> {
-        if self.outgoing_by_address.contains_key(address) || self.incoming_by_address.contains_key(address) {
+        if self.outgoing_by_address.contains_key(address) {
+            return Err(Busy::Moving);
+        }
+        if let Some(id) = self.incoming_by_address.get(address)
+            && (stands(Guard::OnwardMove) || !self.incoming[id].machine.is_waiting())
+        {
             return Err(Busy::Moving);
         }
         let guard = self.parts.objects.begin_move(address)?;
