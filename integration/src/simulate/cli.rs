@@ -307,6 +307,9 @@ fn print(violation: &Violation) {
         script.seed, script.agents, script.clients, script.objects
     );
     println!("deeds {:?}", script.deeds);
+    if !script.after.is_empty() {
+        println!("deeds behind steps {:?}", script.after);
+    }
     println!("faults {:?}", outcome.fired);
     println!("--- broken");
     println!("{}", outcome.broken.as_deref().unwrap_or("nothing"));
