@@ -46,7 +46,7 @@ pub struct Options {
     /// Writes the summary as one JSON object.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Instead of seeds: one move, one batch, one creation and one deletion with a fault at every single point.
+    /// Instead of seeds: moves, a batch, a creation, a deletion and directed runs, with a fault at every single point.
     #[arg(long)]
     pub enumerate: bool,
     /// With --enumerate: every N-th pair of faults, too.
