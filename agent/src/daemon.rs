@@ -36,7 +36,7 @@ use crate::vault::{harden, suite};
 
 /// Heaps of the C library.
 #[cfg(target_env = "gnu")]
-const HEAPS_MAX: i32 = 2;
+const HEAPS_MAX: i32 = 1;
 /// Most threads that run tasks: they wait for disk and network, and bulk work has threads of its own.
 const WORKERS_MAX: usize = 4;
 /// Most threads for disk work: as many commits wait for one sync at a time.
@@ -85,7 +85,7 @@ pub fn run(dir: &Path) -> Result<()> {
     ended
 }
 
-/// Has all threads share two heaps.
+/// Has all threads share one heap.
 ///
 /// The C library gives each thread that meets another one a heap of its own, and buffers that pass from thread to thread leave
 /// holes in all of them: memory grew with the number of threads that had ever touched a large object. Small allocations are
@@ -336,6 +336,11 @@ fn show(objects: &Objects, out: &mut String) {
     };
     gauge("agent_objects", "Objects that this agent owns.", figures.objects);
     gauge("agent_object_octets", "Plaintext octets of these.", figures.bytes);
+    gauge(
+        "agent_objects_unreadable",
+        "Objects that no move can take away since their copies here cannot be read.",
+        figures.unreadable,
+    );
     gauge(
         "agent_store_capacity_octets",
         "Octets that the store may take.",

@@ -196,6 +196,7 @@ impl Objects {
             capacity: self.store.usage().capacity,
             heat: self.requests.load(Ordering::Relaxed),
             errors: self.errors.load(Ordering::Relaxed),
+            unreadable: self.local.unreadable(),
             commits: self.store.commits(),
         }
     }

@@ -1,22 +1,41 @@
-//! A few seeds of the simulator, a few points of the crash enumeration, and that a seed is a run.
+//! Some hundreds of seeds of the simulator, the whole crash enumeration, and that a seed is a run.
+//!
+//! `HYPERNET_SEEDS=N` runs as many seeds; the command `simulate` is the faster way to run very many.
 
 use std::collections::BTreeSet;
 
 use integration::simulate::cli::quiet_runs;
-use integration::simulate::{Script, all_kinds, directed, enumerate, run, run_seed};
+use integration::simulate::{Script, all_kinds, coverage, directed, enumerate, run, run_seed, run_seeds};
 
-/// Seeds of a test run; `simulate` runs as many as it is told.
-const SEEDS: u64 = 40;
+/// Seeds of a test run.
+const SEEDS: u64 = 300;
+
+fn seeds() -> u64 {
+    match std::env::var("HYPERNET_SEEDS") {
+        Ok(text) => text.parse().expect("HYPERNET_SEEDS is a number"),
+        Err(_) => SEEDS,
+    }
+}
 
 #[test]
 fn no_seed_breaks_an_invariant() {
-    for seed in 0..SEEDS {
-        let (_, outcome) = run_seed(seed, &all_kinds());
-        assert_eq!(
-            outcome.broken, None,
-            "seed {seed}: replay it with simulate --seed {seed} --trace"
+    let mut pairs = BTreeSet::new();
+    let broken = run_seeds(0..seeds(), &all_kinds(), |outcome| {
+        pairs.extend(outcome.pairs.iter().cloned())
+    });
+    if let Some((script, outcome)) = broken {
+        panic!(
+            "seed {}: {:?}: replay it with simulate --seed {0} --trace",
+            script.seed, outcome.broken
         );
     }
+    let coverage = coverage(&pairs);
+    assert_eq!(coverage.refuted, Vec::<String>::new(), "met, and said to be impossible");
+    assert!(
+        coverage.reached() > 80,
+        "a move's usual ways are met: {}",
+        coverage.reached()
+    );
 }
 
 #[test]
@@ -68,15 +87,19 @@ fn directed_runs_hold_for_every_seed_with_all_guards() {
     }
 }
 
-/// One fault at every point of one creation.
+/// One fault of every kind at every message and every durable step of a creation, a deletion, moves and a batch.
 #[test]
-fn fault_at_any_point_of_a_creation_ends_legally() {
-    let (_, script) = quiet_runs().swap_remove(0);
+fn fault_at_any_point_ends_legally() {
     let mut kinds = BTreeSet::new();
-    let runs = enumerate(&script, None, |outcome| kinds.extend(outcome.faults.keys().copied()));
-    match runs {
-        Ok(runs) => assert!(runs > 100),
-        Err(violation) => panic!("{:?}\n{}", violation.outcome.broken, violation.outcome.trace.join("\n")),
+    for (name, script) in quiet_runs() {
+        match enumerate(&script, None, |outcome| kinds.extend(outcome.faults.keys().copied())) {
+            Ok(runs) => assert!(runs > 100, "{name}: {runs}"),
+            Err(violation) => panic!(
+                "{name}: {:?}\n{}",
+                violation.outcome.broken,
+                violation.outcome.trace.join("\n")
+            ),
+        }
     }
     assert!(
         kinds.contains("crash") && kinds.contains("torn") && kinds.contains("librarian"),

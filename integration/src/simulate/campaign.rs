@@ -1,6 +1,10 @@
 //! Runs: one, many, one for every point at which something can go wrong; and how a failing one is made shorter.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+
+use parking_lot::Mutex;
 
 use super::agent::Pair;
 use super::faults::{Fate, Site, Source};
@@ -76,6 +80,15 @@ pub fn run_seed(seed: u64, kinds: &BTreeSet<&'static str>) -> (Script, Outcome) 
     (script, outcome)
 }
 
+/// Runs seeds on every processor and tells each outcome; ends at the first that breaks an invariant, which it returns.
+pub fn run_seeds(
+    seeds: impl Iterator<Item = u64> + Send,
+    kinds: &BTreeSet<&'static str>,
+    each: impl FnMut(&Outcome),
+) -> Option<(Script, Outcome)> {
+    on_every_processor(seeds, |seed| run_seed(seed, kinds), each)
+}
+
 /// Most runs that shrinking takes.
 const SHRINK_RUNS_MAX: u32 = 600;
 
@@ -148,8 +161,8 @@ pub fn shrink(script: &Script, outcome: &Outcome) -> Violation {
     Violation { script: best, outcome }
 }
 
-/// Runs a quiet script once for every site and everything that can go wrong there; with `second`, with every `second`-th
-/// pair of them too. Tells each run, and returns how many there were; ends at the first violation.
+/// Runs a quiet script once for every site and everything that can go wrong there, on every processor; with `second`, with
+/// every `second`-th pair of them too. Tells each run, and returns how many there were; ends at the first violation.
 ///
 /// # Errors
 ///
@@ -170,35 +183,72 @@ pub fn enumerate(
         .zip(&calm.sites)
         .flat_map(|(number, site)| site.fates().into_iter().map(move |fate| (number, fate)))
         .collect();
+    let singles = points.iter().map(|point| BTreeMap::from([*point]));
+    let pairs = second.into_iter().flat_map(|every| {
+        let pairs = points
+            .iter()
+            .enumerate()
+            .flat_map(|(at, first)| points[at..].iter().map(move |second| (first, second)))
+            .filter(|(first, second)| first.0 != second.0);
+        pairs
+            .step_by(every.max(1))
+            .map(|(first, second)| BTreeMap::from([*first, *second]))
+    });
     let mut runs = 0;
-    let mut one = |faults: BTreeMap<u64, Fate>| {
-        let script = Script {
-            faults: Source::Script(faults),
-            ..script.clone()
-        };
-        runs += 1;
-        let outcome = run(&script, false);
-        each(&outcome);
-        match outcome.broken {
-            None => Ok(()),
-            Some(_) => Err(Box::new(shrink(&script, &outcome))),
-        }
-    };
-    for (number, fate) in &points {
-        one(BTreeMap::from([(*number, *fate)]))?;
+    let broken = on_every_processor(
+        singles.chain(pairs),
+        |faults| {
+            let script = Script {
+                faults: Source::Script(faults),
+                ..script.clone()
+            };
+            let outcome = run(&script, false);
+            (script, outcome)
+        },
+        |outcome| {
+            runs += 1;
+            each(outcome);
+        },
+    );
+    match broken {
+        None => Ok(runs),
+        Some((script, outcome)) => Err(Box::new(shrink(&script, &outcome))),
     }
-    if let Some(every) = second {
-        let mut count = 0;
-        for (at, (number, fate)) in points.iter().enumerate() {
-            for (later, other) in &points[at..] {
-                count += 1;
-                if later != number && count % every.max(1) == 0 {
-                    one(BTreeMap::from([(*number, *fate), (*later, *other)]))?;
+}
+
+/// Does all of this work on every processor and tells each outcome; ends at the first broken one, which it returns.
+fn on_every_processor<T>(
+    work: impl Iterator<Item = T> + Send,
+    one: impl Fn(T) -> (Script, Outcome) + Sync,
+    mut each: impl FnMut(&Outcome),
+) -> Option<(Script, Outcome)> {
+    let work = Mutex::new(work);
+    let stop = AtomicBool::new(false);
+    let (sender, outcomes) = mpsc::sync_channel(64);
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut broken = None;
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            let (sender, work, stop, one) = (sender.clone(), &work, &stop, &one);
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let Some(next) = work.lock().next() else { return };
+                    if sender.send(one(next)).is_err() {
+                        return;
+                    }
                 }
+            });
+        }
+        drop(sender);
+        for (script, outcome) in outcomes {
+            each(&outcome);
+            if outcome.broken.is_some() && broken.is_none() {
+                stop.store(true, Ordering::Relaxed);
+                broken = Some((script, outcome));
             }
         }
-    }
-    Ok(runs)
+    });
+    broken
 }
 
 /// Runs a quiet script once for every site and everything that can go wrong there, until something breaks: after how many

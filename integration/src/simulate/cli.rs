@@ -4,19 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use agent::transfer::engine::Side;
 use clap::Parser;
 use clap::builder::TypedValueParser;
 
-use super::campaign::{Outcome, Violation, enumerate, run, run_seed, shrink};
+use super::Pair;
+use super::campaign::{Outcome, Violation, enumerate, run, run_seeds, shrink};
+use super::coverage::coverage;
 use super::directed::directed;
 use super::faults::KINDS;
 use super::script::{Deed, Script, all_kinds};
-use super::{Pair, coverage};
 
 /// Runs whole pools in virtual time: librarian, agents, clients, network and disks, with everything that can go wrong.
 ///
@@ -92,17 +91,19 @@ impl Summary {
             .map(|(kind, count)| format!("{kind} {count}"))
             .collect();
         format!(
-            "{} runs, {:.0} a minute, {:.0} events/s; faults: {}; {} pairs of state and event, {} journal steps",
+            "{} runs, {:.0} a minute, {:.0} events/s; faults: {}; {} of {} pairs of state and event, {} journal steps",
             self.seeds,
             self.seeds as f64 / seconds * 60.0,
             self.events as f64 / seconds,
             faults.join(", "),
             self.pairs.len(),
+            coverage(&self.pairs).possible,
             self.steps.len(),
         )
     }
 
     fn json(&self, began: Instant) -> serde_json::Value {
+        let coverage = coverage(&self.pairs);
         serde_json::json!({
             "seeds": self.seeds,
             "violations": self.violations,
@@ -112,7 +113,10 @@ impl Summary {
             "faults": self.faults,
             "steps": self.steps,
             "reached": self.pairs.len(),
-            "unreached": coverage::unreached(&self.pairs),
+            "possible": coverage.possible,
+            "unreached": coverage.unreached,
+            "excluded": coverage.excluded,
+            "refuted": coverage.refuted,
         })
     }
 }
@@ -138,15 +142,22 @@ pub fn simulate(options: &Options) -> ExitCode {
         summary.violations = 1;
         print(violation);
     }
+    let refuted = coverage(&summary.pairs).refuted;
+    if !refuted.is_empty() {
+        println!(
+            "met although coverage.rs says that they cannot be: {}",
+            refuted.join(", ")
+        );
+    }
     if let Some(path) = &options.json
         && let Err(error) = std::fs::write(path, format!("{:#}\n", summary.json(began)))
     {
         eprintln!("error: write {}: {error}", path.display());
         return ExitCode::FAILURE;
     }
-    match violation {
-        None => ExitCode::SUCCESS,
-        Some(_) => ExitCode::FAILURE,
+    match (violation, refuted.is_empty()) {
+        (None, true) => ExitCode::SUCCESS,
+        (Some(_), _) | (_, false) => ExitCode::FAILURE,
     }
 }
 
@@ -172,43 +183,20 @@ fn seeds(
         Some(seed) if options.seeds == 1000 => seed + 1,
         _ => first + options.seeds,
     };
-    let next = AtomicU64::new(first);
-    let stop = AtomicBool::new(false);
     let deadline = options.minutes.map(|minutes| began + Duration::from_secs(minutes * 60));
-    let (sender, outcomes) = mpsc::sync_channel::<(Script, Outcome)>(64);
-    let workers = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut violation = None;
-    std::thread::scope(|scope| {
-        for _ in 0..workers {
-            let (sender, next, stop) = (sender.clone(), &next, &stop);
-            scope.spawn(move || {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
-                    if seed >= last || late || stop.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    if sender.send(run_seed(seed, kinds)).is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-        drop(sender);
-        let mut shown = Instant::now();
-        let pause = Duration::from_secs(if std::io::stdout().is_terminal() { 1 } else { 10 });
-        for (script, outcome) in outcomes {
-            summary.take(&outcome);
-            if outcome.broken.is_some() && violation.is_none() {
-                stop.store(true, Ordering::Relaxed);
-                violation = Some((script, outcome));
-            }
+    let mut shown = Instant::now();
+    let pause = Duration::from_secs(if std::io::stdout().is_terminal() { 1 } else { 10 });
+    let violation = run_seeds(
+        (first..last).take_while(|_| deadline.is_none_or(|deadline| Instant::now() < deadline)),
+        kinds,
+        |outcome| {
+            summary.take(outcome);
             if shown.elapsed() >= pause {
                 shown = Instant::now();
                 println!("{}", summary.line(began));
             }
-        }
-    });
+        },
+    );
     let (script, outcome) = violation?;
     println!(
         "seed {} breaks an invariant; looking for the shortest run that shows it",

@@ -1,13 +1,16 @@
-//! Which pairs of state and event the machines of a move can meet, and which were met.
+//! Which pairs of state and event the machines of a move can meet, which cannot be met and why, and which were met.
+//!
+//! "Cannot" is a claim about the engine, which feeds the machines: a run that meets such a pair all the same refutes it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use agent::transfer::engine::Side;
 
 use super::agent::Pair;
 use super::cli::side;
 
-const SOURCE_STATES: [&str; 15] = [
+/// States of a source.
+const SOURCE: [&str; 15] = [
     "reserving",
     "noting the move",
     "opening",
@@ -24,29 +27,8 @@ const SOURCE_STATES: [&str; 15] = [
     "recovering",
     "ended",
 ];
-const SOURCE_EVENTS: [&str; 20] = [
-    "Register",
-    "NoAnswer",
-    "Changed(Done",
-    "Changed(Refused",
-    "Changed(Unknown",
-    "Durable",
-    "NotDurable",
-    "Peer(Reserved",
-    "Peer(Refused",
-    "Peer(Ready",
-    "Peer(Staged",
-    "Peer(Damaged",
-    "Peer(NotCommitted",
-    "Peer(Fenced",
-    "Peer(Dropped",
-    "PeerLost",
-    "Shipped",
-    "ShipFailed",
-    "Closed",
-    "TakenOver",
-];
-const DESTINATION_STATES: [&str; 15] = [
+/// States of a destination.
+const DESTINATION: [&str; 15] = [
     "reserving",
     "noting the reservation",
     "reserved",
@@ -63,42 +45,264 @@ const DESTINATION_STATES: [&str; 15] = [
     "dropping",
     "ended",
 ];
-const DESTINATION_EVENTS: [&str; 21] = [
-    "Space(true",
-    "Space(false",
-    "Register",
-    "NoAnswer",
-    "Changed(Done",
-    "Changed(Refused",
-    "Changed(Unknown",
-    "Durable",
-    "NotDurable",
-    "Peer(Reserve",
-    "Peer(Open",
-    "Peer(Seal",
-    "Peer(Ask",
-    "Peer(FenceAnswered",
-    "Peer(Abort",
-    "CopyBegan",
-    "Copied(CopyFacts",
-    "CopyFailed",
-    "CopyDamaged",
-    "Superseded",
-    "PeerLost",
+
+/// In which states an event can be met.
+#[derive(Clone, Copy)]
+enum In {
+    Only(&'static [&'static str]),
+    AllBut(&'static [&'static str]),
+    Nowhere,
+}
+
+/// Events that are met in the same states, and why they are met in no other.
+struct Rule {
+    events: &'static [&'static str],
+    states: In,
+    elsewhere: &'static str,
+}
+
+const fn rule(events: &'static [&'static str], states: In, elsewhere: &'static str) -> Rule {
+    Rule {
+        events,
+        states,
+        elsewhere,
+    }
+}
+
+const SOURCE_RULES: [Rule; 10] = [
+    rule(
+        &["Durable", "NotDurable"],
+        In::Only(&[
+            "noting the move",
+            "noting the seal",
+            "noting the return",
+            "noting the loss",
+            "noting the deletion",
+            "reclaiming",
+        ]),
+        "no step is being noted",
+    ),
+    rule(
+        &["Changed(Done", "Changed(Refused", "Changed(Unknown"],
+        // A return that is still being sent when the register settles it ends later.
+        In::Only(&[
+            "opening",
+            "aborting",
+            "noting the return",
+            "noting the loss",
+            "noting the deletion",
+        ]),
+        "no change of the register is under way",
+    ),
+    rule(
+        &["Register", "NoAnswer"],
+        In::AllBut(&["noting the move", "reclaiming", "ended"]),
+        "the one question was answered before",
+    ),
+    rule(
+        &[
+            "Peer(Reserved",
+            "Peer(Refused",
+            "Peer(Ready",
+            "Peer(Staged",
+            "Peer(Damaged",
+            "Peer(NotCommitted",
+            "Peer(Fenced",
+            "Peer(Dropped",
+        ],
+        In::AllBut(&["moved", "reclaiming", "ended"]),
+        "once the object is let go the journal answers, not the machine",
+    ),
+    rule(
+        &["PeerLost"],
+        In::AllBut(&["ended"]),
+        "an ended machine is removed at once",
+    ),
+    rule(
+        &["Shipped", "ShipFailed", "Unreadable"],
+        In::AllBut(&[
+            "reserving",
+            "noting the move",
+            "opening",
+            "moved",
+            "reclaiming",
+            "recovering",
+            "ended",
+        ]),
+        "nothing was shipped yet, or by an earlier life",
+    ),
+    rule(&["Holding"], In::Only(&["closing"]), "no gate is to be closed"),
+    rule(
+        &["Closed"],
+        In::Only(&[
+            // Another round of copying may come between the closing and its end.
+            "copying",
+            "closing",
+            "aborting",
+            "noting the return",
+            "noting the loss",
+            "noting the deletion",
+        ]),
+        "no gate is being closed",
+    ),
+    rule(
+        &["Writers"],
+        In::Only(&["closing", "sealed"]),
+        "only a closed gate is asked who waits, and answers at once",
+    ),
+    rule(
+        &["TakenOver"],
+        In::AllBut(&["reserving", "opening", "moved", "reclaiming", "recovering", "ended"]),
+        "a deletion is noticed at the next step, copy or closing",
+    ),
 ];
 
-/// The pairs that were not met, as `side/state/event`.
+const DESTINATION_RULES: [Rule; 8] = [
+    rule(
+        &["Space(true", "Space(false"],
+        In::Only(&["reserving"]),
+        "space is asked for once, and answered at once",
+    ),
+    rule(
+        &["Durable", "NotDurable"],
+        In::Only(&[
+            "noting the reservation",
+            "staging",
+            "noting the preparation",
+            "noting the commit",
+            "noting the taking",
+            "opening",
+            "noting the loss",
+            "dropping",
+        ]),
+        "no step is being noted",
+    ),
+    rule(
+        &["Changed(Done", "Changed(Refused", "Changed(Unknown"],
+        In::Only(&["commit sent"]),
+        "the end of the one change is waited for",
+    ),
+    rule(
+        &["Register", "NoAnswer"],
+        In::AllBut(&[
+            "reserving",
+            "noting the reservation",
+            "reserved",
+            "noting the loss",
+            "ended",
+        ]),
+        "no question is open",
+    ),
+    rule(
+        // A late one of a move that a restart forgot comes in any state of the same move, offered anew.
+        &["Peer(Reserve", "Peer(Open", "Peer(Seal", "Peer(Ask"],
+        In::AllBut(&["reserving", "returning", "noting the loss", "ended"]),
+        "space is answered at once; after a restart within the wait the move is another's to name",
+    ),
+    rule(
+        &["Peer(FenceAnswered", "Peer(Abort", "PeerLost", "Superseded"],
+        In::AllBut(&["reserving", "ended"]),
+        "space is answered at once, and an ended machine is removed at once",
+    ),
+    rule(
+        &["CopyBegan", "Copied(CopyFacts"],
+        In::Only(&["staging"]),
+        "no copy is taken",
+    ),
+    rule(
+        &["CopyFailed", "CopyDamaged", "NoRoom"],
+        In::Only(&[
+            "staging",
+            "noting the preparation",
+            "noting the commit",
+            "commit sent",
+            "noting the taking",
+            "waiting",
+            "opening",
+            "dropping",
+        ]),
+        "no copy was begun in this life",
+    ),
+];
+
+/// What nobody asks for yet.
+const NEVER: [(Side, Rule); 1] = [(
+    Side::Source,
+    rule(
+        &["Cancel"],
+        In::Nowhere,
+        "the engine takes no move back by itself; the walks do",
+    ),
+)];
+
+/// All pairs: those that can be met, and those that cannot with the reason.
+fn all() -> BTreeMap<Pair, Option<&'static str>> {
+    let mut pairs = BTreeMap::new();
+    let of = |of: Side, rules: &'static [Rule]| rules.iter().map(move |rule| (of, rule));
+    let rules = of(Side::Source, &SOURCE_RULES)
+        .chain(of(Side::Destination, &DESTINATION_RULES))
+        .chain(NEVER.iter().map(|(side, rule)| (*side, rule)));
+    for (of, rule) in rules {
+        let states = match of {
+            Side::Source => &SOURCE,
+            Side::Destination => &DESTINATION,
+        };
+        for state in states {
+            let can = match rule.states {
+                In::Only(states) => states.contains(state),
+                In::AllBut(states) => !states.contains(state),
+                In::Nowhere => false,
+            };
+            for event in rule.events {
+                pairs.insert((of, *state, (*event).to_owned()), (!can).then_some(rule.elsewhere));
+            }
+        }
+    }
+    pairs
+}
+
+fn text((of, state, event): &Pair) -> String {
+    format!("{}/{state}/{event}", side(*of))
+}
+
+/// What was met of all that can be.
+#[derive(Clone, Debug, Default)]
+pub struct Coverage {
+    /// How many pairs can be met.
+    pub possible: usize,
+    /// Those of them that were not, as `side/state/event`.
+    pub unreached: Vec<String>,
+    /// How many pairs cannot be met, by reason.
+    pub excluded: BTreeMap<&'static str, usize>,
+    /// Pairs that were met although they cannot be, or that nobody knows: what is said here is wrong.
+    pub refuted: Vec<String>,
+}
+
+impl Coverage {
+    /// How many pairs were met of those that can be.
+    #[must_use]
+    pub fn reached(&self) -> usize {
+        self.possible - self.unreached.len()
+    }
+}
+
+/// Compares what was met with what can be.
 #[must_use]
-pub(super) fn unreached(met: &BTreeSet<Pair>) -> Vec<String> {
-    let all = |of: Side, states: &[&'static str], events: &[&str]| -> Vec<String> {
-        states
-            .iter()
-            .flat_map(|state| events.iter().map(move |event| (of, *state, (*event).to_owned())))
-            .filter(|pair| !met.contains(pair))
-            .map(|(of, state, event)| format!("{}/{state}/{event}", side(of)))
-            .collect()
-    };
-    let mut unreached = all(Side::Source, &SOURCE_STATES, &SOURCE_EVENTS);
-    unreached.extend(all(Side::Destination, &DESTINATION_STATES, &DESTINATION_EVENTS));
-    unreached
+pub fn coverage(met: &BTreeSet<Pair>) -> Coverage {
+    let all = all();
+    let mut coverage = Coverage::default();
+    for (pair, reason) in &all {
+        match reason {
+            None => {
+                coverage.possible += 1;
+                if !met.contains(pair) {
+                    coverage.unreached.push(text(pair));
+                }
+            }
+            Some(reason) => *coverage.excluded.entry(reason).or_default() += 1,
+        }
+    }
+    let refuted = met.iter().filter(|pair| !matches!(all.get(*pair), Some(None)));
+    coverage.refuted = refuted.map(text).collect();
+    coverage
 }

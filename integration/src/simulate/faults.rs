@@ -187,6 +187,23 @@ impl Site {
     }
 }
 
+/// What is common in some runs: two rare things meet only where one of them is not rare. The times are drawn anew.
+pub(super) const OFTEN: [(Site, Fate); 13] = [
+    (Site::Disk, Fate::Late(Duration::ZERO)),
+    (Site::Disk, Fate::Full),
+    (Site::Peer, Fate::Late(Duration::ZERO)),
+    (Site::Peer, Fate::Twice),
+    (Site::Peer, Fate::Lost),
+    (Site::Copy, Fate::Late(Duration::ZERO)),
+    (Site::Copy, Fate::Twice),
+    (Site::Copy, Fate::Damaged),
+    (Site::Question, Fate::Late(Duration::ZERO)),
+    (Site::Answer, Fate::Late(Duration::ZERO)),
+    (Site::Answer, Fate::Lost),
+    (Site::Update, Fate::Late(Duration::ZERO)),
+    (Site::Update, Fate::Twice),
+];
+
 /// Where faults come from.
 #[derive(Clone, Debug)]
 pub enum Source {
@@ -196,6 +213,8 @@ pub enum Source {
         rate: u64,
         /// Kinds by name.
         kinds: BTreeSet<&'static str>,
+        /// What happens at one in six of these sites besides.
+        often: Option<(Site, Fate)>,
     },
     /// A list by site number.
     Script(BTreeMap<u64, Fate>),
@@ -261,17 +280,17 @@ impl Faults {
         }
         let fate = match &self.source {
             Source::Script(script) => script.get(&self.met).copied().unwrap_or(Fate::Pass),
-            Source::Random { rate, kinds } => {
+            Source::Random { rate, kinds, often } => {
                 // Moments are few and messages many.
                 let rate = if site == Site::Moment { rate * 12 } else { *rate };
-                if self.roll(100) % 10_000 >= rate {
-                    Fate::Pass
-                } else {
-                    let fate = self.random(site);
-                    match fate.kind(site) {
-                        Some(kind) if kinds.contains(kind) => fate,
-                        Some(_) | None => Fate::Pass,
-                    }
+                let fate = match often {
+                    Some((at, fate)) if *at == site && self.roll(108).is_multiple_of(6) => self.drawn(*fate),
+                    Some(_) | None if self.roll(100) % 10_000 < rate => self.random(site),
+                    Some(_) | None => Fate::Pass,
+                };
+                match fate.kind(site) {
+                    Some(kind) if kinds.contains(kind) => fate,
+                    Some(_) | None => Fate::Pass,
                 }
             }
         };
@@ -280,6 +299,14 @@ impl Faults {
             self.fired.insert(self.met, fate);
         }
         fate
+    }
+
+    /// A common fault, for as long as this time's dice say.
+    fn drawn(&self, fate: Fate) -> Fate {
+        match fate {
+            Fate::Late(_) => Fate::Late(Duration::from_millis(5 + self.roll(109) % 900)),
+            fate => fate,
+        }
     }
 
     fn random(&self, site: Site) -> Fate {

@@ -39,7 +39,8 @@ mod serve;
 mod world;
 
 pub use agent::Pair;
-pub use campaign::{Outcome, Violation, enumerate, enumerate_until, run, run_seed, shrink};
+pub use campaign::{Outcome, Violation, enumerate, enumerate_until, run, run_seed, run_seeds, shrink};
+pub use coverage::{Coverage, coverage};
 pub use directed::directed;
 pub use faults::{Fate, KINDS, Site, Source};
 pub use script::{After, Deed, Script, all_kinds};

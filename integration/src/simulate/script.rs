@@ -8,7 +8,7 @@ use super::clock::{MS, S, Time};
 use super::desk::Verb;
 use super::dice;
 use super::directed::directed;
-use super::faults::{Fate, KINDS, Site, Source};
+use super::faults::{Fate, KINDS, OFTEN, Site, Source};
 
 /// One of so many seeds is a directed run.
 const DIRECTED_OF: u64 = 6;
@@ -96,16 +96,17 @@ impl Script {
     pub fn random(seed: u64, kinds: &BTreeSet<&'static str>) -> Script {
         let roll = |purpose: u64, below: u64| dice(seed, purpose, 50) % below;
         let pick = |purpose: u64, below: usize| usize::try_from(dice(seed, purpose, 51)).unwrap_or(0) % below;
-        let faults = |rates: [u64; 4]| Source::Random {
+        let faults = |rates: [u64; 4], often| Source::Random {
             rate: rates[pick(10, 4)],
             kinds: kinds.clone(),
+            often,
         };
         // A directed run has faults of its own, of many kinds; with many more it would not get to where it is led.
         if kinds.len() == KINDS.len() && roll(11, DIRECTED_OF) == 0 {
             let mut runs = directed(seed);
             let run = pick(12, runs.len());
             return Script {
-                faults: faults([2, 5, 20, 60]),
+                faults: faults([2, 5, 20, 60], None),
                 ..runs.swap_remove(run).1
             };
         }
@@ -126,8 +127,8 @@ impl Script {
             let client = usize::try_from(dice(seed, number, 61)).unwrap_or(0) % clients;
             let object = usize::try_from(dice(seed, number, 62)).unwrap_or(0) % objects;
             let deed = match dice(seed, number, 63) % 100 {
-                0..=46 => Deed::Put(client, object),
-                47..=97 => Deed::Read(client, object),
+                0..=44 => Deed::Put(client, object),
+                45..=94 => Deed::Read(client, object),
                 _ => Deed::Delete(client, object),
             };
             deeds.push((at, deed));
@@ -153,8 +154,13 @@ impl Script {
                 ));
             }
         } else {
-            for number in 0..1 + roll(9, 10) {
-                let at = ends / 8 + dice(seed, number, 68) % (ends * 7 / 8);
+            // In every third run they follow each other closely: an object is sent on before it has settled.
+            let (count, from, within) = match roll(12, 3) {
+                0 => (8 + roll(9, 24), ends / 3, ends / 3),
+                _ => (1 + roll(9, 20), ends / 8, ends * 7 / 8),
+            };
+            for number in 0..count {
+                let at = from + dice(seed, number, 68) % within;
                 let object = usize::try_from(dice(seed, number, 69)).unwrap_or(0) % objects;
                 let to = usize::try_from(dice(seed, number, 70)).unwrap_or(0) % agents;
                 deeds.push((at, Deed::Move(object, to)));
@@ -171,7 +177,7 @@ impl Script {
             ends,
             after: Vec::new(),
             knows: Vec::new(),
-            faults: faults([20, 60, 150, 300]),
+            faults: faults([20, 60, 150, 300], OFTEN.get(pick(11, 2 * OFTEN.len())).copied()),
         }
     }
 

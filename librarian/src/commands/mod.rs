@@ -137,7 +137,7 @@ Interrupting the command does not stop the drain; `librarian refill s2` turns it
     Drain {
         /// The server to be emptied.
         server: ServerName,
-        /// The free server that takes the objects; the roomiest one unless said.
+        /// The free server that takes the objects; the roomiest one unless said. A serving one if no server is free.
         #[arg(long, value_name = "SERVER")]
         into: Option<ServerName>,
         #[command(flatten)]

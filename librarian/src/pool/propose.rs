@@ -44,7 +44,8 @@ pub enum PlanRefusal {
     },
     /// Nothing to drain into.
     #[error(
-        "no free server is alive to take the objects: invite one with `librarian invite s9 --role free` and start its agent"
+        "no free server is alive to take the objects: invite one with `librarian invite s9 --role free` and start its agent; \
+         if the pool has none at all, name a serving server that has room with `--into`"
     )]
     NoFree,
     /// The free server is too small.
@@ -122,11 +123,26 @@ pub fn drain(sight: &Sight, server: &ServerName, into: Option<&ServerName>) -> R
     let target = match into {
         Some(into) => {
             let seen = find(sight, into)?;
-            if !matches!(seen.want.role, Role::Free | Role::Reserve) {
+            // After a reconcile in the midst of a drain both its servers hold objects and serve. Then nothing but a drain
+            // of one serving server into another makes a server free again.
+            let none_is_free = || sight.servers.values().all(|seen| seen.want.role != Role::Free);
+            let is_taker = match seen.want.role {
+                Role::Free | Role::Reserve => true,
+                Role::Serving => into != server && none_is_free(),
+                Role::Cordoned
+                | Role::Draining
+                | Role::Empty
+                | Role::Upgrading
+                | Role::Validating
+                | Role::Refilling
+                | Role::Failed
+                | Role::Quarantined => false,
+            };
+            if !is_taker {
                 return Err(PlanRefusal::Role {
                     server: into.clone(),
                     role: seen.want.role,
-                    advice: "objects are drained into a free server or a reserve",
+                    advice: "objects are drained into a free server or a reserve, or into a serving server if none is free",
                 });
             }
             alive(into, seen)?;

@@ -35,6 +35,21 @@ fn a_drain_goes_into_the_roomiest_free_server() {
     );
 }
 
+/// What a reconcile in the midst of a drain leaves: both servers hold objects and serve.
+#[test]
+fn without_any_free_server_a_serving_one_with_room_is_drained_into_if_it_is_named() {
+    let sight = sight(&[("s1", Role::Serving, 5), ("s2", Role::Serving, 7)]);
+    assert_eq!(drain(&sight, &name("s1"), None), Err(PlanRefusal::NoFree));
+    assert_eq!(
+        drain(&sight, &name("s1"), Some(&name("s2"))).unwrap().goal.to_string(),
+        "drain s1 into s2"
+    );
+    assert!(matches!(
+        drain(&sight, &name("s1"), Some(&name("s1"))),
+        Err(PlanRefusal::Role { .. })
+    ));
+}
+
 #[test]
 fn drains_that_cannot_work_are_refused_with_the_reason() {
     let sight = pool();

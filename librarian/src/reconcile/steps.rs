@@ -265,16 +265,18 @@ fn open(draft: &mut Draft<'_>, plan: &Plan, roles: &BTreeMap<ServerName, Role>) 
     Ok(())
 }
 
-/// The role of a server after a reconcile: no move goes on, and what has objects serves.
+/// The role of a server after a reconcile: no move goes on, and what has objects serves. The plan that cordoned a server is
+/// over with the rest, and nothing but a plan takes a cordon away.
 fn role_after(role: Role, has_objects: bool) -> Role {
     match role {
-        Role::Draining | Role::Refilling | Role::Empty | Role::Free | Role::Reserve if has_objects => Role::Serving,
-        Role::Draining | Role::Empty => Role::Free,
+        Role::Cordoned | Role::Draining | Role::Refilling | Role::Empty | Role::Free | Role::Reserve if has_objects => {
+            Role::Serving
+        }
+        Role::Cordoned | Role::Draining | Role::Empty => Role::Free,
         Role::Refilling => Role::Serving,
         Role::Serving
         | Role::Free
         | Role::Reserve
-        | Role::Cordoned
         | Role::Upgrading
         | Role::Validating
         | Role::Failed
@@ -301,5 +303,26 @@ fn joined(draft: &mut Draft<'_>, name: &ServerName, role: Role) {
             draft.put_reconcile(reconcile);
         }
         Some(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A role in which no plan could take up the server again would keep it out of use for ever.
+    #[test]
+    fn after_a_reconcile_every_server_of_the_plan_serves_or_is_free() {
+        for role in [Role::Cordoned, Role::Draining, Role::Empty] {
+            assert_eq!(role_after(role, true), Role::Serving, "{role}");
+            assert_eq!(role_after(role, false), Role::Free, "{role}");
+        }
+        assert_eq!(role_after(Role::Free, true), Role::Serving);
+        assert_eq!(role_after(Role::Refilling, false), Role::Serving);
+        assert_eq!(
+            role_after(Role::Quarantined, true),
+            Role::Quarantined,
+            "a person decides"
+        );
     }
 }
