@@ -362,7 +362,7 @@ impl World {
                     return;
                 };
                 let server = self.machines[to].name.clone();
-                if self.librarian.up && owner != server {
+                if self.librarian.up {
                     self.librarian.wish(&owner, Wish::Move { address, server });
                 }
             }
