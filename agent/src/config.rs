@@ -185,6 +185,9 @@ pub struct Moves {
     /// How long a destination keeps space reserved for an object that does not come.
     #[serde(with = "humantime_serde")]
     pub reserve_for: Duration,
+    /// How long a server that gave an object away says where it went, at least.
+    #[serde(with = "humantime_serde")]
+    pub forward_for: Duration,
     /// Octets of payload in the first UDP packets between agents; larger ones are found by probing.
     pub mtu: u16,
 }
@@ -220,6 +223,7 @@ impl Default for Moves {
             seal_budget: Duration::from_millis(100),
             retire_after: Duration::from_secs(30),
             reserve_for: Duration::from_secs(60),
+            forward_for: Duration::from_secs(300),
             mtu: quic::MTU_DEFAULT,
         }
     }
@@ -499,6 +503,11 @@ volume_step = "{volume_step}"
 # retire_after = "{retire_after}"
 # How long a destination keeps space for an object that does not come. Default {reserve_for}.
 # reserve_for = "{reserve_for}"
+# How long this server says where an object went that it gave away, at least; at most twice as long. Default {forward_for}. It
+# has to outlast every answer that still names this server: twice the librarian's ttl, and the 60 s after which a secondary
+# expires. Too short costs late clients a question to the librarian and a redirect, never more; long costs a row of the index
+# for each object that went.
+# forward_for = "{forward_for}"
 # Octets of payload in the first UDP packets between agents, 1200 to 6550. Default {mtu}. What the path carries beyond that
 # is found by probing, up to 6550, and used: larger packets need less CPU. A value that a link does not carry costs every new
 # connection a fallback to 1200 and the probing anew.
@@ -519,6 +528,7 @@ volume_step = "{volume_step}"
         seal_budget = time(moves.seal_budget),
         retire_after = time(moves.retire_after),
         reserve_for = time(moves.reserve_for),
+        forward_for = time(moves.forward_for),
         mtu = moves.mtu,
     )
 }

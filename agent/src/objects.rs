@@ -18,6 +18,7 @@ mod body;
 pub mod create;
 pub mod delete;
 mod ending;
+mod forwards;
 mod gate;
 mod ids;
 mod local;
@@ -55,6 +56,8 @@ use steps::Asked;
 
 /// Most creations and deletions that wait for the librarian at once; each keeps a copy on disk.
 const OPENINGS_MAX: usize = 4096;
+/// Most forward entries that are being replaced at a time.
+const SHORTENINGS_MAX: usize = 16;
 
 /// Bounds of what is asked of objects.
 #[derive(Clone, Copy, Debug)]
@@ -89,6 +92,8 @@ pub struct Objects {
     wanted: watch::Receiver<Wanted>,
     /// Bounds what waits for the librarian.
     openings: Arc<Semaphore>,
+    /// Bounds how many forward entries are being replaced.
+    shortenings: Arc<Semaphore>,
     requests: AtomicU64,
     errors: AtomicU64,
 }
@@ -117,6 +122,7 @@ impl Objects {
             registers,
             wanted,
             openings: Arc::new(Semaphore::new(OPENINGS_MAX)),
+            shortenings: Arc::new(Semaphore::new(SHORTENINGS_MAX)),
             requests: AtomicU64::new(0),
             errors: AtomicU64::new(0),
         })
@@ -175,7 +181,9 @@ impl Objects {
     pub async fn admit(&self, address: &Address, put: &Put) -> Result<(), WriteError> {
         let current = self.current(address);
         match current.as_deref().map(|entry| &entry.journal) {
-            Some(Journal::Moved { to, .. } | Journal::Forward { to, .. }) => Err(WriteError::Party { to: to.clone() }),
+            Some(Journal::Moved { to, epoch } | Journal::Forward { to, epoch }) => {
+                Err(forwards::gone_to(current.as_deref().expect("it is of this row"), to, *epoch).into())
+            }
             // It may have been applied before the deletion: then it is answered as it was, which its content decides.
             Some(Journal::Tombstone { .. }) if current.as_deref().is_some_and(|entry| put.is_known_to(entry)) => Ok(()),
             Some(Journal::Tombstone { .. }) => Err(WriteError::Deleted),

@@ -59,6 +59,8 @@ pub struct TransferSettings {
     pub window: WindowSettings,
     /// Times and bounds of one move.
     pub machine: Settings,
+    /// How long it is told at least where an object went; at most twice as long.
+    pub forward_for: Duration,
 }
 
 /// Most objects that are sealed at a time, whatever the seals' length.
@@ -84,6 +86,7 @@ impl TransferSettings {
                 reservation: moves.reserve_for,
                 ..Settings::default()
             },
+            forward_for: moves.forward_for,
         }
     }
 }

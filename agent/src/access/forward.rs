@@ -309,6 +309,9 @@ impl Access {
         let address = target::bare(address).ok()?;
         let registers = self.objects.registers();
         let read = registers.read(&address).await.ok()?;
+        if let Some(register) = &read.register {
+            self.objects.shorten_way(register);
+        }
         steps::elsewhere(registers.me(), &address, read.register)
     }
 

@@ -10,6 +10,7 @@ use tokio::sync::futures::OwnedNotified;
 use tokio::sync::oneshot;
 use zones::{Address, Level};
 
+use super::forwards::gone_to;
 use super::gate;
 use super::table::{self, Table};
 use super::turn::Turn;
@@ -279,7 +280,7 @@ fn look(state: &mut table::State, now: impl FnOnce() -> BootInstant) -> Look {
             }
         }
         Journal::CreateSent { .. } | Journal::DeleteSent { .. } => Look::Wait(state.gate().changed()),
-        Journal::Moved { to, .. } | Journal::Forward { to, .. } => Look::Missed(Miss::Party { to: to.clone() }),
+        Journal::Moved { to, epoch } | Journal::Forward { to, epoch } => Look::Missed(gone_to(&entry, to, *epoch)),
         Journal::Tombstone { .. } => Look::Missed(Miss::Deleted),
         Journal::Reserved { .. } | Journal::Staged { .. } | Journal::Prepared { .. } | Journal::CommitSent { .. } => {
             Look::Unknown

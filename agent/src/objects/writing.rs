@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 use zones::{Address, ObjectType};
 
+use super::forwards::gone_to;
 use super::ids::WriteId;
 use super::steps::{self, Step};
 use super::table::Slot;
@@ -251,7 +252,7 @@ pub(super) fn waits(entry: &Entry, held: bool) -> bool {
 pub(super) fn writable(entry: &Entry) -> Result<(), WriteError> {
     match &entry.journal {
         Journal::Active { .. } | Journal::Moving { .. } => Ok(()),
-        Journal::Moved { to, .. } | Journal::Forward { to, .. } => Err(WriteError::Party { to: to.clone() }),
+        Journal::Moved { to, epoch } | Journal::Forward { to, epoch } => Err(gone_to(entry, to, *epoch).into()),
         Journal::Tombstone { .. } => Err(WriteError::Deleted),
         // Turns are held back or taken in these states.
         Journal::Sealed { .. }

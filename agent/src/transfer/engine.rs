@@ -5,6 +5,7 @@
 //! anybody planning a batch. Jobs of each kind are few at a time: what gathers while they run is the next batch.
 
 mod drain;
+mod forwards;
 mod incoming;
 mod notes;
 mod outgoing;
@@ -27,6 +28,7 @@ use crate::migration::{destination, source};
 use crate::objects::Local;
 use crate::store::Entry;
 use drain::Drain;
+use forwards::Forwards;
 use incoming::Incoming;
 use outgoing::Outgoing;
 pub use outside::{Answer, Asked, Done, Frame, Job, Outside, Said, Wish};
@@ -102,6 +104,7 @@ pub struct Engine<O> {
     retired: VecDeque<(BootInstant, Arc<Entry>)>,
     /// Machines that remove such copies now.
     reclaiming: usize,
+    forwards: Forwards,
     /// Number of the last copy that was received.
     copies: u64,
     /// When the last question about a register was sent that the librarian answered.
@@ -136,6 +139,7 @@ impl<O: Outside> Engine<O> {
             refused_steps: HashSet::new(),
             retired: VecDeque::new(),
             reclaiming: 0,
+            forwards: Forwards::default(),
             copies: 0,
             heard: None,
         }
@@ -150,6 +154,7 @@ impl<O: Outside> Engine<O> {
     pub fn turn(&mut self) {
         self.fire();
         self.reclaim();
+        self.end_forwards();
         self.drain();
         self.flush();
     }

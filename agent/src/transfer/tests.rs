@@ -106,6 +106,7 @@ impl Agent {
                 sealed_max: 64,
                 seal_target: Duration::from_millis(50),
             },
+            forward_for: Duration::from_secs(600),
             machine: Settings {
                 // This machine may be busy.
                 seal_budget: Duration::from_secs(1),

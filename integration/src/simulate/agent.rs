@@ -315,6 +315,7 @@ impl Process {
                     seal_target: std::time::Duration::from_millis(50),
                 },
                 machine: times(),
+                forward_for: std::time::Duration::from_secs(4),
             },
             objects: Arc::clone(&local),
             counters: Arc::new(Counters::default()),

@@ -636,6 +636,12 @@ impl World {
                 }
             }
             (Stage::AskedForOwner, Heard::Register { register, .. }) => {
+                if let Some(step) = register.as_ref().and_then(|register| local.shorter_way(&me, register)) {
+                    // It fails only with the disk, and then the entry stays as it was.
+                    drop(local.batch_now(vec![step]));
+                    *self.steps.entry("way shortened").or_default() += 1;
+                    self.check.touched(agent);
+                }
                 let reply = match steps::elsewhere(&me, &address, register) {
                     Some(owner) => Reply::Elsewhere(owner),
                     None => Reply::Unavailable("its owner is being settled"),

@@ -49,6 +49,8 @@ enum Kind {
     NoRow,
     /// Only tidies up: an object that was deleted meanwhile needs it no more.
     Tidy,
+    /// The end of a forward entry: no machine waits for it.
+    ForwardEnd,
 }
 
 /// Steps that wait. Those of sealed objects go first: writers wait for them.
@@ -291,6 +293,22 @@ impl<O: Outside> Engine<O> {
         self.to_note.push(sealed, note);
     }
 
+    /// Removes a forward entry with the next commit.
+    pub(super) fn note_end_of_forward(&mut self, address: Address, seq: u64) {
+        let note = Note {
+            id: self.new_id(),
+            side: Side::Source,
+            kind: Kind::ForwardEnd,
+            name: "forward ended",
+            step: BatchStep::Row {
+                address,
+                seq,
+                change: None,
+            },
+        };
+        self.to_note.push(false, note);
+    }
+
     /// Starts a commit of all steps that wait, unless enough are running.
     pub(super) fn note(&mut self) {
         while self.noting < NOTES_RUNNING_MAX && !self.to_note.is_empty() {
@@ -305,6 +323,10 @@ impl<O: Outside> Engine<O> {
     pub(super) fn noted(&mut self, noted: Noted) {
         let id = noted.id;
         self.noting_steps -= 1;
+        if noted.kind == Kind::ForwardEnd {
+            self.forwards.ended();
+            return;
+        }
         match &noted.outcome {
             Outcome::Failed => self.refused_steps.insert((noted.side, id)),
             Outcome::Durable(_) | Outcome::NotOwned => self.refused_steps.remove(&(noted.side, id)),
@@ -313,7 +335,7 @@ impl<O: Outside> Engine<O> {
             (Side::Source, Outcome::Durable(entry)) => {
                 match noted.kind {
                     Kind::Moved => self.kept(id, entry),
-                    Kind::Plain | Kind::Row | Kind::NoRow | Kind::Tidy => {}
+                    Kind::Plain | Kind::Row | Kind::NoRow | Kind::Tidy | Kind::ForwardEnd => {}
                 }
                 self.feed_source(id, source::Input::Durable);
             }
@@ -329,7 +351,7 @@ impl<O: Outside> Engine<O> {
                             }
                         }
                         Kind::NoRow => incoming.row = None,
-                        Kind::Plain | Kind::Moved | Kind::Tidy => {}
+                        Kind::Plain | Kind::Moved | Kind::Tidy | Kind::ForwardEnd => {}
                     }
                 }
                 self.feed_destination(id, destination::Input::Durable);

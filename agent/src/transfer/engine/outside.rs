@@ -152,8 +152,11 @@ pub(super) enum Work {
 #[derive(Debug)]
 pub struct Done(pub(super) Ended);
 
+/// A small copy in its frame.
+type Framed = Result<(BytesMut, Shipped), ShipFault>;
+
 pub(super) enum Ended {
-    Framed(Vec<(Id, Result<(BytesMut, Shipped), ShipFault>)>),
+    Framed(Vec<(Id, Framed)>),
     Written(Vec<Written>),
     NotedBatch(Vec<Noted>),
     Noted(Noted),
