@@ -1,10 +1,11 @@
-//! Some hundreds of seeds of the simulator, the whole crash enumeration, and that a seed is a run.
+//! Some hundreds of seeds of the simulator, the crash enumeration of quiet runs, and that a seed is a run.
 //!
+//! `simulate --enumerate` takes the directed runs, too: they are three of four of its runs.
 //! `HYPERNET_SEEDS=N` runs as many seeds; the command `simulate` is the faster way to run very many.
 
 use std::collections::BTreeSet;
 
-use integration::simulate::cli::quiet_runs;
+use integration::simulate::cli::{enumerated_runs, quiet_runs};
 use integration::simulate::{Script, all_kinds, coverage, directed, enumerate, run, run_seed, run_seeds};
 
 /// Seeds of a test run.
@@ -62,7 +63,7 @@ fn list_of_a_runs_faults_is_the_same_run() {
 
 #[test]
 fn undisturbed_runs_of_the_enumeration_do_what_they_are_for() {
-    for (name, script) in quiet_runs() {
+    for (name, script) in enumerated_runs() {
         let outcome = run(&script, false);
         assert_eq!(outcome.broken, None, "{name}");
         let taken = outcome.steps.get("taken").copied().unwrap_or(0);

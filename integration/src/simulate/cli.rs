@@ -205,12 +205,20 @@ fn seeds(
     Some(shrink(&script, &outcome))
 }
 
+/// All runs of an enumeration, by name: the quiet ones, then the directed ones.
+#[must_use]
+pub fn enumerated_runs() -> Vec<(&'static str, Script)> {
+    let mut runs = quiet_runs();
+    runs.extend(directed(9));
+    runs
+}
+
 /// The quiet runs of an enumeration, by name.
 #[must_use]
 pub fn quiet_runs() -> Vec<(&'static str, Script)> {
     let put = |object| Deed::Put(0, object);
     let read = |object| Deed::Read(0, object);
-    let mut runs = vec![
+    vec![
         ("creation", Script::quiet(1, 1, &[put(0), read(0)])),
         ("deletion", Script::quiet(2, 1, &[put(0), Deed::Delete(0, 0), read(0)])),
         (
@@ -264,13 +272,11 @@ pub fn quiet_runs() -> Vec<(&'static str, Script)> {
                 ],
             ),
         ),
-    ];
-    runs.extend(directed(9));
-    runs
+    ]
 }
 
 fn enumerated(options: &Options, summary: &mut Summary) -> Option<Violation> {
-    for (name, script) in quiet_runs() {
+    for (name, script) in enumerated_runs() {
         let before = summary.seeds;
         let ended = enumerate(&script, options.pairs, |outcome| summary.take(outcome));
         println!("{name}: {} runs", summary.seeds - before);
