@@ -137,6 +137,11 @@ impl Faults {
     ///
     /// When a process does not come back.
     pub fn inject(&mut self, pool: &mut Pool, lasts: Duration) -> Result<()> {
+        self.back_up(pool)?;
+        // A whole drain that the first backup knows nothing of.
+        pool.librarian_within(DRAIN_WAIT, &["drain", &pool.servers()[0].name])?;
+        self.injected.drains += 1;
+        self.injected.drained += 1;
         let start = Instant::now();
         self.shuffle();
         loop {

@@ -61,6 +61,12 @@ pub struct Outcome {
     pub known: usize,
     /// Operations whose end no client knows.
     pub unknown: usize,
+    /// Of these, writes that were refused for want of room.
+    pub refused_for_room: u32,
+    /// Acknowledged writes that were not there: none, or the run ends with what contradicts what.
+    pub lost: u32,
+    /// Objects whose clients saw what no order of events explains: none, likewise.
+    pub out_of_order: u32,
 }
 
 /// Runs a pool through faults and judges what its clients saw. Every process is on a host of its own, every agent on a disk of
@@ -144,6 +150,9 @@ fn run_on(chaos: &Chaos, program: &Path, network: &Arc<Network>, servers: &[Stri
         injected: faults.injected(),
         known,
         unknown,
+        refused_for_room: clients.refused_for_room(),
+        lost: 0,
+        out_of_order: 0,
     })
 }
 
