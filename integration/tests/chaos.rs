@@ -22,7 +22,7 @@ fn number(name: &str, default: u64) -> Result<u64> {
 fn nothing_is_lost_and_every_history_has_an_explanation() -> Result<()> {
     let chaos = Chaos {
         seed: number("HYPERNET_CHAOS_SEED", 1)?,
-        lasts: Duration::from_secs(number("HYPERNET_CHAOS_SECONDS", 8)?),
+        lasts: Duration::from_secs(number("HYPERNET_CHAOS_SECONDS", 6)?),
         servers: 4,
         objects: 60,
         clients: 8,
@@ -37,6 +37,7 @@ fn nothing_is_lost_and_every_history_has_an_explanation() -> Result<()> {
         outcome.injected.restored_before_a_drain > 0,
         "no registry was older than a drain: {outcome:?}"
     );
+    ensure!(outcome.no_room > 0, "no full disk was felt: {outcome:?}");
     ensure!(outcome.known > 200, "the clients did too little: {outcome:?}");
     Ok(())
 }

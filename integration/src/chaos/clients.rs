@@ -20,10 +20,12 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const LAST_PATIENCE: Duration = Duration::from_secs(60);
 /// Of so many objects one is deleted at some time.
 const DELETED_ONE_IN: u32 = 8;
-/// Largest body, in octets. Moves and disks that fill up should have something to do.
-const BODY_MAX: usize = 256 << 10;
-/// 507 Insufficient Storage.
-const FULL: u16 = 507;
+/// Body of the first objects, in octets: what the first drain moves does not fit into a store that has not grown.
+const FIRST_BODY: usize = 256 << 10;
+/// Largest body of most writes, in octets.
+const BODY_MAX: usize = 64 << 10;
+/// Largest body of a few writes: stores grow for them, so a full disk is felt.
+const LARGE_BODY_MAX: usize = 3 << 20;
 
 /// Who works on the pool.
 #[derive(Debug)]
@@ -32,7 +34,6 @@ pub struct Clients {
     patient: Client,
     history: History,
     objects: AtomicU32,
-    full: AtomicU32,
 }
 
 /// What they do.
@@ -69,7 +70,6 @@ impl Clients {
             patient: with(LAST_PATIENCE)?,
             history,
             objects: AtomicU32::new(0),
-            full: AtomicU32::new(0),
         })
     }
 
@@ -77,12 +77,6 @@ impl Clients {
     #[must_use]
     pub fn history(&self) -> &History {
         &self.history
-    }
-
-    /// How many writes were refused for want of room.
-    #[must_use]
-    pub fn refused_for_room(&self) -> u32 {
-        self.full.load(Ordering::Relaxed)
     }
 
     /// Makes the first objects.
@@ -93,7 +87,7 @@ impl Clients {
     pub async fn create(&self, objects: usize) -> Result<()> {
         for _ in 0..objects {
             let object = self.objects.fetch_add(1, Ordering::Relaxed);
-            self.write(object, 0).await?;
+            self.write(object, FIRST_BODY).await?;
         }
         let (_, unknown) = self.history.counts();
         ensure!(unknown == 0, "an object could not be made in a healthy pool");
@@ -129,16 +123,19 @@ impl Clients {
         let object = random.random_range(0..objects).min(random.random_range(0..objects));
         match random.random_range(0..100) {
             0..50 => self.read(&self.client, object).await,
-            50..96 => self.write(object, random.random_range(0..BODY_MAX)).await,
+            50..72 => self.write(object, 0).await,
+            72..94 => self.write(object, random.random_range(0..BODY_MAX)).await,
+            94..96 => self.write(object, random.random_range(0..LARGE_BODY_MAX)).await,
             96..98 => {
                 let object = self.objects.fetch_add(1, Ordering::Relaxed);
-                self.write(object, 0).await
+                self.write(object, random.random_range(0..BODY_MAX)).await
             }
             _ if object % DELETED_ONE_IN == DELETED_ONE_IN - 1 => self.delete(object).await,
             _ => self.read(&self.client, object).await,
         }
     }
 
+    /// Writes the properties, and a body of so many octets if that is not none.
     async fn write(&self, object: Object, body: usize) -> Result<()> {
         let value = self.history.fresh_value();
         let put = PutObject {
@@ -147,7 +144,7 @@ impl Clients {
         };
         let began = self.history.now();
         let (address, options) = (address(object)?, WriteOptions::default());
-        let written = match body % 2 {
+        let written = match body {
             0 => self.client.put(&address, &put, &options).await,
             _ => {
                 let body = Upload::from(vec![0; body]);
@@ -164,9 +161,6 @@ impl Clients {
                 self.history.note(object, began, true, What::Gone { value });
             }
             Err(error) if is_unknown(&error) => {
-                if matches!(error, ClientError::Refused { status: FULL, .. }) {
-                    self.full.fetch_add(1, Ordering::Relaxed);
-                }
                 self.history
                     .note(object, began, false, What::Write { value, revision: None });
             }

@@ -11,7 +11,7 @@ use crate::harness::run;
 /// Room on one disk, in mebibytes: several times what a pool's objects need. What is not written takes no memory.
 const ROOM_MIB: u32 = 96;
 /// What the ballast is written in.
-const BLOCK: [u8; 1 << 16] = [0; 1 << 16];
+static BLOCK: [u8; 1 << 16] = [0; 1 << 16];
 
 /// A small disk.
 #[derive(Debug)]

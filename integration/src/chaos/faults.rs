@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use rand::RngExt;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
@@ -25,10 +25,15 @@ const PAUSED_MS: std::ops::Range<u64> = 20..3_200;
 const CUT_MS: std::ops::Range<u64> = 200..6_000;
 /// Shortest and longest time that a disk is full.
 const FULL_MS: std::ops::Range<u64> = 200..4_000;
+/// How long the free server's disk is full when the first drain begins.
+const FIRST_FULL_MS: u64 = 2_000;
 /// Most faults that last while others come: a pool whose links are all cut shows nothing.
 const LASTING_MAX: usize = 4;
 /// A drain that takes longer is given up: the next one will do.
 const DRAIN_WAIT: Duration = Duration::from_secs(20);
+
+/// What a lasting fault of a disk concerns, beside the server.
+const DISK: &str = "disk";
 
 /// Faults by kind.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
@@ -70,12 +75,12 @@ enum Fault {
 
 /// How often each fault comes before all come anew, in another order: so every kind comes in every run.
 const DECK: [(Fault, usize); 8] = [
-    (Fault::KillAgent, 5),
-    (Fault::KillLibrarian, 2),
-    (Fault::PauseAgent, 2),
+    (Fault::KillAgent, 3),
+    (Fault::KillLibrarian, 1),
+    (Fault::PauseAgent, 1),
     (Fault::PauseLibrarian, 1),
-    (Fault::Cut, 5),
-    (Fault::Fill, 2),
+    (Fault::Cut, 3),
+    (Fault::Fill, 1),
     (Fault::Restore, 1),
     (Fault::Rebuild, 1),
 ];
@@ -138,10 +143,7 @@ impl Faults {
     /// When a process does not come back.
     pub fn inject(&mut self, pool: &mut Pool, lasts: Duration) -> Result<()> {
         self.back_up(pool)?;
-        // A whole drain that the first backup knows nothing of.
-        pool.librarian_within(DRAIN_WAIT, &["drain", &pool.servers()[0].name])?;
-        self.injected.drains += 1;
-        self.injected.drained += 1;
+        self.drain_into_a_full_disk(pool)?;
         let start = Instant::now();
         self.shuffle();
         loop {
@@ -162,6 +164,39 @@ impl Faults {
                 return Ok(());
             }
         }
+    }
+
+    /// A whole drain that the first backup knows nothing of, into a store that must grow while its disk is full: later drains
+    /// may find all the room that they need.
+    fn drain_into_a_full_disk(&mut self, pool: &Pool) -> Result<()> {
+        let [first, .., free] = pool.servers() else {
+            return Ok(());
+        };
+        let mut command = pool.librarian_command(&["drain", &first.name]);
+        let mut drain = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("start a drain")?;
+        let start = Instant::now();
+        // The free server serves from the first move on.
+        while start.elapsed() < DRAIN_WAIT {
+            let status = pool.pool_status()?;
+            if status
+                .servers
+                .iter()
+                .any(|server| server.name == free.name && server.role != "free")
+            {
+                break;
+            }
+            thread::yield_now();
+        }
+        self.fill(&free.name, FIRST_FULL_MS)?;
+        let status = drain.wait().context("wait for the first drain")?;
+        ensure!(status.success(), "the first drain ended with {status}");
+        self.injected.drains += 1;
+        self.injected.drained += 1;
+        Ok(())
     }
 
     fn shuffle(&mut self) {
@@ -207,7 +242,10 @@ impl Faults {
             Fault::PauseAgent => self.pause(pool.server(&server)?.process()?)?,
             Fault::PauseLibrarian => self.pause(pool.librarian_process()?)?,
             Fault::Cut => self.cut(pool)?,
-            Fault::Fill => self.fill(&server)?,
+            Fault::Fill => {
+                let lasts = self.random.random_range(FULL_MS);
+                self.fill(&server, lasts)?;
+            }
             Fault::Restore => self.restore(pool)?,
             Fault::Rebuild => {
                 pool.kill_librarian()?;
@@ -266,14 +304,13 @@ impl Faults {
         Ok(())
     }
 
-    fn fill(&mut self, server: &str) -> Result<()> {
+    fn fill(&mut self, server: &str, lasts_ms: u64) -> Result<()> {
         let disk = self.disks.iter().find(|(name, _)| name == server);
         let disk = Arc::clone(&disk.with_context(|| format!("{server} has no disk of its own"))?.1);
-        let lasts = self.random.random_range(FULL_MS);
         let full = Arc::clone(&disk);
         let began = self.last(
             (server.to_owned(), DISK.to_owned()),
-            lasts,
+            lasts_ms,
             move || full.fill(),
             move || disk.free(),
         )?;
@@ -377,7 +414,7 @@ impl Faults {
         Ok(())
     }
 
-    /// No more faults: what was begun is waited for.
+    /// No more faults: every process is back, every link and disk whole.
     ///
     /// # Errors
     ///
@@ -402,13 +439,7 @@ impl Faults {
         } else {
             pool.start_librarian()?;
         }
-        if let Some((_, mut child)) = self.drain.take() {
-            let status = child.wait().context("wait for the last drain")?;
-            self.injected.drained += u32::from(status.success());
-        }
-        Ok(())
+        // The command only watches: the drain itself goes on, and the pool comes to rest when it has ended.
+        self.end_drain()
     }
 }
-
-/// What a lasting fault of a disk concerns, beside the server.
-const DISK: &str = "disk";

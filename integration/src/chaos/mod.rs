@@ -61,8 +61,8 @@ pub struct Outcome {
     pub known: usize,
     /// Operations whose end no client knows.
     pub unknown: usize,
-    /// Of these, writes that were refused for want of room.
-    pub refused_for_room: u32,
+    /// Writes and moves that agents refused for want of room, as they log it: the full disks were felt.
+    pub no_room: usize,
     /// Acknowledged writes that were not there: none, or the run ends with what contradicts what.
     pub lost: u32,
     /// Objects whose clients saw what no order of events explains: none, likewise.
@@ -150,10 +150,19 @@ fn run_on(chaos: &Chaos, program: &Path, network: &Arc<Network>, servers: &[Stri
         injected: faults.injected(),
         known,
         unknown,
-        refused_for_room: clients.refused_for_room(),
+        no_room: no_room(&pool)?,
         lost: 0,
         out_of_order: 0,
     })
+}
+
+fn no_room(pool: &Pool) -> Result<usize> {
+    let mut lines = 0;
+    for server in pool.servers() {
+        let log = std::fs::read_to_string(server.process()?.log()).context("read a log")?;
+        lines += log.lines().filter(|line| line.contains("no room for")).count();
+    }
+    Ok(lines)
 }
 
 /// Waits until no move is open and no server is on its way from one role to another.
