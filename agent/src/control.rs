@@ -92,6 +92,8 @@ pub struct Figures {
     pub heat: u64,
     /// Requests that failed by this server's fault since it started.
     pub errors: u64,
+    /// Objects that no move can take away since their copies here cannot be read.
+    pub unreadable: u64,
     /// Commits of the index.
     pub commits: u64,
 }
@@ -182,6 +184,7 @@ impl Control {
                 load,
                 heat: figures.heat,
                 errors: figures.errors,
+                unreadable: figures.unreadable,
                 plan: wanted.plan,
                 commits: figures.commits,
                 peer_port: told.peer_port,

@@ -337,6 +337,11 @@ fn show(objects: &Objects, out: &mut String) {
     gauge("agent_objects", "Objects that this agent owns.", figures.objects);
     gauge("agent_object_octets", "Plaintext octets of these.", figures.bytes);
     gauge(
+        "agent_objects_unreadable",
+        "Objects that no move can take away since their copies here cannot be read.",
+        figures.unreadable,
+    );
+    gauge(
         "agent_store_capacity_octets",
         "Octets that the store may take.",
         usage.capacity,

@@ -167,21 +167,25 @@ impl Objects {
         }
     }
 
-    /// Whether a write of this object belongs here: asked before a body is taken, so that it is not taken in vain.
+    /// Whether this write belongs here: asked before a body is taken, so that it is not taken in vain.
     ///
     /// # Errors
     ///
     /// [`WriteError::Elsewhere`], [`WriteError::Party`], [`WriteError::Deleted`], [`WriteError::NotServing`] and the like.
-    pub async fn admit(&self, address: &Address) -> Result<(), WriteError> {
+    pub async fn admit(&self, address: &Address, put: &Put) -> Result<(), WriteError> {
         let current = self.current(address);
         match current.as_deref().map(|entry| &entry.journal) {
             Some(Journal::Moved { to, .. } | Journal::Forward { to, .. }) => Err(WriteError::Party { to: to.clone() }),
+            // It may have been applied before the deletion: then it is answered as it was, which its content decides.
+            Some(Journal::Tombstone { .. }) if current.as_deref().is_some_and(|entry| put.is_known_to(entry)) => Ok(()),
             Some(Journal::Tombstone { .. }) => Err(WriteError::Deleted),
             Some(_) => Ok(()),
-            None => match self.ask(address).await? {
-                Asked::Here => Ok(()),
-                Asked::Free => self.takes_new(address),
-                Asked::Clash(registered) => Err(WriteError::CaseClash { registered }),
+            None => match self.ask(address).await {
+                Ok(Asked::Here) => Ok(()),
+                Ok(Asked::Free) => self.takes_new(address),
+                Ok(Asked::Clash(registered)) => Err(WriteError::CaseClash { registered }),
+                Err(Miss::Deleted) if put.write_id.is_some() => Err(self.deleted_by(address).await?),
+                Err(miss) => Err(miss.into()),
             },
         }
     }
@@ -196,6 +200,7 @@ impl Objects {
             capacity: self.store.usage().capacity,
             heat: self.requests.load(Ordering::Relaxed),
             errors: self.errors.load(Ordering::Relaxed),
+            unreadable: self.local.unreadable(),
             commits: self.store.commits(),
         }
     }

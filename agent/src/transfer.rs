@@ -41,7 +41,7 @@ use crate::migration::window::WindowSettings;
 use crate::objects::Objects;
 use crate::register::Registers;
 use crate::store::{Entry, Store};
-pub use copying::{Leave, Shipment, Shipped};
+pub use copying::{Leave, ShipFault, Shipment, Shipped};
 use engine::{Engine, Parts};
 use link::Close;
 use quic::QuicError;

@@ -207,6 +207,7 @@ pub(crate) fn has() -> Has {
         load: 0,
         heat: 0,
         errors: 0,
+        unreadable: 0,
         plan: 0,
         commits: 7,
         peer_port: 9100,

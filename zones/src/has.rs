@@ -15,7 +15,7 @@ pub const RELEASE_OCTETS_MAX: usize = 32;
 /// What a server has, as its agent last said.
 ///
 /// Text, as character-strings of one TXT record, in this order: `v=hn1` `release=` `role=` `objects=` `bytes=`
-/// `capacity=` `load=` `heat=` `errors=` `plan=` `commits=` `peer=`.
+/// `capacity=` `load=` `heat=` `errors=` `unreadable=` `plan=` `commits=` `peer=`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Has {
     /// Release of the software, `[0-9A-Za-z.+-]{1,32}`.
@@ -34,6 +34,8 @@ pub struct Has {
     pub heat: u64,
     /// Requests that failed by its own fault since it started.
     pub errors: u64,
+    /// Objects that no move can take away since their copies there cannot be read.
+    pub unreadable: u64,
     /// Highest plan it has seen, stored durably before it is said.
     pub plan: u64,
     /// Commits of its index. Lower than before: its index is older than what it once said.
@@ -56,6 +58,7 @@ impl Has {
             format!("load={}", self.load),
             format!("heat={}", self.heat),
             format!("errors={}", self.errors),
+            format!("unreadable={}", self.unreadable),
             format!("plan={}", self.plan),
             format!("commits={}", self.commits),
             format!("peer={}", self.peer_port),
@@ -84,6 +87,7 @@ impl Has {
             load: strings.number("load")?,
             heat: strings.number("heat")?,
             errors: strings.number("errors")?,
+            unreadable: strings.number("unreadable")?,
             plan: strings.number("plan")?,
             commits: strings.number("commits")?,
             peer_port: strings.number("peer")?,
@@ -114,7 +118,7 @@ mod tests {
     use super::*;
 
     const TEXT: &str = "v=hn1 release=0.1.0 role=serving objects=12 bytes=3400 capacity=1000000 load=35 heat=7 \
-                        errors=0 plan=4 commits=99 peer=9102";
+                        errors=0 unreadable=0 plan=4 commits=99 peer=9102";
 
     #[test]
     fn has_record_reads_back_as_it_was_written() {

@@ -101,7 +101,7 @@ pub(super) async fn put_object(
     let (caller, address) = access.enter(&request, &address)?;
     let mut put = allowed(&caller, &address, request.headers())?;
     if request.headers().contains_key(EXPECT)
-        && let Err(error) = access.objects.admit(&address).await
+        && let Err(error) = access.objects.admit(&address, &put).await
     {
         // The client waits before it sends: where it has to send to is told first.
         return access.unwritten(&caller, error, Outgoing::of(request, "")).await;
@@ -133,7 +133,7 @@ pub(super) async fn put_object(
         }
         Form::Multipart(boundary) => {
             // A body may be large: whose object it is, is asked before it is taken.
-            if let Err(error) = access.objects.admit(&address).await {
+            if let Err(error) = access.objects.admit(&address, &put).await {
                 return access.unwritten(&caller, error, Outgoing::of(request, "")).await;
             }
             let (parts, body) = request.into_parts();
@@ -176,7 +176,7 @@ pub(super) async fn put_body(
             )
         })?),
     };
-    if let Err(error) = access.objects.admit(&address).await {
+    if let Err(error) = access.objects.admit(&address, &put).await {
         return access.unwritten(&caller, error, Outgoing::of(request, "/body")).await;
     }
     let (parts, body) = request.into_parts();

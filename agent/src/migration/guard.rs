@@ -2,6 +2,21 @@
 //!
 //! A simulator that finds nothing proves something only if it finds what happens without each of them. In a running agent
 //! every guard stands: without the feature `mutations` the question is a constant.
+//!
+//! | section 15 | here |
+//! | --- | --- |
+//! | fence and its epoch | `StopBeforeAnswer`, `FenceOfSealed`, `FenceEpoch` |
+//! | fresh tx on abort and on the next move | `FreshTxOnAbort`, `FreshTxOnMove` |
+//! | commit-sent kept; delete-sent and create-sent journaled | `CommitSentKept`, `DeleteSent`, `CreateSent` |
+//! | a refusal settles nothing | `RefusedOpening`, `RefusedCommit`, `RefusedReturn`, `RefusedCreation` |
+//! | old answers never count | `OldAnswers` |
+//! | read rule of S, 2 s counted from the question | `ReadRule`, `CountedFromQuestion` |
+//! | read rule of D, new wait after a restart | `WaitForFence`, `NewWaitAfterRestart` |
+//! | no onward move inside the wait | `OnwardMove` |
+//! | unseal only when shown | `UnsealWhenShown` |
+//! | read-back, reclaim by sequence number, write ids handed on | `ReadBack`, `ReclaimByNumber`, `WriteIds` |
+//!
+//! `SealDurable` and `SealedRevision` are of section 11. The others of section 15 are the librarian's, or not built.
 
 /// A rule that carries correctness.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]

@@ -126,8 +126,10 @@ pub enum Input {
         /// The revision.
         revision: u64,
     },
-    /// The copy could not be read or its stream broke.
+    /// Its stream broke.
     ShipFailed,
+    /// The owner's own copy does not open: no other try will do better.
+    Unreadable,
     /// The gate has begun to close: from now on new writes wait.
     Holding {
         /// The number given with [`Action::Close`].
@@ -276,6 +278,8 @@ pub enum Why {
     Register,
     /// The copy arrived damaged or not at all, too many times.
     Copy,
+    /// The owner's own copy does not open.
+    Unreadable,
     /// The destination dropped its copy.
     Dropped,
     /// The seal lasted too long.
@@ -637,6 +641,10 @@ impl Source {
             }
             Input::ShipFailed => {
                 self.ship_failed(now);
+                Ok(())
+            }
+            Input::Unreadable => {
+                self.unreadable(now);
                 Ok(())
             }
             Input::Closed {

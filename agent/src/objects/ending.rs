@@ -55,8 +55,8 @@ impl Objects {
         self.settle_delete(entry, tx).await
     }
 
-    /// Where the tombstone of a deleted object is.
-    async fn deleted_by(&self, address: &Address) -> Result<WriteError, Miss> {
+    /// Where the tombstone of a deleted object is: it knows under which write ids the object was changed.
+    pub(super) async fn deleted_by(&self, address: &Address) -> Result<WriteError, Miss> {
         let read = self.registers.read(address).await.map_err(|_| Miss::unreachable())?;
         Ok(match read.register {
             Some(register) if register.owner != *self.registers.me() => WriteError::Elsewhere {

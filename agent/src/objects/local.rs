@@ -4,6 +4,7 @@
 //! [`super::Objects`], which is this and the librarian.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::futures::OwnedNotified;
 use tokio::sync::oneshot;
@@ -23,6 +24,8 @@ pub struct Local {
     pub(super) store: Arc<Store>,
     pub(super) table: Table,
     pub(super) settings: Settings,
+    /// Objects that no move can take away since their copies here cannot be read.
+    unreadable: AtomicU64,
 }
 
 /// What an address says to a read.
@@ -69,7 +72,12 @@ impl Local {
             let address = entry.address.clone();
             table.swap(&address, None, Some(entry));
         }
-        Arc::new(Local { store, table, settings })
+        Arc::new(Local {
+            store,
+            table,
+            settings,
+            unreadable: AtomicU64::new(0),
+        })
     }
 
     /// What a read finds that looks at `now`.
@@ -128,6 +136,16 @@ impl Local {
     #[must_use]
     pub fn totals(&self) -> (u64, u64) {
         self.table.totals()
+    }
+
+    /// Objects that no move could take away at the last try, since their copies here cannot be read.
+    #[must_use]
+    pub fn unreadable(&self) -> u64 {
+        self.unreadable.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_unreadable(&self, objects: usize) {
+        self.unreadable.store(objects as u64, Ordering::Relaxed);
     }
 
     /// The store below.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use zones::{Address, RegisterChange, Tx};
 
 use super::create::{Action, Create};
-use super::words::{WriteError, Written};
+use super::words::{Miss, WriteError, Written};
 use super::writing::{Prepared, uncommitted};
 use super::{Asked, Objects, steps};
 use crate::clock::{self, BootInstant, sleep_until};
@@ -18,10 +18,13 @@ const DISK_PAUSE: Duration = Duration::from_secs(1);
 impl Objects {
     /// Makes an object, in its turn.
     pub(super) async fn make(self: Arc<Self>, address: &Address, put: Prepared) -> Result<Written, WriteError> {
-        match self.ask(address).await? {
-            Asked::Free => {}
-            Asked::Clash(registered) => return Err(WriteError::CaseClash { registered }),
-            Asked::Here => return Err(settling()),
+        match self.ask(address).await {
+            Ok(Asked::Free) => {}
+            Ok(Asked::Clash(registered)) => return Err(WriteError::CaseClash { registered }),
+            Ok(Asked::Here) => return Err(settling()),
+            // It may have been applied before the deletion.
+            Err(Miss::Deleted) if put.id().is_some() => return Err(self.deleted_by(address).await?),
+            Err(miss) => return Err(miss.into()),
         }
         self.takes_new(address)?;
         let now_ms = clock::unix_ms();

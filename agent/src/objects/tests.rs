@@ -263,6 +263,50 @@ async fn write_id_is_applied_once_and_repeats_its_result() {
 }
 
 #[tokio::test]
+async fn write_that_is_repeated_after_a_deletion_is_answered_as_it_was() {
+    let place = Place::new().await;
+    let write = |id| Put {
+        write_id: Some(id),
+        ..put(1)
+    };
+    let (known, fresh) = (Uuid::now_v7(), Uuid::now_v7());
+    let first = place.put("1", write(known)).await.unwrap();
+    place.objects.delete(&address("1"), delete()).await.unwrap();
+    let place = place.restart();
+    place.objects.admit(&address("1"), &write(known)).await.unwrap();
+    let again = place.put("1", write(known)).await.unwrap();
+    assert_eq!((again.revision, again.created), (first.revision, true));
+    let refused = place.objects.admit(&address("1"), &write(fresh)).await;
+    assert_eq!(refused, Err(WriteError::Deleted));
+    assert_eq!(place.put("1", write(fresh)).await, Err(WriteError::Deleted));
+    let of_another = Put {
+        client: "other".to_owned(),
+        ..write(known)
+    };
+    assert_eq!(place.put("1", of_another).await, Err(WriteError::Deleted));
+}
+
+/// Another server deleted the object: only its tombstone knows the write ids.
+#[tokio::test]
+async fn write_that_is_repeated_after_a_deletion_elsewhere_is_sent_there() {
+    let place = Place::new().await;
+    place.register("9", "s2", 5, State::Deleted);
+    let repeated = Put {
+        write_id: Some(Uuid::now_v7()),
+        ..put(1)
+    };
+    let elsewhere = WriteError::Elsewhere {
+        owner: "s2".parse().unwrap(),
+        epoch: Epoch(5),
+    };
+    assert_eq!(
+        place.objects.admit(&address("9"), &repeated).await,
+        Err(elsewhere.clone())
+    );
+    assert_eq!(place.put("9", repeated).await, Err(elsewhere));
+}
+
+#[tokio::test]
 async fn address_outside_the_table_is_decided_by_its_register() {
     let place = Place::new().await;
     let read = async |at: &str| place.objects.read(&address(at)).await.map(|_| ());
@@ -319,7 +363,7 @@ async fn server_that_is_not_serving_takes_no_new_object_but_writes() {
     });
     let refused = place.put("2", put(1)).await;
     assert!(matches!(refused, Err(WriteError::NotServing { .. })), "{refused:?}");
-    assert!(place.objects.admit(&address("2")).await.is_err());
+    assert!(place.objects.admit(&address("2"), &put(1)).await.is_err());
     assert_eq!(place.put("1", put(2)).await.unwrap().revision, 2);
 }
 

@@ -63,6 +63,19 @@ impl Prepared {
     }
 }
 
+impl Put {
+    /// Whether a row was changed under this write id, by this client.
+    pub(super) fn is_known_to(&self, entry: &Entry) -> bool {
+        let known = |id: Uuid| {
+            entry
+                .writes
+                .iter()
+                .any(|record| record.id == id && record.client == self.client)
+        };
+        self.write_id.is_some_and(known)
+    }
+}
+
 impl Objects {
     /// Writes an object, or makes it.
     ///

@@ -275,6 +275,7 @@ fn has(peer_port: u16) -> Has {
         load: 0,
         heat: 0,
         errors: 0,
+        unreadable: 0,
         plan: 0,
         commits: 0,
         peer_port,

@@ -26,6 +26,25 @@ pub struct Shipped {
     body: Option<StreamId>,
 }
 
+/// Why a copy did not leave whole.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ShipFault {
+    /// The way to the destination broke.
+    Broken,
+    /// The copy does not open on this server.
+    Unreadable,
+}
+
+impl From<&ReadError> for ShipFault {
+    fn from(error: &ReadError) -> ShipFault {
+        match error {
+            ReadError::Damaged { .. } | ReadError::Io { .. } => ShipFault::Unreadable,
+            // The key provider may answer again.
+            ReadError::Vault(_) | ReadError::NoPart { .. } => ShipFault::Broken,
+        }
+    }
+}
+
 /// One copy on its way to a destination.
 #[derive(Clone, Debug)]
 pub struct Shipment {

@@ -10,7 +10,7 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::{mpsc, oneshot};
 use zones::Address;
 
-use super::copying::{CopyFault, Fresh, Leave, Pieces, Shipment};
+use super::copying::{CopyFault, Fresh, Leave, Pieces, ShipFault, Shipment};
 use super::engine::{Done, Id};
 use super::link::{StreamError, read_head};
 use super::quic::Identified;
@@ -34,7 +34,11 @@ pub(crate) fn ship(id: Id, connection: Connection, store: Arc<Store>, shipment: 
             let error: &(dyn std::error::Error + 'static) = error;
             tracing::debug!(address = %shipment.entry.address, error, "a large copy broke off");
         }
-        let shipped = ended.is_ok().then_some(shipment.shipped);
+        let shipped = match ended {
+            Ok(()) => Ok(shipment.shipped),
+            Err(ShipError::Read(error)) => Err(ShipFault::from(&error)),
+            Err(ShipError::Connection(_) | ShipError::Write(_) | ShipError::Stopped) => Err(ShipFault::Broken),
+        };
         drop(events.send(Event::Shipped(id, shipped)).await);
     });
 }

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 use zones::{Address, Domain, ServerName};
 
-use super::copying::{Leave, Shipment, Shipped};
+use super::copying::{Leave, ShipFault, Shipment, Shipped};
 use super::engine::{Answer, Done, Engine, Frame, Id, Job, LOOK_EVERY, Outside, Side, Wish};
 use super::large;
 use super::quic::Identified;
@@ -53,7 +53,7 @@ pub(crate) enum Event {
     /// A gate is closed, or the object is no longer the move's.
     Closed(Id, u32, Result<Arc<Entry>, NotOwned>),
     /// A large copy was handed over; `None`: it broke off.
-    Shipped(Id, Option<Shipped>),
+    Shipped(Id, Result<Shipped, ShipFault>),
     /// A peer sends a large copy.
     LargeOffer {
         peer: ServerName,

@@ -2,6 +2,7 @@
 
 mod reconcile;
 
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -422,6 +423,47 @@ async fn destination_without_room_takes_what_fits_and_the_rest_stays() {
         // It takes writes as before.
         agent.put(&address(n), n + 100, None).await.unwrap();
     }
+}
+
+/// Turns one octet of an object's body on disk.
+fn damage(agent: &Agent, at: &Address) {
+    let entry = agent
+        .objects
+        .entries()
+        .into_iter()
+        .find(|entry| entry.address == *at)
+        .unwrap();
+    let extent = entry.body.as_ref().unwrap().extents[0];
+    let path = agent.dir.path().join(format!("volumes/{:04}", extent.volume));
+    let volume = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut octet = [0];
+    volume.read_exact_at(&mut octet, extent.offset() + 50).unwrap();
+    volume.write_all_at(&[octet[0] ^ 1], extent.offset() + 50).unwrap();
+}
+
+/// A small copy and one that travels on a stream of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn object_whose_copy_is_damaged_stays_and_is_told_and_the_rest_of_the_drain_goes_on() {
+    let (pool, stub) = (pool(), Stub::start().await);
+    let s1 = Agent::start(&pool, &stub, "s1", OCTETS).await;
+    let s2 = Agent::start(&pool, &stub, "s2", OCTETS).await;
+    fill(&s1, 30).await;
+    for n in [0, 6] {
+        damage(&s1, &address(n));
+    }
+    s1.want(Role::Draining, &["s2"]);
+    s2.until_owned(28).await;
+    let told = async {
+        while s1.objects.figures().unreadable != 2 || s1.transfer.counters().moves().open_out > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, told).await.expect("both are told of");
+    for n in [0, 6] {
+        let register = stub.register(&address(n)).unwrap();
+        assert_eq!((register.owner.as_str(), &register.state), ("s1", &State::Stable));
+    }
+    assert_eq!((s1.owned(), s2.owned()), (2, 28));
 }
 
 /// Somebody with a certificate of the pool dials an agent.

@@ -332,6 +332,7 @@ fn report(librarian: SocketAddr, set: &DnsSet, key: &TsigKey) -> Result<bool> {
         load: 0,
         heat: 0,
         errors: 0,
+        unreadable: 0,
         plan: 0,
         commits: 0,
         peer_port: 9101,

@@ -53,7 +53,7 @@ pub enum What {
     },
     /// An operation that was told that the object was deleted.
     Gone {
-        /// The value, if it was a write: an earlier sending of it may have been applied before the deletion.
+        /// The value, if it was a write, which was not applied then.
         value: Option<u64>,
     },
     /// An operation that was told that the object was never made.
@@ -191,12 +191,7 @@ pub fn judge(history: &[Operation]) -> Result<(), String> {
     let mut by_revision: BTreeMap<u64, Write> = BTreeMap::new();
     let mut nameless: BTreeMap<u64, Write> = BTreeMap::new();
     for operation in history {
-        let written = match operation.what {
-            What::Write { value, revision } => Some((value, revision)),
-            What::Gone { value } => value.map(|value| (value, None)),
-            What::Read { .. } | What::Delete { .. } | What::Absent => None,
-        };
-        if let Some((value, revision)) = written {
+        if let What::Write { value, revision } = operation.what {
             let write = Write {
                 value,
                 began: operation.began,

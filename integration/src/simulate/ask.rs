@@ -66,6 +66,7 @@ impl World {
                     load: 0,
                     heat: 0,
                     errors: 0,
+                    unreadable: local.unreadable(),
                     plan: wanted.plan,
                     commits: local.store().commits(),
                     peer_port: 9101,

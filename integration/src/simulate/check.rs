@@ -63,6 +63,12 @@ impl Check {
         self.objects.get(address).is_some_and(|seen| seen.rotten)
     }
 
+    /// Damaged objects that a server owns.
+    pub(super) fn rotten_of(&self, server: &ServerName) -> u64 {
+        let owns = |seen: &&Seen| seen.register.as_ref().is_some_and(|register| register.owner == *server);
+        self.objects.values().filter(|seen| seen.rotten).filter(owns).count() as u64
+    }
+
     pub(super) fn owner(&self, address: &Address) -> Option<ServerName> {
         let register = self.objects.get(address)?.register.as_ref()?;
         (register.state != State::Deleted).then(|| register.owner.clone())

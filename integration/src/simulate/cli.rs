@@ -45,7 +45,7 @@ pub struct Options {
     /// Writes the summary as one JSON object.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Instead of seeds: one move, one batch, one creation and one deletion with a fault at every single point.
+    /// Instead of seeds: moves, a batch, a creation, a deletion and directed runs, with a fault at every single point.
     #[arg(long)]
     pub enumerate: bool,
     /// With --enumerate: every N-th pair of faults, too.
@@ -295,6 +295,9 @@ fn print(violation: &Violation) {
         script.seed, script.agents, script.clients, script.objects
     );
     println!("deeds {:?}", script.deeds);
+    if !script.after.is_empty() {
+        println!("deeds behind steps {:?}", script.after);
+    }
     println!("faults {:?}", outcome.fired);
     println!("--- broken");
     println!("{}", outcome.broken.as_deref().unwrap_or("nothing"));

@@ -119,7 +119,7 @@ const SOURCE_RULES: [Rule; 10] = [
         "an ended machine is removed at once",
     ),
     rule(
-        &["Shipped", "ShipFailed"],
+        &["Shipped", "ShipFailed", "Unreadable"],
         In::AllBut(&[
             "reserving",
             "noting the move",

@@ -22,8 +22,8 @@ const LIBRARIAN: usize = 0;
 const WRITER: usize = 0;
 const READER: usize = 1;
 
-/// When the object rests on S: what is done before is no concern of a run.
-const BEGINS: Time = 4 * SECOND;
+/// When the object rests on S and nothing of its way there is left: what is done before is no concern of a run.
+const BEGINS: Time = 6 * SECOND;
 
 /// Reads between the commit and the end of what S may show: 2 s, and a little.
 const READS: u64 = 50;
@@ -73,7 +73,7 @@ fn moves(seed: u64, home: usize, after: Vec<After>) -> Script {
         clients: 2,
         knows: vec![(WRITER, home), (READER, S)],
         after,
-        ends: 14 * SECOND,
+        ends: BEGINS + 10 * SECOND,
         ..Script::quiet(seed, 1, &[])
     }
 }
@@ -166,7 +166,7 @@ fn first_answer_comes_late(seed: u64) -> Script {
     ];
     let mut script = moves(seed, S, deeds);
     script.deeds.push((BEGINS, Deed::Arm(Site::Answer, late(4_000))));
-    script.ends = 20 * SECOND;
+    script.ends = BEGINS + 16 * SECOND;
     script
 }
 
@@ -181,10 +181,9 @@ fn reply_is_lost(seed: u64, step: &'static str) -> Script {
 
 /// The same, and the wish is taken back before S hears of the refusal: nothing but this move brings the register to rest.
 fn reply_to_opening_is_lost(seed: u64) -> Script {
-    Script {
-        ends: 6_600 * MS,
-        ..reply_is_lost(seed, "moving")
-    }
+    let mut script = reply_is_lost(seed, "moving");
+    script.after.push(after("moving", 1, 500 * MS, Deed::Move(0, S)));
+    script
 }
 
 /// The commit lands, and D hears nothing of the librarian for longer than it sends it again.
@@ -194,7 +193,7 @@ fn commit_is_not_answered(seed: u64) -> Script {
         after("open", 1, 100 * MS, Deed::Put(WRITER, 0)),
     ];
     Script {
-        ends: 20 * SECOND,
+        ends: BEGINS + 16 * SECOND,
         ..moves(seed, S, deeds)
     }
 }
@@ -229,7 +228,7 @@ fn fence_is_answered_late(seed: u64) -> Script {
         after("taken", 3, 100 * MS, Deed::Release),
     ]);
     Script {
-        ends: 22 * SECOND,
+        ends: BEGINS + 18 * SECOND,
         ..moves(seed, D, deeds)
     }
 }
@@ -244,7 +243,7 @@ fn fence_comes_late(seed: u64) -> Script {
         after("moving", 3, 300 * MS, Deed::Release),
     ];
     Script {
-        ends: 22 * SECOND,
+        ends: BEGINS + 18 * SECOND,
         ..moves(seed, S, deeds)
     }
 }
@@ -320,6 +319,6 @@ fn write_is_repeated(seed: u64) -> Script {
         (BEGINS, Deed::Arm(Site::Reply, Fate::Lost)),
         (BEGINS, Deed::Put(WRITER, 0)),
     ]);
-    script.ends = 18 * SECOND;
+    script.ends = BEGINS + 14 * SECOND;
     script
 }

@@ -338,4 +338,19 @@ mod tests {
         }
         assert!((20..64).contains(&lost), "{lost}");
     }
+
+    #[test]
+    fn disk_that_writes_wrongly_says_nothing_and_spares_what_is_no_volume() {
+        let disk = Platter::default();
+        let volume = disk.open("volumes/0000").unwrap();
+        let index = disk.open("index").unwrap();
+        disk.miswrite(true);
+        for file in [&volume, &index] {
+            file.write_at(0, &[1; 4]).unwrap();
+        }
+        disk.miswrite(false);
+        volume.write_at(4, &[1; 4]).unwrap();
+        assert_eq!(disk.read("volumes/0000").unwrap(), [0x11, 1, 1, 1, 1, 1, 1, 1]);
+        assert_eq!(disk.read("index").unwrap(), [1; 4]);
+    }
 }

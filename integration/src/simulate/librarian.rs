@@ -7,7 +7,7 @@ use std::sync::Arc;
 use librarian::answer::{self, reply::Transport};
 use librarian::keys::{Holder, Key, KeyRing, Keys};
 use librarian::listen::{RateLimit, Service};
-use librarian::pool::{self, Decision};
+use librarian::pool::{self, Decision, Wait};
 use librarian::registry::{
     Cut, MemoryLog, Plan, Proposal, Registry, ServerChange, Settings, SubmitError, Waiting, WantsChange, Writer,
 };
@@ -161,6 +161,17 @@ impl Librarian {
     /// Whether the plan has come to its end.
     pub(super) fn rests(&self) -> bool {
         pool::look(&self.view_now()).is_ok_and(|sight| pool::decide(&sight) == Decision::Rest)
+    }
+
+    /// The server that the plan waits for since registers name it, and how many do.
+    pub(super) fn waits_for_registers(&self) -> Option<(ServerName, u64)> {
+        match pool::decide(&pool::look(&self.view_now()).ok()?) {
+            Decision::Wait(waits) => waits.into_iter().find_map(|wait| match wait {
+                Wait::Named { server, registers } => Some((server, registers)),
+                _ => None,
+            }),
+            Decision::Rest | Decision::Write(_) => None,
+        }
     }
 
     /// Wishes one object moved off a server.

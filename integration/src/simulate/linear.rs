@@ -46,7 +46,7 @@ pub enum Outcome {
     Done,
     /// There is nothing to delete.
     Nothing,
-    /// It is deleted. For a write that was sent more than once this does not say whether an earlier sending was applied.
+    /// It is deleted, and this write or deletion was not applied.
     Gone,
 }
 
@@ -195,8 +195,7 @@ fn apply(object: Object, operation: &Operation) -> Option<Object> {
                 Object::Absent | Object::Deleted => 0,
             };
             let revision = before + 1;
-            let open = unknown || operation.outcome == Outcome::Gone;
-            (open || operation.outcome == Outcome::Written(revision)).then_some(Object::Is { write, revision })
+            (unknown || operation.outcome == Outcome::Written(revision)).then_some(Object::Is { write, revision })
         }
         (Action::Read, _) => (unknown || operation.outcome == Outcome::Seen(object)).then_some(object),
         (Action::Delete, Object::Is { .. }) => {

@@ -1,6 +1,7 @@
 //! Messages and connections between agents, as the world carries them.
 
 use agent::migration::wire::{Either, Request as MoveRequest, read_frame, take_frame};
+use agent::transfer::ShipFault;
 use bytes::{Bytes, BytesMut};
 
 use super::clock::{MS, S, micros};
@@ -82,7 +83,7 @@ impl World {
             Fate::Lost => {
                 if let Event::Large { from, id, .. } = &event {
                     let (from, life, id) = (from.0, from.1, *id);
-                    self.push(at, Event::LargeEnd(from, life, id, None));
+                    self.push(at, Event::LargeEnd(from, life, id, Err(ShipFault::Broken)));
                 }
                 return;
             }
@@ -146,7 +147,10 @@ impl World {
             self.check.touched(to);
             self.settle(to);
         }
-        self.push(self.now + MS, Event::LargeEnd(from, life, id, whole.then_some(shipped)));
+        self.push(
+            self.now + MS,
+            Event::LargeEnd(from, life, id, whole.then_some(shipped).ok_or(ShipFault::Broken)),
+        );
     }
 
     pub(super) fn dial(&mut self, from: usize, to: usize) {

@@ -22,7 +22,7 @@ pub enum Deed {
     Read(usize, usize),
     /// A client deletes an object.
     Delete(usize, usize),
-    /// The operator wishes an object moved.
+    /// The operator wishes an object moved; to stay, where it is there already.
     Move(usize, usize),
     /// The operator drains a server into the free one.
     Drain(usize),

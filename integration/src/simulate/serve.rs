@@ -575,6 +575,7 @@ impl World {
                 }
             },
             (Stage::AskedForMake(turn), Heard::Register { register, .. }) => {
+                let owner = register.as_ref().map(|register| register.owner.clone());
                 match steps::judge(&me, &address, register) {
                     Ok(Asked::Free) => {
                         if role.is_some_and(|role| !role.takes_new_objects()) {
@@ -594,6 +595,14 @@ impl World {
                     }
                     Ok(Asked::Clash(_)) => {
                         self.end_request(agent, id, Reply::Refused("differs by case".to_owned()));
+                    }
+                    // Who deleted it knows under which write ids it was changed.
+                    Err(Miss::Deleted) => {
+                        let reply = match owner {
+                            Some(owner) if owner != me => Reply::Elsewhere(owner),
+                            Some(_) | None => Reply::Gone,
+                        };
+                        self.end_request(agent, id, reply);
                     }
                     Err(miss) => {
                         self.missed(agent, id, miss);

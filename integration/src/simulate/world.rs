@@ -9,8 +9,8 @@ use agent::objects::delete::Delete;
 use agent::objects::{Open, steps};
 use agent::register::Wishes;
 use agent::store::CommitError;
-use agent::transfer::Shipped;
 use agent::transfer::engine::{Answer, Asked, Id, Job, LOOK_EVERY, Said, Side};
+use agent::transfer::{ShipFault, Shipped};
 use bytes::Bytes;
 use librarian::registry::Cut;
 use uuid::Uuid;
@@ -61,7 +61,7 @@ pub(super) enum Event {
         copy: Box<Copy>,
         payload: Vec<Bytes>,
     },
-    LargeEnd(usize, u32, Id, Option<Shipped>),
+    LargeEnd(usize, u32, Id, Result<Shipped, ShipFault>),
     LinkUp(usize, usize),
     LinkDown(usize, usize, u64),
     Ask {
@@ -362,7 +362,7 @@ impl World {
                     return;
                 };
                 let server = self.machines[to].name.clone();
-                if self.librarian.up && owner != server {
+                if self.librarian.up {
                     self.librarian.wish(&owner, Wish::Move { address, server });
                 }
             }
@@ -498,10 +498,6 @@ impl World {
 
     /// One octet of one copy changes. That object has no other copy, so nobody promises it any more.
     fn rot(&mut self, agent: usize) {
-        if self.script.one_is_free {
-            // A drain waits for ever for what cannot be read.
-            return;
-        }
         let entries = self.machines[agent].process.local.store().entries();
         let streams: Vec<_> = entries
             .iter()
@@ -716,7 +712,10 @@ impl World {
                         };
                         self.send_large(agent, to, event);
                     }
-                    Err(_) => self.push(self.now, Event::LargeEnd(agent, life, id, None)),
+                    Err(error) => {
+                        let fault = ShipFault::from(&error);
+                        self.push(self.now, Event::LargeEnd(agent, life, id, Err(fault)));
+                    }
                 }
             }
             Out::Dial(peer) => {
@@ -1022,7 +1021,9 @@ impl World {
         if !self.librarian.up {
             return Some("the librarian is down".to_owned());
         }
-        if !self.librarian.rests() {
+        // A drain waits for a person where copies cannot be read.
+        let rotten = |(server, registers): (ServerName, u64)| self.check.rotten_of(&server) >= registers;
+        if !self.librarian.rests() && !self.librarian.waits_for_registers().is_some_and(rotten) {
             return Some("a plan is open".to_owned());
         }
         for (number, machine) in self.machines.iter().enumerate() {

@@ -84,6 +84,7 @@ fn one(view: &View<'_>, server: &registry::Server) -> Server {
         load: has.map_or(0, |has| has.load),
         heat: has.map_or(0, |has| has.heat),
         errors: has.map_or(0, |has| has.errors),
+        unreadable: has.map_or(0, |has| has.unreadable),
         plan: has.map_or(0, |has| has.plan),
         addresses: server
             .host

@@ -166,6 +166,8 @@ pub struct Server {
     pub heat: u64,
     /// Requests that failed by its own fault.
     pub errors: u64,
+    /// Objects that no move can take away since their copies there cannot be read.
+    pub unreadable: u64,
     /// The highest plan it knows.
     pub plan: u64,
     /// Its addresses.

@@ -59,6 +59,13 @@ pub enum Wait {
         /// How many.
         objects: u64,
     },
+    /// Some of these cannot be read, so nothing moves them.
+    Unreadable {
+        /// Which server.
+        server: ServerName,
+        /// How many.
+        objects: u64,
+    },
     /// A person has to look after a server first.
     Person {
         /// Which.
@@ -89,6 +96,11 @@ impl fmt::Display for Wait {
             Wait::Named { server, registers } => write!(f, "{registers} registers still name {server}"),
             Wait::Holds { server, objects: 1 } => write!(f, "{server} still reports 1 object"),
             Wait::Holds { server, objects } => write!(f, "{server} still reports {objects} objects"),
+            Wait::Unreadable { server, objects } => write!(
+                f,
+                "{objects} of them cannot be read and stay: `agent check` on {server} says which; write them anew, delete them, \
+                 or repair its disk"
+            ),
             Wait::Person { server, role } => write!(f, "{server} is {role}: look after it first"),
         }
     }
@@ -163,12 +175,18 @@ pub fn decide(sight: &Sight) -> Decision {
                     registers: source.named,
                 });
             }
-            match source.has.as_ref().map_or(0, |has| has.objects) {
-                0 => {}
-                objects => waits.push(Wait::Holds {
+            let (objects, unreadable) = source.has.as_ref().map_or((0, 0), |has| (has.objects, has.unreadable));
+            if objects > 0 {
+                waits.push(Wait::Holds {
                     server: source_name.clone(),
                     objects,
-                }),
+                });
+                if unreadable > 0 {
+                    waits.push(Wait::Unreadable {
+                        server: source_name.clone(),
+                        objects: unreadable,
+                    });
+                }
             }
             if waits.is_empty() {
                 write(&[(source_name, source, Role::Empty, &[])])

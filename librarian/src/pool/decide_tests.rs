@@ -163,6 +163,33 @@ fn a_server_that_left_stops_the_plan_with_its_name() {
     );
 }
 
+#[test]
+fn a_drain_that_waits_for_unreadable_objects_says_so() {
+    let mut sight = pool();
+    let new = drain(&sight, &name("s2"), None).unwrap();
+    sight.apply_plan(new);
+    while act(&mut sight) {
+        sight.report("s2", 1, 3);
+        sight.report("s4", 1, 0);
+    }
+    sight
+        .servers
+        .get_mut(&name("s2"))
+        .unwrap()
+        .has
+        .as_mut()
+        .unwrap()
+        .unreadable = 2;
+    let Decision::Wait(waits) = decide(&sight) else {
+        panic!("{:?}", decide(&sight));
+    };
+    let said = waits.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    assert!(
+        said.contains("s2 still reports 3 objects; 2 of them cannot be read and stay: `agent check` on s2"),
+        "{said}"
+    );
+}
+
 /// A small deterministic generator: a failure prints the seed.
 struct Dice(u64);
 

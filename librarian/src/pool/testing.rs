@@ -21,6 +21,7 @@ pub(super) fn has(plan: u64, objects: u64) -> Has {
         load: 0,
         heat: 0,
         errors: 0,
+        unreadable: 0,
         plan,
         commits: 0,
         peer_port: 1,

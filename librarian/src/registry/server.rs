@@ -124,6 +124,7 @@ pub(crate) mod tests {
             load: 100,
             heat: 0,
             errors: 0,
+            unreadable: 0,
             plan: 0,
             commits: 12,
             peer_port: 9101,

@@ -271,6 +271,7 @@ impl Server {
             load: 10,
             heat: 0,
             errors: 0,
+            unreadable: 0,
             plan,
             commits: 1,
             peer_port: 9101,

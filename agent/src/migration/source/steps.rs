@@ -328,6 +328,26 @@ impl Source {
         }
     }
 
+    /// Our own copy does not open: the object stays, and the rest goes on.
+    pub(super) fn unreadable(&mut self, now: BootInstant) {
+        match &self.state {
+            State::Copying { .. } | State::Sealed { .. } => self.cancel(now, Why::Unreadable),
+            State::Reserving { .. }
+            | State::NotingMove { .. }
+            | State::Opening { .. }
+            | State::Closing { .. }
+            | State::NotingSeal { .. }
+            | State::Aborting { .. }
+            | State::NotingStable { .. }
+            | State::NotingMoved { .. }
+            | State::NotingDeleted { .. }
+            | State::Moved { .. }
+            | State::NotingForward { .. }
+            | State::Recovering { .. }
+            | State::Ended => {}
+        }
+    }
+
     /// The destination has `staged` whole: close the gate.
     pub(super) fn close(&mut self, staged: u64) {
         let State::Copying {

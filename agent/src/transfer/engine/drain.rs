@@ -4,7 +4,7 @@
 //! order of addresses and round again, until nothing is left. What stays for now is tried again after a pause. Without an
 //! answer of the librarian nothing is begun; what is open is finished.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use tracing::{debug, info};
@@ -21,6 +21,8 @@ const FETCH: usize = 1024;
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 /// Longest such pause.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Pause before an object that cannot be read here is tried again: a person may have repaired the disk.
+const UNREADABLE_PAUSE: Duration = Duration::from_secs(60);
 /// How long a target that had no room, or was silent, gets nothing.
 const TARGET_PAUSE: Duration = Duration::from_secs(1);
 /// Pause after a round through all objects.
@@ -40,6 +42,8 @@ pub(super) struct Drain {
     /// When the next round may begin.
     next_round: Option<BootInstant>,
     failed: HashMap<Address, Failed>,
+    /// Those of them whose copies here cannot be read.
+    unreadable: HashSet<Address>,
     targets: HashMap<ServerName, BootInstant>,
     /// Which target was given the last object.
     turn: usize,
@@ -59,6 +63,7 @@ impl Drain {
     /// An object has gone, or is nobody's to move any more.
     pub(super) fn settled(&mut self, address: &Address) {
         self.failed.remove(address);
+        self.unreadable.remove(address);
     }
 
     /// An object stays for now.
@@ -69,6 +74,7 @@ impl Drain {
             }
             Why::Register
             | Why::Copy
+            | Why::Unreadable
             | Why::Dropped
             | Why::SealBudget
             | Why::Cancelled
@@ -87,7 +93,13 @@ impl Drain {
         let pause = PAUSE_FIRST * 2u32.pow(failed.times.min(6));
         failed.times += 1;
         failed.broken_seals += u32::from(why == Why::SealBudget);
-        failed.try_at = now + pause.min(PAUSE_MAX);
+        if why == Why::Unreadable {
+            self.unreadable.insert(address.clone());
+            failed.try_at = now + UNREADABLE_PAUSE;
+        } else {
+            self.unreadable.remove(address);
+            failed.try_at = now + pause.min(PAUSE_MAX);
+        }
     }
 
     fn broken_seals(&self, address: &Address) -> u32 {
@@ -118,6 +130,7 @@ impl Drain {
 impl<O: Outside> Engine<O> {
     /// Opens what may be opened now.
     pub(super) fn drain(&mut self) {
+        self.parts.objects.set_unreadable(self.drain.unreadable.len());
         let now = self.outside.now();
         let wanted = self.outside.wanted();
         if !wanted.may_start(now) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 use zones::{Address, ServerName};
 
 use super::{Asked, Engine, Id, Outside, Side};
@@ -15,7 +15,7 @@ use crate::migration::wire::{Either, Reply, Request};
 use crate::migration::{Digests, Settings};
 use crate::objects::{Busy, MoveGuard, NotOwned};
 use crate::store::{Entry, Journal};
-use crate::transfer::copying::{Shipment, Shipped};
+use crate::transfer::copying::{ShipFault, Shipment, Shipped};
 
 /// Longest seal budget of an object whose seals were broken before.
 const SEAL_BUDGET_MAX: Duration = Duration::from_secs(2);
@@ -306,6 +306,13 @@ impl<O: Outside> Engine<O> {
                     debug!(object = %address, target = %peer, ?why, "object stays for now");
                     self.parts.counters.stayed();
                     self.drain.failed(address, peer, why, self.outside.now());
+                    if why == Why::Unreadable {
+                        error!(
+                            object = %address,
+                            "an object stays on this server since its copy cannot be read: `agent check` lists all that is \
+                             damaged; write it anew or delete it, or repair the disk. It is tried again every minute"
+                        );
+                    }
                 }
                 Outcome::Superseded => self.drain.settled(address),
             }
@@ -351,34 +358,38 @@ impl<O: Outside> Engine<O> {
     }
 
     /// A small copy is ready for its lane.
-    pub(super) fn framed(&mut self, id: Id, frame: Option<(BytesMut, Shipped)>) {
+    pub(super) fn framed(&mut self, id: Id, frame: Result<(BytesMut, Shipped), ShipFault>) {
         let Some(outgoing) = self.outgoing.get_mut(&id) else {
             return;
         };
-        let Some((frame, shipped)) = frame else {
-            self.feed_source(id, Input::ShipFailed);
-            return;
+        let (frame, shipped) = match frame {
+            Ok(frame) => frame,
+            Err(fault) => {
+                self.shipped(id, Err(fault));
+                return;
+            }
         };
         let (peer, address) = (outgoing.machine.destination(), outgoing.machine.address());
         if self.outside.send_frames(peer, address, frame) {
-            self.shipped(id, Some(shipped));
+            self.shipped(id, Ok(shipped));
         } else {
             self.feed_source(id, Input::PeerLost);
         }
     }
 
-    /// A copy was handed over whole; `None`: it broke off.
-    pub fn shipped(&mut self, id: Id, shipped: Option<Shipped>) {
+    /// A copy was handed over whole, or not.
+    pub fn shipped(&mut self, id: Id, shipped: Result<Shipped, ShipFault>) {
         let Some(outgoing) = self.outgoing.get_mut(&id) else {
             return;
         };
         match shipped {
-            Some(shipped) => {
+            Ok(shipped) => {
                 outgoing.shipped = Some(shipped);
                 let revision = shipped.revision;
                 self.feed_source(id, Input::Shipped { revision });
             }
-            None => self.feed_source(id, Input::ShipFailed),
+            Err(ShipFault::Broken) => self.feed_source(id, Input::ShipFailed),
+            Err(ShipFault::Unreadable) => self.feed_source(id, Input::Unreadable),
         }
     }
 

@@ -16,7 +16,7 @@ use crate::migration::wire::Either;
 use crate::migration::{ChangeOutcome, Question, UnexpectedInput};
 use crate::objects::{Local, NotOwned, Objects};
 use crate::store::Entry;
-use crate::transfer::copying::{self, Arrival, Shipment, Shipped, Written};
+use crate::transfer::copying::{self, Arrival, ShipFault, Shipment, Shipped, Written};
 
 /// Everything around an engine.
 pub trait Outside {
@@ -153,7 +153,7 @@ pub(super) enum Work {
 pub struct Done(pub(super) Ended);
 
 pub(super) enum Ended {
-    Framed(Vec<(Id, Option<(BytesMut, Shipped)>)>),
+    Framed(Vec<(Id, Result<(BytesMut, Shipped), ShipFault>)>),
     Written(Vec<Written>),
     NotedBatch(Vec<Noted>),
     Noted(Noted),
@@ -206,11 +206,11 @@ impl Job {
             Work::Frame(shipments) => {
                 let store = objects.store();
                 let frame = |(id, shipment): (Id, Shipment)| match shipment.frame(store) {
-                    Ok(frame) => (id, Some((frame, shipment.shipped))),
-                    Err(fault) => {
-                        let fault: &(dyn std::error::Error + 'static) = &fault;
-                        error!(address = %shipment.entry.address, fault, "a copy cannot be read");
-                        (id, None)
+                    Ok(frame) => (id, Ok((frame, shipment.shipped))),
+                    Err(error) => {
+                        let fault: &(dyn std::error::Error + 'static) = &error;
+                        error!(object = %shipment.entry.address, fault, "a copy cannot be read");
+                        (id, Err(ShipFault::from(&error)))
                     }
                 };
                 let framed = shipments.into_iter().map(frame).collect();
