@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use agent::client::{Client, ClientError, PutObject, Settings, WriteOptions};
+use agent::client::{Client, ClientError, PutObject, Settings, Upload, WriteOptions};
 use anyhow::{Context, Result, anyhow, ensure};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -20,6 +20,12 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const LAST_PATIENCE: Duration = Duration::from_secs(60);
 /// Of so many objects one is deleted at some time.
 const DELETED_ONE_IN: u32 = 8;
+/// Body of the first objects, in octets: what the first drain moves does not fit into a store that has not grown.
+const FIRST_BODY: usize = 256 << 10;
+/// Largest body of most writes, in octets.
+const BODY_MAX: usize = 64 << 10;
+/// Largest body of a few writes: stores grow for them, so a full disk is felt.
+const LARGE_BODY_MAX: usize = 3 << 20;
 
 /// Who works on the pool.
 #[derive(Debug)]
@@ -81,7 +87,7 @@ impl Clients {
     pub async fn create(&self, objects: usize) -> Result<()> {
         for _ in 0..objects {
             let object = self.objects.fetch_add(1, Ordering::Relaxed);
-            self.write(object).await?;
+            self.write(object, FIRST_BODY).await?;
         }
         let (_, unknown) = self.history.counts();
         ensure!(unknown == 0, "an object could not be made in a healthy pool");
@@ -117,30 +123,43 @@ impl Clients {
         let object = random.random_range(0..objects).min(random.random_range(0..objects));
         match random.random_range(0..100) {
             0..50 => self.read(&self.client, object).await,
-            50..96 => self.write(object).await,
+            50..72 => self.write(object, 0).await,
+            72..94 => self.write(object, random.random_range(0..BODY_MAX)).await,
+            94..96 => self.write(object, random.random_range(0..LARGE_BODY_MAX)).await,
             96..98 => {
                 let object = self.objects.fetch_add(1, Ordering::Relaxed);
-                self.write(object).await
+                self.write(object, random.random_range(0..BODY_MAX)).await
             }
             _ if object % DELETED_ONE_IN == DELETED_ONE_IN - 1 => self.delete(object).await,
             _ => self.read(&self.client, object).await,
         }
     }
 
-    async fn write(&self, object: Object) -> Result<()> {
+    /// Writes the properties, and a body of so many octets if that is not none.
+    async fn write(&self, object: Object, body: usize) -> Result<()> {
         let value = self.history.fresh_value();
         let put = PutObject {
             properties: Some(serde_json::json!({ "value": value })),
             ..PutObject::default()
         };
         let began = self.history.now();
-        let written = self.client.put(&address(object)?, &put, &WriteOptions::default()).await;
+        let (address, options) = (address(object)?, WriteOptions::default());
+        let written = match body {
+            0 => self.client.put(&address, &put, &options).await,
+            _ => {
+                let body = Upload::from(vec![0; body]);
+                self.client.put_both(&address, &put, body, &options).await
+            }
+        };
         match written {
             Ok(written) => {
                 let revision = Some(written.revision);
                 self.history.note(object, began, true, What::Write { value, revision });
             }
-            Err(ClientError::Deleted { .. }) => self.history.note(object, began, true, What::Gone),
+            Err(ClientError::Deleted { .. }) => {
+                let value = Some(value);
+                self.history.note(object, began, true, What::Gone { value });
+            }
             Err(error) if is_unknown(&error) => {
                 self.history
                     .note(object, began, false, What::Write { value, revision: None });
@@ -161,9 +180,9 @@ impl Clients {
                 };
                 self.history.note(object, began, true, what);
             }
-            Err(ClientError::Deleted { .. }) => self.history.note(object, began, true, What::Gone),
+            Err(ClientError::Deleted { .. }) => self.history.note(object, began, true, What::Gone { value: None }),
             // Somebody has begun to make it, no more.
-            Err(ClientError::Absent { .. }) => {}
+            Err(ClientError::Absent { .. }) => self.history.note(object, began, true, What::Absent),
             Err(error) if is_unknown(&error) => {}
             Err(error) => return Err(anyhow!(error).context(format!("read object {object}"))),
         }
@@ -175,10 +194,13 @@ impl Clients {
         let done = match self.client.delete(&address(object)?, &WriteOptions::default()).await {
             Ok(()) => true,
             Err(ClientError::Deleted { .. }) => {
-                self.history.note(object, began, true, What::Gone);
+                self.history.note(object, began, true, What::Gone { value: None });
                 return Ok(());
             }
-            Err(ClientError::Absent { .. }) => return Ok(()),
+            Err(ClientError::Absent { .. }) => {
+                self.history.note(object, began, true, What::Absent);
+                return Ok(());
+            }
             Err(error) if is_unknown(&error) => false,
             Err(error) => return Err(anyhow!(error).context(format!("delete object {object}"))),
         };
@@ -202,9 +224,9 @@ impl Clients {
                         revision: found.revision,
                     }
                 }
-                Err(ClientError::Deleted { .. }) => What::Gone,
+                Err(ClientError::Deleted { .. }) => What::Gone { value: None },
                 // A creation of unknown end may not have been: the history knows whether it was acknowledged.
-                Err(ClientError::Absent { .. }) if !self.history.was_acknowledged(object) => continue,
+                Err(ClientError::Absent { .. }) if !self.history.was_acknowledged(object) => What::Absent,
                 Err(error) => return Err(anyhow!(error).context(format!("read object {object} at the end"))),
             };
             self.history.note(object, began, true, what);

@@ -1,8 +1,8 @@
 //! What clients did and saw, and whether one order of events explains it all.
 //!
-//! Every write of an object gets a number from the pool, its revision, and every read tells the revision that it saw. So the
-//! order that the pool claims is known, and the history is linearizable if that order fits what the clients saw: no operation
-//! takes effect before it began or after it ended, each read shows the write of its revision, and each write was applied once.
+//! The judge is the simulator's search (`simulate/linear.rs`). Every write of an object gets a number from the pool, its
+//! revision, and every read tells the revision that it saw; so most of what can be wrong has a name, and is looked for first:
+//! the search says no, and not why.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
+
+use crate::simulate::linear::{self, Action, Outcome, is_linearizable};
 
 /// Names an object of a run.
 pub type Object = u32;
@@ -49,8 +51,13 @@ pub enum What {
         /// Whether the pool said that it is done.
         done: bool,
     },
-    /// A read or write that was told that the object was deleted.
-    Gone,
+    /// An operation that was told that the object was deleted.
+    Gone {
+        /// The value, if it was a write, which was not applied then.
+        value: Option<u64>,
+    },
+    /// An operation that was told that the object was never made.
+    Absent,
 }
 
 /// All operations of a run.
@@ -235,7 +242,36 @@ pub fn judge(history: &[Operation]) -> Result<(), String> {
     }
     fits_time(history, &by_revision)?;
     applied_once(history, &by_revision, unknown)?;
-    deleted_for_ever(history)
+    deleted_for_ever(history)?;
+    let operations: Vec<linear::Operation> = history.iter().map(spelled).collect();
+    if is_linearizable(linear::Object::Absent, &operations) {
+        Ok(())
+    } else {
+        Err("no order of its operations explains what its clients saw".to_owned())
+    }
+}
+
+/// An operation in the words of the search.
+fn spelled(operation: &Operation) -> linear::Operation {
+    use linear::Object;
+    let (action, outcome) = match operation.what {
+        What::Write { value, revision } => (Action::Put(value), revision.map_or(Outcome::Unknown, Outcome::Written)),
+        What::Read { value, revision } => {
+            let write = value;
+            (Action::Read, Outcome::Seen(Object::Is { write, revision }))
+        }
+        What::Delete { done: true } => (Action::Delete, Outcome::Done),
+        What::Delete { done: false } => (Action::Delete, Outcome::Unknown),
+        What::Gone { value: Some(value) } => (Action::Put(value), Outcome::Gone),
+        What::Gone { value: None } => (Action::Read, Outcome::Seen(Object::Deleted)),
+        What::Absent => (Action::Read, Outcome::Seen(Object::Absent)),
+    };
+    linear::Operation {
+        action,
+        began: operation.began,
+        ended: operation.ended,
+        outcome,
+    }
 }
 
 /// Whether the order of revisions fits real time: what began after something ended comes behind it.
@@ -243,7 +279,7 @@ fn fits_time(history: &[Operation], by_revision: &BTreeMap<u64, Write>) -> Resul
     // (begin, end, revision, whether it makes that revision)
     let reads = history.iter().filter_map(|operation| match operation.what {
         What::Read { revision, .. } => Some((operation.began, operation.ended, revision, false)),
-        What::Write { .. } | What::Delete { .. } | What::Gone => None,
+        What::Write { .. } | What::Delete { .. } | What::Gone { .. } | What::Absent => None,
     });
     let writes = by_revision
         .iter()
@@ -296,7 +332,7 @@ fn applied_once(history: &[Operation], by_revision: &BTreeMap<u64, Write>, unkno
 fn deleted_for_ever(history: &[Operation]) -> Result<(), String> {
     let gone_since = history
         .iter()
-        .filter(|operation| matches!(operation.what, What::Gone | What::Delete { done: true }))
+        .filter(|operation| matches!(operation.what, What::Gone { .. } | What::Delete { done: true }))
         .filter_map(|operation| operation.ended)
         .min();
     let Some(gone_since) = gone_since else { return Ok(()) };
@@ -423,7 +459,20 @@ mod tests {
             ),
             (
                 "gone without a deletion",
-                vec![at(1, 2, write(10, 1)), at(3, 4, What::Gone)],
+                vec![at(1, 2, write(10, 1)), at(3, 4, What::Gone { value: None })],
+            ),
+            (
+                "absent after its making",
+                vec![at(1, 2, write(10, 1)), at(3, 4, What::Absent)],
+            ),
+            (
+                "a deletion that is done before the last read",
+                vec![
+                    at(1, 2, write(10, 1)),
+                    at(3, 9, What::Delete { done: true }),
+                    at(4, 5, What::Gone { value: None }),
+                    at(6, 7, read(10, 1)),
+                ],
             ),
             (
                 "back from the dead",
@@ -444,8 +493,8 @@ mod tests {
             at(1, 2, write(10, 1)),
             at(3, 0, What::Delete { done: false }),
             at(4, 5, read(10, 1)),
-            at(6, 7, What::Gone),
-            at(8, 9, What::Gone),
+            at(6, 7, What::Gone { value: None }),
+            at(8, 9, What::Gone { value: None }),
         ];
         assert_eq!(judge(&history), Ok(()));
     }

@@ -1,16 +1,19 @@
-//! A pool of real processes that are killed, paused and drained while clients read and write; what the clients saw is judged.
+//! A pool of real processes that are killed, paused, cut off, drained and left without room or registry while clients read and
+//! write; what the clients saw is judged.
 //!
 //! | file | holds |
 //! | --- | --- |
 //! | `history` | what each client did and saw of an object, and whether one order of events explains it all |
 //! | `clients` | the clients: reads, writes, creations, deletions, each noted with its begin and its end |
-//! | `faults` | SIGKILL, SIGSTOP and drains at random moments |
+//! | `faults` | SIGKILL, SIGSTOP, one-way cuts, full disks, lost registries and drains at random moments |
+//! | `disk` | small disks that can be filled |
 //! | `power` | power cuts: a disk that forgets what was not synced |
 //!
 //! The simulator tries more orders than real processes ever will; this is the proof that the shell around the cores (sockets,
 //! disks, tasks, processes) keeps what the cores promise.
 
 pub mod clients;
+pub mod disk;
 pub mod faults;
 pub mod history;
 pub mod power;
@@ -20,13 +23,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use serde::Serialize;
 
-use crate::harness::Pool;
+use crate::harness::{NETWORK, Network, Pool};
 use clients::{Clients, Workload};
-use faults::{Faults, Injected};
+use disk::SmallDisk;
+use faults::{Disks, Faults, Injected};
 use history::History;
 
 /// How long the pool may take to come to rest once the faults have stopped.
@@ -48,7 +53,7 @@ pub struct Chaos {
 }
 
 /// What was done.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Outcome {
     /// Faults by kind.
     pub injected: Injected,
@@ -56,20 +61,53 @@ pub struct Outcome {
     pub known: usize,
     /// Operations whose end no client knows.
     pub unknown: usize,
+    /// Writes and moves that agents refused for want of room, as they log it: the full disks were felt.
+    pub no_room: usize,
+    /// Acknowledged writes that were not there: none, or the run ends with what contradicts what.
+    pub lost: u32,
+    /// Objects whose clients saw what no order of events explains: none, likewise.
+    pub out_of_order: u32,
 }
 
-/// Runs a pool through faults and judges what its clients saw.
+/// Runs a pool through faults and judges what its clients saw. Every process is on a host of its own, every agent on a disk of
+/// its own. Needs root.
 ///
 /// # Errors
 ///
-/// A violation, with the history of the object concerned; or a pool that does not come to rest.
+/// A violation, with the history of the object concerned; a pool that does not come to rest; or a machine that has no network
+/// namespaces or mounts for it.
 pub fn run(chaos: &Chaos, program: &Path) -> Result<Outcome> {
-    let mut pool = Pool::builder(program)
+    let servers: Vec<String> = (1..=chaos.servers).map(|number| format!("s{number}")).collect();
+    let mut hosts = vec!["librarian", "client"];
+    hosts.extend(servers.iter().map(String::as_str));
+    let network = Arc::new(Network::new(&hosts)?);
+    // The clients' host: this thread's, and so that of every thread of theirs.
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| {
+            network.enter("client")?;
+            run_on(chaos, program, &network, &servers)
+        });
+        running.join().map_err(|_| anyhow!("the run panicked"))?
+    })
+}
+
+fn run_on(chaos: &Chaos, program: &Path, network: &Arc<Network>, servers: &[String]) -> Result<Outcome> {
+    // Dropped, and so unmounted and removed, after the pool.
+    let home = tempfile::Builder::new().prefix("hypernet-chaos-").tempdir()?;
+    let mut disks = Disks::new();
+    let mut builder = Pool::builder(program)
         .servers(chaos.servers)
         .log("info")
-        .agent_setting("store.capacity", "256MiB")
-        .agent_setting("store.volume_step", "4MiB")
-        .start()?;
+        .network(Arc::clone(network))
+        .librarian_setting("networks", vec![NETWORK])
+        .agent_setting("store.capacity", "64MiB")
+        .agent_setting("store.volume_step", "1MiB");
+    for name in servers {
+        let disk = Arc::new(SmallDisk::mount(&home.path().join(name))?);
+        builder = builder.agent_dir(name, &disk.agent_dir());
+        disks.push((name.clone(), disk));
+    }
+    let mut pool = builder.start()?;
     let dir = pool.add_client("chaos", &["read:*", "write:*"])?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -86,7 +124,7 @@ pub fn run(chaos: &Chaos, program: &Path) -> Result<Outcome> {
         objects: chaos.objects,
     };
     let working = runtime.spawn(Arc::clone(&clients).work(workload, Arc::clone(&stop)));
-    let mut faults = Faults::new(SmallRng::seed_from_u64(chaos.seed));
+    let mut faults = Faults::new(SmallRng::seed_from_u64(chaos.seed), Arc::clone(network), disks);
     let injected = faults.inject(&mut pool, chaos.lasts);
     stop.store(true, Ordering::Release);
     let healed = faults.heal(&mut pool);
@@ -112,7 +150,19 @@ pub fn run(chaos: &Chaos, program: &Path) -> Result<Outcome> {
         injected: faults.injected(),
         known,
         unknown,
+        no_room: no_room(&pool)?,
+        lost: 0,
+        out_of_order: 0,
     })
+}
+
+fn no_room(pool: &Pool) -> Result<usize> {
+    let mut lines = 0;
+    for server in pool.servers() {
+        let log = std::fs::read_to_string(server.process()?.log()).context("read a log")?;
+        lines += log.lines().filter(|line| line.contains("no room for")).count();
+    }
+    Ok(lines)
 }
 
 /// Waits until no move is open and no server is on its way from one role to another.

@@ -19,12 +19,14 @@
 //! # Ok::<(), anyhow::Error>(())
 //! ```
 
+mod network;
 mod pool;
 mod ports;
 mod process;
 mod settings;
 mod tools;
 
+pub use network::{NETWORK, Network};
 pub use pool::{AgentReady, LibrarianReady, Pool, PoolBuilder, PoolStatus, Server, ServerStatus};
 pub use ports::free_port;
 pub(crate) use process::spawn;

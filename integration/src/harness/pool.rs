@@ -1,14 +1,16 @@
 //! A librarian and its agents as separate processes, made the way an operator makes them: with the command line.
 
 use std::ffi::OsStr;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
+use super::network::Network;
 use super::ports::free_port;
 use super::process::Process;
 use super::settings;
@@ -16,6 +18,9 @@ use super::tools::{Captured, capture};
 
 /// How long a command of ours may take, unless said otherwise.
 const COMMAND_WAIT: Duration = Duration::from_secs(120);
+/// Hosts of the processes that are not servers, where a pool has a network.
+const LIBRARIAN: &str = "librarian";
+const CLIENT: &str = "client";
 
 /// What to start. Made by [`Pool::builder`].
 #[derive(Clone, Debug)]
@@ -36,6 +41,7 @@ pub struct PoolBuilder {
     log: String,
     environment: Vec<(String, String)>,
     librarian_cpu: Option<usize>,
+    network: Option<Arc<Network>>,
 }
 
 impl PoolBuilder {
@@ -146,6 +152,19 @@ impl PoolBuilder {
         self
     }
 
+    /// Runs every process on a host of its own, called after it: `librarian`, `s1` and so on; the commands of clients run on
+    /// `client`.
+    #[must_use]
+    pub fn network(mut self, network: Arc<Network>) -> Self {
+        self.network = Some(network);
+        self
+    }
+
+    fn address(&self, host: &str) -> Result<IpAddr> {
+        let network = self.network.as_ref();
+        network.map_or(Ok(Ipv4Addr::LOCALHOST.into()), |network| network.address(host))
+    }
+
     /// Makes the pool and starts it; returns when every server is known to the librarian as alive.
     ///
     /// # Errors
@@ -184,10 +203,11 @@ impl PoolBuilder {
         let dns_port = self.dns_port.map_or_else(free_port, Ok)?;
         let https_port = self.https_port.map_or_else(free_port, Ok)?;
         std::fs::create_dir_all(dir.join("logs")).context("make the directory of logs")?;
+        let local = self.address(LIBRARIAN)?;
         let mut pool = Pool {
             builder: self,
-            dns: SocketAddr::from(([127, 0, 0, 1], dns_port)),
-            https: SocketAddr::from(([127, 0, 0, 1], https_port)),
+            dns: SocketAddr::from((local, dns_port)),
+            https: SocketAddr::from((local, https_port)),
             dir,
             librarian: None,
             servers: Vec::new(),
@@ -308,6 +328,7 @@ impl Pool {
             log: std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned()),
             environment: Vec::new(),
             librarian_cpu: None,
+            network: None,
         }
     }
 
@@ -423,7 +444,7 @@ impl Pool {
     /// A librarian's command that the caller runs, such as one that is not waited for.
     #[must_use]
     pub fn librarian_command(&self, args: &[&str]) -> Command {
-        let mut command = self.command(&self.builder.program, "librarian");
+        let mut command = self.command(&self.builder.program, "librarian", LIBRARIAN);
         command.args(args).arg("--dir").arg(&self.dir);
         command
     }
@@ -453,7 +474,7 @@ impl Pool {
     ///
     /// When it fails or does not end in time.
     pub fn agent_within<S: AsRef<OsStr>>(&self, wait: Duration, args: &[S]) -> Result<Captured> {
-        let mut command = self.command(&self.builder.agent_program, "agent");
+        let mut command = self.command(&self.builder.agent_program, "agent", CLIENT);
         command.args(args);
         capture(command, b"", wait)?.success()
     }
@@ -461,7 +482,7 @@ impl Pool {
     /// A client's command that the caller runs, such as one whose input or output is a stream.
     #[must_use]
     pub fn agent_command(&self) -> Command {
-        self.command(&self.builder.agent_program, "agent")
+        self.command(&self.builder.agent_program, "agent", CLIENT)
     }
 
     /// As [`Pool::agent`], whatever the exit status.
@@ -470,7 +491,7 @@ impl Pool {
     ///
     /// When it cannot be started or does not end.
     pub fn agent_any<S: AsRef<OsStr>>(&self, args: &[S], input: &[u8]) -> Result<Captured> {
-        let mut command = self.command(&self.builder.agent_program, "agent");
+        let mut command = self.command(&self.builder.agent_program, "agent", CLIENT);
         command.args(args);
         capture(command, input, COMMAND_WAIT)
     }
@@ -501,14 +522,14 @@ impl Pool {
     ///
     /// When it does not become ready.
     pub fn start_librarian(&mut self) -> Result<()> {
-        let mut command = self.command(&self.builder.program, "librarian");
+        let mut command = self.command(&self.builder.program, "librarian", LIBRARIAN);
         if let Some(cpu) = self.builder.librarian_cpu {
             command = Command::new("taskset");
             command
                 .args(["-c", &cpu.to_string()])
                 .arg(&self.builder.program)
                 .arg("librarian");
-            self.surround(&mut command);
+            self.surround(&mut command, LIBRARIAN);
         }
         command.arg("run").arg("--dir").arg(&self.dir);
         let process = Process::start("librarian", command, &self.dir.join("logs/librarian.log"))?;
@@ -544,7 +565,7 @@ impl Pool {
     /// When it does not become ready.
     pub fn start_server(&mut self, name: &str) -> Result<()> {
         let log = self.dir.join("logs").join(format!("{name}.log"));
-        let mut command = self.command(&self.builder.agent_program, "agent");
+        let mut command = self.command(&self.builder.agent_program, "agent", name);
         let server = self.server_mut(name)?;
         command.arg("run").arg("--dir").arg(&server.dir);
         let process = Process::start(name, command, &log)?;
@@ -603,7 +624,7 @@ impl Pool {
         }
         let token = self.librarian(&args)?.stdout;
         std::fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
-        let mut command = self.command(&self.builder.agent_program, "agent");
+        let mut command = self.command(&self.builder.agent_program, "agent", name);
         command.args(["join", "--token-file", "-", "--dir"]).arg(&dir);
         capture(command, token.as_bytes(), COMMAND_WAIT)?.success()?;
         let (https, peer) = match self.builder.agent_port {
@@ -613,7 +634,8 @@ impl Pool {
             }
             None => (free_port()?, free_port()?),
         };
-        let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let host = self.builder.address(name)?;
+        let local = |port| SocketAddr::from((host, port));
         settings::write(
             &dir.join("agent.toml"),
             &[
@@ -670,14 +692,19 @@ impl Pool {
             .with_context(|| format!("read the output of {}: {}", listed.command, listed.stdout))
     }
 
-    fn command(&self, program: &Path, word: &str) -> Command {
+    fn command(&self, program: &Path, word: &str, host: &str) -> Command {
         let mut command = Command::new(program);
         command.arg(word);
-        self.surround(&mut command);
+        self.surround(&mut command, host);
         command
     }
 
-    fn surround(&self, command: &mut Command) {
+    fn surround(&self, command: &mut Command, host: &str) {
+        if let Some(network) = &self.builder.network {
+            network
+                .place(command, host)
+                .expect("a network has a host for each process");
+        }
         command.env("RUST_LOG", &self.builder.log);
         command.envs(self.builder.environment.iter().map(|(name, value)| (name, value)));
     }
