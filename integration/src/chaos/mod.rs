@@ -28,7 +28,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use serde::Serialize;
 
-use crate::harness::{NETWORK, Network, Pool};
+use crate::harness::{NETWORK, Network, Pool, Process};
 use clients::{Clients, Workload};
 use disk::SmallDisk;
 use faults::{Disks, Faults, Injected};
@@ -61,6 +61,8 @@ pub struct Outcome {
     pub known: usize,
     /// Operations whose end no client knows.
     pub unknown: usize,
+    /// Drains that the librarian took up, as it logs it; it refused the others, `logs/drains.log` says why.
+    pub taken_up: usize,
     /// Writes and moves that agents refused for want of room, as they log it: the full disks were felt.
     pub no_room: usize,
     /// Acknowledged writes that were not there: none, or the run ends with what contradicts what.
@@ -150,6 +152,7 @@ fn run_on(chaos: &Chaos, program: &Path, network: &Arc<Network>, servers: &[Stri
         injected: faults.injected(),
         known,
         unknown,
+        taken_up: logged(pool.librarian_process()?, "plan became current")?,
         no_room: no_room(&pool)?,
         lost: 0,
         out_of_order: 0,
@@ -159,10 +162,15 @@ fn run_on(chaos: &Chaos, program: &Path, network: &Arc<Network>, servers: &[Stri
 fn no_room(pool: &Pool) -> Result<usize> {
     let mut lines = 0;
     for server in pool.servers() {
-        let log = std::fs::read_to_string(server.process()?.log()).context("read a log")?;
-        lines += log.lines().filter(|line| line.contains("no room for")).count();
+        lines += logged(server.process()?, "no room for")?;
     }
     Ok(lines)
+}
+
+/// How many lines of a process's log hold a text.
+fn logged(process: &Process, text: &str) -> Result<usize> {
+    let log = std::fs::read_to_string(process.log()).context("read a log")?;
+    Ok(log.lines().filter(|line| line.contains(text)).count())
 }
 
 /// Waits until no move is open and no server is on its way from one role to another.
