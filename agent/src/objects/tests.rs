@@ -286,6 +286,63 @@ async fn write_that_is_repeated_after_a_deletion_is_answered_as_it_was() {
     assert_eq!(place.put("1", of_another).await, Err(WriteError::Deleted));
 }
 
+/// The object went to s2, which gave it on: who is asked for it here takes requests of this server only if it took the object
+/// from here.
+#[tokio::test]
+async fn forward_entry_tells_the_latest_owner_that_is_known() {
+    let place = Place::new().await;
+    place.put("1", put(1)).await.unwrap();
+    let entry = place.objects.local().entry(&address("1")).unwrap();
+    let forward = NewEntry {
+        journal: Journal::Forward {
+            to: "s2".parse().unwrap(),
+            epoch: Epoch(2),
+        },
+        properties: Content::Absent,
+        ..entry.keep()
+    };
+    let change = Change::Replace {
+        seq: entry.seq,
+        entry: forward,
+    };
+    place.objects.commit(vec![(address("1"), change)]).await.unwrap();
+    let read = async || place.objects.read(&address("1")).await.map(|_| ()).unwrap_err();
+    let party = Miss::Party {
+        to: "s2".parse().unwrap(),
+    };
+    assert_eq!(read().await, party);
+    let latest = Miss::Elsewhere {
+        owner: "s3".parse().unwrap(),
+        epoch: Epoch(4),
+    };
+    // The older one comes second, and says nothing any more.
+    for (owner, epoch) in [("s3", 4), ("s4", 3)] {
+        place.register("1", owner, epoch, State::Stable);
+        let register = place.stub.register(&address("1")).unwrap();
+        place.objects.shorten_way(&register);
+        let shortened = async {
+            while read().await != latest {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), shortened)
+            .await
+            .expect("the way is shortened");
+    }
+    assert!(
+        place
+            .objects
+            .local()
+            .shorter_way(&"s1".parse().unwrap(), &place.stub.register(&address("1")).unwrap())
+            .is_none()
+    );
+    let rows = place.objects.store().entries();
+    assert!(
+        matches!(&rows[..], [row] if matches!(&row.journal, Journal::Forward { epoch: Epoch(4), .. })),
+        "one row"
+    );
+}
+
 /// Another server deleted the object: only its tombstone knows the write ids.
 #[tokio::test]
 async fn write_that_is_repeated_after_a_deletion_elsewhere_is_sent_there() {

@@ -19,7 +19,7 @@ use zones::{Address, Epoch, Level, Role, ServerName, State, Tx, Want};
 use super::*;
 use crate::clock::BootInstant;
 use crate::migration::wire::{Either, LANE, Reply, Request, read_frame, take_frame, write_frame};
-use crate::objects::{Condition, Miss, Put, WriteError};
+use crate::objects::{Condition, Delete, Miss, Put, WriteError};
 use crate::register::stub::Stub;
 use crate::store::{Journal, RealDisk};
 use crate::vault::{Keyring, PoolKey, Secret, SystemEntropy, Vault};
@@ -71,6 +71,18 @@ impl Agent {
     }
 
     async fn on(pool: &Pool, stub: &Stub, name: &'static str, capacity: u64, dir: tempfile::TempDir) -> Agent {
+        Agent::forgetful(pool, stub, name, capacity, dir, Duration::from_secs(600)).await
+    }
+
+    /// One that forgets where objects went after so long.
+    async fn forgetful(
+        pool: &Pool,
+        stub: &Stub,
+        name: &'static str,
+        capacity: u64,
+        dir: tempfile::TempDir,
+        forward_for: Duration,
+    ) -> Agent {
         let disk = Arc::new(RealDisk::open(dir.path()).unwrap());
         let secret = Secret::Key(Zeroizing::new([7; 32]));
         let entropy = Arc::new(SystemEntropy);
@@ -106,7 +118,7 @@ impl Agent {
                 sealed_max: 64,
                 seal_target: Duration::from_millis(50),
             },
-            forward_for: Duration::from_secs(600),
+            forward_for,
             machine: Settings {
                 // This machine may be busy.
                 seal_budget: Duration::from_secs(1),
@@ -221,6 +233,14 @@ impl Agent {
         let name = self.name;
         let reached = timeout(PATIENCE, reached).await;
         assert!(reached.is_ok(), "{name} owns {} objects, not {objects}", self.owned());
+    }
+}
+
+fn delete() -> Delete {
+    Delete {
+        client: "app".to_owned(),
+        write_id: None,
+        condition: Condition::Any,
     }
 }
 
@@ -465,6 +485,35 @@ async fn object_whose_copy_is_damaged_stays_and_is_told_and_the_rest_of_the_drai
         assert_eq!((register.owner.as_str(), &register.state), ("s1", &State::Stable));
     }
     assert_eq!((s1.owned(), s2.owned()), (2, 28));
+}
+
+/// Then the agent knows of the object what it knows of any other: the register.
+#[tokio::test(flavor = "multi_thread")]
+async fn forward_entries_end_and_the_register_says_where_the_object_is() {
+    let (pool, stub) = (pool(), Stub::start().await);
+    let dir = tempfile::tempdir().unwrap();
+    let s1 = Agent::forgetful(&pool, &stub, "s1", OCTETS, dir, Duration::from_millis(400)).await;
+    let s2 = Agent::start(&pool, &stub, "s2", OCTETS).await;
+    for n in 1..6 {
+        s1.put(&address(n), n, None).await.unwrap();
+    }
+    s1.objects.delete(&address(5), delete()).await.unwrap();
+    s1.want(Role::Draining, &["s2"]);
+    s2.until_owned(4).await;
+    let forgotten = async {
+        let forward = |entry: &Arc<Entry>| matches!(entry.journal, Journal::Moved { .. } | Journal::Forward { .. });
+        while s1.objects.entries().iter().any(forward) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, forgotten).await.expect("forward entries end");
+    let elsewhere = Miss::Elsewhere {
+        owner: "s2".parse().unwrap(),
+        epoch: Epoch(2),
+    };
+    assert_eq!(s1.read(&address(1)).await.unwrap_err(), elsewhere);
+    // A tombstone stays for ever.
+    assert!(matches!(s1.objects.entries()[..], [ref entry] if matches!(entry.journal, Journal::Tombstone { .. })));
 }
 
 /// Somebody with a certificate of the pool dials an agent.
