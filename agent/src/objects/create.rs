@@ -15,6 +15,10 @@ const PAUSE_FIRST: Duration = Duration::from_millis(100);
 /// Longest pause before an update is sent again: an unreachable librarian is asked this often for each open object.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
+/// How long after its sending an update may still land. Its signature holds for 300 s (RFC 8945 section 5.2.3) by the librarian's
+/// clock, from a time that this server's clock says, which may be as far ahead; the rest is for clocks that differ in speed.
+const LANDS_WITHIN: Duration = Duration::from_secs(2 * zones::tsig::FUDGE_S as u64 + 60);
+
 /// One creation, from the moment on when copy and create-sent are durable in one commit.
 ///
 /// Holds no socket, clock or task: feed it answers and the time, do what [`Create::action`] says.
@@ -23,7 +27,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 ///  Send --done--------------------------------------> Made
 ///   | `---refused, no reply--> Ask --ours-----------> Made
 ///   |                           | `---another's-----> Lost
-///   |                           |---nothing, and every sending was answered "no" --> Refused
+///   |                           |---nothing, refused, and no sending can still land --> Refused
 ///   `------ Pause <--nothing, or no answer
 /// ```
 ///
@@ -33,8 +37,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 pub struct Create {
     new: Register,
     state: State,
-    /// A sending got no reply, so it may still land.
-    open_sending: bool,
+    /// A sending got no reply, so it may still land until then.
+    open_until: Option<BootInstant>,
     /// The librarian's words at the last refusal.
     why: String,
     pause: Duration,
@@ -79,7 +83,7 @@ impl Create {
         Create {
             new,
             state: State::Sending,
-            open_sending: false,
+            open_until: None,
             why: String::new(),
             pause: PAUSE_FIRST,
         }
@@ -88,7 +92,7 @@ impl Create {
     /// A creation found in the journal after a restart: something may have been sent.
     pub fn recover(now: BootInstant, new: Register) -> Create {
         Create {
-            open_sending: true,
+            open_until: Some(now + LANDS_WITHIN),
             state: State::Asking { since: now },
             ..Create::new(new)
         }
@@ -117,12 +121,14 @@ impl Create {
                 self.state = State::Ended(Created::Refused(why));
             }
             Changed::Refused { why, unanswered, .. } => {
-                self.open_sending |= unanswered > 0;
+                if unanswered > 0 {
+                    self.open_until = Some(now + LANDS_WITHIN);
+                }
                 self.why = why;
                 self.state = State::Asking { since: now };
             }
             Changed::Unknown => {
-                self.open_sending = true;
+                self.open_until = Some(now + LANDS_WITHIN);
                 self.state = State::Asking { since: now };
             }
         }
@@ -140,7 +146,7 @@ impl Create {
         match &read.register {
             Some(register) if self.is_ours(register) => self.state = State::Ended(Created::Made),
             Some(register) => self.state = State::Ended(Created::Lost(register.clone())),
-            None if self.open_sending || self.why.is_empty() => self.pause(now),
+            None if self.why.is_empty() || self.open_until.is_some_and(|until| now < until) => self.pause(now),
             None => self.state = State::Ended(Created::Refused(std::mem::take(&mut self.why))),
         }
     }
@@ -346,6 +352,28 @@ mod tests {
         create.changed(at(1), refused(1));
         create.read(at(2), &read(2, None));
         assert!(matches!(create.action(), Action::Sleep(_)));
+    }
+
+    /// Without this the server would try for ever to make an object that it may not have, and nobody waits for.
+    #[test]
+    fn refusal_settles_a_creation_once_no_earlier_sending_can_land() {
+        let mut create = Create::recover(at(0), register("s1", 1));
+        let mut now = 0;
+        while now < 2_000_000 {
+            match create.action() {
+                Action::Ask => create.read(at(now), &read(now, None)),
+                Action::Send(_) => create.changed(at(now), refused(0)),
+                Action::Sleep(until) => {
+                    now += (until - at(now)).as_millis() as u64;
+                    create.timeout(at(now));
+                }
+                Action::End(end) => {
+                    assert_eq!(end, Created::Refused("there is a register".to_owned()));
+                    break;
+                }
+            }
+        }
+        assert!((660_000..670_000).contains(&now), "{now} ms");
     }
 
     #[test]

@@ -28,8 +28,9 @@ use super::line::{Heard, Waits, Wanted as WantedChange, What};
 use super::network::{IDLE, Network};
 use super::script::{Deed, Script, address};
 
-/// Longest time that a pool may need to settle once nothing goes wrong any more.
-const SETTLES_WITHIN: Time = 400 * S;
+/// Longest time that a pool may need to settle once nothing goes wrong any more: an update that was sent can land for ten
+/// minutes, and a creation that is refused waits for that.
+const SETTLES_WITHIN: Time = 1_000 * S;
 /// Longest time that an agent keeps a request waiting.
 pub(super) const QUEUE_WAIT: Time = 5 * S;
 
