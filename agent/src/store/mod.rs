@@ -424,6 +424,21 @@ impl Store {
         entries
     }
 
+    /// Rows up to a number that say only where an object went, at most so many, by rising number; and the highest number of
+    /// any row.
+    #[must_use]
+    pub(crate) fn forwards(&self, up_to: u64, limit: usize) -> (Vec<Arc<Entry>>, u64) {
+        let live = self.shared.live.read();
+        let mut forwards: Vec<_> = live
+            .values()
+            .filter(|entry| entry.seq <= up_to && matches!(entry.journal, Journal::Forward { .. }))
+            .take(limit)
+            .cloned()
+            .collect();
+        forwards.sort_unstable_by_key(|entry| entry.seq);
+        (forwards, live.keys().copied().max().unwrap_or(0))
+    }
+
     /// The vault that it seals with.
     #[must_use]
     pub fn vault(&self) -> &Arc<Vault> {

@@ -294,15 +294,15 @@ impl<O: Outside> Engine<O> {
     }
 
     /// Removes a forward entry with the next commit.
-    pub(super) fn note_end_of_forward(&mut self, address: Address, seq: u64) {
+    pub(super) fn note_end_of_forward(&mut self, entry: &Entry) {
         let note = Note {
             id: self.new_id(),
             side: Side::Source,
             kind: Kind::ForwardEnd,
             name: "forward ended",
             step: BatchStep::Row {
-                address,
-                seq,
+                address: entry.address.clone(),
+                seq: entry.seq,
                 change: None,
             },
         };
