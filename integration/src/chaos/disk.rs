@@ -40,12 +40,12 @@ impl SmallDisk {
         self.path.join("agent")
     }
 
-    /// Takes all room that is left.
+    /// Takes all room that is left, but for so many octets.
     ///
     /// # Errors
     ///
     /// When it is not the room that ends.
-    pub fn fill(&self) -> Result<()> {
+    pub fn fill(&self, but: u64) -> Result<()> {
         let mut ballast = File::create(self.ballast()).context("make the ballast")?;
         // Blocks first, then what is left of one: the last page is taken too.
         for size in [BLOCK.len(), 4096] {
@@ -57,7 +57,10 @@ impl SmallDisk {
                 }
             }
         }
-        Ok(())
+        let octets = ballast.metadata().context("look at the ballast")?.len();
+        ballast
+            .set_len(octets.saturating_sub(but))
+            .context("shorten the ballast")
     }
 
     /// Gives the room back.

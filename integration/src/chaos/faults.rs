@@ -16,6 +16,7 @@ use rustix::process::Signal;
 use serde::Serialize;
 
 use super::disk::SmallDisk;
+use super::{NO_ROOM, logged};
 use crate::harness::{Network, Pool, Process};
 
 /// Shortest and longest pause between two faults.
@@ -26,8 +27,8 @@ const PAUSED_MS: std::ops::Range<u64> = 20..3_200;
 const CUT_MS: std::ops::Range<u64> = 200..6_000;
 /// Shortest and longest time that a disk is full.
 const FULL_MS: std::ops::Range<u64> = 200..4_000;
-/// How long the free server's disk is full when the first drain begins.
-const FIRST_FULL_MS: u64 = 2_000;
+/// Octets that the first drain finds: a plan can be noted, and the store cannot grow.
+const FIRST_LEFT: u64 = 1 << 20;
 /// Most faults that last while others come: a pool whose links are all cut shows nothing.
 const LASTING_MAX: usize = 4;
 /// A drain that takes longer is given up: the next one will do.
@@ -171,12 +172,14 @@ impl Faults {
         }
     }
 
-    /// A whole drain that the first backup knows nothing of, into a store that must grow while its disk is full: later drains
-    /// may find all the room that they need.
+    /// A whole drain that the first backup knows nothing of, into a disk that is full until the agent has said so: later
+    /// drains may find that the store has grown to all the room that they need.
     fn drain_into_a_full_disk(&mut self, pool: &Pool) -> Result<()> {
         let [first, .., free] = pool.servers() else {
             return Ok(());
         };
+        let disk = self.disk(&free.name)?;
+        disk.fill(FIRST_LEFT)?;
         let mut command = pool.librarian_command(&["drain", &first.name]);
         let mut drain = command
             .stdout(Stdio::null())
@@ -184,24 +187,23 @@ impl Faults {
             .spawn()
             .context("start a drain")?;
         let start = Instant::now();
-        // The free server serves from the first move on.
-        while start.elapsed() < DRAIN_WAIT {
-            let status = pool.pool_status()?;
-            if status
-                .servers
-                .iter()
-                .any(|server| server.name == free.name && server.role != "free")
-            {
-                break;
-            }
+        while logged(free.process()?, NO_ROOM)? == 0 && start.elapsed() < DRAIN_WAIT {
             thread::yield_now();
         }
-        self.fill(&free.name, FIRST_FULL_MS)?;
+        disk.free()?;
+        self.injected.fills += 1;
         let status = drain.wait().context("wait for the first drain")?;
         ensure!(status.success(), "the first drain ended with {status}");
         self.injected.drains += 1;
         self.injected.drained += 1;
         Ok(())
+    }
+
+    fn disk(&self, server: &str) -> Result<Arc<SmallDisk>> {
+        let disk = self.disks.iter().find(|(name, _)| name == server);
+        Ok(Arc::clone(
+            &disk.with_context(|| format!("{server} has no disk of its own"))?.1,
+        ))
     }
 
     fn shuffle(&mut self) {
@@ -314,13 +316,12 @@ impl Faults {
     }
 
     fn fill(&mut self, server: &str, lasts_ms: u64) -> Result<()> {
-        let disk = self.disks.iter().find(|(name, _)| name == server);
-        let disk = Arc::clone(&disk.with_context(|| format!("{server} has no disk of its own"))?.1);
+        let disk = self.disk(server)?;
         let full = Arc::clone(&disk);
         let began = self.last(
             (server.to_owned(), DISK.to_owned()),
             lasts_ms,
-            move || full.fill(),
+            move || full.fill(0),
             move || disk.free(),
         )?;
         self.injected.fills += u32::from(began);

@@ -159,10 +159,13 @@ fn run_on(chaos: &Chaos, program: &Path, network: &Arc<Network>, servers: &[Stri
     })
 }
 
+/// What an agent says of a write or a move for which there is no room.
+const NO_ROOM: &str = "no room for";
+
 fn no_room(pool: &Pool) -> Result<usize> {
     let mut lines = 0;
     for server in pool.servers() {
-        lines += logged(server.process()?, "no room for")?;
+        lines += logged(server.process()?, NO_ROOM)?;
     }
     Ok(lines)
 }
