@@ -238,6 +238,43 @@ fn reads_are_allowed_from_the_sending_of_the_question_not_from_its_answer() {
     assert_eq!(actions, [source::Action::Reads(ReadGate::Until(until))]);
 }
 
+/// The destination has taken the object and deleted it, and its fence was lost: whoever waits here must hear of it.
+#[test]
+fn sealed_source_that_reads_of_a_deletion_opens_its_gate() {
+    let mut source = sealed();
+    source.handle_timeout(at(500));
+    let question = source_actions(&mut source)
+        .iter()
+        .find_map(|action| match action {
+            source::Action::Read { question } => Some(*question),
+            _ => None,
+        })
+        .expect("a sealed source asks the librarian every 500 ms");
+    let deleted = Register {
+        state: State::Deleted,
+        holders: Vec::new(),
+        ..register(3, "s2", None, COMMIT)
+    };
+    let input = source::Input::Register {
+        question,
+        asked_at: at(500),
+        register: Some(deleted),
+    };
+    let step = Step::Deleted {
+        epoch: Epoch(3),
+        tx: COMMIT,
+    };
+    assert_eq!(
+        feed(&mut source, at(510), input),
+        [source::Action::Reads(ReadGate::Held), source::Action::Persist(step)]
+    );
+    let ended = source::Action::Ended(source::Outcome::Superseded);
+    assert_eq!(
+        feed(&mut source, at(520), source::Input::Durable),
+        [source::Action::Unseal, ended]
+    );
+}
+
 #[test]
 fn answer_to_a_question_that_was_not_asked_allows_nothing() {
     let mut source = sealed();

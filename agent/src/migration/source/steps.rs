@@ -113,7 +113,11 @@ impl Source {
                     backoff: Backoff::new(&self.settings),
                 };
             }
-            State::NotingDeleted { .. } => self.end(Outcome::Superseded),
+            State::NotingDeleted { .. } => {
+                // Whoever waits at the gate hears now that it is deleted.
+                self.actions.push_back(Action::Unseal);
+                self.end(Outcome::Superseded);
+            }
             State::NotingForward { .. } => self.end(Outcome::Moved),
             state @ (State::Reserving { .. }
             | State::Opening { .. }
