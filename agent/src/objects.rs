@@ -186,6 +186,7 @@ impl Objects {
             }
             // It may have been applied before the deletion: then it is answered as it was, which its content decides.
             Some(Journal::Tombstone { .. }) if current.as_deref().is_some_and(|entry| put.is_known_to(entry)) => Ok(()),
+            Some(Journal::Tombstone { .. }) if put.write_id.is_some() => Err(self.deleted_by(address).await?),
             Some(Journal::Tombstone { .. }) => Err(WriteError::Deleted),
             Some(_) => Ok(()),
             None => match self.ask(address).await {

@@ -44,9 +44,12 @@ impl Objects {
         };
         let request_hash = self.request_hash("delete", &[]);
         let tx = Tx(rand::random());
-        let new = match steps::delete(&entry, &delete, request_hash, tx, clock::unix_ms())? {
-            Step::Known(written) => return Ok(written),
-            Step::Row(new) => *new,
+        let new = match steps::delete(&entry, &delete, request_hash, tx, clock::unix_ms()) {
+            Ok(Step::Known(written)) => return Ok(written),
+            Ok(Step::Row(new)) => *new,
+            // A former owner has a tombstone too, without the write ids of those after it.
+            Err(WriteError::Deleted) if delete.write_id.is_some() => return Err(self.deleted_by(address).await?),
+            Err(error) => return Err(error),
         };
         let _open = self.openings.try_acquire().map_err(|_| settling())?;
         let entry = self.replace(&entry, new).await.map_err(|error| uncommitted(&error))?;

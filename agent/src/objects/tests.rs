@@ -363,6 +363,30 @@ async fn write_that_is_repeated_after_a_deletion_elsewhere_is_sent_there() {
     assert_eq!(place.put("9", repeated).await, Err(elsewhere));
 }
 
+/// This server gave the object away and noted its deletion by another.
+#[tokio::test]
+async fn tombstone_of_a_former_owner_sends_repeated_changes_to_who_deleted_the_object() {
+    let place = Place::new().await;
+    place.put("1", put(1)).await.unwrap();
+    place.objects.delete(&address("1"), delete()).await.unwrap();
+    place.register("1", "s2", 9, State::Deleted);
+    let elsewhere = WriteError::Elsewhere {
+        owner: "s2".parse().unwrap(),
+        epoch: Epoch(9),
+    };
+    let repeated = Put {
+        write_id: Some(Uuid::now_v7()),
+        ..put(1)
+    };
+    assert_eq!(
+        place.objects.admit(&address("1"), &repeated).await,
+        Err(elsewhere.clone())
+    );
+    assert_eq!(place.put("1", repeated).await, Err(elsewhere.clone()));
+    assert_eq!(place.objects.delete(&address("1"), delete()).await, Err(elsewhere));
+    assert_eq!(place.put("1", put(1)).await, Err(WriteError::Deleted));
+}
+
 #[tokio::test]
 async fn address_outside_the_table_is_decided_by_its_register() {
     let place = Place::new().await;

@@ -208,9 +208,13 @@ impl Objects {
         let Some(entry) = turn.current() else {
             return self.make(address, put).await;
         };
-        match steps::write(&entry, put, clock::unix_ms())? {
-            Step::Known(written) => Ok(written),
-            Step::Row(new) => {
+        let may_be_repeated = put.id().is_some();
+        match steps::write(&entry, put, clock::unix_ms()) {
+            // A former owner has a tombstone too, without the write ids of those after it.
+            Err(WriteError::Deleted) if may_be_repeated => Err(self.deleted_by(address).await?),
+            Err(error) => Err(error),
+            Ok(Step::Known(written)) => Ok(written),
+            Ok(Step::Row(new)) => {
                 let entry = self.replace(&entry, *new).await.map_err(|error| uncommitted(&error))?;
                 Ok(written(&entry, entry.revision))
             }

@@ -374,6 +374,12 @@ impl World {
                         };
                         self.commit(agent, id, turn, change, Then::Acknowledge)
                     }
+                    // Who deleted it knows under which write ids it was changed.
+                    Err(WriteError::Deleted) => {
+                        request.stage = Stage::AskedForDelete(turn, true);
+                        self.ask_register(agent, id);
+                        true
+                    }
                     Err(error) => self.unwritten(agent, id, error),
                 }
             }
@@ -397,6 +403,12 @@ impl World {
                             entry: *new,
                         };
                         self.commit(agent, id, turn, change, Then::Delete(tx))
+                    }
+                    // Who deleted it knows under which write ids it was changed.
+                    Err(WriteError::Deleted) => {
+                        request.stage = Stage::AskedForDelete(turn, true);
+                        self.ask_register(agent, id);
+                        true
                     }
                     Err(error) => self.unwritten(agent, id, error),
                 }
