@@ -18,11 +18,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use zones::report::{CLAIMS_MAX, claims_that_fit};
-use zones::{Claim, Claimed, Incarnation, Report, Standing, Tx};
+use zones::{Claim, Claimed, Domain, Incarnation, Report, ServerName, Standing, Tx};
 
 use crate::control::Wanted;
 use crate::objects::Objects;
-use crate::register::{Phase, Registers, ReportLine, Unreachable};
+use crate::register::{Phase, Registers, ReportLine, Trust, Unreachable};
 use crate::store::{Entry, Journal};
 use crate::transfer::Barrier;
 
@@ -59,43 +59,130 @@ enum Broken {
     Stopped,
 }
 
+/// What an agent owes a registry.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Duty {
+    /// Nothing, until the phase is another.
+    Nothing,
+    /// To tell what it has, once all that follows from answers of before is durable.
+    Report(Incarnation),
+    /// To note that it is open, and believe it.
+    Believe(Incarnation),
+    /// Nothing: it is open, and never asked what this server has.
+    Stranger(Incarnation),
+    /// To stop: others own what this server had.
+    Leave,
+}
+
+/// What an agent owes the registry that answers.
+#[must_use]
+pub fn duty(trust: &Trust) -> Duty {
+    match *trust.watch().borrow() {
+        Phase::Trusted => Duty::Nothing,
+        Phase::WrittenOff => Duty::Leave,
+        Phase::Held { incarnation, standing } => match standing {
+            Standing::Open if trust.reports_to(incarnation) => Duty::Believe(incarnation),
+            Standing::Open => Duty::Stranger(incarnation),
+            Standing::Reported if trust.reports_to(incarnation) => Duty::Nothing,
+            Standing::Report | Standing::Reported => Duty::Report(incarnation),
+            Standing::WrittenOff => unreachable!("a phase of its own"),
+        },
+    }
+}
+
+/// A report as messages that each fit one update, from the first to the one that says that it was all.
+#[derive(Debug)]
+pub struct Messages<'d> {
+    domain: &'d Domain,
+    /// What every message says.
+    head: Report,
+    entries: std::vec::IntoIter<Arc<Entry>>,
+    /// The next ones.
+    claims: Vec<Claim>,
+    ended: bool,
+}
+
+impl<'d> Messages<'d> {
+    /// What a server tells a registry, from a snapshot of its index.
+    #[must_use]
+    pub fn new(
+        domain: &'d Domain,
+        server: ServerName,
+        incarnation: Incarnation,
+        wanted: &Wanted,
+        entries: Vec<Arc<Entry>>,
+    ) -> Messages<'d> {
+        let head = Report {
+            server,
+            incarnation,
+            from: 0,
+            plan: wanted.plan,
+            role: wanted.role(),
+            end: false,
+            claims: Vec::new(),
+        };
+        Messages {
+            domain,
+            head,
+            entries: entries.into_iter(),
+            claims: Vec::new(),
+            ended: false,
+        }
+    }
+}
+
+impl Iterator for Messages<'_> {
+    type Item = Report;
+
+    fn next(&mut self) -> Option<Report> {
+        if self.ended {
+            return None;
+        }
+        if self.claims.len() < CLAIMS_MAX {
+            let more = self.entries.by_ref().filter_map(|entry| claim(&entry));
+            self.claims.extend(more.take(CLAIMS_MAX));
+        }
+        let fitting = claims_that_fit(self.domain, &self.claims);
+        self.ended = fitting == 0;
+        let message = Report {
+            end: self.ended,
+            claims: self.claims.drain(..fitting).collect(),
+            ..self.head.clone()
+        };
+        self.head.from += fitting as u64;
+        Some(message)
+    }
+}
+
 impl Reconciler {
     /// Reports whenever a new registry asks for it; returns when this server was written off.
     pub async fn run(self) {
         let trust = Arc::clone(self.registers.trust());
         let mut phases = trust.watch();
         loop {
-            let phase = *phases.borrow_and_update();
-            let done = match phase {
-                Phase::Trusted => Ok(()),
-                Phase::WrittenOff => {
+            let asked = match *phases.borrow_and_update() {
+                Phase::Held { standing, .. } => standing == Standing::Report,
+                Phase::Trusted | Phase::WrittenOff => false,
+            };
+            let done = match duty(&trust) {
+                Duty::Nothing => Ok(()),
+                Duty::Leave => {
                     self.written_off.cancel();
                     return;
                 }
-                Phase::Held { incarnation, standing } => match standing {
-                    Standing::Open if trust.reports_to(incarnation) => believe(&self.registers, incarnation).await,
-                    Standing::Open => {
-                        tracing::error!(
-                            %incarnation,
-                            "a registry answers that never asked what this server has: reconcile it (`librarian rebuild`), or \
-                             stop it if it is a second one"
-                        );
-                        Ok(())
-                    }
-                    Standing::Reported if trust.reports_to(incarnation) => Ok(()),
-                    Standing::Report | Standing::Reported => self.report(incarnation).await,
-                    Standing::WrittenOff => unreachable!("a phase of its own"),
-                },
-            };
-            let told = matches!(
-                phase,
-                Phase::Held {
-                    standing: Standing::Report,
-                    ..
+                Duty::Believe(incarnation) => believe(&self.registers, incarnation).await,
+                Duty::Report(incarnation) => self.report(incarnation).await,
+                Duty::Stranger(incarnation) => {
+                    tracing::error!(
+                        %incarnation,
+                        "a registry answers that never asked what this server has: reconcile it (`librarian rebuild`), or \
+                         stop it if it is a second one"
+                    );
+                    Ok(())
                 }
-            );
+            };
             let wait = match done {
-                Ok(()) if told => Some(WORD_WAIT),
+                Ok(()) if asked => Some(WORD_WAIT),
                 Ok(()) => None,
                 Err(error) => {
                     tracing::warn!(
@@ -130,43 +217,14 @@ impl Reconciler {
             .expect("writing a short file does not panic")
             .map_err(Broken::Note)?;
         let entries = self.objects.entries();
-        let (plan, role) = {
-            let wanted = self.wanted.borrow();
-            (wanted.plan, wanted.role())
-        };
-        let me = self.registers.me();
-        let mut line = None;
-        let mut from = 0;
-        for some in entries.chunks(CLAIMS_MAX) {
-            let claims: Vec<Claim> = some.iter().filter_map(|entry| claim(entry)).collect();
-            let mut rest = &claims[..];
-            while !rest.is_empty() {
-                let (now, later) = rest.split_at(claims_that_fit(self.registers.domain(), rest));
-                let report = Report {
-                    server: me.clone(),
-                    incarnation,
-                    from,
-                    plan,
-                    role,
-                    end: false,
-                    claims: now.to_vec(),
-                };
-                self.tell(&mut line, &report).await?;
-                from += now.len() as u64;
-                rest = later;
-            }
+        let (domain, me) = (self.registers.domain(), self.registers.me());
+        let messages = Messages::new(domain, me.clone(), incarnation, &self.wanted.borrow().clone(), entries);
+        let (mut line, mut claims) = (None, 0);
+        for message in messages {
+            claims += message.claims.len();
+            self.tell(&mut line, &message).await?;
         }
-        let end = Report {
-            server: me.clone(),
-            incarnation,
-            from,
-            plan,
-            role,
-            end: true,
-            claims: Vec::new(),
-        };
-        self.tell(&mut line, &end).await?;
-        tracing::info!(claims = from, %incarnation, "told the registry what is here");
+        tracing::info!(claims, %incarnation, "told the registry what is here");
         Ok(())
     }
 

@@ -29,7 +29,7 @@ use peers::Peers;
 pub use peers::{Peer, PeerError};
 use reads::Reader;
 pub(crate) use report::ReportLine;
-pub use trust::{Phase, Trust};
+pub use trust::{Keep, Phase, Trust};
 use updater::Updater;
 
 /// A register as the librarian showed it.

@@ -131,7 +131,7 @@ impl Local {
         match step {
             BatchStep::Owned { address, change } => {
                 let slot = self.table.get(&address).ok_or(super::NotOwned)?;
-                let Some(turn) = slot.try_turn() else {
+                let Some(turn) = slot.try_turn_of_move()? else {
                     return Err(StepError::Taken { change });
                 };
                 let entry = turn.current().filter(|entry| moves_own(entry)).ok_or(super::NotOwned)?;

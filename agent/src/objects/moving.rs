@@ -288,7 +288,7 @@ impl Objects {
         change: impl FnOnce(&Entry) -> NewEntry + Send,
     ) -> Result<Arc<Entry>, StepError> {
         let slot = self.table.get(address).ok_or(NotOwned)?;
-        let turn = slot.turn_now().await;
+        let turn = slot.turn_of_move().await?;
         let entry = turn.current().filter(|entry| moves_own(entry)).ok_or(NotOwned)?;
         let new = change(&entry);
         // The turn goes with the commit, so that it is not passed on in the middle when the caller is gone.

@@ -7,6 +7,7 @@ use tokio::time::{Instant, timeout_at};
 use zones::Address;
 
 use super::gate::Asked;
+use super::moving::{NotOwned, moves_own};
 use super::table::{Slot, Table};
 use super::words::WriteError;
 use crate::clock::BootInstant;
@@ -72,26 +73,37 @@ impl Slot {
         }
     }
 
-    /// Waits for the turn ahead of the line, also while turns are held back: for whoever holds them back.
-    pub(crate) async fn turn_now(self: &Arc<Self>) -> Turn {
+    /// Waits for the turn ahead of the line, also while turns are held back: for a step of the object's move.
+    ///
+    /// # Errors
+    ///
+    /// As [`Slot::try_turn_of_move`].
+    pub(crate) async fn turn_of_move(self: &Arc<Self>) -> Result<Turn, NotOwned> {
         loop {
-            let changed = self.with(|state| match state.gate().take_now() {
-                true => None,
-                false => Some(state.gate().changed()),
-            });
-            match changed {
-                None => {
-                    return Turn { slot: Arc::clone(self) };
-                }
-                Some(changed) => changed.await,
+            // Before the look, so that no change comes in between.
+            let changed = self.with(|state| state.gate().changed());
+            match self.try_turn_of_move()? {
+                Some(turn) => return Ok(turn),
+                None => changed.await,
             }
         }
     }
 
-    /// Takes the turn ahead of the line if nobody has it.
-    pub(crate) fn try_turn(self: &Arc<Self>) -> Option<Turn> {
-        let free = self.with(|state| state.gate().take_now());
-        free.then(|| Turn { slot: Arc::clone(self) })
+    /// Takes the turn ahead of the line, also while turns are held back; `None` if a write has it.
+    ///
+    /// # Errors
+    ///
+    /// [`NotOwned`] if a creation or deletion has it. It keeps it until the register has settled, and a registry that is
+    /// reconciled waits for the steps of moves: neither must wait for the other.
+    pub(crate) fn try_turn_of_move(self: &Arc<Self>) -> Result<Option<Turn>, NotOwned> {
+        let free = self.with(|state| {
+            let free = state.gate().take_now();
+            match free || state.current().is_some_and(|entry| moves_own(entry)) {
+                true => Ok(free),
+                false => Err(NotOwned),
+            }
+        })?;
+        Ok(free.then(|| Turn { slot: Arc::clone(self) }))
     }
 
     /// Takes the turn before anybody can have it: for what a restart found open.

@@ -14,9 +14,10 @@
 //!
 //! Specification: DESIGN.md section 6, PROTOCOL.md section 13.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
@@ -58,11 +59,12 @@ struct State {
     told_of_past: bool,
 }
 
+/// Makes the text of the file durable in the place of the one before; a simulated agent has a disk of its own.
+pub type Keep = Box<dyn Fn(&str) -> io::Result<()> + Send + Sync>;
+
 /// Which registry this agent believes; shared by all that speak to the librarian.
-#[derive(Debug)]
 pub struct Trust {
-    /// `None` remembers nothing.
-    file: Option<PathBuf>,
+    keep: Keep,
     state: Mutex<State>,
     phase: watch::Sender<Phase>,
     /// Raised whenever what was answered before stops counting.
@@ -79,29 +81,36 @@ impl Trust {
     /// The system's, or `InvalidData` for a file that says something else: without it an old registry could be believed.
     pub fn open(dir: &Path) -> io::Result<Trust> {
         let file = dir.join(FILE);
-        let known = match fs::read_to_string(&file) {
-            Ok(text) => Known::read(&text).ok_or_else(|| {
-                io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    format!(
-                        "{} does not say which registry was believed: restore it",
-                        file.display()
-                    ),
-                )
-            })?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Known::default(),
+        let text = match fs::read_to_string(&file) {
+            Ok(text) => Some(text),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error),
         };
-        Ok(Trust::new(Some(file), known))
+        let unreadable = format!(
+            "{} does not say which registry was believed: restore it",
+            file.display()
+        );
+        let keep = Box::new(move |text: &str| write(&file, text));
+        Trust::kept(text.as_deref(), keep).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, unreadable))
+    }
+
+    /// The same with the file elsewhere: its text, if there is one. `None` if it says something else.
+    #[must_use]
+    pub fn kept(text: Option<&str>, keep: Keep) -> Option<Trust> {
+        let known = match text {
+            Some(text) => Known::read(text)?,
+            None => Known::default(),
+        };
+        Some(Trust::new(keep, known))
     }
 
     /// Believes the first registry that answers, and remembers nothing.
     #[must_use]
     pub fn forgetful() -> Trust {
-        Trust::new(None, Known::default())
+        Trust::new(Box::new(|_| Ok(())), Known::default())
     }
 
-    fn new(file: Option<PathBuf>, known: Known) -> Trust {
+    fn new(keep: Keep, known: Known) -> Trust {
         let phase = match known.present {
             // Reported to, and not known to be reconciled: the next answer says more.
             Some((incarnation, false)) => Phase::Held {
@@ -111,7 +120,7 @@ impl Trust {
             Some((_, true)) | None => Phase::Trusted,
         };
         Trust {
-            file,
+            keep,
             state: Mutex::new(State {
                 known,
                 told_of_past: false,
@@ -123,7 +132,7 @@ impl Trust {
     }
 
     /// Takes in what a signed answer tells; whether the answer counts.
-    pub(crate) fn hear(&self, told: Option<Told>) -> bool {
+    pub fn hear(&self, told: Option<Told>) -> bool {
         let Some(told) = told else { return false };
         let mut state = self.state.lock();
         if state.known.past.contains(&told.incarnation) {
@@ -151,7 +160,7 @@ impl Trust {
                     present,
                     ..state.known.clone()
                 };
-                match self.keep(&believed) {
+                match (self.keep)(&believed.text()) {
                     Ok(()) => {
                         tracing::info!(incarnation = %told.incarnation, "the registry is known now");
                         state.known = believed;
@@ -183,7 +192,8 @@ impl Trust {
     }
 
     /// What was answered under another number does not count any more.
-    pub(crate) fn generation(&self) -> u64 {
+    #[must_use]
+    pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::SeqCst)
     }
 
@@ -198,7 +208,8 @@ impl Trust {
     }
 
     /// Whether this agent has begun to report to a registry, durably.
-    pub(crate) fn reports_to(&self, incarnation: Incarnation) -> bool {
+    #[must_use]
+    pub fn reports_to(&self, incarnation: Incarnation) -> bool {
         self.state
             .lock()
             .known
@@ -207,7 +218,11 @@ impl Trust {
     }
 
     /// Notes durably that this agent reports to a registry: answers of those before it count for nothing from now on.
-    pub(crate) fn report_to(&self, incarnation: Incarnation) -> io::Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// Of the disk; nothing has changed then.
+    pub fn report_to(&self, incarnation: Incarnation) -> io::Result<()> {
         let mut state = self.state.lock();
         let mut next = state.known.clone();
         match next.present {
@@ -217,19 +232,23 @@ impl Trust {
         }
         next.past.truncate(PAST_MAX);
         next.present = Some((incarnation, false));
-        self.keep(&next)?;
+        (self.keep)(&next.text())?;
         state.known = next;
         Ok(())
     }
 
     /// Notes durably that a registry that was reported to is open, and believes it.
-    pub(crate) fn believe(&self, incarnation: Incarnation) -> io::Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// Of the disk; nothing has changed then.
+    pub fn believe(&self, incarnation: Incarnation) -> io::Result<()> {
         let mut state = self.state.lock();
         let next = Known {
             present: Some((incarnation, true)),
             ..state.known.clone()
         };
-        self.keep(&next)?;
+        (self.keep)(&next.text())?;
         state.known = next;
         self.enter(Phase::Trusted);
         Ok(())
@@ -248,19 +267,32 @@ impl Trust {
             true
         });
     }
+}
 
-    /// Writes the file so that it is there after a power loss, or the one before it.
-    fn keep(&self, known: &Known) -> io::Result<()> {
-        let Some(file) = &self.file else { return Ok(()) };
-        let fresh = file.with_extension("new");
-        let mut new = File::create(&fresh)?;
-        new.write_all(known.text().as_bytes())?;
-        new.sync_all()?;
-        fs::rename(&fresh, file)?;
-        match file.parent() {
-            Some(dir) => File::open(dir)?.sync_all(),
-            None => Ok(()),
-        }
+impl fmt::Debug for Trust {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Trust {
+            state,
+            phase,
+            generation,
+            ..
+        } = self;
+        let mut text = formatter.debug_struct("Trust");
+        text.field("state", state).field("phase", &*phase.borrow());
+        text.field("generation", generation).finish_non_exhaustive()
+    }
+}
+
+/// Writes the file so that it is there after a power loss, or the one before it.
+fn write(file: &Path, text: &str) -> io::Result<()> {
+    let fresh = file.with_extension("new");
+    let mut new = File::create(&fresh)?;
+    new.write_all(text.as_bytes())?;
+    new.sync_all()?;
+    fs::rename(&fresh, file)?;
+    match file.parent() {
+        Some(dir) => File::open(dir)?.sync_all(),
+        None => Ok(()),
     }
 }
 

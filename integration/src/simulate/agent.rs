@@ -10,6 +10,7 @@ use agent::migration::window::WindowSettings;
 use agent::migration::wire::{Either, write_frame};
 use agent::migration::{Settings as Times, UnexpectedInput};
 use agent::objects::{Local, NotOwned, Open, Settings};
+use agent::register::Trust;
 use agent::store::{self, Entry, Store, Work};
 use agent::transfer::engine::{Engine, Id, Job, Outside, Parts, Side, Wish};
 use agent::transfer::{Counters, Shipment, TransferSettings};
@@ -46,6 +47,7 @@ pub(super) struct Machine {
 /// What a crash ends.
 pub(super) struct Process {
     pub(super) local: Arc<Local>,
+    pub(super) trust: Arc<Trust>,
     pub(super) engine: Engine<Around>,
     /// What a start has to take up.
     pub(super) open: Vec<Open>,
@@ -75,6 +77,7 @@ pub(super) struct Around {
     pub(super) out: VecDeque<Out>,
     pub(super) wrong: Option<String>,
     pub(super) seen: BTreeSet<Pair>,
+    trust: Arc<Trust>,
     random: StdRng,
     local: Arc<Local>,
 }
@@ -98,13 +101,12 @@ impl Outside for Around {
         self.wanted.clone()
     }
 
-    // A registry restored from a backup has no place in this world yet: there is one, and it is believed.
     fn generation(&self) -> u64 {
-        0
+        self.trust.generation()
     }
 
     fn is_trusted(&self) -> bool {
-        true
+        self.trust.is_trusted()
     }
 
     fn send(&mut self, peer: &ServerName, address: &Address, message: &Either) {
@@ -292,6 +294,7 @@ impl Process {
     fn on(disk: &Platter, name: &ServerName, seed: u64, number: u8) -> Result<Process, store::OpenError> {
         let (store, entries) = open(disk, seed, number)?;
         let local = Local::new(Arc::new(store), entries, Settings::default());
+        let trust = Arc::new(disk.trust());
         let around = Around {
             now: BootInstant::ZERO,
             unix_ms: 0,
@@ -300,6 +303,7 @@ impl Process {
             out: VecDeque::new(),
             wrong: None,
             seen: BTreeSet::new(),
+            trust: Arc::clone(&trust),
             random: StdRng::seed_from_u64(seed ^ 0x5EED),
             local: Arc::clone(&local),
         };
@@ -324,6 +328,7 @@ impl Process {
             open: local.take_up(),
             engine: Engine::new(parts, around),
             local,
+            trust,
             requests: BTreeMap::new(),
             closings: Vec::new(),
             line: Line::default(),

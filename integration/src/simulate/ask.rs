@@ -5,6 +5,7 @@ use agent::register::{Changed, Wishes};
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
 use zones::query::{Answer, UDP_PAYLOAD_OCTETS, build_question, read_answer};
+use zones::report::build_report;
 use zones::tsig::{AnswerSignatureError, sign_request, verify_response};
 use zones::update::{build_has_update, build_register_update};
 use zones::want::PoolName;
@@ -12,7 +13,7 @@ use zones::{Address, Has, Register, RegisterChange, Role, Want, Wish};
 
 use super::clock::{MS, micros};
 use super::faults::{Fate, Site};
-use super::line::{CHANGES_MAX, Heard, READS_MAX, Sent, Wanted, What};
+use super::line::{CHANGES_MAX, Heard, READS_MAX, REPORTS_MAX, Sent, Wanted, What};
 use super::network::Network;
 use super::world::{Event, World};
 
@@ -77,6 +78,10 @@ impl World {
                     String::new(),
                 )
             }
+            What::Report { message, .. } => {
+                let described = format!("reports {} claims from {}", message.claims.len(), message.from);
+                (build_report(&domain, id, message).ok(), described)
+            }
             What::Changes(wanted) => {
                 let changes: Vec<RegisterChange> = wanted.iter().map(|wanted| wanted.change.clone()).collect();
                 let described = changes
@@ -95,9 +100,10 @@ impl World {
         };
         let mac = sign_request(&mut octets, &self.machines[agent].key, unix_s);
         let patience = what.patience();
+        let of_registers = matches!(what, What::Read { .. } | What::Changes(_));
         let site = match &what {
             What::Read { .. } => Site::Question,
-            What::Changes(_) => Site::Update,
+            What::Changes(_) | What::Report { .. } => Site::Update,
             What::Tell | What::Want | What::Todo | What::Remembered => Site::Control,
         };
         let sent = Sent {
@@ -110,6 +116,10 @@ impl World {
         self.machines[agent].process.line.sent.insert(token, sent);
         let life = self.machines[agent].life;
         self.push(now + patience, Event::LineLate(agent, life, token));
+        if of_registers && !self.machines[agent].process.trust.is_trusted() {
+            // A registry that is not believed is asked nothing.
+            return;
+        }
         let fate = self.decide(site);
         if !described.is_empty() {
             self.note(|| format!("s{} -> librarian: {described} {fate:?}", agent + 1));
@@ -130,6 +140,10 @@ impl World {
                 let again = at + 1 + self.faults.roll(161) % (30_000 * MS);
                 self.push(at, message(octets.clone()));
                 self.push(again, message(octets));
+            }
+            Fate::Kept => {
+                self.push(at, message(octets.clone()));
+                self.held.push(message(octets));
             }
             Fate::SenderCrashes => {
                 self.push(at, message(octets));
@@ -158,6 +172,7 @@ impl World {
 
     /// Tells what the server has, and asks what it should do.
     pub(super) fn tell(&mut self, agent: usize) {
+        self.owe(agent);
         self.line_send(agent, What::Tell);
         self.line_send(agent, What::Want);
         self.line_send(agent, What::Todo);
@@ -198,7 +213,9 @@ impl World {
             let why = error.to_string();
             return self.unverified(agent, sent, &why);
         }
+        let counts = self.machines[agent].process.trust.hear(answer.told);
         match sent.what {
+            What::Read { waits, .. } if !counts => self.hear(agent, waits, Heard::Nothing),
             What::Read {
                 ref address, ref waits, ..
             } => {
@@ -208,7 +225,10 @@ impl World {
                 });
                 self.hear(agent, waits.clone(), heard);
             }
+            // Of a registry that is not believed no word counts, neither yes nor no.
+            What::Changes(wanted) if !counts => self.changes_unanswered(agent, wanted),
             What::Changes(wanted) => self.changes_answered(agent, wanted, &answer),
+            What::Report { .. } => self.reported(agent, &answer),
             What::Tell => {}
             What::Remembered => {
                 let has = answer
@@ -226,6 +246,7 @@ impl World {
                     ));
                 }
             }
+            What::Want | What::Todo if !counts => self.machines[agent].process.line.want = None,
             What::Want => {
                 let want = match answer.code {
                     ResponseCode::NoError | ResponseCode::NXDomain => {
@@ -266,6 +287,7 @@ impl World {
                     self.hear(agent, wanted.waits, Heard::Changed(changed));
                 }
             }
+            What::Report { .. } => self.machines[agent].process.line.report = None,
             What::Tell | What::Want | What::Todo | What::Remembered => {}
         }
     }
@@ -330,6 +352,11 @@ impl World {
             What::Read { waits, .. } => self.hear(agent, waits, Heard::Nothing),
             What::Changes(wanted) => self.changes_unanswered(agent, wanted),
             What::Remembered => self.line_send(agent, What::Remembered),
+            What::Report { message, tries } if tries + 1 < REPORTS_MAX => {
+                let tries = tries + 1;
+                self.line_send(agent, What::Report { message, tries });
+            }
+            What::Report { .. } => self.machines[agent].process.line.report = None,
             What::Tell | What::Want | What::Todo => {}
         }
     }

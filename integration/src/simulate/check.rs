@@ -30,6 +30,10 @@ pub(super) struct Check {
     objects: BTreeMap<Address, Seen>,
     addresses: Vec<Address>,
     pub(super) registers_changed: bool,
+    /// The registry was lost or restored, and is not open yet.
+    reconciles: bool,
+    /// It was, once.
+    restored: bool,
     touched: BTreeSet<usize>,
     streams: BTreeMap<StreamId, (usize, Address, bool)>,
 }
@@ -44,6 +48,8 @@ impl Check {
                 .collect(),
             addresses,
             registers_changed: false,
+            reconciles: false,
+            restored: false,
             touched: BTreeSet::new(),
             streams: BTreeMap::new(),
         }
@@ -165,6 +171,31 @@ fn history(operations: &[Operation]) -> String {
         .join("\n")
 }
 
+/// What a reconcile may make of an object: it forgets nothing but what nobody was told.
+fn follows(machines: &[Machine], address: &Address, seen: &Seen, new: Option<&Register>) -> Result<(), String> {
+    let Some(old) = &seen.register else { return Ok(()) };
+    let Some(new) = new else {
+        // Its making was not told to whoever asked for it, or it would have a copy and a claim.
+        return match seen.shown {
+            0 => Ok(()),
+            revision => Err(format!(
+                "I2: {address} was shown at revision {revision}, and is forgotten"
+            )),
+        };
+    };
+    if old.state == State::Deleted && new.state != State::Deleted {
+        let rows = machines
+            .iter()
+            .flat_map(|machine| machine.process.local.store().entries());
+        let mut rows = rows.filter(|entry| entry.address == *address);
+        // Who deleted it goes on deleting it, and shows it to nobody.
+        if !rows.any(|entry| matches!(entry.journal, Journal::DeleteSent { .. })) {
+            return Err(format!("I3: {address} comes back: {new:?}"));
+        }
+    }
+    Ok(())
+}
+
 impl World {
     /// Looks at whatever this event changed.
     pub(super) fn verify(&mut self) {
@@ -187,18 +218,34 @@ impl World {
         }
     }
 
-    /// I3, I4, I17.
+    /// I3, I4, I17. While the registry is reconciled nothing follows from it: who owned an object before goes on owning it.
     fn verify_registers(&mut self) -> Result<(), String> {
         let view = self.librarian.process.registry.view();
+        if !view.reconcile().open {
+            (self.check.reconciles, self.check.restored) = (true, true);
+            return Ok(());
+        }
+        let opens = std::mem::take(&mut self.check.reconciles);
         for (address, seen) in &mut self.check.objects {
             let new = view.register(address);
-            if new == seen.register {
+            if new == seen.register && !(opens && new.is_some()) {
                 continue;
             }
+            if opens {
+                follows(&self.machines, address, seen, new.as_ref())?;
+            }
             let Some(register) = &new else {
-                return Err(format!("I4: the register of {address} is gone"));
+                match opens {
+                    true => {
+                        // A creation that is forgotten is sent again as it was: nothing rested on it yet.
+                        let forgotten = seen.register.take().map(|register| register.strings().join(" "));
+                        forgotten.map(|text| seen.texts.remove(&text));
+                        continue;
+                    }
+                    false => return Err(format!("I4: the register of {address} is gone")),
+                }
             };
-            if let Some(old) = &seen.register {
+            if let Some(old) = seen.register.as_ref().filter(|_| !opens) {
                 if register.epoch < old.epoch {
                     return Err(format!(
                         "I4: the epoch of {address} falls from {} to {}",
@@ -212,7 +259,9 @@ impl World {
                     return Err(format!("I7: level or schema of {address} falls"));
                 }
             }
-            if !seen.texts.insert(register.strings().join(" ")) {
+            let is_new = seen.texts.insert(register.strings().join(" "));
+            // No change rests on the text of a deleted one, so after a reconcile it may be found or sent again.
+            if !is_new && !(self.check.restored && register.state == State::Deleted) {
                 return Err(format!("I17: a register text of {address} occurs twice"));
             }
             seen.register = new;

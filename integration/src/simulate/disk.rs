@@ -7,11 +7,14 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
+use agent::register::Trust;
 use agent::store::{Disk, DiskFile};
 use parking_lot::Mutex;
 
 use super::dice;
 
+/// Where it is kept which registry is believed.
+const TRUST: &str = "incarnation";
 /// Octets that a disk writes whole or not at all.
 const SECTOR: usize = 512;
 /// The folder of the files that hold objects.
@@ -166,6 +169,15 @@ impl Platter {
 
     pub(super) fn write_plan(&self, plan: u64) -> io::Result<()> {
         self.replace("plan", plan.to_string().as_bytes())
+    }
+
+    /// Which registry is believed, as far as that is durable.
+    pub(super) fn trust(&self) -> Trust {
+        let text = Disk::read(self, TRUST).ok().map(String::from_utf8);
+        let text = text.transpose().expect("it was text");
+        let disk = self.clone();
+        let keep = Box::new(move |text: &str| disk.replace(TRUST, text.as_bytes()));
+        Trust::kept(text.as_deref(), keep).expect("a file is replaced whole or not at all")
     }
 
     /// Changes an octet of a file behind everybody's back.

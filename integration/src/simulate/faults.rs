@@ -67,6 +67,8 @@ pub enum Fate {
     Miswritten,
     /// It is kept back until the script lets it go: on no list but the script's.
     Held,
+    /// It passes, and once more when the script lets it go.
+    Kept,
     /// An agent crashes.
     Crash(usize),
     /// An agent is suspended for so long.
@@ -108,7 +110,7 @@ impl Fate {
         Some(match self {
             Fate::Pass => return None,
             Fate::Lost => "loss",
-            Fate::Twice => "duplication",
+            Fate::Twice | Fate::Kept => "duplication",
             Fate::Late(_) if site == Site::Disk => "slow",
             Fate::Late(_) | Fate::Held => "delay",
             Fate::Damaged => "damage",

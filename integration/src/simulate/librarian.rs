@@ -5,13 +5,17 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use librarian::answer::{self, reply::Transport};
+use librarian::guard::{Guard, stands};
 use librarian::keys::{Holder, Key, KeyRing, Keys};
 use librarian::listen::{RateLimit, Service};
 use librarian::pool::{self, Decision, Wait};
+use librarian::reconcile::Opening;
 use librarian::registry::{
     Cut, MemoryLog, Plan, Proposal, Registry, ServerChange, Settings, SubmitError, Waiting, WantsChange, Writer,
 };
-use zones::{Domain, Role, ServerName, TsigKey, Want, Wish};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use zones::{Domain, Role, ServerName, TsigKey, Tx, Want, Wish};
 
 use super::clock::{Shown, Time};
 
@@ -29,6 +33,12 @@ pub(super) struct Librarian {
     pub(super) process: Process,
     /// What servers were wished, lost with the process.
     todos: BTreeMap<ServerName, Vec<Wish>>,
+    servers: Vec<(ServerName, Role)>,
+    incarnation: u8,
+    backup: Option<MemoryLog>,
+    random: StdRng,
+    /// The process before, the agent whose questions it still answers, and until when.
+    old: Option<(Process, usize, Time)>,
 }
 
 pub(super) struct Process {
@@ -36,11 +46,12 @@ pub(super) struct Process {
     writer: Writer,
     waiting: Waiting,
     service: Service,
+    opening: Option<Opening>,
 }
 
-fn start(log: &MemoryLog, domain: &Domain, keys: &Arc<KeyRing>, clock: &Arc<Shown>) -> Process {
+fn start(log: &MemoryLog, incarnation: u8, domain: &Domain, keys: &Arc<KeyRing>, clock: &Arc<Shown>) -> Process {
     let (registry, writer, waiting) =
-        Registry::by_hand(log, [7; 16], domain, Settings::default()).expect("a log that was written here");
+        Registry::by_hand(log, [incarnation; 16], domain, Settings::default()).expect("a log that was written here");
     let networks = vec!["192.0.2.0/24".parse().expect("a network")];
     let service = Service::new(
         registry.clone(),
@@ -55,6 +66,7 @@ fn start(log: &MemoryLog, domain: &Domain, keys: &Arc<KeyRing>, clock: &Arc<Show
         writer,
         waiting,
         service,
+        opening: None,
     }
 }
 
@@ -69,7 +81,7 @@ impl Librarian {
         }
         let keys = Arc::new(KeyRing::fixed(keys));
         let (log, clock) = (MemoryLog::default(), Shown::new());
-        let process = start(&log, domain, &keys, &clock);
+        let process = start(&log, 1, domain, &keys, &clock);
         let mut librarian = Librarian {
             domain: domain.clone(),
             log,
@@ -79,15 +91,22 @@ impl Librarian {
             up: true,
             process,
             todos: BTreeMap::new(),
+            servers: servers.iter().map(|(name, _, role)| (name.clone(), *role)).collect(),
+            incarnation: 1,
+            backup: None,
+            random: StdRng::seed_from_u64(7),
+            old: None,
         };
-        for (name, _, role) in servers {
-            let add = ServerChange::Add {
-                name: name.clone(),
-                role: *role,
-            };
-            librarian.submit(Proposal::Server(add)).expect("a server is added");
-        }
+        librarian.add_servers();
         librarian
+    }
+
+    /// Those of the librarian's list that the registry does not know.
+    fn add_servers(&mut self) {
+        for (name, role) in self.servers.clone() {
+            let add = ServerChange::Add { name, role };
+            self.submit(Proposal::Server(add)).expect("a server is added");
+        }
     }
 
     pub(super) fn tick(&self, now: Time) {
@@ -110,8 +129,83 @@ impl Librarian {
     pub(super) fn crash(&mut self) {
         self.life += 1;
         self.up = false;
+        self.old = None;
         self.todos.clear();
-        self.process = start(&self.log, &self.domain, &self.keys, &self.clock);
+        self.process = start(&self.log, self.incarnation, &self.domain, &self.keys, &self.clock);
+    }
+
+    /// A new process takes over, with no question lost; the old one goes on answering one agent until this moment.
+    pub(super) fn hand_over(&mut self, agent: usize, until: Time) {
+        let new = start(&self.log, self.incarnation, &self.domain, &self.keys, &self.clock);
+        let old = std::mem::replace(&mut self.process, new);
+        self.old = (!stands(Guard::OneProcess)).then_some((old, agent, until));
+        self.life += 1;
+        self.todos.clear();
+    }
+
+    /// What the old process answers, where it is asked.
+    pub(super) fn old_answers(
+        &mut self,
+        agent: usize,
+        update: bool,
+        now: Time,
+        octets: &[u8],
+        from: IpAddr,
+    ) -> Option<Option<Vec<u8>>> {
+        let (process, of, until) = self.old.as_mut()?;
+        let asked = !update && *of == agent && now < *until;
+        asked.then(|| {
+            let (writer, waiting) = (&mut process.writer, &mut process.waiting);
+            let service = &process.service;
+            service.respond_by_hand(octets, from, Transport::Tcp, writer, waiting)
+        })
+    }
+
+    /// Saves the registry as it is.
+    pub(super) fn back_up(&mut self) {
+        self.backup = Some(self.log.copy());
+    }
+
+    /// The process ends, and the next one has a registry that was made from a backup or from nothing.
+    pub(super) fn restore(&mut self, from_nothing: bool) {
+        let backup = self.backup.clone().filter(|_| !from_nothing).unwrap_or_default();
+        self.log = backup.restored().expect("a log that was written here");
+        self.incarnation += 1;
+        self.crash();
+        self.add_servers();
+    }
+
+    /// Whether registers may change.
+    pub(super) fn is_open(&self) -> bool {
+        self.process.registry.view().reconcile().open
+    }
+
+    /// Whether every server has reported.
+    pub(super) fn may_open(&self) -> bool {
+        let waits = self
+            .process
+            .service
+            .reconcile()
+            .waits_for(&self.process.registry.view());
+        waits.is_some_and(|waits| waits.is_empty())
+    }
+
+    /// Takes one step towards an open registry.
+    pub(super) fn open_step(&mut self, cut: Option<Cut>) -> Result<(), String> {
+        let desk = Arc::clone(self.process.service.reconcile());
+        let opening = self.process.opening.get_or_insert_with(|| Opening::begin(&desk));
+        let random = &mut self.random;
+        let step = opening
+            .step(&desk, || Tx(random.random()))
+            .map_err(|error| error.to_string())?;
+        let Some(step) = step else { return Ok(()) };
+        self.log.cut(cut);
+        let done = self.submit(Proposal::Reconcile(step));
+        self.log.cut(None);
+        match (done, cut) {
+            (Ok(()), _) | (Err(_), Some(_)) => Ok(()),
+            (Err(error), None) => Err(format!("a step of the opening is refused: {error}")),
+        }
     }
 
     fn submit(&mut self, proposal: Proposal) -> Result<(), SubmitError> {

@@ -3,7 +3,7 @@
 //! The messages are real ones, read by the librarian's own reader. How often and how soon they are sent again is that of
 //! `agent::register`: questions three times, updates four times.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use agent::clock::BootInstant;
 use agent::migration::Question;
@@ -11,7 +11,7 @@ use agent::register::Changed;
 use agent::transfer::engine::{Id, Side};
 use hickory_proto::rr::{Name, RecordType};
 use zones::tsig::Mac;
-use zones::{Register, RegisterChange};
+use zones::{Register, RegisterChange, Report};
 
 use super::clock::{S, Time};
 
@@ -19,7 +19,13 @@ use super::clock::{S, Time};
 #[derive(Clone, Debug)]
 pub(super) enum Waits {
     /// A machine.
-    Engine(Id, Side, Question),
+    Engine {
+        id: Id,
+        side: Side,
+        question: Question,
+        /// Of the registry that was believed when it was asked.
+        generation: u64,
+    },
     /// A client's request.
     Request(u64),
 }
@@ -52,6 +58,8 @@ pub(super) enum What {
     Todo,
     /// What the librarian remembers of this server: asked at a start.
     Remembered,
+    /// A part of what this server tells a registry that is reconciled.
+    Report { message: Box<Report>, tries: u32 },
 }
 
 /// A message without an answer yet.
@@ -73,6 +81,10 @@ pub(super) struct Line {
     pub(super) changes: Vec<Wanted>,
     /// The want of a round whose wishes have not come yet.
     pub(super) want: Option<(BootInstant, Option<zones::Want>)>,
+    /// What is left of a report that is under way.
+    pub(super) report: Option<VecDeque<Report>>,
+    /// Until when a complete report waits for the librarian's word that it is.
+    pub(super) reported: Time,
 }
 
 /// What was heard.
@@ -91,7 +103,7 @@ impl What {
     pub(super) fn patience(&self) -> Time {
         match self {
             What::Read { .. } | What::Tell | What::Want | What::Todo | What::Remembered => S,
-            What::Changes(_) => 2 * S,
+            What::Changes(_) | What::Report { .. } => 2 * S,
         }
     }
 }
@@ -100,3 +112,5 @@ impl What {
 pub(super) const READS_MAX: u32 = 3;
 /// Most times that a change is sent.
 pub(super) const CHANGES_MAX: u32 = 4;
+/// Most times that a part of a report is sent.
+pub(super) const REPORTS_MAX: u32 = 4;

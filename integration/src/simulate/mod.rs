@@ -9,7 +9,7 @@
 //! | `world`, `peers` | events and what each of them does; messages between agents |
 //! | `network`, `clock`, `disk` | what is around the cores |
 //! | `agent`, `desk`, `serve`, `line`, `ask` | one agent: its process, requests, messages to the librarian |
-//! | `librarian` | the librarian's process |
+//! | `librarian`, `reconcile` | the librarian's process; a registry that is lost or restored |
 //! | `client` | clients and their resolvers |
 //! | `faults`, `script`, `directed` | what goes wrong and what is done |
 //! | `check`, `linear` | invariants and linearizability |
@@ -34,6 +34,7 @@ mod line;
 pub mod linear;
 mod network;
 mod peers;
+mod reconcile;
 mod script;
 mod serve;
 mod world;

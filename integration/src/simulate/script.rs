@@ -12,6 +12,10 @@ use super::faults::{Fate, KINDS, OFTEN, Site, Source};
 
 /// One of so many seeds is a directed run.
 const DIRECTED_OF: u64 = 6;
+/// In one of so many random runs the registry is restored.
+const RESTORED_OF: u64 = 5;
+/// In one of so many the librarian hands over to a new process.
+const HANDED_OVER_OF: u64 = 4;
 
 /// What happens at a moment.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -34,6 +38,14 @@ pub enum Deed {
     Arm(Site, Fate),
     /// What was held goes on.
     Release,
+    /// The operator makes a backup of the registry.
+    Backup,
+    /// The operator restores the registry from the last backup, or from nothing if there is none.
+    Restore,
+    /// The operator makes the registry anew, from nothing.
+    Rebuild,
+    /// A new process of the librarian takes over from the old one, which had this agent's questions.
+    Handover(usize),
 }
 
 /// A deed that follows a step of a journal.
@@ -166,6 +178,22 @@ impl Script {
                 deeds.push((at, Deed::Move(object, to)));
             }
         }
+        // In one of some runs the registry is lost, or restored from a backup; in some of these twice.
+        if roll(13, RESTORED_OF) == 0 {
+            for number in 0..1 + roll(14, 2) {
+                let at = |purpose| dice(seed, number, purpose) % ends;
+                let (one, other) = (at(71), at(72));
+                deeds.push((one.min(other), Deed::Backup));
+                let restored = match dice(seed, number, 73) % 3 {
+                    0 => Deed::Rebuild,
+                    _ => Deed::Restore,
+                };
+                deeds.push((one.max(other), restored));
+            }
+        }
+        if roll(15, HANDED_OVER_OF) == 0 {
+            deeds.push((roll(16, ends), Deed::Handover(pick(17, agents))));
+        }
         deeds.sort_by_key(|(at, _)| *at);
         Script {
             seed,
@@ -239,7 +267,16 @@ impl Deed {
             Deed::Put(client, object) => Some((client, object, Verb::Put(0))),
             Deed::Read(client, object) => Some((client, object, Verb::Read)),
             Deed::Delete(client, object) => Some((client, object, Verb::Delete)),
-            Deed::Move(..) | Deed::Drain(_) | Deed::Refill | Deed::Befall(_) | Deed::Arm(..) | Deed::Release => None,
+            Deed::Move(..)
+            | Deed::Drain(_)
+            | Deed::Refill
+            | Deed::Befall(_)
+            | Deed::Arm(..)
+            | Deed::Release
+            | Deed::Backup
+            | Deed::Restore
+            | Deed::Rebuild
+            | Deed::Handover(_) => None,
         }
     }
 }

@@ -246,8 +246,10 @@ impl World {
             }
             Event::Moment => self.moment(),
             Event::Controller => {
-                if self.librarian.up {
+                if self.librarian.up && self.librarian.is_open() {
                     self.librarian.control();
+                } else if self.librarian.up {
+                    self.open_registry();
                 }
                 self.push(self.now + S, Event::Controller);
             }
@@ -392,6 +394,7 @@ impl World {
                     self.push(self.now, event);
                 }
             }
+            Deed::Backup | Deed::Restore | Deed::Rebuild | Deed::Handover(_) => self.registry_deed(deed),
             Deed::Put(..) | Deed::Read(..) | Deed::Delete(..) => unreachable!("clients' deeds were taken above"),
         }
     }
@@ -467,6 +470,7 @@ impl World {
             | Fate::CrashAfter
             | Fate::Miswritten
             | Fate::Held
+            | Fate::Kept
             | Fate::Full => {}
         }
     }
@@ -726,9 +730,16 @@ impl World {
             Out::Job(job) => self.submit(agent, Work::Job(Box::new(job))),
             Out::Wish(wish) => {
                 let (id, side) = (wish.id, wish.side);
+                let generation = self.machines[agent].process.trust.generation();
+                let waits = |question| Waits::Engine {
+                    id,
+                    side,
+                    question,
+                    generation,
+                };
                 match wish.what {
                     Asked::Read { address, question } => {
-                        let waits = Waits::Engine(id, side, question);
+                        let waits = waits(question);
                         self.line_send(
                             agent,
                             What::Read {
@@ -743,8 +754,7 @@ impl World {
                             old: Some(*old),
                             new: *new,
                         };
-                        let waits = Waits::Engine(id, side, agent::migration::Question(0));
-                        self.want_change(agent, change, waits);
+                        self.want_change(agent, change, waits(agent::migration::Question(0)));
                     }
                 }
             }
@@ -826,6 +836,7 @@ impl World {
             | Fate::Isolate(..)
             | Fate::Miswritten
             | Fate::Held
+            | Fate::Kept
             | Fate::Rot(_) => {}
         }
         self.machines[agent].tick(self.now);
@@ -882,6 +893,7 @@ impl World {
             | Fate::Isolate(..)
             | Fate::Miswritten
             | Fate::Held
+            | Fate::Kept
             | Fate::Rot(_) => {}
         }
         self.settle(agent);
@@ -901,7 +913,10 @@ impl World {
             _ => None,
         };
         let address = std::net::IpAddr::from([192, 0, 2, from as u8 + 1]);
-        let reply = self.librarian.respond(octets, address, cut);
+        let reply = match self.librarian.old_answers(from, update, self.now, octets, address) {
+            Some(reply) => reply,
+            None => self.librarian.respond(octets, address, cut),
+        };
         if update {
             self.check.registers_changed = true;
         }
@@ -927,6 +942,10 @@ impl World {
                 self.push(at + 50 * MS, answer(octets));
             }
             Fate::Held => self.held.push(answer(octets)),
+            Fate::Kept => {
+                self.push(at, answer(octets.clone()));
+                self.held.push(answer(octets));
+            }
             _ => self.push(at, answer(octets)),
         }
     }
@@ -946,7 +965,12 @@ impl World {
     pub(super) fn hear(&mut self, agent: usize, waits: Waits, heard: Heard) {
         match waits {
             Waits::Request(request) => self.request_heard(agent, request, heard),
-            Waits::Engine(id, side, question) => {
+            Waits::Engine {
+                id,
+                side,
+                question,
+                generation,
+            } => {
                 let said = match heard {
                     Heard::Register { asked_at, register } => Said::Register {
                         question,
@@ -964,7 +988,7 @@ impl World {
                 self.machines[agent].process.engine.answered(Answer {
                     id,
                     side,
-                    generation: 0,
+                    generation,
                     said,
                 });
             }
@@ -1022,6 +1046,9 @@ impl World {
         if !self.librarian.up {
             return Some("the librarian is down".to_owned());
         }
+        if !self.librarian.is_open() {
+            return Some("the registry is reconciled".to_owned());
+        }
         // A drain waits for a person where copies cannot be read.
         let rotten = |(server, registers): (ServerName, u64)| self.check.rotten_of(&server) >= registers;
         if !self.librarian.rests() && !self.librarian.waits_for_registers().is_some_and(rotten) {
@@ -1031,6 +1058,9 @@ impl World {
             let server = number + 1;
             if !machine.started {
                 return Some(format!("s{server} is down"));
+            }
+            if !machine.process.trust.is_trusted() {
+                return Some(format!("s{server} does not believe the registry"));
             }
             let engine = &machine.process.engine;
             let states = (engine.states(Side::Source), engine.states(Side::Destination));

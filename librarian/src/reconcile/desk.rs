@@ -210,43 +210,21 @@ impl Desk {
         }
     }
 
-    /// Gives every register a fresh tx, so that no update from before can land, and lets registers change. Killed anywhere,
-    /// the reconcile goes on from its beginning.
+    /// Opens the registry. Killed anywhere, the reconcile goes on from its beginning.
     async fn open(&self, dir: &Path) -> Result<(), OpenError> {
-        self.ledger.lock().open();
-        let written_off = self.registry.view().reconcile().written_off.clone();
-        let arrivals = self.ledger.lock().arrivals_from(&written_off);
-        for some in arrivals.chunks(FRESHEN_STEP) {
-            let step = Step::Rescue {
-                arrivals: some.to_vec(),
-            };
-            self.registry.submit(Proposal::Reconcile(step)).await?;
-        }
-        let rescued = self.rescued(&arrivals);
-        let mut from = String::new();
-        loop {
-            let next = Arc::new(Mutex::new(None));
-            let step = Step::Freshen {
-                from,
-                txs: (0..FRESHEN_STEP).map(|_| Tx(crate::random::octets())).collect(),
-                next: Arc::clone(&next),
-            };
-            self.registry.submit(Proposal::Reconcile(step)).await?;
-            match next.lock().take() {
-                Some(key) => from = key,
-                None => break,
+        let mut opening = Opening::begin(self);
+        let mut status = Status::default();
+        while let Some(step) = opening.step(self, || Tx(crate::random::octets()))? {
+            if let Step::Open { .. } = &step {
+                status = self.outcome(dir, self.rescued(&opening.arrivals))?;
             }
+            self.registry.submit(Proposal::Reconcile(step)).await?;
         }
-        let status = self.outcome(dir, rescued)?;
-        let (plan, roles) = (self.plan()?, self.ledger.lock().roles());
-        let number = plan.number;
-        let step = Step::Open { plan, roles };
-        self.registry.submit(Proposal::Reconcile(step)).await?;
         tracing::info!(
             objects = status.objects,
             conflicts = status.conflicts_count,
             claimless = status.claimless_count,
-            plan = number,
+            plan = self.registry.view().plan().map_or(0, |plan| plan.number),
             "the registry is reconciled and open"
         );
         Ok(())
@@ -336,6 +314,63 @@ impl Desk {
         let text = serde_json::to_vec_pretty(&status).expect("our own words are JSON");
         files::write(&dir.join(OUTCOME_FILE), &text, Readable::Owner)?;
         Ok(status)
+    }
+}
+
+/// The steps that open a registry once all have reported. Each is to be proposed when the one before it is durable.
+///
+/// ```text
+///  arrivals from lost servers become their holders' --> every register gets a fresh tx, so that no update from before can
+///  land, and open moves go back to their source --> registers may change
+/// ```
+#[derive(Debug)]
+pub struct Opening {
+    arrivals: Vec<(ServerName, Claim)>,
+    rescued: usize,
+    /// Filled by the last step with the key to go on from; empty when all registers are fresh.
+    fresh: Arc<Mutex<Option<String>>>,
+    opened: bool,
+}
+
+impl Opening {
+    /// From now on no report is taken.
+    #[must_use]
+    pub fn begin(desk: &Desk) -> Opening {
+        desk.ledger.lock().open();
+        let written_off = desk.registry.view().reconcile().written_off.clone();
+        let arrivals = desk.ledger.lock().arrivals_from(&written_off);
+        Opening {
+            arrivals,
+            rescued: 0,
+            fresh: Arc::new(Mutex::new(Some(String::new()))),
+            opened: false,
+        }
+    }
+
+    /// The next step, with random numbers; `None` after the last.
+    ///
+    /// # Errors
+    ///
+    /// If the last plan cannot be read.
+    pub fn step(&mut self, desk: &Desk, mut random: impl FnMut() -> Tx) -> Result<Option<Step>, pool::PlanError> {
+        let rest = &self.arrivals[self.rescued..];
+        if !rest.is_empty() {
+            let arrivals = rest[..rest.len().min(FRESHEN_STEP)].to_vec();
+            self.rescued += arrivals.len();
+            return Ok(Some(Step::Rescue { arrivals }));
+        }
+        if let Some(from) = self.fresh.lock().take() {
+            return Ok(Some(Step::Freshen {
+                from,
+                txs: (0..FRESHEN_STEP).map(|_| random()).collect(),
+                next: Arc::clone(&self.fresh),
+            }));
+        }
+        if std::mem::replace(&mut self.opened, true) {
+            return Ok(None);
+        }
+        let (plan, roles) = (desk.plan()?, desk.ledger.lock().roles());
+        Ok(Some(Step::Open { plan, roles }))
     }
 }
 

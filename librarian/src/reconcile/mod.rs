@@ -27,6 +27,6 @@ pub mod restore;
 mod steps;
 pub mod words;
 
-pub use desk::{Desk, OUTCOME_FILE};
+pub use desk::{Desk, OUTCOME_FILE, Opening};
 pub(crate) use steps::draft;
 pub use steps::{Finding, Findings, Step};

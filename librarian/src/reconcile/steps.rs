@@ -9,6 +9,7 @@ use zones::{Claim, Claimed, Register, Report, Role, ServerName, State, Tx, Want}
 
 use super::ledger::Conflict;
 use super::merge::{Merged, merge};
+use crate::guard::{Guard, stands};
 use crate::registry::draft::Draft;
 use crate::registry::registers::key_of;
 use crate::registry::{Plan, Reconcile, Refused};
@@ -217,10 +218,11 @@ fn freshen(draft: &mut Draft<'_>, from: &str, txs: &[Tx], next: &mut Option<Stri
     let mut rows = registers.from(from);
     let mut changes = Vec::with_capacity(txs.len());
     for (tx, row) in txs.iter().zip(rows.by_ref()) {
+        let known = registers.register(row);
         let register = Register {
             state: State::Stable,
-            tx: *tx,
-            ..registers.register(row)
+            tx: if stands(Guard::FreshTxOnOpening) { *tx } else { known.tx },
+            ..known
         };
         changes.push((registers.key(row).to_owned(), register));
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::entry::Entry;
+use super::entry::{Entry, Reconcile};
 use super::storage::{Batch, Storage, StorageError, damaged};
 
 /// What becomes of the next commit when the power goes in the midst of it.
@@ -38,6 +38,25 @@ impl MemoryLog {
     pub fn copy(&self) -> MemoryLog {
         let entries = self.0.lock().entries.clone();
         MemoryLog(Arc::new(Mutex::new(Log { entries, cut: None })))
+    }
+
+    /// A copy with the order to reconcile at its end: what `librarian restore` makes of a backup, and `rebuild` of nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Damaged`].
+    pub fn restored(&self) -> Result<MemoryLog, StorageError> {
+        let (mut copy, mut closed, mut next) = (self.copy(), Reconcile::default(), 1);
+        copy.load(&mut |seq, entry| {
+            next = seq + 1;
+            if let Entry::Reconcile(last) = entry {
+                closed = (*last).clone();
+            }
+        })?;
+        closed.open = false;
+        let closed = Entry::Reconcile(Arc::new(closed)).to_bytes();
+        copy.0.lock().entries.insert(next, closed);
+        Ok(copy)
     }
 }
 

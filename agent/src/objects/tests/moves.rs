@@ -209,7 +209,7 @@ async fn turn_from_before_the_arrival_does_not_write_within_the_wait() {
     let place = Place::new().await;
     place.put("1", put(1)).await.unwrap();
     let slot = place.objects.table.get(&address("1")).unwrap();
-    let turn = slot.turn_now().await;
+    let turn = slot.try_turn_of_move().unwrap().unwrap();
     let write = waiting_put(&place, 2).await;
     // The turn is the write's already; before it looks, the object becomes one that has just arrived.
     let next = slot.with(|state| state.gate().end_turn()).unwrap();
@@ -226,6 +226,34 @@ async fn turn_from_before_the_arrival_does_not_write_within_the_wait() {
     assert_eq!(place.objects.entry(&address("1")).unwrap().revision, 1);
     place.objects.release_writes(&address("1"));
     assert_eq!(write.await.unwrap().unwrap().revision, 2);
+}
+
+/// A registry that is reconciled waits for the steps of moves, and a deletion for the registry.
+#[tokio::test]
+async fn step_of_a_move_does_not_wait_for_a_deletion_to_settle() {
+    let place = Place::new().await;
+    place.put("1", put(1)).await.unwrap();
+    place.stub.pool.lock().lose_updates = u32::MAX;
+    let objects = Arc::clone(&place.objects);
+    let deletion = tokio::spawn(async move { objects.delete(&address("1"), delete()).await });
+    let sent = |entry: &Entry| matches!(entry.journal, Journal::DeleteSent { .. });
+    while !place.objects.entry(&address("1")).is_some_and(|entry| sent(&entry)) {
+        tokio::task::yield_now().await;
+    }
+    let moving = || Journal::Moving {
+        to: s2(),
+        tx: Tx([1; 16]),
+    };
+    let step = place.objects.step(&address("1"), journal(moving())).await;
+    assert!(matches!(step, Err(StepError::NotOwned(_))), "{step:?}");
+    let owned = BatchStep::Owned {
+        address: address("1"),
+        change: Box::new(journal(moving())),
+    };
+    let together = place.objects.batch(vec![owned]).await;
+    assert!(matches!(together[..], [Err(StepError::NotOwned(_))]), "{together:?}");
+    assert!(!deletion.is_finished());
+    deletion.abort();
 }
 
 #[tokio::test]
