@@ -388,6 +388,15 @@ impl Register {
         Ok(())
     }
 
+    /// The epoch in which its owner has the object, or had it last: a deletion is an epoch of its own.
+    #[must_use]
+    pub fn owned(&self) -> Epoch {
+        match self.state {
+            State::Stable | State::Moving { .. } => self.epoch,
+            State::Deleted => Epoch(self.epoch.0.saturating_sub(1)),
+        }
+    }
+
     /// Whether the register places anything on `server`: as owner, holder or destination. A deleted register names
     /// nobody.
     #[must_use]

@@ -30,14 +30,14 @@ impl Local {
             return None;
         }
         let entry = self.entry(&register.address)?;
-        let is_older = matches!(&entry.journal, Journal::Forward { epoch, .. } if *epoch < register.epoch);
+        let is_older = matches!(&entry.journal, Journal::Forward { epoch, .. } if *epoch < register.owned());
         is_older.then(|| BatchStep::Row {
             address: register.address.clone(),
             seq: entry.seq,
             change: Some(NewEntry {
                 journal: Journal::Forward {
                     to: register.owner.clone(),
-                    epoch: register.epoch,
+                    epoch: register.owned(),
                 },
                 ..entry.keep()
             }),

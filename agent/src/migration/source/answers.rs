@@ -182,15 +182,17 @@ impl Source {
                 reading: Reading::Open,
                 mut backoff,
             } => {
-                if register.epoch > self.epoch {
+                if register.owned() > self.epoch {
+                    // Of a deleted object, too, the entry says who had it: that it is gone is another's to tell a new registry.
+                    let epoch = register.owned();
                     self.state = State::NotingForward {
                         owner: register.owner.clone(),
-                        epoch: register.epoch,
+                        epoch,
                         retry_at: None,
                     };
                     self.persist(Step::Forward {
                         owner: register.owner,
-                        epoch: register.epoch,
+                        epoch,
                     });
                 } else {
                     // An old registry: the copy may be the only one.
