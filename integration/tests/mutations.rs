@@ -6,9 +6,10 @@
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use agent::migration::guard::{GUARDS, Guard, remove};
+use agent::migration::guard as moves;
 use integration::simulate::cli::quiet_runs;
 use integration::simulate::{all_kinds, directed, enumerate_until, run, run_seed};
+use librarian::guard as registry;
 
 /// Seeds of the directed runs.
 const DIRECTED_SEEDS: u64 = 4;
@@ -16,6 +17,31 @@ const DIRECTED_SEEDS: u64 = 4;
 const ENUMERATED_MAX: u64 = 600;
 /// Random seeds within which a violation must be found.
 const SEEDS: u64 = 1_500;
+
+/// A guard of either side.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Guard {
+    OfMoves(moves::Guard),
+    OfRegistry(registry::Guard),
+}
+
+fn guards() -> Vec<Guard> {
+    let of_moves = moves::GUARDS.into_iter().map(Guard::OfMoves);
+    of_moves
+        .chain(registry::GUARDS.into_iter().map(Guard::OfRegistry))
+        .collect()
+}
+
+/// Takes it away on this thread, or gives all back.
+fn remove(guard: Option<Guard>) {
+    let (of_moves, of_registry) = match guard {
+        None => (None, None),
+        Some(Guard::OfMoves(guard)) => (Some(guard), None),
+        Some(Guard::OfRegistry(guard)) => (None, Some(guard)),
+    };
+    moves::remove(of_moves);
+    registry::remove(of_registry);
+}
 
 /// After how many runs something broke, and what.
 type Found = Option<(u64, String)>;
@@ -63,11 +89,11 @@ fn guard_that_is_taken_away_is_missed_among_random_seeds() {
 
 /// The guards whose absence is not found; prints how the others' was.
 fn not_found(find: impl Fn() -> Found + Sync) -> Vec<Guard> {
-    let next = AtomicUsize::new(0);
+    let (guards, next) = (guards(), AtomicUsize::new(0));
     let work = || {
         let mut missing = Vec::new();
         let mut report = String::new();
-        while let Some(guard) = GUARDS.get(next.fetch_add(1, Ordering::Relaxed)) {
+        while let Some(guard) = guards.get(next.fetch_add(1, Ordering::Relaxed)) {
             remove(Some(*guard));
             let found = find();
             remove(None);

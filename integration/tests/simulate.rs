@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use integration::simulate::cli::{enumerated_runs, quiet_runs};
-use integration::simulate::{Script, all_kinds, coverage, directed, enumerate, run, run_seed, run_seeds};
+use integration::simulate::{Script, all_kinds, coverage, directed, enumerate, found, run, run_seed, run_seeds};
 
 /// Seeds of a test run.
 const SEEDS: u64 = 300;
@@ -90,6 +90,13 @@ fn directed_runs_hold_for_every_seed_with_all_guards() {
             assert_eq!(run(&script, false).broken, None, "{name}, seed {seed}");
         }
     }
+}
+
+#[test]
+fn runs_that_broke_once_hold() {
+    let broken = |(seed, script): (u64, Script)| Some((seed, run(&script, false).broken?));
+    let broken: Vec<_> = found().into_iter().filter_map(broken).collect();
+    assert_eq!(broken, [], "by the seed that found it");
 }
 
 /// One fault of every kind at every message and every durable step of a creation, a deletion, moves and a batch.

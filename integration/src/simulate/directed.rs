@@ -57,6 +57,10 @@ pub fn directed(seed: u64) -> Vec<(&'static str, Script)> {
         ("object returns in the grace period", object_returns(seed)),
         ("object is wished on at once", object_is_wished_on(seed)),
         ("write is repeated after the move", write_is_repeated(seed)),
+        ("registry is restored in a move", registry_is_restored(seed)),
+        ("registry is lost in a move", registry_is_lost(seed)),
+        ("updates of before come after the opening", updates_of_before(seed)),
+        ("old librarian answers on", old_librarian_answers_on(seed)),
     ]
 }
 
@@ -321,4 +325,58 @@ fn write_is_repeated(seed: u64) -> Script {
     ]);
     script.ends = BEGINS + 14 * SECOND;
     script
+}
+
+/// The registry is older than the move when S is sealed and the commit is about to land.
+fn registry_is_restored(seed: u64) -> Script {
+    let deeds = vec![
+        after("commit sent", 1, 0, Deed::Restore),
+        after("commit sent", 1, 50 * MS, Deed::Put(WRITER, 0)),
+        after("commit sent", 1, 8_000 * MS, Deed::Move(0, D)),
+        after("open", 1, 100 * MS, Deed::Put(WRITER, 0)),
+    ];
+    let mut script = moves(seed, S, deeds);
+    script.deeds.push((BEGINS - SECOND, Deed::Backup));
+    script.ends = BEGINS + 16 * SECOND;
+    script
+}
+
+/// The commit has landed and D does not know it when the registry is lost; S is deleted from while it is made anew.
+fn registry_is_lost(seed: u64) -> Script {
+    let deeds = vec![
+        after("commit sent", 1, 0, Deed::Arm(Site::Answer, Fate::Lost)),
+        after("commit sent", 1, 20 * MS, Deed::Rebuild),
+        after("commit sent", 1, 1_000 * MS, Deed::Delete(WRITER, 0)),
+        after("commit sent", 1, 6_000 * MS, Deed::Read(READER, 0)),
+    ];
+    let mut script = moves(seed, S, deeds);
+    script.ends = BEGINS + 16 * SECOND;
+    script
+}
+
+/// What opened and committed a move comes once more, when that move is undone by a restored registry.
+fn updates_of_before(seed: u64) -> Script {
+    let deeds = vec![
+        after("moving", 1, 0, Deed::Arm(Site::Update, Fate::Kept)),
+        after("commit sent", 1, 0, Deed::Arm(Site::Update, Fate::Kept)),
+        after("commit sent", 1, 0, cut(LIBRARIAN, agent(D), 400)),
+        after("commit sent", 1, 50 * MS, Deed::Restore),
+        after("commit sent", 1, 10_000 * MS, Deed::Release),
+        after("commit sent", 1, 11_000 * MS, Deed::Put(WRITER, 0)),
+    ];
+    let mut script = moves(seed, S, deeds);
+    script.deeds.push((BEGINS - SECOND, Deed::Backup));
+    script.ends = BEGINS + 20 * SECOND;
+    script
+}
+
+/// The librarian hands over to a new process, which takes the commit; S goes on asking the old one, if it answers.
+fn old_librarian_answers_on(seed: u64) -> Script {
+    let mut deeds = vec![
+        after("commit sent", 1, 0, Deed::Handover(S)),
+        after("commit sent", 1, 0, cut(agent(D), agent(S), 6_000)),
+        after("open", 1, MS, Deed::Put(WRITER, 0)),
+    ];
+    deeds.extend(reads(0, 1));
+    moves(seed, D, deeds)
 }

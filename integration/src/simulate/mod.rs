@@ -11,7 +11,7 @@
 //! | `agent`, `desk`, `serve`, `line`, `ask` | one agent: its process, requests, messages to the librarian |
 //! | `librarian`, `reconcile` | the librarian's process; a registry that is lost or restored |
 //! | `client` | clients and their resolvers |
-//! | `faults`, `script`, `directed` | what goes wrong and what is done |
+//! | `faults`, `script`, `directed`, `found` | what goes wrong and what is done |
 //! | `check`, `linear` | invariants and linearizability |
 //! | `campaign`, `coverage`, `cli` | many seeds, crash enumeration, shrinking; what was reached; the command |
 //!
@@ -29,6 +29,7 @@ mod desk;
 mod directed;
 mod disk;
 mod faults;
+mod found;
 mod librarian;
 mod line;
 pub mod linear;
@@ -44,6 +45,7 @@ pub use campaign::{Outcome, Violation, enumerate, enumerate_until, run, run_seed
 pub use coverage::{Coverage, coverage};
 pub use directed::directed;
 pub use faults::{Fate, KINDS, Site, Source};
+pub use found::found;
 pub use script::{After, Deed, Script, all_kinds};
 
 /// Random octets of a seed for a number and a purpose (splitmix64).

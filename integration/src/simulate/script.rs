@@ -179,7 +179,7 @@ impl Script {
             }
         }
         // In one of some runs the registry is lost, or restored from a backup; in some of these twice.
-        if roll(13, RESTORED_OF) == 0 {
+        if roll(18, RESTORED_OF) == 0 {
             for number in 0..1 + roll(14, 2) {
                 let at = |purpose| dice(seed, number, purpose) % ends;
                 let (one, other) = (at(71), at(72));

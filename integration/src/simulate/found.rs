@@ -1,0 +1,79 @@
+//! Runs in which the simulator found a bug, made short: each holds now.
+//!
+//! A seed means another run as soon as scripts are made in another way; these stay what they are.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::clock::Time;
+use super::faults::{Fate, Source};
+use super::script::{Deed, Script};
+
+/// Runs by the seed that found them.
+#[must_use]
+pub fn found() -> Vec<(u64, Script)> {
+    vec![(1_321, step_waits_for_deletion()), (1_957, deleted_object_comes_back())]
+}
+
+fn script(seed: u64, agents: usize, objects: usize, deeds: &[(Time, Deed)], faults: &[(u64, Fate)]) -> Script {
+    Script {
+        agents,
+        deeds: deeds.to_vec(),
+        faults: Source::Script(faults.iter().copied().collect::<BTreeMap<_, _>>()),
+        ends: deeds.last().map_or(0, |(at, _)| at + 1_500_000),
+        ..Script::quiet(seed, objects, &[])
+    }
+}
+
+/// A deletion keeps its object until the register has settled, so it waits for the registry to open; a move's first step waited
+/// for the deletion, and the report for the step.
+fn step_waits_for_deletion() -> Script {
+    let deeds = [
+        (68_052, Deed::Put(0, 0)),
+        (553_431, Deed::Put(0, 0)),
+        (1_319_431, Deed::Put(0, 0)),
+        (1_747_575, Deed::Put(0, 0)),
+        (1_794_154, Deed::Put(0, 0)),
+        (1_802_289, Deed::Put(0, 1)),
+        (2_378_229, Deed::Put(0, 0)),
+        (2_391_717, Deed::Read(0, 1)),
+        (2_546_076, Deed::Move(0, 1)),
+        (2_605_073, Deed::Put(0, 0)),
+        (2_627_679, Deed::Put(0, 2)),
+        (2_759_197, Deed::Read(0, 1)),
+        (3_178_449, Deed::Put(0, 1)),
+        (3_965_227, Deed::Read(0, 0)),
+        (4_914_749, Deed::Put(0, 1)),
+        (5_187_233, Deed::Put(0, 2)),
+        (5_273_820, Deed::Put(0, 1)),
+        (5_424_363, Deed::Read(0, 2)),
+        (5_434_924, Deed::Read(0, 0)),
+        (5_613_519, Deed::Read(0, 1)),
+        (5_778_218, Deed::Move(2, 1)),
+        (6_025_593, Deed::Move(0, 2)),
+        (6_393_112, Deed::Delete(0, 0)),
+        (6_411_133, Deed::Move(1, 1)),
+        (10_542_384, Deed::Rebuild),
+    ];
+    let faults = [
+        (268, Fate::SenderCrashes),
+        (336, Fate::Suspend(2, Duration::from_millis(1_812))),
+    ];
+    script(1_321, 3, 3, &deeds, &faults)
+}
+
+/// A former owner told a new registry that the object was the deleter's, in the epoch of the deletion.
+fn deleted_object_comes_back() -> Script {
+    let deeds = [
+        (4_275_771, Deed::Put(0, 1)),
+        (4_663_610, Deed::Put(0, 0)),
+        (5_871_907, Deed::Put(0, 1)),
+        (8_710_503, Deed::Put(0, 1)),
+        (10_111_890, Deed::Move(0, 0)),
+        (13_617_354, Deed::Read(0, 1)),
+        (13_829_838, Deed::Move(0, 2)),
+        (15_127_715, Deed::Delete(0, 0)),
+        (18_451_847, Deed::Rebuild),
+    ];
+    script(1_957, 3, 4, &deeds, &[])
+}
