@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use hickory_proto::op::OpCode;
 use librarian::answer::{self, reply::Transport};
 use librarian::guard::{Guard, stands};
 use librarian::keys::{Holder, Key, KeyRing, Keys};
@@ -147,13 +148,16 @@ impl Librarian {
     pub(super) fn old_answers(
         &mut self,
         agent: usize,
-        update: bool,
         now: Time,
         octets: &[u8],
         from: IpAddr,
     ) -> Option<Option<Vec<u8>>> {
         let (process, of, until) = self.old.as_mut()?;
-        let asked = !update && *of == agent && now < *until;
+        // The file is not its own any more, so it can change nothing.
+        let is_update = octets
+            .get(2)
+            .is_some_and(|octet| octet >> 3 & 0x0f == u8::from(OpCode::Update));
+        let asked = !is_update && *of == agent && now < *until;
         asked.then(|| {
             let (writer, waiting) = (&mut process.writer, &mut process.waiting);
             let service = &process.service;

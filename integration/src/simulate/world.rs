@@ -913,7 +913,7 @@ impl World {
             _ => None,
         };
         let address = std::net::IpAddr::from([192, 0, 2, from as u8 + 1]);
-        let reply = match self.librarian.old_answers(from, update, self.now, octets, address) {
+        let reply = match self.librarian.old_answers(from, self.now, octets, address) {
             Some(reply) => reply,
             None => self.librarian.respond(octets, address, cut),
         };
