@@ -20,10 +20,13 @@ const PATIENCE: Time = 40 * S;
 const ATTEMPT: Time = 7 * S;
 /// Most redirects in a row.
 const REDIRECTS_MAX: u32 = 4;
+/// Most redirects that lead to the owner when nothing moves: one from whoever is asked, and one where that one's way is old.
+const HOPS_MAX: u32 = 2;
 
 /// One client.
 pub(super) struct Client {
-    waiting: VecDeque<(usize, Verb)>,
+    /// What it is to do; with the server that is asked first, if not its resolver says which.
+    waiting: VecDeque<(usize, Verb, Option<usize>)>,
     busy: Option<Doing>,
     /// What its resolver remembers, and until when.
     cache: BTreeMap<usize, (Vec<usize>, Time)>,
@@ -84,14 +87,14 @@ impl Client {
 
 impl World {
     pub(super) fn client_wants(&mut self, client: usize, object: usize, verb: Verb) {
-        self.clients[client].waiting.push_back((object, verb));
+        self.clients[client].waiting.push_back((object, verb, None));
         if self.clients[client].busy.is_none() {
             self.client_begins(client);
         }
     }
 
     fn client_begins(&mut self, client: usize) {
-        let Some((object, verb)) = self.clients[client].waiting.pop_front() else {
+        let Some((object, verb, first)) = self.clients[client].waiting.pop_front() else {
             return;
         };
         let me = &mut self.clients[client];
@@ -128,7 +131,7 @@ impl World {
             verb,
             operation,
             write_id,
-            targets: VecDeque::new(),
+            targets: first.into_iter().collect(),
             redirects: 0,
             until: self.now + PATIENCE,
             backoff: 20 * MS,
@@ -209,6 +212,12 @@ impl World {
             },
             Reply::Elsewhere(owner) => {
                 let owner: usize = owner.as_str()[1..].parse::<usize>().expect("a name") - 1;
+                if self.closing && doing.redirects >= HOPS_MAX {
+                    let address = address(doing.object);
+                    return self.fail(format!(
+                        "I10: {address} is not found by {HOPS_MAX} redirects in a quiet pool"
+                    ));
+                }
                 if doing.redirects < REDIRECTS_MAX {
                     doing.redirects += 1;
                     doing.targets.push_front(owner);
@@ -342,7 +351,8 @@ impl World {
         Some(found.into_iter().map(|(_, server)| server).collect())
     }
 
-    /// When all is quiet every object is read, written and read once more.
+    /// When all is quiet every object is read, written and read once more, and read from wherever it may have been: a record
+    /// that names any server may still be cached.
     pub(super) fn last_looks(&mut self) {
         self.clients[0].stubborn = false;
         self.clients[0].cache.clear();
@@ -350,6 +360,8 @@ impl World {
             for verb in [Verb::Read, Verb::Put(0), Verb::Read] {
                 self.client_wants(0, object, verb);
             }
+            let first = (0..self.machines.len()).map(|server| (object, Verb::Read, Some(server)));
+            self.clients[0].waiting.extend(first);
         }
     }
 }

@@ -171,11 +171,11 @@ impl Ledger {
         self.reports.values().map(|progress| progress.plan).max().unwrap_or(0)
     }
 
-    /// The roles that servers know of.
-    pub(crate) fn roles(&self) -> BTreeMap<ServerName, Role> {
+    /// The roles that servers know of, and the highest plan that each has seen.
+    pub(crate) fn roles(&self) -> BTreeMap<ServerName, (u64, Role)> {
         let known = self.reports.iter();
         known
-            .filter_map(|(server, progress)| Some((server.clone(), progress.role?)))
+            .filter_map(|(server, progress)| Some((server.clone(), (progress.plan, progress.role?))))
             .collect()
     }
 

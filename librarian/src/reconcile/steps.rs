@@ -47,8 +47,8 @@ pub enum Step {
     Open {
         /// The plan.
         plan: Plan,
-        /// The roles that servers were last told to act in, as far as they know.
-        roles: BTreeMap<ServerName, Role>,
+        /// The roles that servers were last told to act in, as far as they know, and the highest plan that they saw.
+        roles: BTreeMap<ServerName, (u64, Role)>,
     },
     /// A server joined anew, with nothing: if it was written off, that is over.
     Joined {
@@ -235,7 +235,7 @@ fn freshen(draft: &mut Draft<'_>, from: &str, txs: &[Tx], next: &mut Option<Stri
     }
 }
 
-fn open(draft: &mut Draft<'_>, plan: &Plan, roles: &BTreeMap<ServerName, Role>) -> Result<(), Refused> {
+fn open(draft: &mut Draft<'_>, plan: &Plan, roles: &BTreeMap<ServerName, (u64, Role)>) -> Result<(), Refused> {
     let current = draft.plan().map_or(0, |plan| plan.number);
     if plan.parent != current || plan.number <= current {
         return Err(Refused::prohibited(format!(
@@ -244,14 +244,33 @@ fn open(draft: &mut Draft<'_>, plan: &Plan, roles: &BTreeMap<ServerName, Role>) 
         )));
     }
     let mut reconcile: Reconcile = (**draft.reconcile()).clone();
-    for name in draft.server_names() {
+    let counting = |name: &ServerName| !reconcile.written_off.contains(name);
+    let last = |name: &ServerName| {
+        let want = &draft.server(name).expect("it was just named").want;
+        match roles.get(name) {
+            Some((seen, role)) if *seen >= want.plan => *role,
+            // It has not heard yet what a backup knows.
+            Some(_) | None => want.role,
+        }
+    };
+    let names = draft.server_names();
+    let mut after: BTreeMap<ServerName, Role> = BTreeMap::new();
+    for name in names.iter().filter(|name| counting(name)) {
+        let has_objects = draft.published().naming(name) > 0;
+        after.insert(name.clone(), role_after(last(name), has_objects));
+    }
+    if !after.values().any(|role| *role == Role::Serving) {
+        // Nothing is left that would show who served; somebody has to, and the others stay free.
+        let free = |name: &&ServerName| after.get(*name) == Some(&Role::Free);
+        let was_drained = |name: &&ServerName| last(name) != Role::Free;
+        let someone = names.iter().filter(free).find(was_drained);
+        if let Some(name) = someone.or_else(|| names.iter().find(free)).cloned() {
+            after.insert(name, Role::Serving);
+        }
+    }
+    for name in names {
         let mut server = draft.server(&name).expect("it was just named").clone();
-        let role = if reconcile.written_off.contains(&name) {
-            Role::Failed
-        } else {
-            let last = roles.get(&name).copied().unwrap_or(server.role());
-            role_after(last, draft.published().naming(&name) > 0)
-        };
+        let role = after.get(&name).copied().unwrap_or(Role::Failed);
         server.want = Want {
             role,
             targets: Vec::new(),

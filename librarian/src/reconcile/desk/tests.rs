@@ -1,11 +1,13 @@
 //! A reconcile from the first report to the open registry, on real files.
 
+use std::collections::BTreeMap;
+
 use hickory_proto::op::ResponseCode;
 use zones::{Epoch, Level, Register, Role};
 
 use super::*;
 use crate::reconcile::{backup, restore};
-use crate::registry::{By, Plan, ServerChange};
+use crate::registry::{By, Plan, ServerChange, WantsChange};
 use crate::testing::{Pool, domain, proposal, server, settings};
 
 /// A restored registry, its desk, and where it lies.
@@ -41,12 +43,24 @@ impl Restored {
     }
 
     async fn report(&self, name: &str, from: u64, end: bool, claims: Vec<Claim>) -> Result<(), SubmitError> {
+        self.report_as(name, (9, None), from, end, claims).await
+    }
+
+    /// The same by a server that knows its role, of that plan.
+    async fn report_as(
+        &self,
+        name: &str,
+        (plan, role): (u64, Option<Role>),
+        from: u64,
+        end: bool,
+        claims: Vec<Claim>,
+    ) -> Result<(), SubmitError> {
         let report = Box::new(Report {
             server: server(name),
             incarnation: Incarnation(self.registry.incarnation()),
             from,
-            plan: 9,
-            role: None,
+            plan,
+            role,
             end,
             claims,
         });
@@ -338,4 +352,75 @@ async fn many_registers_get_their_fresh_number_each() {
     let fresh: std::collections::HashSet<Tx> = registers.iter().map(|register| register.tx).collect();
     assert_eq!((registers.len(), fresh.len()), (count, count));
     assert!(!fresh.contains(&Tx([7; 16])));
+}
+
+/// A drain that had ended, and a server that had not heard yet that it serves: of what they say, all are free.
+#[tokio::test]
+async fn after_a_reconcile_somebody_serves_and_somebody_is_free() {
+    for (said, serves) in [
+        ([Role::Free, Role::Free, Role::Free], "s1"),
+        ([Role::Free, Role::Empty, Role::Free], "s2"),
+        ([Role::Free, Role::Free, Role::Serving], "s3"),
+    ] {
+        let restored = Restored::new(None).await;
+        for (name, role) in ["s1", "s2", "s3"].into_iter().zip(said) {
+            let known = (3, Some(role));
+            restored.report_as(name, known, 0, true, vec![]).await.unwrap();
+        }
+        assert!(restored.run().await);
+        let view = restored.registry.view();
+        let serving = view.servers().filter(|server| server.role() == Role::Serving);
+        let serving: Vec<String> = serving.map(|server| server.name.to_string()).collect();
+        assert_eq!(serving, [serves], "{said:?}");
+        assert!(
+            view.servers()
+                .all(|server| [Role::Serving, Role::Free].contains(&server.role()))
+        );
+    }
+}
+
+#[tokio::test]
+async fn backup_that_knows_a_later_plan_than_a_server_knows_its_role_better() {
+    let pool = Pool::new().await;
+    let plan = pool::Plan {
+        number: 5,
+        parent: 0,
+        goal: Goal::Settle,
+        homes: BTreeMap::new(),
+    };
+    let plan = Plan {
+        number: plan.number,
+        parent: plan.parent,
+        document: plan.document(),
+    };
+    pool.registry.submit(Proposal::Plan(plan)).await.unwrap();
+    let want = zones::Want {
+        role: Role::Quarantined,
+        targets: Vec::new(),
+        plan: 5,
+        step: 1,
+    };
+    let wants = WantsChange {
+        plan: 5,
+        decided_from: BTreeMap::new(),
+        wants: BTreeMap::from([(server("s2"), want)]),
+        todos: BTreeMap::new(),
+    };
+    pool.registry.submit(Proposal::Wants(wants)).await.unwrap();
+    let path = pool.dir.path().join("a.backup");
+    backup::write(&path, &pool.registry.snapshot().unwrap()).unwrap();
+    for (seen, expected) in [(4, Role::Quarantined), (5, Role::Serving)] {
+        let restored = Restored::new(Some(&path)).await;
+        for name in ["s1", "s2", "s3", "s4", "s5"] {
+            let known = (seen, Some(Role::Serving));
+            restored.report_as(name, known, 0, true, vec![]).await.unwrap();
+        }
+        assert!(restored.run().await);
+        let role = restored
+            .registry
+            .view()
+            .server(&server("s2"))
+            .map(registry::Server::role);
+        assert_eq!(role, Some(expected), "seen {seen}");
+    }
 }
