@@ -6,6 +6,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod files;
+pub mod guard;
 pub mod invite;
 pub mod join;
 pub mod keys;

@@ -7,11 +7,17 @@ use zones::Address;
 use super::clock::{MS, S, Time};
 use super::desk::Verb;
 use super::dice;
-use super::directed::directed;
+use super::directed;
+use super::directed_pool;
 use super::faults::{Fate, KINDS, OFTEN, Site, Source};
+use super::second::Late;
 
 /// One of so many seeds is a directed run.
 const DIRECTED_OF: u64 = 6;
+/// One of so many of these is about the pool.
+const DIRECTED_POOL_OF: u64 = 4;
+/// One of so many seeds with a free server has nothing but what its plans make.
+const PLAIN_OF: u64 = 3;
 
 /// What happens at a moment.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -28,6 +34,10 @@ pub enum Deed {
     Drain(usize),
     /// The operator brings the objects of the last drain back.
     Refill,
+    /// A second controller decides, and writes it late.
+    Late(Late),
+    /// For so long an agent's rounds are not answered; the answers wait for [`Deed::Release`].
+    HearLate(usize, Time),
     /// Something goes wrong that is no message's and no step's.
     Befall(Fate),
     /// The next site of a kind meets this.
@@ -103,7 +113,12 @@ impl Script {
         };
         // A directed run has faults of its own, of many kinds; with many more it would not get to where it is led.
         if kinds.len() == KINDS.len() && roll(11, DIRECTED_OF) == 0 {
-            let mut runs = directed(seed);
+            let pool = dice(seed, 1, 71).is_multiple_of(DIRECTED_POOL_OF);
+            let mut runs = if pool {
+                directed_pool::runs(seed)
+            } else {
+                directed::of_moves(seed)
+            };
             let run = pick(12, runs.len());
             return Script {
                 faults: faults([2, 5, 20, 60], None),
@@ -165,6 +180,9 @@ impl Script {
                 let to = usize::try_from(dice(seed, number, 70)).unwrap_or(0) % agents;
                 deeds.push((at, Deed::Move(object, to)));
             }
+        }
+        if one_is_free {
+            deeds.extend(in_the_midst(seed, agents, objects, &deeds));
         }
         deeds.sort_by_key(|(at, _)| *at);
         Script {
@@ -239,9 +257,50 @@ impl Deed {
             Deed::Put(client, object) => Some((client, object, Verb::Put(0))),
             Deed::Read(client, object) => Some((client, object, Verb::Read)),
             Deed::Delete(client, object) => Some((client, object, Verb::Delete)),
-            Deed::Move(..) | Deed::Drain(_) | Deed::Refill | Deed::Befall(_) | Deed::Arm(..) | Deed::Release => None,
+            Deed::Move(..)
+            | Deed::Drain(_)
+            | Deed::Refill
+            | Deed::Late(_)
+            | Deed::HearLate(..)
+            | Deed::Befall(_)
+            | Deed::Arm(..)
+            | Deed::Release => None,
         }
     }
+}
+
+/// What happens in the midst of a seed's plans: a second controller, a plan that is changed, wishes, answers that come late.
+///
+/// Drawn apart from everything else, so that the other deeds of a seed stay what they are.
+fn in_the_midst(seed: u64, agents: usize, objects: usize, deeds: &[(Time, Deed)]) -> Vec<(Time, Deed)> {
+    let roll = |number: u64, purpose: u64, below: u64| dice(seed, number, purpose) % below;
+    let pick = |number, purpose, below: usize| usize::try_from(dice(seed, number, purpose)).unwrap_or(0) % below;
+    let plans: Vec<Time> = deeds
+        .iter()
+        .filter(|(_, deed)| matches!(deed, Deed::Drain(_) | Deed::Refill))
+        .map(|(at, _)| *at)
+        .collect();
+    let mut added = Vec::new();
+    if plans.is_empty() || roll(6, 72, PLAIN_OF) == 0 {
+        return added;
+    }
+    for number in 0..1 + roll(0, 73, 5) {
+        let plan = plans[pick(number, 74, plans.len())];
+        // From a little before a plan to its usual end.
+        let at = (plan + roll(number, 75, 7 * S)).saturating_sub(S);
+        let pause = 200 * MS + roll(number, 76, 5 * S);
+        let server = pick(number, 77, agents);
+        match roll(number, 78, 9) {
+            0 | 1 => added.push((at, Deed::Late(Late::Wants(pause)))),
+            2 | 3 => added.push((plan.saturating_sub(pause / 2), Deed::Late(Late::Drain(server, pause)))),
+            4 => added.push((at, Deed::Late(Late::Refill(pause)))),
+            5 => added.push((at, Deed::Refill)),
+            6 => added.push((at, Deed::Drain(server))),
+            7 => added.push((at, Deed::Move(pick(number, 79, objects), server))),
+            _ => added.extend([(at, Deed::HearLate(server, pause)), (at + 2 * pause, Deed::Release)]),
+        }
+    }
+    added
 }
 
 /// All kinds of faults.
