@@ -120,6 +120,10 @@ impl Pool {
     /// Wants rise by (plan, step), and are decided from those before them.
     fn follow(&mut self, old: &BTreeMap<ServerName, Want>) -> Result<(), String> {
         for change in self.written.drain(..) {
+            // Who writes what is so already decides nothing.
+            if change.wants.iter().all(|(server, want)| old.get(server) == Some(want)) {
+                continue;
+            }
             let stale = change
                 .decided_from
                 .iter()
