@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use zones::{Has, Role, Want, Wish};
 
 use crate::clock::BootInstant;
+use crate::migration::guard::{Guard, stands};
 use crate::register::{Registers, Wishes};
 use load::Load;
 
@@ -59,12 +60,13 @@ impl Wanted {
     /// Takes an answer in. Returns the plan number that has to be durable before this is obeyed or reported, if it is
     /// a new one.
     pub fn take(&mut self, wishes: Wishes) -> Option<u64> {
-        let older = match (&self.want, &wishes.want) {
-            (Some(known), Some(new)) => known.supersedes(new),
-            (Some(_), None) => true,
-            (None, Some(new)) => new.plan < self.plan,
-            (None, None) => false,
-        };
+        let older = stands(Guard::LowerPlan)
+            && match (&self.want, &wishes.want) {
+                (Some(known), Some(new)) => known.supersedes(new),
+                (Some(_), None) => true,
+                (None, Some(new)) => new.plan < self.plan,
+                (None, None) => false,
+            };
         self.answered_at = Some(wishes.asked_at);
         if older {
             // An answer of the past, or of a registry that lost something: it is obeyed in nothing.

@@ -2,14 +2,16 @@
 //! matter or in the crash enumeration, and among random seeds.
 //!
 //! `cargo test --release -p integration --features mutations --test mutations -- --nocapture`
+//!
+//! `HYPERNET_GUARDS=PlanSeen,LowerPlan` takes away only these.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use agent::migration::guard as moves;
 use integration::simulate::cli::quiet_runs;
 use integration::simulate::{all_kinds, directed, enumerate_until, run, run_seed};
-use librarian::guard as registry;
+use librarian::guard as pool;
 
 /// Seeds of the directed runs.
 const DIRECTED_SEEDS: u64 = 4;
@@ -18,29 +20,48 @@ const ENUMERATED_MAX: u64 = 600;
 /// Random seeds within which a violation must be found.
 const SEEDS: u64 = 1_500;
 
-/// A guard of either side.
+/// A guard that can be taken away.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Guard {
-    OfMoves(moves::Guard),
-    OfRegistry(registry::Guard),
+    /// An agent's.
+    Agent(moves::Guard),
+    /// The librarian's.
+    Librarian(pool::Guard),
 }
 
+/// All of them; those of the librarian are few and first.
 fn guards() -> Vec<Guard> {
-    let of_moves = moves::GUARDS.into_iter().map(Guard::OfMoves);
-    of_moves
-        .chain(registry::GUARDS.into_iter().map(Guard::OfRegistry))
-        .collect()
+    let librarian = pool::GUARDS.into_iter().map(Guard::Librarian);
+    let all = librarian.chain(moves::GUARDS.into_iter().map(Guard::Agent));
+    let wanted = std::env::var("HYPERNET_GUARDS").ok();
+    let names: Option<Vec<&str>> = wanted.as_deref().map(|names| names.split(',').collect());
+    all.filter(|guard| {
+        names
+            .as_ref()
+            .is_none_or(|names| names.contains(&guard.to_string().as_str()))
+    })
+    .collect()
 }
 
-/// Takes it away on this thread, or gives all back.
+impl fmt::Display for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Guard::Agent(guard) => write!(f, "{guard:?}"),
+            Guard::Librarian(guard) => write!(f, "{guard:?}"),
+        }
+    }
+}
+
+/// Takes one guard away on this thread, or gives it back.
 fn remove(guard: Option<Guard>) {
-    let (of_moves, of_registry) = match guard {
-        None => (None, None),
-        Some(Guard::OfMoves(guard)) => (Some(guard), None),
-        Some(Guard::OfRegistry(guard)) => (None, Some(guard)),
-    };
-    moves::remove(of_moves);
-    registry::remove(of_registry);
+    moves::remove(guard.and_then(|guard| match guard {
+        Guard::Agent(guard) => Some(guard),
+        Guard::Librarian(_) => None,
+    }));
+    pool::remove(guard.and_then(|guard| match guard {
+        Guard::Librarian(guard) => Some(guard),
+        Guard::Agent(_) => None,
+    }));
 }
 
 /// After how many runs something broke, and what.
@@ -101,7 +122,7 @@ fn not_found(find: impl Fn() -> Found + Sync) -> Vec<Guard> {
                 Some((runs, how)) => format!("{runs} runs: {}", how.lines().next().unwrap_or_default()),
                 None => "NOT FOUND".to_owned(),
             };
-            writeln!(report, "{guard:?}: {how}").expect("a string grows");
+            writeln!(report, "{guard}: {how}").expect("a string grows");
             missing.extend(found.is_none().then_some(*guard));
         }
         (missing, report)

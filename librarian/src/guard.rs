@@ -1,11 +1,19 @@
-//! The guards of the registry (DESIGN.md section 15), so that a test can take one away; see `agent::migration::guard`.
+//! The guards of the pool (DESIGN.md section 15), so that a test can take one away.
 //!
-//! In a running librarian every guard stands: without the feature `mutations` the question is a constant.
+//! A simulator that finds nothing proves something only if it finds what happens without each of them. In a running
+//! librarian every guard stands: without the feature `mutations` the question is a constant.
 //!
 //! | section 15 | here |
 //! | --- | --- |
 //! | fresh tx after reconcile | `FreshTxOnOpening` |
 //! | one process answers agents | `OneProcess` |
+//! | cordon refusal | `CordonRefusal` |
+//! | creation refused on servers not serving | `CreationServing` |
+//! | plan parent | `PlanParent` |
+//! | wants compared | `WantsCompared` |
+//! | plan seen | `PlanSeen`; and the agent's `LowerPlan` |
+//!
+//! The agents' guards are in `agent::migration::guard`. The others of section 15 are not built.
 
 /// A rule that carries correctness.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -17,10 +25,38 @@ pub enum Guard {
     /// A librarian stops all that answers before it lets go of the file, so there is no place in it where this could be taken
     /// away: the simulator lets the old process go on.
     OneProcess,
+    /// From `cordoned` on nothing may newly name a server.
+    ///
+    /// Without it such a server is judged as a free one: a move may name it, a creation there is still refused.
+    CordonRefusal,
+    /// A creation is refused on a server that is free or a reserve.
+    ///
+    /// A creation on a server from `cordoned` on names it newly, so that [`Guard::CordonRefusal`] refuses it as well.
+    CreationServing,
+    /// A plan becomes current only as the child of the current one.
+    ///
+    /// A plan's number is one above its parent's, so the rule that numbers rise refuses the same plans. Only with both away
+    /// does a plan that was made from an old sight take the current one's place.
+    PlanParent,
+    /// Wants are written only if those that they were decided from are unchanged.
+    ///
+    /// Under one plan an old decision is of a lower step for a server that it speaks of, or says what is so already, and the
+    /// rule that steps rise refuses it, too. Only with both away is a decision written that was made from old wants.
+    WantsCompared,
+    /// A plan relies on a server only after that server has said that it knows the plan.
+    PlanSeen,
 }
 
 /// All of them.
-pub const GUARDS: [Guard; 2] = [Guard::FreshTxOnOpening, Guard::OneProcess];
+pub const GUARDS: [Guard; 7] = [
+    Guard::FreshTxOnOpening,
+    Guard::OneProcess,
+    Guard::CordonRefusal,
+    Guard::CreationServing,
+    Guard::PlanParent,
+    Guard::WantsCompared,
+    Guard::PlanSeen,
+];
 
 #[cfg(feature = "mutations")]
 thread_local! {

@@ -1,4 +1,4 @@
-//! The guards of moves, creations and deletions (DESIGN.md section 15), so that a test can take one away.
+//! The guards of moves, creations, deletions and plans (DESIGN.md section 15), so that a test can take one away.
 //!
 //! A simulator that finds nothing proves something only if it finds what happens without each of them. In a running agent
 //! every guard stands: without the feature `mutations` the question is a constant.
@@ -15,6 +15,7 @@
 //! | no onward move inside the wait | `OnwardMove` |
 //! | unseal only when shown | `UnsealWhenShown` |
 //! | read-back, reclaim by sequence number, write ids handed on | `ReadBack`, `ReclaimByNumber`, `WriteIds` |
+//! | plan seen | `LowerPlan`; and the librarian's `PlanSeen` |
 //!
 //! `SealDurable` and `SealedRevision` are of section 11. The others of section 15 are the librarian's, or not built.
 
@@ -76,10 +77,15 @@ pub enum Guard {
     ///
     /// The engine has one machine of an address at a time, so the one that waits keeps the next from beginning, too.
     OnwardMove,
+    /// A want of a lower plan or step than one that was obeyed counts for nothing, nor one of a lower plan than was seen.
+    ///
+    /// The line to the librarian does the same: it asks one question after the other, and forgets one after its patience.
+    /// Only with both away can an old want be heard after a newer one.
+    LowerPlan,
 }
 
 /// All of them.
-pub const GUARDS: [Guard; 24] = [
+pub const GUARDS: [Guard; 25] = [
     Guard::ReadRule,
     Guard::CountedFromQuestion,
     Guard::UnsealWhenShown,
@@ -104,6 +110,7 @@ pub const GUARDS: [Guard; 24] = [
     Guard::DeleteSent,
     Guard::WriteIds,
     Guard::OnwardMove,
+    Guard::LowerPlan,
 ];
 
 #[cfg(feature = "mutations")]

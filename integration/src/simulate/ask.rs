@@ -340,7 +340,8 @@ impl World {
         let Some(sent) = line.sent.remove(&token) else {
             return;
         };
-        if !stands(Guard::OldAnswers) {
+        let of_round = matches!(sent.what, What::Want | What::Todo);
+        if !stands(Guard::OldAnswers) || of_round && !stands(Guard::LowerPlan) {
             // The question is not forgotten: its answer is heard whenever it comes.
             line.sent.insert(token, sent.clone());
         }

@@ -32,8 +32,6 @@ pub(super) struct Check {
     pub(super) registers_changed: bool,
     /// The registry was lost or restored, and is not open yet.
     reconciles: bool,
-    /// It was, once.
-    restored: bool,
     touched: BTreeSet<usize>,
     streams: BTreeMap<StreamId, (usize, Address, bool)>,
 }
@@ -49,7 +47,6 @@ impl Check {
             addresses,
             registers_changed: false,
             reconciles: false,
-            restored: false,
             touched: BTreeSet::new(),
             streams: BTreeMap::new(),
         }
@@ -171,6 +168,10 @@ fn history(operations: &[Operation]) -> String {
         .join("\n")
 }
 
+fn text(register: &Register) -> String {
+    register.strings().join(" ")
+}
+
 /// What a reconcile may make of an object: it forgets nothing but what nobody was told.
 fn follows(machines: &[Machine], address: &Address, seen: &Seen, new: Option<&Register>) -> Result<(), String> {
     let Some(old) = &seen.register else { return Ok(()) };
@@ -222,7 +223,7 @@ impl World {
     fn verify_registers(&mut self) -> Result<(), String> {
         let view = self.librarian.process.registry.view();
         if !view.reconcile().open {
-            (self.check.reconciles, self.check.restored) = (true, true);
+            self.check.reconciles = true;
             return Ok(());
         }
         let opens = std::mem::take(&mut self.check.reconciles);
@@ -234,18 +235,16 @@ impl World {
             if opens {
                 follows(&self.machines, address, seen, new.as_ref())?;
             }
+            let before = seen.register.take();
             let Some(register) = &new else {
-                match opens {
-                    true => {
-                        // A creation that is forgotten is sent again as it was: nothing rested on it yet.
-                        let forgotten = seen.register.take().map(|register| register.strings().join(" "));
-                        forgotten.map(|text| seen.texts.remove(&text));
-                        continue;
-                    }
-                    false => return Err(format!("I4: the register of {address} is gone")),
-                }
+                // It may be sent again as it was.
+                match before.filter(|_| opens) {
+                    Some(forgotten) => seen.texts.remove(&text(&forgotten)),
+                    None => return Err(format!("I4: the register of {address} is gone")),
+                };
+                continue;
             };
-            if let Some(old) = seen.register.as_ref().filter(|_| !opens) {
+            if let Some(old) = before.as_ref().filter(|_| !opens) {
                 if register.epoch < old.epoch {
                     return Err(format!(
                         "I4: the epoch of {address} falls from {} to {}",
@@ -259,10 +258,14 @@ impl World {
                     return Err(format!("I7: level or schema of {address} falls"));
                 }
             }
-            let is_new = seen.texts.insert(register.strings().join(" "));
-            // No change rests on the text of a deleted one, so after a reconcile it may be found or sent again.
-            if !is_new && !(self.check.restored && register.state == State::Deleted) {
+            let is_new = seen.texts.insert(text(register));
+            // No change rests on the text of a deleted one, so a reconcile may find it again.
+            if !is_new && !(opens && register.state == State::Deleted) {
                 return Err(format!("I17: a register text of {address} occurs twice"));
+            }
+            if let Some(before) = before.filter(|before| opens && before != register) {
+                // It may be undone, and sent again by who has not heard that it had landed: so nothing rested on it.
+                seen.texts.remove(&text(&before));
             }
             seen.register = new;
         }

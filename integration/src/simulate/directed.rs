@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use super::clock::{MS, S as SECOND, Time};
+use super::directed_pool;
 use super::faults::{Fate, Site};
 use super::script::{After, Deed, Script};
 
@@ -32,6 +33,13 @@ const READ_EVERY: Time = 60 * MS;
 /// Runs by name, for a seed that decides latencies, clocks and when the servers hear what is wished.
 #[must_use]
 pub fn directed(seed: u64) -> Vec<(&'static str, Script)> {
+    let mut runs = of_moves(seed);
+    runs.extend(directed_pool::runs(seed));
+    runs
+}
+
+/// Those about a move.
+pub(super) fn of_moves(seed: u64) -> Vec<(&'static str, Script)> {
     vec![
         ("source is cut off", source_is_cut_off(seed)),
         (

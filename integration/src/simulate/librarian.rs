@@ -33,7 +33,7 @@ pub(super) struct Librarian {
     pub(super) up: bool,
     pub(super) process: Process,
     /// What servers were wished, lost with the process.
-    todos: BTreeMap<ServerName, Vec<Wish>>,
+    pub(super) todos: BTreeMap<ServerName, Vec<Wish>>,
     servers: Vec<(ServerName, Role)>,
     incarnation: u8,
     backup: Option<MemoryLog>,
@@ -212,7 +212,7 @@ impl Librarian {
         }
     }
 
-    fn submit(&mut self, proposal: Proposal) -> Result<(), SubmitError> {
+    pub(super) fn submit(&mut self, proposal: Proposal) -> Result<(), SubmitError> {
         let process = &mut self.process;
         let registry = process.registry.clone();
         registry.submit_by_hand(proposal, &mut process.writer, &mut process.waiting)
@@ -233,12 +233,12 @@ impl Librarian {
         }
     }
 
-    fn view_now(&self) -> librarian::registry::View<'_> {
+    pub(super) fn view_now(&self) -> librarian::registry::View<'_> {
         let now = librarian::listen::Clock::now(&*self.clock).instant;
         self.process.registry.view().at(now)
     }
 
-    fn wants(
+    pub(super) fn wants(
         &self,
         sight: &pool::Sight,
         wants: BTreeMap<ServerName, Want>,
@@ -290,7 +290,7 @@ impl Librarian {
         self.todos.clear();
     }
 
-    fn write_todos(&mut self) {
+    pub(super) fn write_todos(&mut self) {
         let sight = pool::look(&self.view_now());
         if let Ok(sight) = sight {
             let change = self.wants(&sight, BTreeMap::new(), self.todos.clone());

@@ -11,8 +11,9 @@
 //! | `agent`, `desk`, `serve`, `line`, `ask` | one agent: its process, requests, messages to the librarian |
 //! | `librarian`, `reconcile` | the librarian's process; a registry that is lost or restored |
 //! | `client` | clients and their resolvers |
-//! | `faults`, `script`, `directed`, `found` | what goes wrong and what is done |
-//! | `check`, `linear` | invariants and linearizability |
+//! | `faults`, `script`, `directed`, `directed_pool`, `found` | what goes wrong and what is done |
+//! | `second` | a second controller |
+//! | `check`, `check_pool`, `linear` | invariants, those of plans and roles apart, and linearizability |
 //! | `campaign`, `coverage`, `cli` | many seeds, crash enumeration, shrinking; what was reached; the command |
 //!
 //! Absent on purpose: QUIC and HTTP, which carry what is carried here; their tests are elsewhere.
@@ -21,12 +22,14 @@ mod agent;
 mod ask;
 mod campaign;
 mod check;
+mod check_pool;
 pub mod cli;
 mod client;
 mod clock;
 mod coverage;
 mod desk;
 mod directed;
+mod directed_pool;
 mod disk;
 mod faults;
 mod found;
@@ -37,6 +40,7 @@ mod network;
 mod peers;
 mod reconcile;
 mod script;
+mod second;
 mod serve;
 mod world;
 
@@ -47,6 +51,7 @@ pub use directed::directed;
 pub use faults::{Fate, KINDS, Site, Source};
 pub use found::found;
 pub use script::{After, Deed, Script, all_kinds};
+pub use second::Late;
 
 /// Random octets of a seed for a number and a purpose (splitmix64).
 pub(crate) fn dice(seed: u64, number: u64, purpose: u64) -> u64 {

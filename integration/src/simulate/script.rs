@@ -7,8 +7,10 @@ use zones::Address;
 use super::clock::{MS, S, Time};
 use super::desk::Verb;
 use super::dice;
-use super::directed::directed;
+use super::directed;
+use super::directed_pool;
 use super::faults::{Fate, KINDS, OFTEN, Site, Source};
+use super::second::Late;
 
 /// One of so many seeds is a directed run.
 const DIRECTED_OF: u64 = 6;
@@ -16,6 +18,10 @@ const DIRECTED_OF: u64 = 6;
 const RESTORED_OF: u64 = 5;
 /// In one of so many the librarian hands over to a new process.
 const HANDED_OVER_OF: u64 = 4;
+/// One of so many of these is about the pool.
+const DIRECTED_POOL_OF: u64 = 4;
+/// One of so many seeds with a free server has nothing but what its plans make.
+const PLAIN_OF: u64 = 3;
 
 /// What happens at a moment.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -32,6 +38,10 @@ pub enum Deed {
     Drain(usize),
     /// The operator brings the objects of the last drain back.
     Refill,
+    /// A second controller decides, and writes it late.
+    Late(Late),
+    /// For so long an agent's rounds are not answered; the answers wait for [`Deed::Release`].
+    HearLate(usize, Time),
     /// Something goes wrong that is no message's and no step's.
     Befall(Fate),
     /// The next site of a kind meets this.
@@ -115,7 +125,12 @@ impl Script {
         };
         // A directed run has faults of its own, of many kinds; with many more it would not get to where it is led.
         if kinds.len() == KINDS.len() && roll(11, DIRECTED_OF) == 0 {
-            let mut runs = directed(seed);
+            let pool = dice(seed, 1, 71).is_multiple_of(DIRECTED_POOL_OF);
+            let mut runs = if pool {
+                directed_pool::runs(seed)
+            } else {
+                directed::of_moves(seed)
+            };
             let run = pick(12, runs.len());
             return Script {
                 faults: faults([2, 5, 20, 60], None),
@@ -178,22 +193,10 @@ impl Script {
                 deeds.push((at, Deed::Move(object, to)));
             }
         }
-        // In one of some runs the registry is lost, or restored from a backup; in some of these twice.
-        if roll(18, RESTORED_OF) == 0 {
-            for number in 0..1 + roll(14, 2) {
-                let at = |purpose| dice(seed, number, purpose) % ends;
-                let (one, other) = (at(71), at(72));
-                deeds.push((one.min(other), Deed::Backup));
-                let restored = match dice(seed, number, 73) % 3 {
-                    0 => Deed::Rebuild,
-                    _ => Deed::Restore,
-                };
-                deeds.push((one.max(other), restored));
-            }
+        if one_is_free {
+            deeds.extend(in_the_midst(seed, agents, objects, &deeds));
         }
-        if roll(15, HANDED_OVER_OF) == 0 {
-            deeds.push((roll(16, ends), Deed::Handover(pick(17, agents))));
-        }
+        deeds.extend(registry_deeds(seed, ends, agents));
         deeds.sort_by_key(|(at, _)| *at);
         Script {
             seed,
@@ -270,6 +273,8 @@ impl Deed {
             Deed::Move(..)
             | Deed::Drain(_)
             | Deed::Refill
+            | Deed::Late(_)
+            | Deed::HearLate(..)
             | Deed::Befall(_)
             | Deed::Arm(..)
             | Deed::Release
@@ -279,6 +284,63 @@ impl Deed {
             | Deed::Handover(_) => None,
         }
     }
+}
+
+/// In some runs the registry is lost, or restored from a backup, in some of these twice; in some the librarian hands over.
+fn registry_deeds(seed: u64, ends: Time, agents: usize) -> Vec<(Time, Deed)> {
+    let roll = |purpose: u64, below: u64| dice(seed, purpose, 50) % below;
+    let mut added = Vec::new();
+    if roll(18, RESTORED_OF) == 0 {
+        for number in 0..1 + roll(14, 2) {
+            let at = |purpose| dice(seed, number, purpose) % ends;
+            let (one, other) = (at(94), at(95));
+            added.push((one.min(other), Deed::Backup));
+            let restored = match dice(seed, number, 96) % 3 {
+                0 => Deed::Rebuild,
+                _ => Deed::Restore,
+            };
+            added.push((one.max(other), restored));
+        }
+    }
+    if roll(15, HANDED_OVER_OF) == 0 {
+        let agent = usize::try_from(dice(seed, 17, 51)).unwrap_or(0) % agents;
+        added.push((roll(16, ends), Deed::Handover(agent)));
+    }
+    added
+}
+
+/// What happens in the midst of a seed's plans: a second controller, a plan that is changed, wishes, answers that come late.
+///
+/// Drawn apart from everything else, so that the other deeds of a seed stay what they are.
+fn in_the_midst(seed: u64, agents: usize, objects: usize, deeds: &[(Time, Deed)]) -> Vec<(Time, Deed)> {
+    let roll = |number: u64, purpose: u64, below: u64| dice(seed, number, purpose) % below;
+    let pick = |number, purpose, below: usize| usize::try_from(dice(seed, number, purpose)).unwrap_or(0) % below;
+    let plans: Vec<Time> = deeds
+        .iter()
+        .filter(|(_, deed)| matches!(deed, Deed::Drain(_) | Deed::Refill))
+        .map(|(at, _)| *at)
+        .collect();
+    let mut added = Vec::new();
+    if plans.is_empty() || roll(6, 72, PLAIN_OF) == 0 {
+        return added;
+    }
+    for number in 0..1 + roll(0, 73, 5) {
+        let plan = plans[pick(number, 74, plans.len())];
+        // From a little before a plan to its usual end.
+        let at = (plan + roll(number, 75, 7 * S)).saturating_sub(S);
+        let pause = 200 * MS + roll(number, 76, 5 * S);
+        let server = pick(number, 77, agents);
+        match roll(number, 78, 9) {
+            0 | 1 => added.push((at, Deed::Late(Late::Wants(pause)))),
+            2 | 3 => added.push((plan.saturating_sub(pause / 2), Deed::Late(Late::Drain(server, pause)))),
+            4 => added.push((at, Deed::Late(Late::Refill(pause)))),
+            5 => added.push((at, Deed::Refill)),
+            6 => added.push((at, Deed::Drain(server))),
+            7 => added.push((at, Deed::Move(pick(number, 79, objects), server))),
+            _ => added.extend([(at, Deed::HearLate(server, pause)), (at + 2 * pause, Deed::Release)]),
+        }
+    }
+    added
 }
 
 /// All kinds of faults.

@@ -14,10 +14,11 @@ use agent::transfer::{ShipFault, Shipped};
 use bytes::Bytes;
 use librarian::registry::Cut;
 use uuid::Uuid;
-use zones::{Address, Domain, Role, ServerName, TsigKey, Wish};
+use zones::{Address, Domain, Role, ServerName, TsigKey};
 
 use super::agent::{Machine, Out};
 use super::check::Check;
+use super::check_pool::Pool;
 use super::client::Client;
 use super::clock::{Clocks, MS, S, Time, micros};
 use super::desk::{Call, Reply, ReplyTo, Request, Stage, Verb};
@@ -27,6 +28,7 @@ use super::librarian::{CLIENTS, Librarian};
 use super::line::{Heard, Waits, Wanted as WantedChange, What};
 use super::network::{IDLE, Network};
 use super::script::{Deed, Script, address};
+use super::second::Second;
 
 /// Longest time that a pool may need to settle once nothing goes wrong any more: an update that was sent can land for ten
 /// minutes, and a creation that is refused waits for that.
@@ -41,6 +43,8 @@ pub(super) enum Event {
     After(usize),
     Moment,
     Controller,
+    /// A second controller writes what it kept back.
+    Second(usize),
     Crash(usize, u32),
     Start(usize, u32),
     StartLibrarian(u32),
@@ -111,6 +115,8 @@ pub(super) struct World {
     pub(super) clients: Vec<Client>,
     pub(super) faults: Faults,
     pub(super) check: Check,
+    pub(super) pool: Pool,
+    pub(super) second: Second,
     pub(super) trace: Option<Vec<String>>,
     /// Over all events, so that two runs can be compared.
     pub(super) digest: u64,
@@ -128,6 +134,8 @@ pub(super) struct World {
     followed: Vec<u64>,
     /// What the script keeps back.
     pub(super) held: Vec<Event>,
+    /// Agents whose rounds' answers are kept back, and until when.
+    hears_late: BTreeMap<usize, Time>,
 }
 
 impl World {
@@ -155,6 +163,8 @@ impl World {
         let faults = Faults::new(seed, script.faults.clone(), script.agents);
         let mut world = World {
             check: Check::new(&script),
+            pool: Pool::default(),
+            second: Second::default(),
             domain,
             now: 0,
             queue: BTreeMap::new(),
@@ -176,6 +186,7 @@ impl World {
             dials: BTreeMap::new(),
             followed: vec![0; script.after.len()],
             held: Vec::new(),
+            hears_late: BTreeMap::new(),
             script,
         };
         for agent in 0..world.machines.len() {
@@ -232,6 +243,7 @@ impl World {
             self.digest = dice(self.digest, at, event.number());
             self.librarian.tick(at);
             self.handle(event);
+            self.verify_pool();
             self.verify();
         }
     }
@@ -247,12 +259,15 @@ impl World {
             Event::Moment => self.moment(),
             Event::Controller => {
                 if self.librarian.up && self.librarian.is_open() {
+                    self.librarian.take_wishes_back();
+                    self.second_looks();
                     self.librarian.control();
                 } else if self.librarian.up {
                     self.open_registry();
                 }
                 self.push(self.now + S, Event::Controller);
             }
+            Event::Second(number) => self.second_writes(number),
             Event::Crash(agent, life) => {
                 if self.machines[agent].life == life {
                     self.crash(agent);
@@ -365,9 +380,7 @@ impl World {
                     return;
                 };
                 let server = self.machines[to].name.clone();
-                if self.librarian.up {
-                    self.librarian.wish(&owner, Wish::Move { address, server });
-                }
+                self.wish_moved(&owner, address, server);
             }
             Deed::Drain(server) => {
                 let name = self.machines[server].name.clone();
@@ -386,6 +399,14 @@ impl World {
                     let name = self.machines[server].name.clone();
                     self.librarian.plan(|sight| librarian::pool::refill(sight, &name).ok());
                 }
+            }
+            Deed::Late(late) => {
+                if self.librarian.up {
+                    self.late(late);
+                }
+            }
+            Deed::HearLate(agent, pause) => {
+                self.hears_late.insert(agent, self.now + pause);
             }
             Deed::Befall(fate) => self.befall(fate),
             Deed::Arm(site, fate) => self.faults.arm(site, fate),
@@ -946,6 +967,9 @@ impl World {
                 self.push(at, answer(octets.clone()));
                 self.held.push(answer(octets));
             }
+            _ if site == Site::Control && self.hears_late.get(&from).is_some_and(|until| *until > self.now) => {
+                self.held.push(answer(octets));
+            }
             _ => self.push(at, answer(octets)),
         }
     }
@@ -1005,6 +1029,9 @@ impl World {
         {
             // Not durable, so not obeyed; the next answer says it again.
             *wanted = before;
+        }
+        if let Some(want) = wanted.want.clone() {
+            self.pool.heard(agent, want);
         }
     }
 
@@ -1130,6 +1157,7 @@ impl Event {
             | Event::After(_)
             | Event::Moment
             | Event::Controller
+            | Event::Second(_)
             | Event::Crash(..)
             | Event::Start(..)
             | Event::StartLibrarian(_)
@@ -1148,6 +1176,7 @@ impl Event {
             Event::After(number) => 2000 + *number as u64,
             Event::Moment => 1,
             Event::Controller => 2,
+            Event::Second(number) => 500 + *number as u64,
             Event::Crash(agent, _) => 100 + *agent as u64,
             Event::Start(agent, _) => 110 + *agent as u64,
             Event::StartLibrarian(_) => 3,

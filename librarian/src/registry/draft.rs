@@ -15,6 +15,7 @@ use super::index::Index;
 use super::registers::Registers;
 use super::server::Server;
 use super::zone::{NameKey, Node};
+use crate::guard::{Guard, stands};
 
 /// Changes over the published state.
 #[derive(Default)]
@@ -238,9 +239,38 @@ pub(crate) fn next_serial(serial: u32) -> u32 {
     }
 }
 
+/// The role that a change is judged by: the server's own, unless a test has taken a guard away.
+fn judged_as(role: Role) -> Role {
+    match role {
+        Role::Free | Role::Reserve if !stands(Guard::CreationServing) => Role::Serving,
+        Role::Cordoned
+        | Role::Draining
+        | Role::Empty
+        | Role::Upgrading
+        | Role::Validating
+        | Role::Failed
+        | Role::Quarantined
+            if !stands(Guard::CordonRefusal) =>
+        {
+            Role::Free
+        }
+        Role::Serving
+        | Role::Free
+        | Role::Reserve
+        | Role::Cordoned
+        | Role::Draining
+        | Role::Empty
+        | Role::Upgrading
+        | Role::Validating
+        | Role::Refilling
+        | Role::Failed
+        | Role::Quarantined => role,
+    }
+}
+
 impl PoolView for Draft<'_> {
     fn role(&self, server: &ServerName) -> Option<Role> {
-        self.server(server).map(Server::role)
+        self.server(server).map(Server::role).map(judged_as)
     }
 
     fn may_move(&self, address: &Address, from: &ServerName, to: &ServerName) -> bool {

@@ -1,0 +1,299 @@
+//! What must hold of the pool: of plans, wants and roles, and of the servers that registers name.
+//!
+//! The judge keeps its own history of plans, wants and registers and never asks the rules of the registry or of the
+//! controller whether something was allowed: it compares what is with what was.
+//!
+//! Specification: DESIGN.md sections 5, 7, 13 and 15 (I9, I13).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use librarian::pool;
+use librarian::registry::{View, WantsChange};
+use zones::{Address, Register, Role, ServerName, State, Want};
+
+use super::agent::Machine;
+use super::script::address;
+use super::world::World;
+
+/// What was seen of the pool.
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    /// The registry that all of this was seen of, once it was open; another one has another history.
+    incarnation: Option<[u8; 16]>,
+    /// Free servers at the beginning of this history.
+    free: usize,
+    /// The number of the current plan, and what it says.
+    plan: (u64, String),
+    wants: BTreeMap<ServerName, Want>,
+    registers: BTreeMap<Address, Register>,
+    /// Servers from draining, or the beginning of their refill, until they are free or serve.
+    between: BTreeSet<ServerName>,
+    /// Wants that a controller has written since the last look.
+    written: Vec<WantsChange>,
+    /// What each agent obeyed last, and in which of its lives.
+    obeyed: BTreeMap<ServerName, (u32, Want)>,
+    /// What agents have begun to obey since the last look.
+    heard: Vec<(usize, Want)>,
+}
+
+impl Pool {
+    /// A controller has written wants.
+    pub(super) fn written(&mut self, change: WantsChange) {
+        self.written.push(change);
+    }
+
+    /// An agent has heard what it should do, and obeys.
+    pub(super) fn heard(&mut self, agent: usize, want: Want) {
+        self.heard.push((agent, want));
+    }
+
+    fn role(&self, server: &ServerName) -> Option<Role> {
+        self.wants.get(server).map(|want| want.role)
+    }
+
+    /// How many servers have one of these roles.
+    fn count(&self, roles: &[Role]) -> usize {
+        self.wants.values().filter(|want| roles.contains(&want.role)).count()
+    }
+
+    fn naming(&self, server: &ServerName) -> Option<&Register> {
+        self.registers.values().find(|register| register.names(server))
+    }
+
+    /// Begins the history of a registry with what it says now.
+    fn begin(&mut self, incarnation: [u8; 16], view: &View<'_>, objects: usize) {
+        *self = Pool {
+            incarnation: Some(incarnation).filter(|_| view.reconcile().open),
+            plan: plan_of(view),
+            wants: wants_of(view),
+            registers: (0..objects)
+                .filter_map(|object| Some((address(object), view.register(&address(object))?)))
+                .collect(),
+            ..Pool::default()
+        };
+        self.free = self.count(&[Role::Free]);
+        self.between = (self.wants.iter())
+            .filter(|(_, want)| matches!(want.role, Role::Draining | Role::Empty | Role::Refilling))
+            .map(|(server, _)| server.clone())
+            .collect();
+    }
+
+    /// The current plan only gives way to its child.
+    fn plan_changes(&mut self, view: &View<'_>) -> Result<bool, String> {
+        let new = plan_of(view);
+        if new == self.plan {
+            return Ok(false);
+        }
+        let old = std::mem::replace(&mut self.plan, new).0;
+        let number = self.plan.0;
+        let parent = view
+            .plan()
+            .and_then(|plan| pool::Plan::read(number, &plan.document).ok())
+            .map(|plan| plan.parent);
+        match number > old && parent == Some(old) {
+            true => Ok(true),
+            false => Err(format!(
+                "a plan's parent: plan {number} of parent {parent:?} takes the place of plan {old}"
+            )),
+        }
+    }
+
+    /// Takes the wants in and returns those before them.
+    fn wants_change(&mut self, view: &View<'_>) -> BTreeMap<ServerName, Want> {
+        let old = std::mem::replace(&mut self.wants, wants_of(view));
+        for (server, want) in self.wants.iter().filter(|(server, want)| old.get(server) != Some(want)) {
+            match want.role {
+                Role::Draining | Role::Refilling => drop(self.between.insert(server.clone())),
+                Role::Free | Role::Serving => drop(self.between.remove(server)),
+                Role::Reserve
+                | Role::Cordoned
+                | Role::Empty
+                | Role::Upgrading
+                | Role::Validating
+                | Role::Failed
+                | Role::Quarantined => {}
+            }
+        }
+        old
+    }
+
+    /// Wants rise by (plan, step), and are decided from those before them.
+    fn follow(&mut self, old: &BTreeMap<ServerName, Want>) -> Result<(), String> {
+        for change in self.written.drain(..) {
+            // Who writes what is so already decides nothing.
+            if change.wants.iter().all(|(server, want)| old.get(server) == Some(want)) {
+                continue;
+            }
+            let stale = change
+                .decided_from
+                .iter()
+                .find(|(server, want)| old.get(server) != Some(want));
+            if let Some((server, want)) = stale {
+                return Err(format!(
+                    "wants compared: decided from {want:?} of {server}, which was {:?}",
+                    old.get(server)
+                ));
+            }
+        }
+        for (server, want) in &self.wants {
+            let Some(before) = old.get(server).filter(|before| *before != want) else {
+                continue;
+            };
+            if (want.plan, want.step) <= (before.plan, before.step) || want.plan != self.plan.0 {
+                return Err(format!(
+                    "wants compared: the want of {server} goes from {before:?} to {want:?} under plan {}",
+                    self.plan.0
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Beyond its first step a plan relies on the servers that it speaks of: each has its number on disk.
+    fn relied_on(&self, old: &BTreeMap<ServerName, Want>, machines: &[Machine]) -> Result<(), String> {
+        let number = self.plan.0;
+        let relies = |(server, want): (&ServerName, &Want)| want.step > 0 && old.get(server) != Some(want);
+        if !self.wants.iter().any(relies) {
+            return Ok(());
+        }
+        let Ok(plan) = pool::Plan::read(number, &self.plan.1) else {
+            return Ok(());
+        };
+        let parties = plan
+            .goal
+            .parties()
+            .into_iter()
+            .flat_map(|(source, target)| [source, target]);
+        for party in parties {
+            let machine = machines.iter().find(|machine| machine.name == *party);
+            let seen = machine.and_then(|machine| machine.disk.read_plan()).unwrap_or(0);
+            if seen < number {
+                return Err(format!(
+                    "plan seen: plan {number} relies on {party}, which has seen plan {seen}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing newly names a server that takes nothing, and nothing is made on one that does not serve.
+    fn registers_change(&mut self, view: &View<'_>, objects: usize) -> Result<(), String> {
+        for address in (0..objects).map(address) {
+            let Some(new) = view.register(&address) else { continue };
+            let old = self.registers.insert(address.clone(), new.clone());
+            if old.as_ref() == Some(&new) || new.state == State::Deleted {
+                continue;
+            }
+            let newly = (self.wants.keys())
+                .filter(|server| new.names(server) && old.as_ref().is_none_or(|old| !old.names(server)));
+            for server in newly {
+                match (self.role(server), &old) {
+                    (Some(Role::Serving | Role::Refilling), _) => {}
+                    (role, None) => return Err(format!("{address} is made on {server}, which is {role:?}")),
+                    (role, Some(_)) => {
+                        return Err(format!(
+                            "the register of {address} newly names {server}, which is {role:?}"
+                        ));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// I9 and I13.
+    fn roles_fit(&self) -> Result<(), String> {
+        let idle = |role: &Role| matches!(role, Role::Free | Role::Reserve);
+        for (server, want) in self.wants.iter().filter(|(_, want)| idle(&want.role)) {
+            if let Some(register) = self.naming(server) {
+                return Err(format!(
+                    "I9: {server} is {} and {} names it",
+                    want.role, register.address
+                ));
+            }
+        }
+        if self.free == 0 {
+            return Ok(());
+        }
+        let draining = self.count(&[Role::Draining]);
+        let out = self.count(&[Role::Cordoned, Role::Draining, Role::Empty]);
+        if draining > self.free || out > self.free {
+            return Err(format!(
+                "I13: {draining} servers drain and {out} are out of serving, with {} free at the beginning",
+                self.free
+            ));
+        }
+        let failed = self.count(&[Role::Failed, Role::Quarantined]);
+        if self.count(&[Role::Free]) == 0 && self.between.is_empty() && failed == 0 {
+            return Err("I9: no server is free, and none is between draining and the end of its refill".to_owned());
+        }
+        Ok(())
+    }
+
+    /// No agent obeys a plan below one that it has made durable, nor in one life a want below one that it obeyed.
+    fn obeys(&mut self, machine: &Machine, want: Want) -> Result<(), String> {
+        let seen = machine.disk.read_plan().unwrap_or(0);
+        let me = &machine.name;
+        if want.plan < seen {
+            return Err(format!(
+                "plan seen: {me} obeys plan {} and has seen plan {seen}",
+                want.plan
+            ));
+        }
+        let before = self.obeyed.insert(me.clone(), (machine.life, want.clone()));
+        match before {
+            Some((life, before)) if life == machine.life && (want.plan, want.step) < (before.plan, before.step) => {
+                Err(format!("plan seen: {me} obeys {want:?} after {before:?}"))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+fn plan_of(view: &View<'_>) -> (u64, String) {
+    view.plan()
+        .map_or_else(Default::default, |plan| (plan.number, plan.document.clone()))
+}
+
+fn wants_of(view: &View<'_>) -> BTreeMap<ServerName, Want> {
+    view.servers()
+        .map(|server| (server.name.clone(), server.want.clone()))
+        .collect()
+}
+
+impl World {
+    /// Looks at what this event changed of plans, wants and registers, and at what agents obey.
+    pub(super) fn verify_pool(&mut self) {
+        if self.broken.is_some() {
+            return;
+        }
+        let registry = &self.librarian.process.registry;
+        let (incarnation, objects) = (registry.incarnation(), self.script.objects);
+        let registers = self.check.registers_changed;
+        let (view, machines, pool) = (registry.view(), &self.machines, &mut self.pool);
+        // What a registry says until it is reconciled is not its own history.
+        if pool.incarnation != Some(incarnation) || !view.reconcile().open {
+            return pool.begin(incarnation, &view, objects);
+        }
+        let found = (|| {
+            let planned = pool.plan_changes(&view)?;
+            let old = pool.wants_change(&view);
+            if registers {
+                pool.registers_change(&view, objects)?;
+            }
+            if registers || planned || old != pool.wants {
+                pool.roles_fit()?;
+                pool.relied_on(&old, machines)?;
+                pool.follow(&old)?;
+            }
+            for (agent, want) in std::mem::take(&mut pool.heard) {
+                pool.obeys(&machines[agent], want)?;
+            }
+            Ok(())
+        })();
+        drop(view);
+        if let Err(why) = found {
+            self.fail(why);
+        }
+    }
+}
