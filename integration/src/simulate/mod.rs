@@ -11,7 +11,8 @@
 //! | `agent`, `desk`, `serve`, `line`, `ask` | one agent: its process, requests, messages to the librarian |
 //! | `librarian`, `reconcile` | the librarian's process; a registry that is lost or restored |
 //! | `client` | clients and their resolvers |
-//! | `faults`, `script`, `directed`, `found` | what goes wrong and what is done |
+//! | `faults`, `script`, `tricks` | what goes wrong and what is done |
+//! | `directed`, `found`, `late` | runs that are led to where a guard matters, where something comes when it is rare, or that found a bug |
 //! | `check`, `linear` | invariants and linearizability |
 //! | `campaign`, `coverage`, `cli` | many seeds, crash enumeration, shrinking; what was reached; the command |
 //!
@@ -30,6 +31,7 @@ mod directed;
 mod disk;
 mod faults;
 mod found;
+mod late;
 mod librarian;
 mod line;
 pub mod linear;
@@ -38,6 +40,7 @@ mod peers;
 mod reconcile;
 mod script;
 mod serve;
+mod tricks;
 mod world;
 
 pub use agent::Pair;
@@ -46,7 +49,9 @@ pub use coverage::{Coverage, coverage};
 pub use directed::directed;
 pub use faults::{Fate, KINDS, Site, Source};
 pub use found::found;
+pub use late::late;
 pub use script::{After, Deed, Script, all_kinds};
+pub use tricks::{Trick, Which};
 
 /// Random octets of a seed for a number and a purpose (splitmix64).
 pub(crate) fn dice(seed: u64, number: u64, purpose: u64) -> u64 {

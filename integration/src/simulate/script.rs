@@ -9,6 +9,8 @@ use super::desk::Verb;
 use super::dice;
 use super::directed::directed;
 use super::faults::{Fate, KINDS, OFTEN, Site, Source};
+use super::late::late;
+use super::tricks::Trick;
 
 /// One of so many seeds is a directed run.
 const DIRECTED_OF: u64 = 6;
@@ -16,6 +18,9 @@ const DIRECTED_OF: u64 = 6;
 const RESTORED_OF: u64 = 5;
 /// In one of so many the librarian hands over to a new process.
 const HANDED_OVER_OF: u64 = 4;
+/// One of so many of the others is a run in which something comes late: those that give 1, so that the seeds of old finds are
+/// the runs that they were.
+const LATE_OF: u64 = 6;
 
 /// What happens at a moment.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -46,6 +51,8 @@ pub enum Deed {
     Rebuild,
     /// A new process of the librarian takes over from the old one, which had this agent's questions.
     Handover(usize),
+    /// Something rare.
+    Trick(Trick),
 }
 
 /// A deed that follows a step of a journal.
@@ -55,7 +62,7 @@ pub struct After {
     pub from: Time,
     /// The step's name.
     pub step: &'static str,
-    /// Which of them, counted from 1.
+    /// Which of them, counted from 1; 0 for every one.
     pub nth: u64,
     /// How long after the beginning of the step, in microseconds; at once for 0, so that it may arm what the step meets.
     pub pause: Time,
@@ -119,6 +126,14 @@ impl Script {
             let run = pick(12, runs.len());
             return Script {
                 faults: faults([2, 5, 20, 60], None),
+                ..runs.swap_remove(run).1
+            };
+        }
+        if kinds.len() == KINDS.len() && roll(13, LATE_OF) == 1 {
+            let mut runs = late(seed);
+            let run = pick(14, runs.len());
+            return Script {
+                faults: faults([0, 2, 5, 20], None),
                 ..runs.swap_remove(run).1
             };
         }
@@ -276,7 +291,8 @@ impl Deed {
             | Deed::Backup
             | Deed::Restore
             | Deed::Rebuild
-            | Deed::Handover(_) => None,
+            | Deed::Handover(_)
+            | Deed::Trick(_) => None,
         }
     }
 }
