@@ -1,12 +1,12 @@
 //! Some hundreds of seeds of the simulator, the crash enumeration of quiet runs, and that a seed is a run.
 //!
-//! `simulate --enumerate` takes the directed runs, too: they are three of four of its runs.
+//! `simulate --enumerate` takes the directed runs, too, and those in which something comes late: they are most of its runs.
 //! `HYPERNET_SEEDS=N` runs as many seeds; the command `simulate` is the faster way to run very many.
 
 use std::collections::BTreeSet;
 
 use integration::simulate::cli::{enumerated_runs, quiet_runs};
-use integration::simulate::{Script, all_kinds, coverage, directed, enumerate, found, run, run_seed, run_seeds};
+use integration::simulate::{Script, all_kinds, coverage, directed, enumerate, found, late, run, run_seed, run_seeds};
 
 /// Seeds of a test run.
 const SEEDS: u64 = 300;
@@ -97,6 +97,28 @@ fn runs_that_broke_once_hold() {
     let broken = |(seed, script): (u64, Script)| Some((seed, run(&script, false).broken?));
     let broken: Vec<_> = found().into_iter().filter_map(broken).collect();
     assert_eq!(broken, [], "by the seed that found it");
+}
+
+/// Most pairs of state and event that can be met, from the runs that are made for the rare ones.
+#[test]
+fn late_runs_hold_and_meet_what_is_rare() {
+    let mut pairs = BTreeSet::new();
+    for seed in 0..2 {
+        for (name, script) in late(seed) {
+            let outcome = run(&script, false);
+            assert_eq!(outcome.broken, None, "{name}, seed {seed}");
+            pairs.extend(outcome.pairs);
+        }
+    }
+    let coverage = coverage(&pairs);
+    assert_eq!(coverage.refuted, Vec::<String>::new(), "met, and said to be impossible");
+    assert!(
+        coverage.unreached.len() < 60,
+        "{} of {} are met, not {:?}",
+        coverage.reached(),
+        coverage.possible,
+        coverage.unreached
+    );
 }
 
 /// One fault of every kind at every message and every durable step of a creation, a deletion, moves and a batch.

@@ -120,7 +120,10 @@ impl World {
             // A registry that is not believed is asked nothing.
             return;
         }
-        let fate = self.decide(site);
+        let fate = match site == Site::Question && self.tricks.is_muted(agent, now) {
+            true => Fate::Lost,
+            false => self.decide(site),
+        };
         if !described.is_empty() {
             self.note(|| format!("s{} -> librarian: {described} {fate:?}", agent + 1));
         }

@@ -12,19 +12,19 @@ use super::faults::{Fate, Site};
 use super::script::{After, Deed, Script};
 
 /// The owner, and the server that it moves the object to.
-const S: usize = 0;
-const D: usize = 1;
+pub(super) const S: usize = 0;
+pub(super) const D: usize = 1;
 /// Where the object goes on to.
 const E: usize = 2;
 /// The librarian among the parties; an agent is one more than its number.
-const LIBRARIAN: usize = 0;
+pub(super) const LIBRARIAN: usize = 0;
 
 /// Who writes, and who reads at the old owner.
-const WRITER: usize = 0;
-const READER: usize = 1;
+pub(super) const WRITER: usize = 0;
+pub(super) const READER: usize = 1;
 
 /// When the object rests on S and nothing of its way there is left: what is done before is no concern of a run.
-const BEGINS: Time = 6 * SECOND;
+pub(super) const BEGINS: Time = 6 * SECOND;
 
 /// Reads between the commit and the end of what S may show: 2 s, and a little.
 const READS: u64 = 50;
@@ -73,7 +73,7 @@ pub(super) fn of_moves(seed: u64) -> Vec<(&'static str, Script)> {
 }
 
 /// An object on S, made at `home`, which the writer asks first; the reader asks S. D is wished to have it.
-fn moves(seed: u64, home: usize, after: Vec<After>) -> Script {
+pub(super) fn moves(seed: u64, home: usize, after: Vec<After>) -> Script {
     let deeds = vec![
         (SECOND, Deed::Put(WRITER, 0)),
         (1_400 * MS, Deed::Move(0, S)),
@@ -91,7 +91,7 @@ fn moves(seed: u64, home: usize, after: Vec<After>) -> Script {
 }
 
 /// A deed at the n-th such step, or so long after it began.
-fn after(step: &'static str, nth: u64, pause: Time, deed: Deed) -> After {
+pub(super) fn after(step: &'static str, nth: u64, pause: Time, deed: Deed) -> After {
     After {
         from: BEGINS,
         step,
@@ -102,16 +102,16 @@ fn after(step: &'static str, nth: u64, pause: Time, deed: Deed) -> After {
 }
 
 /// Nothing passes from one party to the other for so long, but the other way it does.
-fn cut(from: usize, to: usize, milliseconds: u64) -> Deed {
+pub(super) fn cut(from: usize, to: usize, milliseconds: u64) -> Deed {
     // An even number of milliseconds cuts both ways.
     Deed::Befall(Fate::Partition(from, to, Duration::from_millis(milliseconds | 1)))
 }
 
-fn agent(number: usize) -> usize {
+pub(super) fn agent(number: usize) -> usize {
     number + 1
 }
 
-fn late(milliseconds: u64) -> Fate {
+pub(super) fn late(milliseconds: u64) -> Fate {
     Fate::Late(Duration::from_millis(milliseconds))
 }
 

@@ -11,8 +11,8 @@
 //! | `agent`, `desk`, `serve`, `line`, `ask` | one agent: its process, requests, messages to the librarian |
 //! | `librarian`, `reconcile` | the librarian's process; a registry that is lost or restored |
 //! | `client` | clients and their resolvers |
-//! | `faults`, `script`, `directed`, `directed_pool`, `found` | what goes wrong and what is done |
-//! | `second` | a second controller |
+//! | `faults`, `script`, `tricks`, `second` | what goes wrong and what is done; a second controller |
+//! | `directed`, `directed_pool`, `late`, `found` | runs led to where a guard matters, or where something comes when it is rare; runs that found a bug |
 //! | `check`, `check_pool`, `linear` | invariants, those of plans and roles apart, and linearizability |
 //! | `campaign`, `coverage`, `cli` | many seeds, crash enumeration, shrinking; what was reached; the command |
 //!
@@ -33,6 +33,7 @@ mod directed_pool;
 mod disk;
 mod faults;
 mod found;
+mod late;
 mod librarian;
 mod line;
 pub mod linear;
@@ -42,6 +43,7 @@ mod reconcile;
 mod script;
 mod second;
 mod serve;
+mod tricks;
 mod world;
 
 pub use agent::Pair;
@@ -50,8 +52,10 @@ pub use coverage::{Coverage, coverage};
 pub use directed::directed;
 pub use faults::{Fate, KINDS, Site, Source};
 pub use found::found;
+pub use late::late;
 pub use script::{After, Deed, Script, all_kinds};
 pub use second::Late;
+pub use tricks::{Trick, Which};
 
 /// Random octets of a seed for a number and a purpose (splitmix64).
 pub(crate) fn dice(seed: u64, number: u64, purpose: u64) -> u64 {

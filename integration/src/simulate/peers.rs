@@ -14,6 +14,7 @@ impl World {
         let fate = self.decide(if copy { Site::Copy } else { Site::Peer });
         self.note(|| format!("s{} -> s{}: {} {fate:?}", from + 1, to + 1, describe(&octets)));
         let link = self.network.link(from, to).number;
+        self.tricks.say(from, to, link, &octets);
         let at = self.now + Network::latency(self.faults.roll(140));
         let frames = |octets| Event::Frames { from, to, link, octets };
         match fate {
@@ -136,13 +137,32 @@ impl World {
             self.machines[to].tick(self.now);
             let process = &mut self.machines[to].process;
             if let Some(leave) = process.engine.large_offered(&peer, &address, &copy) {
-                whole = true;
-                let miswritten = self.decide(Site::Staging) == Fate::Miswritten;
+                let staging = self.decide(Site::Staging);
+                let life = self.machines[to].life;
                 let machine = &mut self.machines[to];
-                machine.disk.miswrite(miswritten);
-                let done = leave.write(&address, &copy, &payload);
+                machine.disk.miswrite(staging == Fate::Miswritten);
+                machine.disk.set_full(staging == Fate::Full);
+                // It may break off on its way.
+                whole = staging != Fate::Lost;
+                let done = match whole {
+                    true => leave.write(&address, &copy, &payload),
+                    false => leave.broken(),
+                };
                 machine.disk.miswrite(false);
-                machine.process.engine.done(done);
+                machine.disk.set_full(false);
+                // The stream of a large copy may last; only a script has it do so.
+                let mut lasts = Fate::Pass;
+                if self.tricks.are_on() {
+                    self.comes_to(to, "write large copy");
+                    lasts = self.decide(Site::Disk);
+                }
+                let event = Event::Written { agent: to, life, done };
+                match (lasts, event) {
+                    (Fate::Held, event) => self.held.push(event),
+                    (Fate::Late(pause), event) => self.push(self.now + micros(pause), event),
+                    (_, Event::Written { done, .. }) => self.machines[to].process.engine.done(done),
+                    (_, _) => unreachable!("it was made above"),
+                }
             }
             self.check.touched(to);
             self.settle(to);
@@ -187,7 +207,7 @@ impl World {
         }
     }
 
-    fn break_link(&mut self, one: usize, other: usize) {
+    pub(super) fn break_link(&mut self, one: usize, other: usize) {
         let link = self.network.link(one, other);
         link.up = false;
         let number = link.number;

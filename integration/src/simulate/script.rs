@@ -10,7 +10,9 @@ use super::dice;
 use super::directed;
 use super::directed_pool;
 use super::faults::{Fate, KINDS, OFTEN, Site, Source};
+use super::late::late;
 use super::second::Late;
+use super::tricks::Trick;
 
 /// One of so many seeds is a directed run.
 const DIRECTED_OF: u64 = 6;
@@ -22,6 +24,9 @@ const HANDED_OVER_OF: u64 = 4;
 const DIRECTED_POOL_OF: u64 = 4;
 /// One of so many seeds with a free server has nothing but what its plans make.
 const PLAIN_OF: u64 = 3;
+/// One of so many of the others is a run in which something comes late: those that give 1, so that the seeds of old finds are
+/// the runs that they were.
+const LATE_OF: u64 = 6;
 
 /// What happens at a moment.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -56,6 +61,8 @@ pub enum Deed {
     Rebuild,
     /// A new process of the librarian takes over from the old one, which had this agent's questions.
     Handover(usize),
+    /// Something rare.
+    Trick(Trick),
 }
 
 /// A deed that follows a step of a journal.
@@ -65,7 +72,7 @@ pub struct After {
     pub from: Time,
     /// The step's name.
     pub step: &'static str,
-    /// Which of them, counted from 1.
+    /// Which of them, counted from 1; 0 for every one.
     pub nth: u64,
     /// How long after the beginning of the step, in microseconds; at once for 0, so that it may arm what the step meets.
     pub pause: Time,
@@ -134,6 +141,14 @@ impl Script {
             let run = pick(12, runs.len());
             return Script {
                 faults: faults([2, 5, 20, 60], None),
+                ..runs.swap_remove(run).1
+            };
+        }
+        if kinds.len() == KINDS.len() && roll(13, LATE_OF) == 1 {
+            let mut runs = late(seed);
+            let run = pick(14, runs.len());
+            return Script {
+                faults: faults([0, 2, 5, 20], None),
                 ..runs.swap_remove(run).1
             };
         }
@@ -281,7 +296,8 @@ impl Deed {
             | Deed::Backup
             | Deed::Restore
             | Deed::Rebuild
-            | Deed::Handover(_) => None,
+            | Deed::Handover(_)
+            | Deed::Trick(_) => None,
         }
     }
 }

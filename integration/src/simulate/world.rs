@@ -9,7 +9,7 @@ use agent::objects::delete::Delete;
 use agent::objects::{Open, steps};
 use agent::register::Wishes;
 use agent::store::CommitError;
-use agent::transfer::engine::{Answer, Asked, Id, Job, LOOK_EVERY, Said, Side};
+use agent::transfer::engine::{Answer, Asked, Done, Id, Job, LOOK_EVERY, Said, Side};
 use agent::transfer::{ShipFault, Shipped};
 use bytes::Bytes;
 use librarian::registry::Cut;
@@ -29,6 +29,7 @@ use super::line::{Heard, Waits, Wanted as WantedChange, What};
 use super::network::{IDLE, Network};
 use super::script::{Deed, Script, address};
 use super::second::Second;
+use super::tricks::{HERE, Tricks};
 
 /// Longest time that a pool may need to settle once nothing goes wrong any more: an update that was sent can land for ten
 /// minutes, and a creation that is refused waits for that.
@@ -40,7 +41,7 @@ pub(super) const QUEUE_WAIT: Time = 5 * S;
 pub(super) enum Event {
     Deed(usize),
     /// A deed that follows a step.
-    After(usize),
+    After(usize, usize),
     Moment,
     Controller,
     /// A second controller writes what it kept back.
@@ -89,6 +90,12 @@ pub(super) enum Event {
         work: Work,
         fate: Fate,
     },
+    /// A large copy was written.
+    Written {
+        agent: usize,
+        life: u32,
+        done: Done,
+    },
     Call(usize, Box<Call>),
     Replied(ReplyTo, Reply),
     RequestTimer(usize, u32, u64),
@@ -136,6 +143,7 @@ pub(super) struct World {
     pub(super) held: Vec<Event>,
     /// Agents whose rounds' answers are kept back, and until when.
     hears_late: BTreeMap<usize, Time>,
+    pub(super) tricks: Tricks,
 }
 
 impl World {
@@ -187,6 +195,7 @@ impl World {
             followed: vec![0; script.after.len()],
             held: Vec::new(),
             hears_late: BTreeMap::new(),
+            tricks: Tricks::of(&script),
             script,
         };
         for agent in 0..world.machines.len() {
@@ -250,10 +259,10 @@ impl World {
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Deed(number) => self.deed(self.script.deeds[number].1),
-            Event::After(number) => {
+            Event::Deed(number) => self.deed(self.script.deeds[number].1, HERE),
+            Event::After(number, agent) => {
                 if !self.settling {
-                    self.deed(self.script.after[number].deed);
+                    self.deed(self.script.after[number].deed, agent);
                 }
             }
             Event::Moment => self.moment(),
@@ -340,6 +349,13 @@ impl World {
                     self.disk(agent, work, fate);
                 }
             }
+            Event::Written { agent, life, done } => {
+                if self.is_alive(agent, life) {
+                    self.machines[agent].tick(self.now);
+                    self.machines[agent].process.engine.done(done);
+                    self.settle(agent);
+                }
+            }
             Event::Call(to, call) => self.call(to, *call),
             Event::Replied(reply_to, reply) => match reply_to {
                 ReplyTo::Client { client, attempt } => self.client_replied(client, attempt, reply),
@@ -367,7 +383,8 @@ impl World {
 
     // Deeds and moments.
 
-    fn deed(&mut self, deed: Deed) {
+    /// Does it; `agent` is the one whose step it follows.
+    fn deed(&mut self, deed: Deed, agent: usize) {
         self.note(|| format!("deed {deed:?}"));
         if let Some((client, object, verb)) = deed.of_client() {
             self.client_wants(client, object, verb);
@@ -416,25 +433,31 @@ impl World {
                 }
             }
             Deed::Backup | Deed::Restore | Deed::Rebuild | Deed::Handover(_) => self.registry_deed(deed),
+            Deed::Trick(trick) => self.trick(trick, agent),
             Deed::Put(..) | Deed::Read(..) | Deed::Delete(..) => unreachable!("clients' deeds were taken above"),
         }
     }
 
     /// An agent is about to make a step durable: does what the script lets follow.
-    fn follow(&mut self, step: &'static str) {
+    fn follow(&mut self, agent: usize, step: &'static str) {
         *self.steps.entry(step).or_default() += 1;
+        self.comes_to(agent, step);
+    }
+
+    /// The same for work that is no step of a journal.
+    pub(super) fn comes_to(&mut self, agent: usize, step: &'static str) {
         for number in 0..self.followed.len() {
             let after = &self.script.after[number];
             if after.step != step || self.now < after.from || self.settling {
                 continue;
             }
             self.followed[number] += 1;
-            if self.followed[number] != after.nth {
+            if after.nth != 0 && self.followed[number] != after.nth {
                 continue;
             }
             match after.pause {
-                0 => self.deed(after.deed),
-                pause => self.push(self.now + pause, Event::After(number)),
+                0 => self.deed(after.deed, agent),
+                pause => self.push(self.now + pause, Event::After(number, agent)),
             }
         }
     }
@@ -802,12 +825,19 @@ impl World {
     pub(super) fn submit(&mut self, agent: usize, work: Work) {
         let durable = match &work {
             Work::Job(job) => {
-                for step in job.steps() {
-                    self.follow(step);
+                let steps = job.steps();
+                if steps.is_empty() {
+                    self.comes_to(agent, job.kind());
+                }
+                for step in steps {
+                    self.follow(agent, step);
                 }
                 true
             }
-            Work::Request(_) => true,
+            Work::Request(_) => {
+                self.comes_to(agent, "commit");
+                true
+            }
         };
         let mut fate = if durable { self.decide(Site::Disk) } else { Fate::Pass };
         let life = self.machines[agent].life;
@@ -816,18 +846,23 @@ impl World {
             at = self.now + micros(pause);
             fate = Fate::Pass;
         }
-        self.push(
-            at,
-            Event::Disk {
-                agent,
-                life,
-                work,
-                fate,
-            },
-        );
+        let event = Event::Disk {
+            agent,
+            life,
+            work,
+            fate,
+        };
+        match fate {
+            Fate::Held => self.held.push(event),
+            _ => self.push(at, event),
+        }
     }
 
-    fn disk(&mut self, agent: usize, work: Work, fate: Fate) {
+    fn disk(&mut self, agent: usize, work: Work, mut fate: Fate) {
+        if fate == Fate::Held {
+            // It meets its fate when it goes on.
+            fate = self.decide(Site::Disk);
+        }
         if let Work::Job(job) = &work {
             let steps = job.steps();
             if !steps.is_empty() || fate != Fate::Pass {
@@ -1041,8 +1076,9 @@ impl World {
         if !self.settling {
             self.settling = true;
             self.note(|| "faults stop".to_owned());
-            self.deed(Deed::Release);
+            self.deed(Deed::Release, HERE);
             self.faults.stop();
+            self.tricks.stop();
             self.network.heal();
             for machine in &mut self.machines {
                 machine.suspended_until = 0;
@@ -1149,12 +1185,13 @@ impl Event {
             | Event::RequestTimer(agent, ..)
             | Event::Call(agent, _)
             | Event::Disk { agent, .. }
+            | Event::Written { agent, .. }
             | Event::Answer { to: agent, .. }
             | Event::Frames { to: agent, .. }
             | Event::Large { to: agent, .. } => Some(*agent),
             Event::Replied(ReplyTo::Agent { agent, .. }, _) => Some(*agent),
             Event::Deed(_)
-            | Event::After(_)
+            | Event::After(..)
             | Event::Moment
             | Event::Controller
             | Event::Second(_)
@@ -1173,7 +1210,7 @@ impl Event {
     fn number(&self) -> u64 {
         match self {
             Event::Deed(number) => 1000 + *number as u64,
-            Event::After(number) => 2000 + *number as u64,
+            Event::After(number, _) => 2000 + *number as u64,
             Event::Moment => 1,
             Event::Controller => 2,
             Event::Second(number) => 500 + *number as u64,
@@ -1191,6 +1228,7 @@ impl Event {
             Event::Answer { to, octets, .. } => 30_000 + *to as u64 + 10 * octets.len() as u64,
             Event::LineLate(agent, ..) => 160 + *agent as u64,
             Event::Disk { agent, .. } => 170 + *agent as u64,
+            Event::Written { agent, .. } => 500 + *agent as u64,
             Event::Call(agent, _) => 180 + *agent as u64,
             Event::Replied(..) => 4,
             Event::RequestTimer(agent, ..) => 190 + *agent as u64,
