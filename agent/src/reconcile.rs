@@ -273,7 +273,13 @@ pub(crate) fn claim(entry: &Entry) -> Option<Claim> {
         Journal::DeleteSent { .. } => (Claimed::Owned, entry.epoch, unknown),
         Journal::CreateSent { tx } => (Claimed::Made, entry.epoch, *tx),
         Journal::Moved { to, epoch } | Journal::Forward { to, epoch } => {
-            (Claimed::Gone { to: to.clone() }, *epoch, Tx([0; 16]))
+            let to = to.clone();
+            let what = match *epoch == entry.epoch.next() {
+                true => Claimed::Gone { to },
+                // What a registry that was replaced since may have said of others.
+                false => Claimed::Heard { to },
+            };
+            (what, *epoch, Tx([0; 16]))
         }
         Journal::Tombstone { epoch, tx } => (Claimed::Deleted, *epoch, *tx),
         // The row has the epoch that the copy is to have.
@@ -348,7 +354,7 @@ mod tests {
                     to: s2(),
                     epoch: Epoch(9),
                 },
-                Some((Claimed::Gone { to: s2() }, 9)),
+                Some((Claimed::Heard { to: s2() }, 9)),
             ),
             (Journal::Tombstone { epoch: Epoch(5), tx }, Some((Claimed::Deleted, 5))),
             (

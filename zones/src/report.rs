@@ -56,8 +56,14 @@ pub enum Claimed {
         /// Who owns the object if it did not.
         from: ServerName,
     },
-    /// `gone`: another server became the owner with this epoch.
+    /// `gone`: it gave the object to another server, which became the owner with this epoch.
     Gone {
+        /// Who.
+        to: ServerName,
+    },
+    /// `heard`: it read in a register that another server was the owner in this epoch. A registry that was restored may have
+    /// undone that.
+    Heard {
         /// Who.
         to: ServerName,
     },
@@ -75,7 +81,7 @@ impl Claim {
             Claimed::Owned => (reporter, State::Stable),
             Claimed::Gone { to } => (to, State::Stable),
             Claimed::Deleted => (reporter, State::Deleted),
-            Claimed::Made | Claimed::Arriving { .. } => return None,
+            Claimed::Made | Claimed::Arriving { .. } | Claimed::Heard { .. } => return None,
         };
         Some(Register {
             address: self.address.clone(),
@@ -101,6 +107,7 @@ impl Claim {
             Claimed::Made => ("made", None),
             Claimed::Arriving { from } => ("arriving", Some(from)),
             Claimed::Gone { to } => ("gone", Some(to)),
+            Claimed::Heard { to } => ("heard", Some(to)),
             Claimed::Deleted => ("deleted", None),
         };
         let mut strings = vec![
@@ -138,6 +145,9 @@ impl Claim {
                 from: strings.parse("server")?,
             },
             "gone" => Claimed::Gone {
+                to: strings.parse("server")?,
+            },
+            "heard" => Claimed::Heard {
                 to: strings.parse("server")?,
             },
             "deleted" => Claimed::Deleted,
@@ -349,6 +359,7 @@ mod tests {
             Claimed::Made,
             Claimed::Arriving { from: s4() },
             Claimed::Gone { to: s4() },
+            Claimed::Heard { to: s4() },
             Claimed::Deleted,
         ] {
             let claim = claim(what);
@@ -376,8 +387,12 @@ mod tests {
         assert_eq!(owner(Claimed::Gone { to }).as_deref(), Some("s4"));
         let deleted = claim(Claimed::Deleted).register(&s2).unwrap();
         assert!(deleted.check().is_ok() && deleted.state == State::Deleted);
-        let from = "s4".parse().unwrap();
-        for what in [Claimed::Made, Claimed::Arriving { from }] {
+        let s4 = || "s4".parse().unwrap();
+        for what in [
+            Claimed::Made,
+            Claimed::Arriving { from: s4() },
+            Claimed::Heard { to: s4() },
+        ] {
             assert_eq!(owner(what), None);
         }
     }

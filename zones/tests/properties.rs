@@ -106,11 +106,12 @@ fn any_has() -> impl Strategy<Value = Has> {
 }
 
 fn any_claim() -> impl Strategy<Value = Claim> {
-    let what = (0u8..5, any_server()).prop_map(|(what, server)| match what {
+    let what = (0u8..6, any_server()).prop_map(|(what, server)| match what {
         0 => Claimed::Owned,
         1 => Claimed::Made,
         2 => Claimed::Arriving { from: server },
         3 => Claimed::Gone { to: server },
+        4 => Claimed::Heard { to: server },
         _ => Claimed::Deleted,
     });
     let rest = (any::<[u8; 16]>(), "[!-~]{1,64}", any::<u32>(), 1u8..);

@@ -36,7 +36,7 @@ pub(super) struct Librarian {
     pub(super) todos: BTreeMap<ServerName, Vec<Wish>>,
     servers: Vec<(ServerName, Role)>,
     incarnation: u8,
-    backup: Option<MemoryLog>,
+    backup: Option<(u8, MemoryLog)>,
     random: StdRng,
     /// The process before, the agent whose questions it still answers, and until when.
     old: Option<(Process, usize, Time)>,
@@ -167,12 +167,18 @@ impl Librarian {
 
     /// Saves the registry as it is.
     pub(super) fn back_up(&mut self) {
-        self.backup = Some(self.log.copy());
+        if self.is_open() {
+            self.backup = Some((self.incarnation, self.log.copy()));
+        }
     }
 
     /// The process ends, and the next one has a registry that was made from a backup or from nothing.
     pub(super) fn restore(&mut self, from_nothing: bool) {
-        let backup = self.backup.clone().filter(|_| !from_nothing).unwrap_or_default();
+        // A backup of a registry that was replaced is refused.
+        let (present, is_open) = (self.incarnation, self.is_open());
+        let fits = |(of, _): &&(u8, MemoryLog)| !from_nothing && (*of == present || !is_open);
+        let backup = self.backup.as_ref().filter(fits);
+        let backup = backup.map(|(_, log)| log.clone()).unwrap_or_default();
         self.log = backup.restored().expect("a log that was written here");
         self.incarnation += 1;
         self.crash();

@@ -216,7 +216,7 @@ impl Desk {
         let mut status = Status::default();
         while let Some(step) = opening.step(self, || Tx(crate::random::octets()))? {
             if let Step::Open { .. } = &step {
-                status = self.outcome(dir, self.rescued(&opening.arrivals))?;
+                status = self.outcome(dir, self.rescued(&opening.claims))?;
             }
             self.registry.submit(Proposal::Reconcile(step)).await?;
         }
@@ -320,12 +320,13 @@ impl Desk {
 /// The steps that open a registry once all have reported. Each is to be proposed when the one before it is durable.
 ///
 /// ```text
-///  arrivals from lost servers become their holders' --> every register gets a fresh tx, so that no update from before can
+///  arrivals from lost servers become their holders', and what nobody claims who was read to own it --> every register gets a fresh tx, so that no update from before can
 ///  land, and open moves go back to their source --> registers may change
 /// ```
 #[derive(Debug)]
 pub struct Opening {
-    arrivals: Vec<(ServerName, Claim)>,
+    /// Arrivals from lost servers, then what was read of owners.
+    claims: Vec<(ServerName, Claim)>,
     rescued: usize,
     /// Filled by the last step with the key to go on from; empty when all registers are fresh.
     fresh: Arc<Mutex<Option<String>>>,
@@ -338,9 +339,11 @@ impl Opening {
     pub fn begin(desk: &Desk) -> Opening {
         desk.ledger.lock().open();
         let written_off = desk.registry.view().reconcile().written_off.clone();
-        let arrivals = desk.ledger.lock().arrivals_from(&written_off);
+        let ledger = desk.ledger.lock();
+        let mut claims = ledger.arrivals_from(&written_off);
+        claims.extend(ledger.heard());
         Opening {
-            arrivals,
+            claims,
             rescued: 0,
             fresh: Arc::new(Mutex::new(Some(String::new()))),
             opened: false,
@@ -353,11 +356,11 @@ impl Opening {
     ///
     /// If the last plan cannot be read.
     pub fn step(&mut self, desk: &Desk, mut random: impl FnMut() -> Tx) -> Result<Option<Step>, pool::PlanError> {
-        let rest = &self.arrivals[self.rescued..];
+        let rest = &self.claims[self.rescued..];
         if !rest.is_empty() {
-            let arrivals = rest[..rest.len().min(FRESHEN_STEP)].to_vec();
-            self.rescued += arrivals.len();
-            return Ok(Some(Step::Rescue { arrivals }));
+            let claims = rest[..rest.len().min(FRESHEN_STEP)].to_vec();
+            self.rescued += claims.len();
+            return Ok(Some(Step::Rescue { claims }));
         }
         if let Some(from) = self.fresh.lock().take() {
             return Ok(Some(Step::Freshen {

@@ -24,7 +24,7 @@ pub(crate) struct Ledger {
     reports: BTreeMap<ServerName, Progress>,
     /// Rows of the registry whose owner has said itself that it has the object; a bit each.
     held: Vec<u64>,
-    /// Open creations and arrivals.
+    /// Open creations and arrivals, and what was read of others.
     maybe: BTreeMap<(ServerName, Address), Claim>,
     conflicts: BTreeSet<Conflict>,
     conflicts_more: u64,
@@ -72,8 +72,8 @@ pub(crate) enum Untaken {
     /// All reports are complete.
     #[error("all reports are complete, the registry is about to open")]
     Opening,
-    /// More open creations and arrivals than this librarian keeps.
-    #[error("more than {MAYBE_MAX} open creations and arrivals are reported")]
+    /// More claims of what may be than this librarian keeps.
+    #[error("more than {MAYBE_MAX} open creations, arrivals and later owners are reported")]
     TooMany,
 }
 
@@ -191,18 +191,36 @@ impl Ledger {
         held || self
             .maybe
             .get(&(owner.clone(), address.clone()))
-            .is_some_and(|claim| claim.epoch == epoch)
+            .is_some_and(|claim| match &claim.what {
+                Claimed::Made | Claimed::Arriving { .. } => claim.epoch == epoch,
+                Claimed::Owned | Claimed::Gone { .. } | Claimed::Heard { .. } | Claimed::Deleted => false,
+            })
     }
 
     /// Whole copies whose source is one of these servers, and who has them.
     pub(crate) fn arrivals_from(&self, servers: &BTreeSet<ServerName>) -> Vec<(ServerName, Claim)> {
         let arrivals = self.maybe.iter().filter(|(_, claim)| match &claim.what {
             Claimed::Arriving { from } => servers.contains(from),
-            Claimed::Owned | Claimed::Made | Claimed::Gone { .. } | Claimed::Deleted => false,
+            Claimed::Owned | Claimed::Made | Claimed::Gone { .. } | Claimed::Heard { .. } | Claimed::Deleted => false,
         });
         arrivals
             .map(|((server, _), claim)| (server.clone(), claim.clone()))
             .collect()
+    }
+
+    /// What servers read of owners elsewhere, the latest first.
+    pub(crate) fn heard(&self) -> Vec<(ServerName, Claim)> {
+        let heard = self.maybe.iter().filter(|(_, claim)| match &claim.what {
+            Claimed::Heard { .. } => true,
+            Claimed::Owned | Claimed::Made | Claimed::Gone { .. } | Claimed::Arriving { .. } | Claimed::Deleted => {
+                false
+            }
+        });
+        let mut heard: Vec<_> = heard
+            .map(|((server, _), claim)| (server.clone(), claim.clone()))
+            .collect();
+        heard.sort_by_key(|(_, claim)| std::cmp::Reverse(claim.epoch));
+        heard
     }
 
     fn mark(&mut self, row: u32, holds: bool) {
@@ -221,7 +239,7 @@ impl Ledger {
 /// Whether a claim says what may be.
 fn is_maybe(claim: &Claim) -> bool {
     match &claim.what {
-        Claimed::Made | Claimed::Arriving { .. } => true,
+        Claimed::Made | Claimed::Arriving { .. } | Claimed::Heard { .. } => true,
         Claimed::Owned | Claimed::Gone { .. } | Claimed::Deleted => false,
     }
 }

@@ -6,7 +6,7 @@
 //! | equal, same owner or both deleted | stays; takes what the owner says of type, schema and level | agrees |
 //! | equal, another owner, or one of them deleted | stays | conflict |
 //! | lower | stays | older |
-//! | of what may be (`made`, `arriving`) | stays | may be |
+//! | of what may be (`made`, `arriving`, `heard`) | stays | may be |
 //!
 //! The order in which servers report does not matter unless they contradict each other, which no history of one registry
 //! brings about: then what is known first stays, and a person is told.
@@ -45,7 +45,9 @@ pub(crate) fn merge(current: Option<&Register>, reporter: &ServerName, claim: &C
     };
     let holds = match claim.what {
         Claimed::Owned => true,
-        Claimed::Gone { .. } | Claimed::Deleted | Claimed::Made | Claimed::Arriving { .. } => false,
+        Claimed::Gone { .. } | Claimed::Heard { .. } | Claimed::Deleted | Claimed::Made | Claimed::Arriving { .. } => {
+            false
+        }
     };
     let Some(current) = current else {
         let text = Box::new(claimed);
@@ -117,6 +119,7 @@ mod tests {
                     Claimed::Arriving { from: server(other) },
                     Claimed::Gone { to: server(other) },
                     Claimed::Gone { to: server("s3") },
+                    Claimed::Heard { to: server("s3") },
                     Claimed::Deleted,
                 ] {
                     all.push((server(me), claim(epoch, what)));
@@ -185,7 +188,7 @@ mod tests {
     #[test]
     fn claim_of_what_may_be_changes_no_register() {
         for (reporter, claim) in claims() {
-            if matches!(claim.what, Claimed::Made | Claimed::Arriving { .. }) {
+            if claim.register(&reporter).is_none() {
                 assert_eq!(merge(None, &reporter, &claim), Merged::MayBe);
             }
         }

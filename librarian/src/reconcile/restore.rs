@@ -31,6 +31,17 @@ pub enum RestoreError {
         /// Of the settings.
         expected: String,
     },
+    /// The backup is of a registry that was replaced, and registers have changed under the next one.
+    #[error(
+        "the backup is of registry {found}, which {present} has replaced since: servers may have been told otherwise under it, so \
+         make the registry from what they know with `librarian rebuild`, or take a backup of {present}"
+    )]
+    Replaced {
+        /// Of the backup.
+        found: Incarnation,
+        /// That of the directory.
+        present: Incarnation,
+    },
     /// The backup cannot be read.
     #[error(transparent)]
     Backup(#[from] BackupError),
@@ -60,6 +71,9 @@ pub struct Made {
 
 /// Makes the registry of a directory from a backup, or from nothing.
 ///
+/// A backup of a registry that was replaced is refused: what its successor decided anew, an epoch that it gave to another server
+/// even, would be contradicted by it, where servers contradict themselves in nothing.
+///
 /// # Errors
 ///
 /// [`RestoreError`].
@@ -70,7 +84,12 @@ pub fn make(dir: &Path, domain: &Domain, from: Option<&Path>) -> Result<Made, Re
     }
     let beside = dir.join(format!("{REGISTRY_FILE}.new"));
     remove(&beside)?;
-    let filled = fill(&beside, domain, from);
+    // One that cannot be read any more says nothing against a backup.
+    let opened = path
+        .exists()
+        .then(|| Creation::opened(&path, domain))
+        .and_then(Result::ok);
+    let filled = fill(&beside, domain, from, opened.flatten().map(Incarnation));
     if filled.is_err() {
         // Half a registry is none; the error says why.
         let _ = remove(&beside);
@@ -107,7 +126,12 @@ fn remove(path: &Path) -> Result<(), RestoreError> {
 }
 
 /// Makes a registry file, whole and durable on return.
-fn fill(path: &Path, domain: &Domain, from: Option<&Path>) -> Result<(Incarnation, Option<Head>), RestoreError> {
+fn fill(
+    path: &Path,
+    domain: &Domain,
+    from: Option<&Path>,
+    opened: Option<Incarnation>,
+) -> Result<(Incarnation, Option<Head>), RestoreError> {
     let mut creation = Creation::begin(path, &domain.to_string())?;
     let incarnation = Incarnation(creation.incarnation());
     let backup = match from {
@@ -119,7 +143,13 @@ fn fill(path: &Path, domain: &Domain, from: Option<&Path>) -> Result<(Incarnatio
                     expected: domain.to_string(),
                 });
             }
-            Some(head)
+            match opened {
+                Some(present) if present != head.incarnation => {
+                    let found = head.incarnation;
+                    return Err(RestoreError::Replaced { found, present });
+                }
+                Some(_) | None => Some(head),
+            }
         }
         None => None,
     };
@@ -166,5 +196,33 @@ mod tests {
         assert!(!registry.view().reconcile().open);
         assert!(registry.view().register(&"3.1".parse().unwrap()).is_some());
         assert_eq!(registry.view().servers().len(), 5);
+        registry.close().await;
+        // It is not open yet, so that a second thought is free.
+        assert!(make(pool.dir.path(), &domain(), Some(&file)).is_ok());
+    }
+
+    #[tokio::test]
+    async fn backup_of_a_registry_that_was_replaced_is_refused() {
+        let pool = Pool::new().await;
+        pool.create("s1", &["3.1"]).await;
+        let file = pool.dir.path().join("a.backup");
+        backup::write(&file, &pool.registry.snapshot().unwrap()).unwrap();
+        pool.registry.close().await;
+        let path = pool.path();
+        std::fs::remove_file(&path).unwrap();
+        // Another one that is open lies there.
+        let next = Registry::open(&path, &domain(), Settings::default()).unwrap();
+        let present = Incarnation(next.incarnation());
+        next.close().await;
+        let refused = make(pool.dir.path(), &domain(), Some(&file)).unwrap_err();
+        let expected = Incarnation(pool.registry.incarnation());
+        assert!(
+            matches!(&refused, RestoreError::Replaced { found, present: there } if *found == expected && *there == present),
+            "{refused}"
+        );
+        let same = Registry::open(&path, &domain(), Settings::default()).unwrap();
+        assert_eq!(same.incarnation(), present.0);
+        same.close().await;
+        make(pool.dir.path(), &domain(), None).unwrap();
     }
 }

@@ -29,10 +29,11 @@ pub enum Step {
         /// Which.
         server: ServerName,
     },
-    /// Give objects to whoever has a whole copy that came from a server that was written off.
+    /// Give objects to whoever has a whole copy that came from a server that was written off, and those that nobody claims to
+    /// whoever was read to be their owner.
     Rescue {
-        /// Who has it, and its claim.
-        arrivals: Vec<(ServerName, Claim)>,
+        /// Who claims what may be.
+        claims: Vec<(ServerName, Claim)>,
     },
     /// Give registers a fresh tx, and open moves back to their source: as many as there are numbers, from a key on.
     Freshen {
@@ -87,8 +88,8 @@ pub(crate) fn draft(draft: &mut Draft<'_>, step: &Step) -> Result<(), Refused> {
     match step {
         Step::Merge { report, findings } => merge_report(draft, report, &mut findings.lock()),
         Step::WriteOff { server } => write_off(draft, server),
-        Step::Rescue { arrivals } => {
-            arrivals.iter().for_each(|(server, claim)| rescue(draft, server, claim));
+        Step::Rescue { claims } => {
+            claims.iter().for_each(|(server, claim)| rescue(draft, server, claim));
             Ok(())
         }
         Step::Freshen { from, txs, next } => {
@@ -161,6 +162,7 @@ fn claim_in_words(claim: &Claim) -> String {
         Claimed::Made => "made".to_owned(),
         Claimed::Arriving { from } => format!("arriving from {from}"),
         Claimed::Gone { to } => format!("gone to {to}"),
+        Claimed::Heard { to } => format!("heard that it is {to}'s"),
         Claimed::Deleted => "deleted".to_owned(),
     }
 }
@@ -190,25 +192,26 @@ fn write_off(draft: &mut Draft<'_>, name: &ServerName) -> Result<(), Refused> {
     Ok(())
 }
 
-/// The source is lost for good, so nobody but who has the whole copy can own the object.
+/// The source is lost for good, so nobody but who has the whole copy can own the object. Or nobody claims it, so it is lost
+/// with the server that was read to be its owner, and a person is told.
 fn rescue(draft: &mut Draft<'_>, server: &ServerName, claim: &Claim) {
-    let Claimed::Arriving { from } = &claim.what else {
-        return;
-    };
     let Some(key) = key_of(draft.domain(), &claim.address) else {
         return;
     };
-    let may = match draft.register(&key) {
-        None => true,
-        Some(current) => {
-            current.state != State::Deleted && current.owner == *from && current.epoch.next() == claim.epoch
+    let (owner, may) = match (&claim.what, draft.register(&key)) {
+        (Claimed::Arriving { .. }, None) => (server, true),
+        (Claimed::Arriving { from }, Some(current)) => {
+            let follows = current.owner == *from && current.epoch.next() == claim.epoch;
+            (server, current.state != State::Deleted && follows)
         }
+        (Claimed::Heard { to }, None) => (to, true),
+        _ => (server, false),
     };
     let owned = Claim {
         what: Claimed::Owned,
         ..claim.clone()
     };
-    if let Some(register) = owned.register(server).filter(|_| may) {
+    if let Some(register) = owned.register(owner).filter(|_| may) {
         draft.put_register(key, register);
     }
 }

@@ -20,6 +20,8 @@ use std::sync::{Arc, Weak};
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 
 use super::bytes::Damaged;
+use zones::Domain;
+
 use super::entry::{Entry, Reconcile};
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
@@ -241,6 +243,18 @@ impl Creation {
     /// Whether a process holds the file.
     pub(crate) fn is_in_use(path: &Path) -> bool {
         path.exists() && matches!(Database::builder().open(path), Err(DatabaseError::DatabaseAlreadyOpen))
+    }
+
+    /// The incarnation of the registry in a file, if registers may change in it.
+    pub(crate) fn opened(path: &Path, domain: &Domain) -> Result<Option<[u8; 16]>, StorageError> {
+        let mut storage = RedbStorage::open(path, &domain.to_string())?;
+        let mut open = true;
+        storage.load(&mut |_, entry| {
+            if let Entry::Reconcile(reconcile) = entry {
+                open = reconcile.open;
+            }
+        })?;
+        Ok(open.then_some(storage.incarnation))
     }
 
     pub(crate) fn begin(path: &Path, domain: &str) -> Result<Creation, StorageError> {
