@@ -33,7 +33,7 @@ pub(super) struct Librarian {
     pub(super) up: bool,
     pub(super) process: Process,
     /// What servers were wished, lost with the process.
-    pub(super) todos: BTreeMap<ServerName, Vec<Wish>>,
+    todos: BTreeMap<ServerName, Vec<Wish>>,
     servers: Vec<(ServerName, Role)>,
     incarnation: u8,
     backup: Option<(u8, MemoryLog)>,
@@ -296,7 +296,7 @@ impl Librarian {
         self.todos.clear();
     }
 
-    pub(super) fn write_todos(&mut self) {
+    fn write_todos(&mut self) {
         let sight = pool::look(&self.view_now());
         if let Ok(sight) = sight {
             let change = self.wants(&sight, BTreeMap::new(), self.todos.clone());

@@ -5,10 +5,8 @@
 
 use librarian::pool::{self, Decision};
 use librarian::registry::{Plan, Proposal};
-use zones::{Address, Role, ServerName, Wish};
 
 use super::clock::Time;
-use super::librarian::Librarian;
 use super::world::{Event, World};
 
 /// What the second controller does in the midst of others' plans.
@@ -89,39 +87,6 @@ impl World {
         match (done, proposal) {
             (Ok(()), Proposal::Wants(change)) => self.pool.written(change),
             (Ok(()) | Err(_), _) => {}
-        }
-    }
-
-    /// A person wishes an object moved, to a server that is no free one.
-    pub(super) fn wish_moved(&mut self, owner: &ServerName, address: Address, server: ServerName) {
-        if self.librarian.up && !self.librarian.is_idle(&server) {
-            self.librarian.wish(owner, Wish::Move { address, server });
-        }
-    }
-}
-
-impl Librarian {
-    /// Whether a server holds no object, or is about to.
-    fn is_idle(&self, server: &ServerName) -> bool {
-        let view = self.process.registry.view();
-        view.server(server)
-            .is_some_and(|server| matches!(server.role(), Role::Free | Role::Reserve | Role::Empty))
-    }
-
-    /// A person who wished objects moved to a server takes that back once it is empty.
-    ///
-    /// The registry lets a wish name a free server, and nothing else keeps objects off it.
-    pub(super) fn take_wishes_back(&mut self) {
-        let mut todos = self.todos.clone();
-        for list in todos.values_mut() {
-            list.retain(|wish| match wish {
-                Wish::Move { server, .. } | Wish::Copy { server, .. } => !self.is_idle(server),
-                Wish::Drop { .. } => true,
-            });
-        }
-        if todos != self.todos {
-            self.todos = todos;
-            self.write_todos();
         }
     }
 }

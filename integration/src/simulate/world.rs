@@ -14,7 +14,7 @@ use agent::transfer::{ShipFault, Shipped};
 use bytes::Bytes;
 use librarian::registry::Cut;
 use uuid::Uuid;
-use zones::{Address, Domain, Role, ServerName, TsigKey};
+use zones::{Address, Domain, Role, ServerName, TsigKey, Wish};
 
 use super::agent::{Machine, Out};
 use super::check::Check;
@@ -268,7 +268,6 @@ impl World {
             Event::Moment => self.moment(),
             Event::Controller => {
                 if self.librarian.up && self.librarian.is_open() {
-                    self.librarian.take_wishes_back();
                     self.second_looks();
                     self.librarian.control();
                 } else if self.librarian.up {
@@ -397,7 +396,9 @@ impl World {
                     return;
                 };
                 let server = self.machines[to].name.clone();
-                self.wish_moved(&owner, address, server);
+                if self.librarian.up {
+                    self.librarian.wish(&owner, Wish::Move { address, server });
+                }
             }
             Deed::Drain(server) => {
                 let name = self.machines[server].name.clone();

@@ -15,6 +15,7 @@ use super::steps::{Findings, Step};
 use super::words::{Claimless, Conflict, LISTED_MAX, Rescued, Server, Status};
 use crate::files::{self, FileError, Readable};
 use crate::pool::{self, Goal};
+use crate::registry::registers::key_of;
 use crate::registry::{self, Proposal, Refused, Registry, SubmitError, View};
 
 /// Where the last reconcile's lists are kept, in the librarian's directory.
@@ -320,12 +321,12 @@ impl Desk {
 /// The steps that open a registry once all have reported. Each is to be proposed when the one before it is durable.
 ///
 /// ```text
-///  arrivals from lost servers become their holders', and what nobody claims who was read to own it --> every register gets a fresh tx, so that no update from before can
+///  arrivals from who has the object no more become their holders', and what nobody claims who was read to own it --> every register gets a fresh tx, so that no update from before can
 ///  land, and open moves go back to their source --> registers may change
 /// ```
 #[derive(Debug)]
 pub struct Opening {
-    /// Arrivals from lost servers, then what was read of owners.
+    /// Arrivals from who has the object no more, then what was read of owners.
     claims: Vec<(ServerName, Claim)>,
     rescued: usize,
     /// Filled by the last step with the key to go on from; empty when all registers are fresh.
@@ -337,10 +338,18 @@ impl Opening {
     /// From now on no report is taken.
     #[must_use]
     pub fn begin(desk: &Desk) -> Opening {
-        desk.ledger.lock().open();
-        let written_off = desk.registry.view().reconcile().written_off.clone();
-        let ledger = desk.ledger.lock();
-        let mut claims = ledger.arrivals_from(&written_off);
+        let view = desk.registry.view();
+        let mut ledger = desk.ledger.lock();
+        ledger.open();
+        let registers = &view.index().registers;
+        // Whoever gave a copy away has not got it any more, or is lost: the copy that was on its way is the only one.
+        let is_only = |(_, claim): &(ServerName, Claim)| {
+            let key = key_of(view.domain(), &claim.address);
+            let row = key.and_then(|key| registers.find(&key));
+            let lost = matches!(&claim.what, Claimed::Arriving { from } if view.reconcile().written_off.contains(from));
+            lost || !row.is_some_and(|row| ledger.is_held(row))
+        };
+        let mut claims: Vec<_> = ledger.arrivals().into_iter().filter(is_only).collect();
         claims.extend(ledger.heard());
         Opening {
             claims,

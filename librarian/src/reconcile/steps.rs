@@ -29,8 +29,8 @@ pub enum Step {
         /// Which.
         server: ServerName,
     },
-    /// Give objects to whoever has a whole copy that came from a server that was written off, and those that nobody claims to
-    /// whoever was read to be their owner.
+    /// Give objects to whoever has a whole copy that came from a server that has the object no more, and those that nobody
+    /// claims to whoever was read to be their owner.
     Rescue {
         /// Who claims what may be.
         claims: Vec<(ServerName, Claim)>,
@@ -192,7 +192,7 @@ fn write_off(draft: &mut Draft<'_>, name: &ServerName) -> Result<(), Refused> {
     Ok(())
 }
 
-/// The source is lost for good, so nobody but who has the whole copy can own the object. Or nobody claims it, so it is lost
+/// The source is lost for good or has given the object away, so nobody but who has the whole copy can own it. Or nobody claims it, so it is lost
 /// with the server that was read to be its owner, and a person is told.
 fn rescue(draft: &mut Draft<'_>, server: &ServerName, claim: &Claim) {
     let Some(key) = key_of(draft.domain(), &claim.address) else {

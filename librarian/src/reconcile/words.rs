@@ -26,7 +26,8 @@ pub struct Status {
     pub claimless: Vec<Claimless>,
     /// How many there are.
     pub claimless_count: u64,
-    /// Objects whose owner was written off while they were on their way: who had a whole copy owns them now, at most 1000.
+    /// Objects that were on their way from a server that was written off or has them no more: who had a whole copy owns them
+    /// now, at most 1000.
     pub rescued: Vec<Rescued>,
     /// How many there are.
     pub rescued_count: u64,
@@ -75,7 +76,7 @@ pub struct Claimless {
     pub written_off: bool,
 }
 
-/// An object whose whole copy was on its way from a server that was written off.
+/// An object whose whole copy was on its way from a server that was written off, or that has it no more.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Rescued {
     /// The object.

@@ -283,7 +283,20 @@ impl PoolView for Draft<'_> {
                 } => object == address && server == to,
                 Wish::Copy { .. } | Wish::Drop { .. } => false,
             };
-            drains || server.todos.iter().any(wished)
+            // A drain makes a free server serve; a wish would leave it free with an object on it.
+            let takes_wishes = self.role(to).is_some_and(|role| match role {
+                Role::Free | Role::Reserve => false,
+                Role::Serving
+                | Role::Cordoned
+                | Role::Draining
+                | Role::Empty
+                | Role::Upgrading
+                | Role::Validating
+                | Role::Refilling
+                | Role::Failed
+                | Role::Quarantined => true,
+            });
+            drains || takes_wishes && server.todos.iter().any(wished)
         })
     }
 

@@ -267,17 +267,21 @@ async fn policy_is_the_transition_table_on_the_pool_as_it_is() {
     );
     // Creation on a free server is refused; a drain into it is allowed.
     assert_eq!(code(&pool.change(None, &pool.first("9", "s5")).await), Refused);
-    let wants = WantsChange {
+    let wished = |to: &str| WantsChange {
         todos: BTreeMap::from([(
             server("s1"),
             vec![Wish::Move {
                 address: address("3.1"),
-                server: server("s2"),
+                server: server(to),
             }],
         )]),
         ..WantsChange::default()
     };
-    pool.registry.submit(Proposal::Wants(wants)).await.unwrap();
+    // A wish brings nothing to a free server, which would stay free; only a drain does, which makes it serve.
+    pool.registry.submit(Proposal::Wants(wished("s5"))).await.unwrap();
+    let to_s5 = with(&|new| new.state = State::Moving { to: server("s5") });
+    assert_eq!(code(&pool.change(Some(&old), &to_s5).await), Refused);
+    pool.registry.submit(Proposal::Wants(wished("s2"))).await.unwrap();
     pool.change(Some(&old), &to_s2).await.unwrap();
     let committed = Register {
         epoch: old.epoch.next(),

@@ -424,3 +424,27 @@ async fn backup_that_knows_a_later_plan_than_a_server_knows_its_role_better() {
         assert_eq!(role, Some(expected), "seen {seen}");
     }
 }
+
+/// The source learned of the commit, removed its copy and forgot where it went, while the destination heard nothing of it.
+#[tokio::test]
+async fn copy_on_its_way_from_who_has_the_object_no_more_is_the_object() {
+    let (_pool, path, _) = saved(&["3.1", "3.2"]).await;
+    for backup in [Some(path.as_path()), None] {
+        let restored = Restored::new(backup).await;
+        let arriving = |address| claim(address, 2, Claimed::Arriving { from: server("s1") });
+        let s1 = vec![claim("3.2", 1, Claimed::Owned)];
+        restored.report("s1", 0, true, s1).await.unwrap();
+        let s2 = vec![arriving("3.1"), arriving("3.2")];
+        restored.report("s2", 0, true, s2).await.unwrap();
+        for name in ["s3", "s4", "s5"] {
+            // Those of the backup beside the three.
+            drop(restored.report(name, 0, true, vec![]).await);
+        }
+        assert!(restored.run().await);
+        assert_eq!(restored.said("3.1"), Some((2, "s2".to_owned(), State::Stable)));
+        assert_eq!(restored.said("3.2"), Some((1, "s1".to_owned(), State::Stable)));
+        let view = restored.registry.view();
+        let status = restored.desk.status(&view, restored.dir.path());
+        assert_eq!((status.rescued_count, status.claimless_count), (1, 0));
+    }
+}
