@@ -12,12 +12,18 @@ use super::script::{Deed, Script};
 /// Runs by the seed that found them.
 #[must_use]
 pub fn found() -> Vec<(u64, Script)> {
-    vec![(1_321, step_waits_for_deletion()), (1_957, deleted_object_comes_back())]
+    vec![
+        (1_321, step_waits_for_deletion()),
+        (1_957, deleted_object_comes_back()),
+        (209_492, only_copy_is_on_its_way()),
+    ]
 }
 
 fn script(seed: u64, agents: usize, objects: usize, deeds: &[(Time, Deed)], faults: &[(u64, Fate)]) -> Script {
+    let clients = deeds.iter().filter_map(|(_, deed)| Some(deed.of_client()?.0 + 1)).max();
     Script {
         agents,
+        clients: clients.unwrap_or(1),
         deeds: deeds.to_vec(),
         faults: Source::Script(faults.iter().copied().collect::<BTreeMap<_, _>>()),
         ends: deeds.last().map_or(0, |(at, _)| at + 1_500_000),
@@ -76,4 +82,48 @@ fn deleted_object_comes_back() -> Script {
         (18_451_847, Deed::Rebuild),
     ];
     script(1_957, 3, 4, &deeds, &[])
+}
+
+/// The source heard of the commit, removed its copy and forgot where it went; the destination heard nothing, and the registry
+/// was restored from before.
+fn only_copy_is_on_its_way() -> Script {
+    let deeds = [
+        (77_095, Deed::Read(0, 9)),
+        (346_815, Deed::Put(1, 5)),
+        (770_699, Deed::Put(0, 8)),
+        (1_056_955, Deed::Read(0, 10)),
+        (1_838_086, Deed::Put(1, 3)),
+        (2_544_526, Deed::Read(1, 0)),
+        (2_585_969, Deed::Put(1, 9)),
+        (2_664_533, Deed::Put(0, 10)),
+        (2_864_225, Deed::Read(0, 4)),
+        (3_098_493, Deed::Put(1, 7)),
+        (3_256_595, Deed::Put(0, 6)),
+        (3_311_437, Deed::Put(0, 2)),
+        (3_421_396, Deed::Backup),
+        (3_804_816, Deed::Put(0, 0)),
+        (4_065_922, Deed::Put(0, 4)),
+        (4_828_511, Deed::Put(0, 4)),
+        (4_901_686, Deed::Put(1, 1)),
+        (5_441_896, Deed::Put(0, 1)),
+        (6_943_555, Deed::Move(3, 0)),
+        (15_323_482, Deed::Restore),
+    ];
+    let faults = [
+        (25, Fate::Lost),
+        (36, Fate::Lost),
+        (85, Fate::Lost),
+        (94, Fate::Lost),
+        (112, Fate::Lost),
+        (162, Fate::Lost),
+        (215, Fate::Lost),
+        (224, Fate::Crash(0)),
+        (227, Fate::Lost),
+        (257, Fate::Lost),
+        (263, Fate::Lost),
+        (326, Fate::Miswritten),
+        (340, Fate::Lost),
+        (364, Fate::Isolate(0, Duration::from_millis(9000))),
+    ];
+    script(209_492, 3, 11, &deeds, &faults)
 }
