@@ -284,7 +284,7 @@ impl PoolView for Draft<'_> {
                 Wish::Copy { .. } | Wish::Drop { .. } => false,
             };
             // A drain makes a free server serve; a wish would leave it free with an object on it.
-            let takes_wishes = self.role(to).is_some_and(|role| match role {
+            let takes_wishes = self.server(to).is_some_and(|server| match server.role() {
                 Role::Free | Role::Reserve => false,
                 Role::Serving
                 | Role::Cordoned
