@@ -260,7 +260,8 @@ impl World {
             }
             let is_new = seen.texts.insert(text(register));
             // No change rests on the text of a deleted one, so a reconcile may find it again.
-            if !is_new && !(opens && register.state == State::Deleted) {
+            let may_be_old = opens && register.state == State::Deleted;
+            if !is_new && !may_be_old {
                 return Err(format!("I17: a register text of {address} occurs twice"));
             }
             if let Some(before) = before.filter(|before| opens && before != register) {

@@ -84,9 +84,8 @@ impl World {
         let proposal = self.second.kept[number].clone();
         let done = self.librarian.submit(proposal.clone());
         self.note(|| format!("a second controller writes what it kept back: {done:?}"));
-        match (done, proposal) {
-            (Ok(()), Proposal::Wants(change)) => self.pool.written(change),
-            (Ok(()) | Err(_), _) => {}
+        if let (Ok(()), Proposal::Wants(change)) = (done, proposal) {
+            self.pool.written(change);
         }
     }
 }
