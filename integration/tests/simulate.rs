@@ -1,6 +1,6 @@
 //! Some hundreds of seeds of the simulator, the crash enumeration of quiet runs, and that a seed is a run.
 //!
-//! `simulate --enumerate` takes the directed runs, too, and those in which something comes late: they are most of its runs.
+//! `simulate --enumerate` takes the directed runs, too: they are five of six of its runs.
 //! `HYPERNET_SEEDS=N` runs as many seeds; the command `simulate` is the faster way to run very many.
 
 use std::collections::BTreeSet;

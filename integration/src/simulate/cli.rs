@@ -15,7 +15,6 @@ use super::campaign::{Outcome, Violation, enumerate, run, run_seeds, shrink};
 use super::coverage::coverage;
 use super::directed::directed;
 use super::faults::KINDS;
-use super::late::late;
 use super::script::{Deed, Script, all_kinds};
 
 /// Runs whole pools in virtual time: librarian, agents, clients, network and disks, with everything that can go wrong.
@@ -46,8 +45,7 @@ pub struct Options {
     /// Writes the summary as one JSON object.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Instead of seeds: moves, a batch, a creation, a deletion, directed runs and those in which something comes late, with a
-    /// fault at every single point.
+    /// Instead of seeds: moves, a batch, a creation, a deletion and directed runs, with a fault at every single point.
     #[arg(long)]
     pub enumerate: bool,
     /// With --enumerate: every N-th pair of faults, too.
@@ -278,10 +276,7 @@ pub fn quiet_runs() -> Vec<(&'static str, Script)> {
 }
 
 fn enumerated(options: &Options, summary: &mut Summary) -> Option<Violation> {
-    let runs = enumerated_runs()
-        .into_iter()
-        .map(|(name, script)| (name.to_owned(), script));
-    for (name, script) in runs.chain(late(9)) {
+    for (name, script) in enumerated_runs() {
         let before = summary.seeds;
         let ended = enumerate(&script, options.pairs, |outcome| summary.take(outcome));
         println!("{name}: {} runs", summary.seeds - before);
