@@ -73,6 +73,8 @@ fn undisturbed_runs_of_the_enumeration_do_what_they_are_for() {
         let taken = outcome.steps.get("taken").copied().unwrap_or(0);
         let expected = match name {
             "creation" | "deletion" => 0,
+            // Where a registry comes back from before the move, it is undone.
+            "registry is lost in a move" | "updates of before come after the opening" => 0,
             "move back" => 2,
             "batch" => 4,
             _ => 1,
