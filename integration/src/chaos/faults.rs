@@ -63,7 +63,7 @@ pub struct Injected {
 }
 
 /// One fault.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Fault {
     KillAgent,
     KillLibrarian,
@@ -216,6 +216,13 @@ impl Faults {
         }
         self.decks += 1;
         self.deck.shuffle(&mut self.random);
+        // A backup of a registry that was rebuilt since is refused, so what restores one comes first: nearer to the end.
+        let at = |wanted| self.deck.iter().position(|fault| *fault == wanted);
+        if let (Some(restore), Some(rebuild)) = (at(Fault::Restore), at(Fault::Rebuild))
+            && restore < rebuild
+        {
+            self.deck.swap(restore, rebuild);
+        }
     }
 
     fn every_kind_came(&self) -> bool {
@@ -263,6 +270,8 @@ impl Faults {
                 std::fs::remove_file(pool.dir().join("registry.redb")).context("lose the registry")?;
                 pool.librarian(&["rebuild"])?;
                 pool.start_librarian()?;
+                // A backup of the one before is refused from now on.
+                self.backup = None;
                 self.injected.rebuilt += 1;
             }
         }
