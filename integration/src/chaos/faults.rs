@@ -85,6 +85,9 @@ const DECK: [(Fault, usize); 6] = [
     (Fault::Fill, 1),
 ];
 
+/// What an agent may keep: the pool's setting `store.capacity`, in octets.
+pub const CAPACITY: u64 = 64 << 20;
+
 /// Comes beside the others in the first deck and in every deck of this number after it. A registry that is reconciled takes no
 /// drain, and the reports of all servers through kills and cuts take as long as a deck: were it lost in each, nothing moved.
 const REGISTRY_EVERY: u32 = 4;
@@ -418,7 +421,18 @@ impl Faults {
         // A drain that a lost registry broke off leaves no server free: the next one says where the objects go.
         let status = pool.pool_status()?;
         if status.servers.iter().all(|server| server.role != "free") {
-            words.extend(["--into", names[1]]);
+            let octets = |name: &str| {
+                let server = status.servers.iter().find(|server| server.name == name);
+                server.and_then(|server| server.bytes).unwrap_or(0)
+            };
+            let Some(into) = names[1..].iter().min_by_key(|name| octets(name)) else {
+                return Ok(());
+            };
+            // Two servers that do not fit one would leave the drain waiting for ever.
+            if octets(names[0]) + octets(into) > CAPACITY / 4 * 3 {
+                return Ok(());
+            }
+            words.extend(["--into", into]);
         }
         let mut command: Command = pool.librarian_command(&words);
         // A drain of a server that is free, or beside another one, is refused: the next one may do.

@@ -31,7 +31,7 @@ use serde::Serialize;
 use crate::harness::{NETWORK, Network, Pool, Process};
 use clients::{Clients, Workload};
 use disk::SmallDisk;
-use faults::{Disks, Faults, Injected};
+use faults::{CAPACITY, Disks, Faults, Injected};
 use history::History;
 
 /// How long the pool may take to come to rest once the faults have stopped.
@@ -102,7 +102,7 @@ fn run_on(chaos: &Chaos, program: &Path, network: &Arc<Network>, servers: &[Stri
         .log("info")
         .network(Arc::clone(network))
         .librarian_setting("networks", vec![NETWORK])
-        .agent_setting("store.capacity", "64MiB")
+        .agent_setting("store.capacity", format!("{}MiB", CAPACITY >> 20))
         .agent_setting("store.volume_step", "1MiB");
     for name in servers {
         let disk = Arc::new(SmallDisk::mount(&home.path().join(name))?);
