@@ -104,7 +104,7 @@ impl Place {
             holders,
             kind: "file".parse().unwrap(),
             schema: 1,
-            level: Level(1),
+            level: zones::Level(1),
         };
         let key = register.address.folded();
         self.stub.pool.lock().registers.insert(key, register);
