@@ -37,7 +37,7 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
-use zones::{Address, Level};
+use zones::Address;
 
 pub use batch::{BatchOutcome, BatchStep, StepChange};
 pub use body::StagedBody;
@@ -52,6 +52,7 @@ use crate::clock::BootInstant;
 use crate::control::{Figures, Wanted};
 use crate::register::Registers;
 use crate::store::{Change, CommitError, Entry, Journal, Store};
+use crate::vault::Levels;
 use steps::Asked;
 
 /// Most creations and deletions that wait for the librarian at once; each keeps a copy on disk.
@@ -68,8 +69,8 @@ pub struct Settings {
     pub queue_wait: Duration,
     /// Most octets of one object's properties.
     pub properties_max: u64,
-    /// Level of new objects.
-    pub level: Level,
+    /// What the pool asks of encryption when the agent starts; [`Local::set_levels`] changes it later.
+    pub levels: Levels,
 }
 
 impl Default for Settings {
@@ -79,7 +80,7 @@ impl Default for Settings {
             queued_writes_max: access.queued_writes_max,
             queue_wait: access.queue_wait,
             properties_max: access.properties_max.0,
-            level: Level(1),
+            levels: Levels::default(),
         }
     }
 }

@@ -270,7 +270,7 @@ pub enum Outcome {
 /// Why an object stays.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Why {
-    /// The destination has no room, or another move of this address open.
+    /// The destination has no room, another move of this address open, or does not take the object's level.
     Refused,
     /// The destination does not answer.
     Silent,

@@ -156,6 +156,8 @@ pub enum Unwilling {
     Busy,
     /// This agent takes nothing now: it is stopping.
     Closed,
+    /// The object's level is below the pool's floor, or this agent's release does not know it.
+    Level,
 }
 
 /// The head of a copy; the octets of the parts that follow come after it, properties first.
@@ -179,6 +181,17 @@ pub struct Copy {
     pub body: Option<Part>,
     /// The write ids that the object remembers.
     pub writes: Vec<WriteId>,
+}
+
+impl Copy {
+    /// Whether a part of it is the one of the copy before.
+    #[must_use]
+    pub fn keeps_parts(&self) -> bool {
+        [self.properties, self.body]
+            .into_iter()
+            .flatten()
+            .any(|part| !part.follows)
+    }
 }
 
 /// One part of an object.
@@ -584,6 +597,7 @@ impl Unwilling {
             Unwilling::Full => 1,
             Unwilling::Busy => 2,
             Unwilling::Closed => 3,
+            Unwilling::Level => 4,
         }
     }
 
@@ -592,7 +606,8 @@ impl Unwilling {
             1 => Ok(Unwilling::Full),
             2 => Ok(Unwilling::Busy),
             3 => Ok(Unwilling::Closed),
-            0 | 4.. => Err(WireError::Value("reason")),
+            4 => Ok(Unwilling::Level),
+            0 | 5.. => Err(WireError::Value("reason")),
         }
     }
 }
@@ -924,7 +939,7 @@ mod tests {
     fn reply() -> impl Strategy<Value = Reply> {
         prop_oneof![
             tx().prop_map(|tx| Reply::Reserved { tx }),
-            (tx(), 1..=3u64).prop_map(|(tx, why)| Reply::Refused {
+            (tx(), 1..=4u64).prop_map(|(tx, why)| Reply::Refused {
                 tx,
                 why: Unwilling::from_number(why).unwrap()
             }),

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::RwLock;
 use tokio::sync::futures::OwnedNotified;
 use tokio::sync::oneshot;
 use zones::{Address, Level};
@@ -18,6 +19,7 @@ use super::words::{Miss, ReadGate, Summary};
 use super::{Settings, writing};
 use crate::clock::BootInstant;
 use crate::store::{Change, CommitError, Entry, Journal, Store};
+use crate::vault::Levels;
 
 /// Copies, gates and disk of one agent.
 #[derive(Debug)]
@@ -25,6 +27,8 @@ pub struct Local {
     pub(super) store: Arc<Store>,
     pub(super) table: Table,
     pub(super) settings: Settings,
+    /// What the pool asks of encryption.
+    levels: RwLock<Levels>,
     /// Objects that no move can take away since their copies here cannot be read.
     unreadable: AtomicU64,
 }
@@ -76,6 +80,7 @@ impl Local {
         Arc::new(Local {
             store,
             table,
+            levels: RwLock::new(settings.levels),
             settings,
             unreadable: AtomicU64::new(0),
         })
@@ -162,11 +167,23 @@ impl Local {
             .and_then(|slot| slot.with(|state| state.current().cloned()))
     }
 
-    /// Level of an object's streams.
+    /// Level of an object's streams: its own, for it changes only with the epoch, when the object moves; what the pool wants
+    /// for one that is not here.
     #[must_use]
     pub fn level_of(&self, address: &Address) -> Level {
         self.current(address)
-            .map_or(self.settings.level, |entry| entry.level.max(self.settings.level))
+            .map_or_else(|| self.levels().wanted(), |entry| entry.level)
+    }
+
+    /// What the pool asks of encryption.
+    #[must_use]
+    pub fn levels(&self) -> Levels {
+        *self.levels.read()
+    }
+
+    /// Takes what the pool's plan asks. Objects that are here keep their level until they move.
+    pub fn set_levels(&self, levels: Levels) {
+        *self.levels.write() = levels;
     }
 
     /// Resolves at the next change of an object that the register says is here, while no copy is current; `None` if

@@ -31,7 +31,7 @@ impl Objects {
         steps::may_make(&put, now_ms)?;
         let _open = self.openings.try_acquire().map_err(|_| settling())?;
         let tx = Tx(rand::random());
-        let new = steps::make(address, put, self.settings.level, tx, now_ms);
+        let new = steps::make(address, put, self.level_of(address), tx, now_ms);
         let mut made = self
             .commit(vec![(address.clone(), Change::Insert(new))])
             .await

@@ -13,7 +13,7 @@ use zones::{Address, Epoch, Register, Role, ServerName, State, Tx, Want};
 use super::*;
 use crate::register::stub::Stub;
 use crate::store::{Content, NewEntry, RealDisk};
-use crate::vault::{Keyring, PoolKey, Secret, SystemEntropy, Vault};
+use crate::vault::{Keyring, PoolKey, Secret, SystemEntropy, Vault, VaultError};
 
 mod ends;
 mod moves;
@@ -104,7 +104,7 @@ impl Place {
             holders,
             kind: "file".parse().unwrap(),
             schema: 1,
-            level: Level(1),
+            level: zones::Level(1),
         };
         let key = register.address.folded();
         self.stub.pool.lock().registers.insert(key, register);
@@ -133,6 +133,68 @@ pub(super) fn delete() -> Delete {
         write_id: Some(Uuid::now_v7()),
         condition: Condition::Any,
     }
+}
+
+/// New objects are made at what the pool wants, and a part written alone fits the other one after it has changed.
+#[tokio::test]
+async fn wanted_level_is_for_new_objects_and_a_rewrite_keeps_its_own() {
+    let place = Place::new().await;
+    let level = |at: &str| place.objects.entry(&address(at)).unwrap().level.0;
+    for wanted in [1, 2, 3, 2] {
+        place
+            .objects
+            .set_levels(Levels::new(zones::Level(1), zones::Level(wanted)).unwrap());
+        let at = format!("1.{wanted}");
+        if place.objects.entry(&address(&at)).is_none() {
+            let body = place.body(&at, &[7; 100_001]).await;
+            let made = Put {
+                body: Some(body),
+                ..put(1)
+            };
+            place.put(&at, made).await.unwrap();
+        }
+        for made in (1..=3_u8).map(|made| format!("1.{made}")) {
+            if place.objects.entry(&address(&made)).is_some() {
+                // The properties alone.
+                place.put(&made, put(u64::from(wanted))).await.unwrap();
+                assert_eq!(place.properties(&made).await, json!({"n": wanted}));
+                assert_eq!(format!("1.{}", level(&made)), made);
+                let reading = place.objects.read(&address(&made)).await.unwrap();
+                assert_eq!(reading.size(), 100_001, "the padding does not count");
+            }
+        }
+        assert_eq!(place.stub.register(&address(&at)).unwrap().level.0, wanted);
+    }
+    let place = place.restart();
+    for at in ["1.1", "1.2", "1.3"] {
+        let reading = place.objects.read(&address(at)).await.unwrap();
+        let pieces: Vec<Bytes> = reading.body(0..100_001).await.unwrap().try_collect().await.unwrap();
+        assert_eq!(pieces.concat(), [7; 100_001]);
+    }
+}
+
+#[test]
+fn levels_that_cannot_be_kept_are_refused() {
+    use zones::Level;
+    assert!(Levels::new(Level(2), Level(3)).is_ok());
+    assert!(matches!(
+        Levels::new(Level(1), Level(4)),
+        Err(VaultError::Level { level: Level(4) })
+    ));
+    assert!(matches!(
+        Levels::new(Level(0), Level(1)),
+        Err(VaultError::Level { level: Level(0) })
+    ));
+    let low = Levels::new(Level(3), Level(2)).unwrap_err();
+    assert!(
+        low.to_string().contains("level 2 is below the pool's floor, level 3"),
+        "{low}"
+    );
+    let levels = Levels::new(Level(2), Level(2)).unwrap();
+    assert_eq!(levels.admit(Level(2)).unwrap(), Level(2));
+    assert_eq!(levels.admit(Level(3)).unwrap(), Level(3), "never below its own");
+    assert!(matches!(levels.admit(Level(1)), Err(VaultError::BelowFloor { .. })));
+    assert!(matches!(levels.admit(Level(4)), Err(VaultError::Level { .. })));
 }
 
 #[tokio::test]

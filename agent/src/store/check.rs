@@ -73,7 +73,9 @@ pub fn check(
                 ..CheckReport::default()
             });
         }
-        Err(error @ (OpenError::Index(_) | OpenError::Volume(_))) => return Err(CheckError::Open(error)),
+        Err(error @ (OpenError::Index(_) | OpenError::Volume(_) | OpenError::Keys(_))) => {
+            return Err(CheckError::Open(error));
+        }
     };
     let total = entries.len() as u64;
     let report = scrub(&store, 0, |report| progress(report, total));

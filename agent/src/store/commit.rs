@@ -140,7 +140,9 @@ fn wrap(shared: &Shared, old: Option<&Entry>, new: NewEntry) -> Result<Entry, Co
                     kek_generation: Generation(0),
                     wrapped_dek: WrappedDek(Vec::new()),
                     extents: inner.extents.clone(),
-                    plain_octets: inner.sealed.plain_octets,
+                    padded_octets: inner.sealed.suite.padded_octets(inner.sealed.key.plain_octets),
+                    plain_octets: inner.sealed.key.plain_octets,
+                    commitment: inner.sealed.commitment,
                     digest: inner.sealed.digest,
                 }))
             }
@@ -168,7 +170,7 @@ fn wrap(shared: &Shared, old: Option<&Entry>, new: NewEntry) -> Result<Entry, Co
         let binding = entry.binding(part, stream.suite)?;
         let wrapped = match content {
             Content::Absent => continue,
-            Content::Staged(staged) => shared.vault.wrap(&staged.inner.sealed.dek, &binding)?,
+            Content::Staged(staged) => shared.vault.wrap(&staged.inner.sealed.key, &binding)?,
             Content::Kept => {
                 let old = old.expect("checked when the stream was kept");
                 let old_binding = old.binding(part, stream.suite)?;
@@ -176,8 +178,8 @@ fn wrap(shared: &Shared, old: Option<&Entry>, new: NewEntry) -> Result<Entry, Co
                 if old_binding == binding && stream.kek_generation == current {
                     continue;
                 }
-                let dek = (shared.vault).unwrap(stream.kek_generation, &stream.wrapped_dek, &old_binding)?;
-                shared.vault.wrap(&dek, &binding)?
+                let key = (shared.vault).unwrap(stream.kek_generation, &stream.wrapped_dek, &old_binding)?;
+                shared.vault.wrap(&key, &binding)?
             }
         };
         let stream = match part {

@@ -13,7 +13,7 @@ use super::cbor;
 use super::space::Extents;
 use super::stream::StagedStream;
 use crate::vault::envelope::{Binding, PREFIX_OCTETS, StreamBinding};
-use crate::vault::{Digest, Generation, Part, StreamId, Suite, VaultError, WrappedDek};
+use crate::vault::{Commitment, Digest, Generation, Part, StreamId, Suite, VaultError, WrappedDek};
 
 /// What the index says of one copy.
 #[derive(Clone, Debug, Eq, PartialEq, Encode, Decode)]
@@ -234,19 +234,25 @@ pub struct Stream {
     /// Where it lies; held while this value or a clone of it lives.
     #[cbor(n(5), with = "cbor::extents")]
     pub extents: Arc<Extents>,
-    /// Octets of its plaintext.
+    /// Octets of its chunks' content: its plaintext, and padding where the suite pads.
     #[n(6)]
-    pub plain_octets: u64,
+    pub padded_octets: u64,
     /// Digest of its plaintext.
     #[n(7)]
     pub digest: Digest,
+    /// What it commits to its key by, from level 2 on.
+    #[n(8)]
+    pub commitment: Option<Commitment>,
+    /// Octets of its plaintext. Where the suite pads, the row does not say it: it lies with the wrapped data key.
+    #[cbor(skip)]
+    pub plain_octets: u64,
 }
 
 impl Stream {
     pub(crate) fn binding(&self) -> StreamBinding {
         StreamBinding {
             id: self.id,
-            plain_octets: self.plain_octets,
+            padded_octets: self.padded_octets,
             digest: self.digest,
         }
     }
@@ -411,6 +417,10 @@ impl Entry {
             return Err(minicbor::decode::Error::message("octets follow the entry"));
         }
         entry.seq = seq;
+        for stream in [&mut entry.properties, &mut entry.body].into_iter().flatten() {
+            // All that the row says; the store learns the rest from the wrapped key.
+            stream.plain_octets = stream.padded_octets;
+        }
         Ok(entry)
     }
 }
@@ -478,7 +488,9 @@ mod tests {
                 kek_generation: Generation(generation),
                 wrapped_dek: WrappedDek(wrapped),
                 extents: Arc::new(Extents::told(extents.into_iter().map(extent).collect())),
+                padded_octets: plain_octets,
                 plain_octets,
+                commitment: (suite > 1).then_some(Commitment(digest)),
                 digest: Digest(digest),
             },
         )
@@ -599,7 +611,9 @@ mod tests {
                         blocks: 1,
                     },
                 ]))),
+                padded_octets: 10_000,
                 plain_octets: 10_000,
+                commitment: None,
                 digest: Digest([6; 32]),
             }),
             writes: vec![WriteRecord {

@@ -374,6 +374,101 @@ mod tests {
         assert!(seen.iter().all(|&count| (880..1120).contains(&count)), "{seen:?}");
     }
 
+    /// How far counts are from what was expected of them: Pearson's chi-squared, as a number of standard deviations from what chance
+    /// gives (Wilson and Hilferty 1931: its cube root is close to normal).
+    fn deviation(cells: impl ExactSizeIterator<Item = (u32, f64)>) -> f64 {
+        let freedom = cells.len() as f64 - 1.0;
+        let squares = cells.map(|(count, expected)| {
+            assert!(expected >= 5.0, "too few for the statistic");
+            (f64::from(count) - expected).powi(2) / expected
+        });
+        let chance = 2.0 / (9.0 * freedom);
+        ((squares.sum::<f64>() / freedom).cbrt() - (1.0 - chance)) / chance.sqrt()
+    }
+
+    /// Chance passes this once in thirty thousand tries; the seeds are fixed, so a passing test stays so.
+    const DEVIATION_MAX: f64 = 4.0;
+
+    /// A disk of 16 regions on two volumes of which `percent` is taken at random, with its free blocks.
+    fn filled(seed: u64, percent: u64) -> (SeededEntropy, FreeMap, Vec<(u32, u32)>) {
+        let entropy = SeededEntropy::new(seed);
+        let mut map = map(&[10, 6]);
+        let taken: HashSet<_> = (0..map.blocks() * percent / 100)
+            .map(|_| map.take(&entropy, 1).unwrap())
+            .map(|extent| (extent.volume, extent.block))
+            .collect();
+        let all = [(0, 10), (1, 6)]
+            .into_iter()
+            .flat_map(|(volume, regions)| (0..regions * REGION_BLOCKS).map(move |block| (volume, block)));
+        let free = all.filter(|place| !taken.contains(place)).collect();
+        (entropy, map, free)
+    }
+
+    /// Draws places for one block, each given back before the next, and counts them by their number among the free ones.
+    fn drawn(seed: u64, percent: u64, each: usize) -> (usize, Vec<usize>) {
+        let (entropy, mut map, free) = filled(seed, percent);
+        let number: std::collections::HashMap<_, _> = free.iter().enumerate().map(|(at, place)| (*place, at)).collect();
+        let places = (0..free.len() * each)
+            .map(|_| {
+                let extent = map.take(&entropy, 1).unwrap();
+                map.release(extent);
+                number[&(extent.volume, extent.block)]
+            })
+            .collect();
+        (free.len(), places)
+    }
+
+    fn counts(cells: usize, seen: impl Iterator<Item = usize>) -> Vec<u32> {
+        let mut counts = vec![0; cells];
+        seen.for_each(|cell| counts[cell] += 1);
+        counts
+    }
+
+    #[test]
+    fn places_are_uniform_among_the_free_blocks_however_full_the_disk_is() {
+        for percent in [0, 50, 90] {
+            for seed in 1..=8 {
+                let (free, places) = drawn(seed, percent, 20);
+                let counts = counts(free, places.into_iter());
+                let deviation = deviation(counts.into_iter().map(|count| (count, 20.0)));
+                assert!(
+                    deviation.abs() < DEVIATION_MAX,
+                    "{percent} % taken, seed {seed}: {deviation}"
+                );
+            }
+        }
+    }
+
+    /// Where a copy was says nothing of where the next one lies: the table of pairs is flat, for neighbours in time and for those
+    /// two apart.
+    #[test]
+    fn place_is_independent_of_the_former_ones_however_full_the_disk_is() {
+        const CELLS: usize = 20;
+        for percent in [0, 50, 90] {
+            for seed in 11..=18 {
+                let (free, places) = drawn(seed, percent, 40);
+                let cell = |place: usize| place * CELLS / free;
+                for apart in [1, 2] {
+                    let pairs = places.iter().zip(&places[apart..]);
+                    let pairs = pairs.map(|(&former, &next)| cell(former) * CELLS + cell(next));
+                    // Cells differ by a block at most.
+                    let weights = counts(CELLS, (0..free).map(cell));
+                    let table = counts(CELLS * CELLS, pairs);
+                    let share = |cell: usize| f64::from(weights[cell]) / free as f64;
+                    let total = (places.len() - apart) as f64;
+                    let deviation = deviation(
+                        (table.into_iter().enumerate())
+                            .map(|(at, count)| (count, total * share(at / CELLS) * share(at % CELLS))),
+                    );
+                    assert!(
+                        deviation.abs() < DEVIATION_MAX,
+                        "{percent} % taken, {apart} apart, seed {seed}: {deviation}"
+                    );
+                }
+            }
+        }
+    }
+
     #[test]
     fn fragmented_disk_gives_shorter_runs_until_nothing_is_left() {
         let entropy = SeededEntropy::new(3);

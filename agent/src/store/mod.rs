@@ -41,7 +41,7 @@ pub use space::{Extents, Full, Reservation, Usage};
 pub use stream::{ReadError, StagedStream, StreamError, StreamReader, StreamSpec, StreamWriter};
 
 use crate::vault::envelope::Sealed;
-use crate::vault::{Dek, Opener, Part, Suite, Vault};
+use crate::vault::{Dek, Opener, Part, ProviderError, StreamKey, Suite, Vault, VaultError};
 use extent::{BLOCK_OCTETS, REGION_BLOCKS};
 use index::{BadRow, Index, IndexError};
 use space::{Sizes, Space};
@@ -117,6 +117,9 @@ pub enum OpenError {
     /// A volume.
     #[error("open the volumes")]
     Volume(#[source] std::io::Error),
+    /// The guardian of keys does not answer, so how long padded streams are is not known: start again when it does.
+    #[error("open data keys to learn the lengths of objects")]
+    Keys(#[source] ProviderError),
     /// Rows of the index are no entries, or contradict each other. Restore the index, or let the objects be repaired
     /// from their other holders.
     #[error("the index is damaged in {} rows, first: {}", .0.len(), .0[0])]
@@ -211,6 +214,7 @@ impl Store {
                 faults.push(RowFault::Number { seq, address });
                 continue;
             }
+            let entry = reveal(&vault, entry)?;
             match hold(&space, entry) {
                 Ok(entry) => entries.push(Arc::new(entry)),
                 Err(source) => faults.push(RowFault::Place { seq, address, source }),
@@ -233,13 +237,13 @@ impl Store {
         Ok((store, entries))
     }
 
-    /// Sets room aside for a copy of this much plaintext, properties and body together.
+    /// Sets room aside for a copy of this much plaintext, properties and body together, sealed by `suite`.
     ///
     /// # Errors
     ///
     /// [`Full`].
-    pub fn reserve(&self, octets: u64) -> Result<Reservation, Full> {
-        self.shared.space.reserve(octets)
+    pub fn reserve(&self, octets: u64, suite: Suite) -> Result<Reservation, Full> {
+        self.shared.space.reserve(octets, suite)
     }
 
     /// Begins a stream of any length.
@@ -282,23 +286,22 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`ReadError::NoPart`]; [`ReadError::Vault`] when the data key does not open.
+    /// [`ReadError::NoPart`]; [`ReadError::Vault`] when the data key does not open, or is not the one of the stream.
     pub fn reader(&self, entry: &Entry, part: Part) -> Result<StreamReader, ReadError> {
         let stream = entry.stream(part).ok_or(ReadError::NoPart { part })?;
-        let dek = self.data_key(entry, part)?;
         let sealed = Sealed {
             id: stream.id,
             prefix: stream.nonce_prefix,
             suite: Suite::from_number(stream.suite)?,
-            dek,
-            plain_octets: stream.plain_octets,
+            key: stream_key(&self.shared.vault, entry, part, stream)?,
+            commitment: stream.commitment,
             digest: stream.digest,
         };
         Ok(StreamReader::new(
             self.shared.space.clone(),
             entry.address.clone(),
             part,
-            Opener::new(&sealed, &entry.address, part, entry.level),
+            Opener::new(&sealed, &entry.address, part, entry.level)?,
             stream.digest,
             stream.extents.clone(),
         ))
@@ -311,9 +314,7 @@ impl Store {
     /// As [`Store::reader`].
     pub fn data_key(&self, entry: &Entry, part: Part) -> Result<Dek, ReadError> {
         let stream = entry.stream(part).ok_or(ReadError::NoPart { part })?;
-        let binding = entry.binding(part, stream.suite)?;
-        let vault = &self.shared.vault;
-        Ok(vault.unwrap(stream.kek_generation, &stream.wrapped_dek, &binding)?)
+        Ok(stream_key(&self.shared.vault, entry, part, stream)?.dek)
     }
 
     /// A reader of a stream that no entry names yet.
@@ -324,7 +325,8 @@ impl Store {
             self.shared.space.clone(),
             inner.address.clone(),
             inner.part,
-            Opener::new(&inner.sealed, &inner.address, inner.part, inner.level),
+            Opener::new(&inner.sealed, &inner.address, inner.part, inner.level)
+                .expect("the sealer made the commitment of this key"),
             inner.sealed.digest,
             inner.extents.clone(),
         )
@@ -501,6 +503,39 @@ fn grow(space: &Arc<Space>) {
     if let Err(error) = space.grow_ahead() {
         tracing::debug!(%error, "volumes do not grow ahead");
     }
+}
+
+/// The key of one stream of an entry, unwrapped.
+fn stream_key(vault: &Vault, entry: &Entry, part: Part, stream: &Stream) -> Result<StreamKey, VaultError> {
+    let binding = entry.binding(part, stream.suite)?;
+    vault.unwrap(stream.kek_generation, &stream.wrapped_dek, &binding)
+}
+
+/// Learns how long the plaintext of padded streams is: the row says only to what length it is padded. A stream whose key does
+/// not open keeps that length; it cannot be read anyway, and says why.
+fn reveal(vault: &Vault, mut entry: Entry) -> Result<Entry, OpenError> {
+    for part in [Part::Properties, Part::Body] {
+        let Some(stream) = entry.stream(part) else { continue };
+        if !Suite::from_number(stream.suite).is_ok_and(Suite::pads) {
+            continue;
+        }
+        let key = match stream_key(vault, &entry, part, stream) {
+            Ok(key) => key,
+            Err(VaultError::Provider(source @ ProviderError::Unavailable { .. })) => {
+                return Err(OpenError::Keys(source));
+            }
+            Err(error) => {
+                tracing::debug!(object = %entry.address, %part, error = &error as &dyn std::error::Error, "a data key does not open");
+                continue;
+            }
+        };
+        let stream = match part {
+            Part::Properties => &mut entry.properties,
+            Part::Body => &mut entry.body,
+        };
+        stream.as_mut().expect("it was there above").plain_octets = key.plain_octets;
+    }
+    Ok(entry)
 }
 
 /// Takes the places of an entry that was read from the index.

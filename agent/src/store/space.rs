@@ -15,8 +15,8 @@ use parking_lot::{Mutex, RwLock};
 use super::extent::{BLOCK_OCTETS, ClaimError, Extent, FreeMap, REGION_BLOCKS, blocks_of};
 use super::io::{Disk, DiskFile, VOLUMES};
 use crate::vault::Entropy;
+use crate::vault::Suite;
 use crate::vault::entropy::Noise;
-use crate::vault::envelope::sealed_octets;
 
 /// Disk space left alone when volumes grow, beside half the index's size, so that the index can always be written:
 /// without it a full disk could not even delete.
@@ -181,10 +181,10 @@ impl Space {
         })
     }
 
-    /// Sets blocks aside for a copy of this much plaintext.
-    pub(crate) fn reserve(self: &Arc<Self>, plain_octets: u64) -> Result<Reservation, Full> {
+    /// Sets blocks aside for a copy of this much plaintext, sealed by `suite`.
+    pub(crate) fn reserve(self: &Arc<Self>, plain_octets: u64, suite: Suite) -> Result<Reservation, Full> {
         // Two streams round up to blocks of their own.
-        let blocks = blocks_of(sealed_octets(plain_octets)) + 2;
+        let blocks = blocks_of(suite.sealed_octets_max(plain_octets)) + 2;
         let wanted = {
             let mut state = self.state.lock();
             let used = state.map.blocks() - state.map.free();

@@ -14,8 +14,8 @@ use zones::{Address, Level};
 use super::extent::{BLOCK_OCTETS, Extent, REGION_BLOCKS, RUN_BLOCKS_MAX, blocks_of};
 use super::space::{Extents, Full, Reservation, Space};
 use crate::vault::entropy::{Noise, below};
-use crate::vault::envelope::{CHUNK_OCTETS, SEALED_CHUNK_OCTETS, STREAM_OCTETS_MAX, Sealed, chunks_of, sealed_octets};
-use crate::vault::{Digest, Opener, Part, Sealer, StreamId, Vault, VaultError};
+use crate::vault::envelope::{CHUNK_OCTETS, STREAM_OCTETS_MAX, Sealed};
+use crate::vault::{Digest, Opener, Part, Sealer, StreamId, Suite, Vault, VaultError};
 
 /// Octets that are sealed before they are written.
 const WRITE_OCTETS: usize = 256 * 1024;
@@ -124,7 +124,7 @@ impl StagedStream {
     /// Octets of its plaintext.
     #[must_use]
     pub fn plain_octets(&self) -> u64 {
-        self.inner.sealed.plain_octets
+        self.inner.sealed.key.plain_octets
     }
 
     /// Digest of its plaintext.
@@ -163,6 +163,7 @@ pub struct StreamWriter {
     spec: StreamSpec,
     /// Room set aside because of the hint.
     own: Option<Reservation>,
+    suite: Suite,
     /// Gone once the stream has ended.
     sealer: Option<Sealer>,
     /// Plaintext of the chunk in the making.
@@ -182,17 +183,19 @@ impl StreamWriter {
         if spec.octets_hint.is_some_and(|octets| octets > STREAM_OCTETS_MAX) {
             return Err(StreamError::TooLong);
         }
+        let sealer = vault.seal(&spec.address, spec.part, spec.level)?;
+        let suite = sealer.suite();
         let own = match (&spec.reservation, spec.octets_hint) {
-            (None, Some(octets)) => Some(space.reserve(octets)?),
+            (None, Some(octets)) => Some(space.reserve(octets, suite)?),
             (Some(_), _) | (None, None) => None,
         };
-        let sealer = vault.seal(&spec.address, spec.part, spec.level)?;
         // Never grown past its first size: growing would leave plaintext behind in memory that nobody wipes.
         let chunk = spec.octets_hint.map_or(CHUNK_OCTETS, |octets| {
             usize::try_from(octets).unwrap_or(CHUNK_OCTETS).min(CHUNK_OCTETS)
         });
         Ok(StreamWriter {
             space,
+            suite,
             sealer: Some(sealer),
             own,
             plain: Zeroizing::new(Vec::with_capacity(chunk)),
@@ -234,12 +237,17 @@ impl StreamWriter {
     }
 
     fn seal_full(&mut self) -> Result<(), StreamError> {
-        if self.written / SEALED_CHUNK_OCTETS as u64 >= u64::from(u32::MAX) - 1 {
+        if self.written / self.suite.sealed_chunk_octets() as u64 >= u64::from(u32::MAX) - 1 {
             return Err(StreamError::TooLong);
         }
         let sealer = self.sealer.as_mut().expect("only finish takes it");
         sealer.seal_chunk(&self.plain, &mut self.sealed);
         self.plain.clear();
+        self.flush_some()
+    }
+
+    /// Writes what is sealed once it is much.
+    fn flush_some(&mut self) -> Result<(), StreamError> {
         if self.sealed.len() >= WRITE_OCTETS {
             // Whole blocks only; the rest waits for more.
             let whole = self.sealed.len() - self.sealed.len() % BLOCK_OCTETS as usize;
@@ -288,7 +296,8 @@ impl StreamWriter {
 
     /// How long a run to ask for: what is known to come, else longer with every run.
     fn wish(&self, waiting: usize) -> u32 {
-        let total = self.spec.octets_hint.map_or(0, sealed_octets);
+        let total =
+            (self.spec.octets_hint).map_or(0, |octets| self.suite.sealed_octets(self.suite.padded_octets(octets)));
         let known = blocks_of(total.saturating_sub(self.written).max(waiting as u64));
         let wish = if self.written >= u64::from(REGION_BLOCKS) * BLOCK_OCTETS * 8 {
             known.max(u64::from(RUN_BLOCKS_MAX))
@@ -304,10 +313,15 @@ impl StreamWriter {
     ///
     /// [`StreamError`].
     pub fn finish(mut self) -> Result<StagedStream, StreamError> {
-        let large = self.synced > 0;
         let sealer = self.sealer.take().expect("only this takes it");
-        let sealed = sealer.seal_last(&self.plain, &mut self.sealed);
-        self.plain.clear();
+        let plain = std::mem::take(&mut self.plain);
+        let mut tail = sealer.end(&plain);
+        while tail.seal_next(&mut self.sealed) {
+            self.flush_some()?;
+        }
+        let sealed = tail.finish();
+        drop(plain);
+        let large = self.synced > 0;
         pad(&mut Noise::new(self.space.entropy().as_ref()), &mut self.sealed);
         self.flush(self.sealed.len())?;
         if let Some(last) = self.extents.last_mut() {
@@ -380,7 +394,8 @@ pub(crate) fn write_small(
     let mut held = Held(space, Vec::with_capacity(many.len()));
     for (spec, plain) in many {
         let mut sealer = vault.seal(&spec.address, spec.part, spec.level)?;
-        let blocks = blocks_of(sealed_octets(plain.len() as u64));
+        let suite = sealer.suite();
+        let blocks = blocks_of(suite.sealed_octets(suite.padded_octets(plain.len() as u64)));
         let mut octets = Vec::with_capacity(usize::try_from(blocks * BLOCK_OCTETS).expect("it is in memory"));
         let mut rest = &plain[..];
         while rest.len() > CHUNK_OCTETS {
@@ -555,9 +570,9 @@ impl StreamReader {
         self.compare(hasher.finish())
     }
 
-    /// Opens every chunk, in order. An empty stream has one, too.
+    /// Opens every chunk, in order, those of padding included. An empty stream has one, too.
     pub(crate) fn each(&self, mut take: impl FnMut(Bytes)) -> Result<(), ReadError> {
-        let chunks = chunks_of(self.plain_octets());
+        let chunks = self.opener.chunks();
         let mut first = 0;
         while first < chunks {
             let last = (first + READ_CHUNKS_MAX).min(chunks) - 1;
@@ -571,7 +586,7 @@ impl StreamReader {
         if found == self.digest {
             Ok(())
         } else {
-            Err(self.damaged(chunks_of(self.plain_octets())))
+            Err(self.damaged(self.opener.chunks()))
         }
     }
 
@@ -585,9 +600,10 @@ impl StreamReader {
 
     /// Reads and opens the chunks `first..=last`.
     fn open(&self, first: u64, last: u64) -> Result<Bytes, ReadError> {
-        let sealed_chunk = SEALED_CHUNK_OCTETS as u64;
+        let suite = self.opener.suite();
+        let sealed_chunk = suite.sealed_chunk_octets() as u64;
         let from = first * sealed_chunk;
-        let to = ((last + 1) * sealed_chunk).min(sealed_octets(self.plain_octets()));
+        let to = ((last + 1) * sealed_chunk).min(suite.sealed_octets(suite.padded_octets(self.plain_octets())));
         let length = to.checked_sub(from).ok_or_else(|| self.damaged(first))?;
         let mut octets = vec![0; usize::try_from(length).expect("a few chunks")];
         self.read_sealed(from, &mut octets)?;
@@ -595,7 +611,7 @@ impl StreamReader {
         let mut packed = 0;
         let mut at = 0;
         for chunk in first..=last {
-            let end = (at + SEALED_CHUNK_OCTETS).min(octets.len());
+            let end = (at + suite.sealed_chunk_octets()).min(octets.len());
             let plain = self
                 .opener
                 .open_in_place(chunk, &mut octets[at..end])
@@ -613,7 +629,7 @@ impl StreamReader {
         while !out.is_empty() {
             let (Some(&extent), Some(&end)) = (self.extents.get(index), self.ends.get(index)) else {
                 // The row names fewer blocks than its length needs.
-                return Err(self.damaged(from / SEALED_CHUNK_OCTETS as u64));
+                return Err(self.damaged(from / self.opener.suite().sealed_chunk_octets() as u64));
             };
             let within = extent.octets() - (end - from);
             let count = usize::try_from(end - from).unwrap_or(usize::MAX).min(out.len());

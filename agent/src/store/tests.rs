@@ -14,6 +14,7 @@ use crate::vault::{Entropy, Keyring, PoolKey, Secret};
 mod basic;
 mod damage;
 mod full;
+mod levels;
 mod power;
 
 /// The key that opens every test's keyring.

@@ -257,7 +257,7 @@ impl InHand {
         let before_copy = before.map(|before| &before.copy);
         let fits = same(copy.properties, before_copy.and_then(|before| before.properties))
             && same(copy.body, before_copy.and_then(|before| before.body))
-            && before_copy.is_none_or(|before| before.level == copy.level);
+            && (!copy.keeps_parts() || before_copy.is_none_or(|before| before.level == copy.level));
         (fits && pieces.over(before)).then_some(InHand { pieces, copy })
     }
 
@@ -346,6 +346,8 @@ fn write_record(id: &WriteId) -> WriteRecord {
 pub struct Leave {
     pub(crate) id: Id,
     pub(crate) number: u64,
+    /// What it is to be sealed at.
+    pub(crate) level: Level,
     pub(crate) store: Arc<Store>,
     pub(crate) reservation: Option<Arc<Reservation>>,
 }
@@ -369,7 +371,7 @@ impl Leave {
         for ((part, head), octets) in follows(copy).zip(payload) {
             let spec = StreamSpec {
                 reservation: self.reservation.clone(),
-                ..spec(address, part, copy.level, head.octets)
+                ..spec(address, part, self.level, head.octets)
             };
             let mut writer = self.store.writer(spec)?;
             writer.write(octets)?;

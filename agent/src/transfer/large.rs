@@ -173,7 +173,7 @@ async fn write(
         let spec = StreamSpec {
             address: address.clone(),
             part,
-            level: copy.level,
+            level: leave.level,
             octets_hint: Some(head.octets),
             reservation: leave.reservation.clone(),
         };

@@ -18,11 +18,11 @@ use zones::{Address, Epoch, Level, Role, ServerName, State, Tx, Want};
 
 use super::*;
 use crate::clock::BootInstant;
-use crate::migration::wire::{Either, LANE, Reply, Request, read_frame, take_frame, write_frame};
+use crate::migration::wire::{Copy, Either, LANE, Reply, Request, Unwilling, read_frame, take_frame, write_frame};
 use crate::objects::{Condition, Delete, Miss, Put, WriteError};
 use crate::register::stub::Stub;
 use crate::store::{Journal, RealDisk};
-use crate::vault::{Keyring, PoolKey, Secret, SystemEntropy, Vault};
+use crate::vault::{Keyring, Levels, PoolKey, Secret, SystemEntropy, Vault};
 
 /// How long anything here may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -571,6 +571,155 @@ fn reserve(tx: Tx) -> Request {
         level: Level(1),
         revision: 1,
         octets: 10,
+    }
+}
+
+fn levels(floor: u8, wanted: u8) -> Levels {
+    Levels::new(Level(floor), Level(wanted)).unwrap()
+}
+
+fn assert_level(agent: &Agent, stub: &Stub, at: &Address, level: Level) {
+    let entry = agent.objects.entry(at).unwrap();
+    assert_eq!((entry.level, stub.register(at).unwrap().level), (level, level), "{at}");
+    for (_, stream) in entry.streams() {
+        assert_eq!(stream.suite, level.0, "{at}");
+    }
+}
+
+/// Small copies, those with a body, and large ones on streams of their own; then back to a server that wants less.
+#[tokio::test(flavor = "multi_thread")]
+async fn move_raises_the_level_to_what_the_pool_wants_and_never_lowers_it() {
+    let (pool, stub) = (pool(), Stub::start().await);
+    let s1 = Agent::start(&pool, &stub, "s1", OCTETS).await;
+    let s2 = Agent::start(&pool, &stub, "s2", OCTETS).await;
+    fill(&s1, 21).await;
+    for wanted in [2, 3] {
+        s2.objects.set_levels(levels(1, wanted));
+        s1.want(Role::Draining, &["s2"]);
+        s2.want(Role::Serving, &[]);
+        s2.until_owned(21).await;
+        s1.until_owned(0).await;
+        assert_all(&s2, &stub, 21).await;
+        for n in 0..21 {
+            assert_level(&s2, &stub, &address(n), Level(wanted));
+        }
+        s2.want(Role::Draining, &["s1"]);
+        s1.want(Role::Serving, &[]);
+        s1.until_owned(21).await;
+        s2.until_owned(0).await;
+        assert_all(&s1, &stub, 21).await;
+        for n in 0..21 {
+            // s1 wants level 1.
+            assert_level(&s1, &stub, &address(n), Level(wanted));
+        }
+    }
+    // A rewrite in place keeps it: the register changes it only with the epoch.
+    s1.put(&address(2), 2, Some(&content(3, 5000))).await.unwrap();
+    assert_level(&s1, &stub, &address(2), Level(3));
+    assert_eq!(s1.read(&address(2)).await.unwrap().1, content(3, 5000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn object_below_the_floor_is_refused_and_stays_whole_where_it_is() {
+    let (pool, stub) = (pool(), Stub::start().await);
+    let s1 = Agent::start(&pool, &stub, "s1", OCTETS).await;
+    let s2 = Agent::start(&pool, &stub, "s2", OCTETS).await;
+    s1.put(&address(1), 1, None).await.unwrap();
+    s1.objects.set_levels(levels(1, 2));
+    s1.put(&address(2), 2, None).await.unwrap();
+    s1.put(&address(20), 20, body(20).as_deref()).await.unwrap();
+    assert_level(&s1, &stub, &address(1), Level(1));
+    assert_level(&s1, &stub, &address(2), Level(2));
+    s2.objects.set_levels(levels(2, 2));
+    s1.want(Role::Draining, &["s2"]);
+    let refused = async {
+        while s1.transfer.counters().moves().stayed == 0 || s2.owned() < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, refused).await.expect("what is at the floor moves");
+    s1.want(Role::Serving, &[]);
+    assert_eq!(s1.read(&address(1)).await.unwrap().0, json!({"n": 1}));
+    assert!(s2.objects.entry(&address(1)).is_none());
+    for n in [2, 20] {
+        assert_level(&s2, &stub, &address(n), Level(2));
+        assert_eq!(
+            s2.read(&address(n)).await.unwrap().1,
+            body(n).filter(|_| n == 20).unwrap_or_default()
+        );
+    }
+}
+
+/// The offer says one level and the copy another: each is looked at.
+#[tokio::test(flavor = "multi_thread")]
+async fn copy_below_the_floor_or_of_an_unknown_level_is_refused_whatever_was_offered() {
+    let (pool, stub) = (pool(), Stub::start().await);
+    let s2 = Agent::start(&pool, &stub, "s2", OCTETS).await;
+    s2.objects.set_levels(levels(2, 2));
+    // Answers come on one lane a connection, so each question has its own.
+    let say =
+        async |requests: &[Request]| say(&dial(&pool, &pool.identity("s1"), &s2).await, &address(1), requests).await;
+    let tx = Tx([5; 16]);
+    let offer = |level| match reserve(tx) {
+        Request::Reserve {
+            epoch,
+            tx,
+            kind,
+            schema,
+            level: _,
+            revision,
+            octets,
+        } => Request::Reserve {
+            epoch,
+            tx,
+            kind,
+            schema,
+            level: Level(level),
+            revision,
+            octets,
+        },
+        other => panic!("{other:?}"),
+    };
+    let refused = Reply::Refused {
+        tx,
+        why: Unwilling::Level,
+    };
+    for level in [1, 4] {
+        assert_eq!(say(&[offer(level)]).await, std::slice::from_ref(&refused));
+        assert!(s2.objects.entry(&address(1)).is_none());
+    }
+    let owner: ServerName = "s1".parse().unwrap();
+    let register = zones::Register {
+        address: address(1),
+        epoch: Epoch(1),
+        owner: owner.clone(),
+        state: State::Moving {
+            to: "s2".parse().unwrap(),
+        },
+        tx,
+        holders: vec![owner],
+        kind: "file".parse().unwrap(),
+        schema: 1,
+        level: Level(1),
+    };
+    stub.pool.lock().registers.insert(address(1).folded(), register);
+    let epoch = Epoch(1);
+    let replies = say(&[offer(2), Request::Open { epoch, tx }]).await;
+    assert_eq!(replies, [Reply::Reserved { tx }, Reply::Ready { tx, staged: None }]);
+    for level in [1, 4] {
+        let copy = Copy {
+            epoch,
+            tx,
+            revision: 1,
+            kind: "file".parse().unwrap(),
+            schema: 1,
+            level: Level(level),
+            properties: None,
+            body: None,
+            writes: Vec::new(),
+        };
+        let replies = say(&[Request::Copy(copy)]).await;
+        assert_eq!(replies, std::slice::from_ref(&refused), "level {level}");
     }
 }
 

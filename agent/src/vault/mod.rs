@@ -26,10 +26,10 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 use zones::{Address, Level};
 
 pub use entropy::{Entropy, SystemEntropy};
-pub use envelope::{Binding, Dek, Opener, Part, Sealer, StreamId, WrappedDek};
+pub use envelope::{Binding, Dek, Opener, Part, Sealer, StreamId, StreamKey, WrappedDek};
 pub use keyring::{Keyring, KeyringError, Secret};
 pub use provider::{Generation, Kek, KeyProvider, ProviderError};
-pub use suite::Suite;
+pub use suite::{Commitment, Suite};
 
 /// Key of all digests of the pool (BLAKE3 keyed mode), so that digests confirm no guesses. Equal on every server.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
@@ -149,18 +149,104 @@ pub enum VaultError {
         /// The KEK's generation.
         generation: Generation,
     },
+    /// The data key is not the one that the stream was sealed under, though it may open it: the row was put together from two.
+    #[error(
+        "stream {stream} is committed to another data key: the index entry is forged or damaged; ask another holder"
+    )]
+    Commitment {
+        /// The stream.
+        stream: StreamId,
+    },
     /// This build does not know the suite.
-    #[error("suite {suite} is unknown to this release: run the release that wrote it, or a later one")]
+    #[error(
+        "suite {suite} needs a release that knows it; this one, {RELEASE}, knows suites 1 to 3: run the release that wrote it, \
+         or a later one"
+    )]
     Suite {
         /// Its number.
         suite: u8,
     },
     /// No suite has this level.
-    #[error("level {level} is unknown to this release: it knows level 1")]
+    #[error(
+        "level {level} needs a release that knows it; this one, {RELEASE}, knows levels 1 to 3: upgrade this server before its \
+         pool asks for that level"
+    )]
     Level {
         /// The level asked for.
         level: Level,
     },
+    /// The pool asks for more.
+    #[error(
+        "level {level} is below the pool's floor, level {floor}: move the object from a server that keeps it at that level, or \
+         write it anew"
+    )]
+    BelowFloor {
+        /// The level of what came.
+        level: Level,
+        /// The lowest that is taken.
+        floor: Level,
+    },
+}
+
+/// The release that errors name.
+const RELEASE: &str = env!("CARGO_PKG_VERSION");
+
+/// What the pool asks of an object's encryption.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Levels {
+    /// Below it no data is taken in from others.
+    floor: Level,
+    /// What new objects, and objects that arrive by a move, are sealed at; never below their own.
+    wanted: Level,
+}
+
+impl Default for Levels {
+    fn default() -> Self {
+        let lowest = *suite::LEVELS.start();
+        Levels {
+            floor: lowest,
+            wanted: lowest,
+        }
+    }
+}
+
+impl Levels {
+    /// New streams at `wanted`, nothing below `floor` taken.
+    ///
+    /// # Errors
+    ///
+    /// [`VaultError::Level`] for a level that this release does not know; [`VaultError::BelowFloor`] where the floor is above
+    /// what is wanted.
+    pub fn new(floor: Level, wanted: Level) -> Result<Self, VaultError> {
+        Suite::of_level(floor)?;
+        Suite::of_level(wanted)?;
+        if wanted < floor {
+            return Err(VaultError::BelowFloor { level: wanted, floor });
+        }
+        Ok(Levels { floor, wanted })
+    }
+
+    /// What new streams are sealed at.
+    #[must_use]
+    pub fn wanted(self) -> Level {
+        self.wanted
+    }
+
+    /// The level that data of `level` is sealed at here: its own, or the higher one that is wanted.
+    ///
+    /// # Errors
+    ///
+    /// [`VaultError::BelowFloor`], [`VaultError::Level`]: such data is not to be taken.
+    pub fn admit(self, level: Level) -> Result<Level, VaultError> {
+        if level < self.floor {
+            return Err(VaultError::BelowFloor {
+                level,
+                floor: self.floor,
+            });
+        }
+        Suite::of_level(level)?;
+        Ok(level.max(self.wanted))
+    }
 }
 
 /// Keys of one agent, ready for use.
@@ -229,16 +315,16 @@ impl Vault {
         ))
     }
 
-    /// Wraps a data key under the current generation, bound to what `binding` says.
+    /// Wraps a stream's key under the current generation, bound to what `binding` says.
     ///
     /// # Errors
     ///
     /// [`VaultError::Provider`].
-    pub fn wrap(&self, dek: &Dek, binding: &Binding<'_>) -> Result<(Generation, WrappedDek), VaultError> {
+    pub fn wrap(&self, key: &StreamKey, binding: &Binding<'_>) -> Result<(Generation, WrappedDek), VaultError> {
         let (generation, kek) = self.provider.current()?;
         Ok((
             generation,
-            envelope::wrap(self.entropy.as_ref(), &kek, generation, dek, binding),
+            envelope::wrap(self.entropy.as_ref(), &kek, generation, key, binding),
         ))
     }
 
@@ -252,7 +338,7 @@ impl Vault {
         generation: Generation,
         wrapped: &WrappedDek,
         binding: &Binding<'_>,
-    ) -> Result<Dek, VaultError> {
+    ) -> Result<StreamKey, VaultError> {
         let kek = self.provider.kek(generation)?;
         envelope::unwrap(&kek, generation, wrapped, binding)
     }

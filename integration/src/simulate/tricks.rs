@@ -114,7 +114,9 @@ impl World {
             Trick::Fill(agent) => {
                 let store = self.machines[of(agent)].process.local.store();
                 let free = (0..40).rev().map(|bit| 1u64 << bit);
-                let filled: Vec<_> = free.filter_map(|octets| store.reserve(octets).ok()).collect();
+                let filled: Vec<_> = free
+                    .filter_map(|octets| store.reserve(octets, agent::vault::Suite::XChaCha20Poly1305).ok())
+                    .collect();
                 self.tricks.filled.extend(filled);
             }
         }

@@ -99,7 +99,7 @@ fn crashed(at: &str, journal: Journal) -> Change {
         revision: 1,
         kind: "file".parse().unwrap(),
         schema: 1,
-        level: Level(1),
+        level: zones::Level(1),
         journal,
         properties: Content::Absent,
         body: Content::Absent,

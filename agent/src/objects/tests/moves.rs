@@ -164,7 +164,7 @@ async fn new_owner_shows_the_object_at_once_and_writes_it_after_the_wait() {
         revision: 7,
         kind: "file".parse().unwrap(),
         schema: 1,
-        level: Level(1),
+        level: zones::Level(1),
         journal: Journal::CommitSent {
             from: s2(),
             tx: Tx([1; 16]),

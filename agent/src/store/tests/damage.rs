@@ -141,7 +141,7 @@ fn no_plaintext_and_no_key_is_on_any_disk() {
         .collect();
     let staged = store.write_small(many).unwrap();
     let mut keys: Vec<Vec<u8>> = (staged.iter())
-        .map(|staged| staged.inner.sealed.dek.octets().to_vec())
+        .map(|staged| staged.inner.sealed.key.dek.octets().to_vec())
         .collect();
     let (_, kek) = store.vault().provider().current().unwrap();
     keys.push(kek.octets().to_vec());

@@ -39,7 +39,10 @@ fn reached_capacity_is_a_clean_refusal_and_a_removal_makes_room() {
     assert!(matches!(error, StreamError::Full(Full::Capacity { .. })), "{error:?}");
     // 1280 blocks of capacity, 49 for each.
     assert_eq!(entries.len(), 26);
-    assert!(matches!(store.reserve(1 << 20), Err(Full::Capacity { .. })));
+    assert!(matches!(
+        store.reserve(1 << 20, Suite::XChaCha20Poly1305),
+        Err(Full::Capacity { .. })
+    ));
     all_there(&store, &entries);
     let last = entries.pop().unwrap();
     store.commit(vec![Change::Remove { seq: last.seq }]).unwrap();
@@ -56,7 +59,10 @@ fn full_disk_refuses_writes_loses_nothing_and_still_deletes() {
     let (mut entries, error) = fill(&store);
     assert!(matches!(error, StreamError::Full(Full::Disk { .. })), "{error:?}");
     assert!(entries.len() > 20, "{}", entries.len());
-    assert!(matches!(store.reserve(500 << 20), Err(Full::Disk { .. })));
+    assert!(matches!(
+        store.reserve(500 << 20, Suite::XChaCha20Poly1305),
+        Err(Full::Disk { .. })
+    ));
     all_there(&store, &entries);
     let last = entries.pop().unwrap();
     store.commit(vec![Change::Remove { seq: last.seq }]).unwrap();
@@ -142,7 +148,7 @@ fn index_that_cannot_grow_refuses_the_commit_and_works_on() {
 fn reserved_room_is_there_for_who_reserved_it_only() {
     let disk = SimulatedDisk::default();
     let store = open(&disk, 4);
-    let reservation = Arc::new(store.reserve(2_500_000).unwrap());
+    let reservation = Arc::new(store.reserve(2_500_000, Suite::XChaCha20Poly1305).unwrap());
     let (entries, error) = fill(&store);
     assert!(matches!(error, StreamError::Full(Full::Capacity { .. })));
     assert!(!entries.is_empty());
@@ -261,7 +267,7 @@ proptest! {
                     let old = entries.swap_remove(usize::from(which) % entries.len());
                     store.commit(vec![Change::Remove { seq: old.seq }]).unwrap();
                 }
-                Op::Reserve(octets) => reservation = store.reserve(octets.into()).ok().map(Arc::new),
+                Op::Reserve(octets) => reservation = store.reserve(octets.into(), Suite::XChaCha20Poly1305).ok().map(Arc::new),
                 Op::UseReservation(octets) => {
                     let spec = StreamSpec { reservation: reservation.clone(), ..spec(&address, Part::Body) };
                     let mut writer = store.writer(spec).unwrap();

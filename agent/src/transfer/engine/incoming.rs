@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tracing::{debug, info, warn};
-use zones::{Address, Epoch, ServerName, Tx};
+use zones::{Address, Epoch, Level, ServerName, Tx};
 
 use super::{Asked, Engine, Id, Outside, Side, answer_without_machine, needs_answer};
 use crate::clock::BootInstant;
@@ -14,6 +14,7 @@ use crate::migration::wire::{Copy, Either, INLINE_OCTETS_MAX, Reply, Request, Un
 use crate::objects::ReadGate;
 use crate::store::{Entry, Journal, Reservation};
 use crate::transfer::copying::{Arrival, CopyFault, InHand, Leave, Pieces};
+use crate::vault::Suite;
 
 /// Most octets of small copies that may be on their way in: they pass through memory.
 const SMALL_OCTETS_MAX: u64 = 64 << 20;
@@ -131,10 +132,8 @@ impl<O: Outside> Engine<O> {
             revision,
             octets,
         };
-        let busy = Either::Reply(Reply::Refused {
-            tx,
-            why: Unwilling::Busy,
-        });
+        let refused = |why| Either::Reply(Reply::Refused { tx, why });
+        let busy = refused(Unwilling::Busy);
         if let Some(id) = self.incoming_by_address.get(&address).copied() {
             let known = &self.incoming[&id].machine;
             if known.tx() == tx && known.source() == peer {
@@ -148,6 +147,11 @@ impl<O: Outside> Engine<O> {
             if same_peer {
                 self.feed_destination(id, Input::Superseded);
             }
+            return;
+        }
+        if let Err(error) = self.parts.objects.levels().admit(level) {
+            warn!(object = %address, source = %peer, %error, "an object is refused");
+            self.outside.send(peer, &address, &refused(Unwilling::Level));
             return;
         }
         let small = octets <= INLINE_OCTETS_MAX;
@@ -270,7 +274,11 @@ impl<O: Outside> Engine<O> {
             let address = incoming.machine.address().clone();
             match action {
                 Action::Reserve { octets } => {
-                    let space = self.parts.objects.store().reserve(octets);
+                    let offered = incoming.offer.level;
+                    // A level that is not taken was refused with the offer; after a restart the row has the higher one.
+                    let level = self.parts.objects.levels().admit(offered).unwrap_or(offered);
+                    let suite = Suite::of_level(level).unwrap_or(Suite::Cascade);
+                    let space = self.parts.objects.store().reserve(octets, suite);
                     if let Err(full) = &space {
                         warn!(object = %address, octets, %full, "no room for an object that was to come");
                     }
@@ -326,8 +334,11 @@ impl<O: Outside> Engine<O> {
     }
 
     /// A small copy came in one frame.
-    fn copy_arrived(&mut self, id: Id, address: Address, copy: Copy, payload: Bytes) {
-        let Some(number) = self.receive(id, &copy) else { return };
+    fn copy_arrived(&mut self, id: Id, address: Address, mut copy: Copy, payload: Bytes) {
+        let Some((number, level)) = self.receive(id, &copy) else {
+            return;
+        };
+        copy.level = level;
         self.to_write.push_back(Arrival {
             id,
             number,
@@ -346,27 +357,44 @@ impl<O: Outside> Engine<O> {
                 .is_some_and(|incoming| incoming.machine.source() == peer && incoming.machine.tx() == copy.tx)
         };
         let id = id.filter(of_move)?;
-        let number = self.receive(id, copy)?;
+        let (number, level) = self.receive(id, copy)?;
         Some(Leave {
             id,
             number,
+            level,
             store: Arc::clone(self.parts.objects.store()),
             reservation: self.incoming[&id].reservation.clone(),
         })
     }
 
     /// Begins to receive a copy, if the move is open: the register that this agent read itself names both. A copy that is
-    /// being received already is given up for it.
-    fn receive(&mut self, id: Id, copy: &Copy) -> Option<u64> {
+    /// being received already is given up for it. Says the copy's number, and the level that it is sealed at here.
+    fn receive(&mut self, id: Id, copy: &Copy) -> Option<(u64, Level)> {
         let incoming = self.incoming.get_mut(&id)?;
         if !incoming.machine.takes_copy() {
             return None;
         }
+        let level = match self.parts.objects.levels().admit(copy.level) {
+            Ok(level) => level,
+            Err(error) => {
+                let (address, source) = (incoming.machine.address().clone(), incoming.machine.source().clone());
+                warn!(object = %address, %source, %error, "a copy is refused");
+                let (tx, why) = (copy.tx, Unwilling::Level);
+                self.outside
+                    .send(&source, &address, &Either::Reply(Reply::Refused { tx, why }));
+                return None;
+            }
+        };
+        let level = match &incoming.in_hand {
+            // What is kept is sealed already; a level that has risen since is for the next move.
+            Some(before) if copy.keeps_parts() && before.copy.level >= copy.level => before.copy.level,
+            Some(_) | None => level,
+        };
         self.copies += 1;
         let number = self.copies;
-        incoming.receiving = Some((number, copy.clone()));
+        incoming.receiving = Some((number, Copy { level, ..copy.clone() }));
         self.feed_destination(id, Input::CopyBegan);
-        Some(number)
+        Some((number, level))
     }
 
     /// A copy was written and read back, or not.
