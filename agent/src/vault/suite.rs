@@ -172,13 +172,14 @@ impl Suite {
 
     /// Octets that one or two streams of so much plaintext together take on disk at most, but for what the second rounds up.
     pub(crate) fn sealed_octets_max(self, plain_octets: u64) -> u64 {
-        let padding = if self.pads() { plain_octets.div_ceil(9) } else { 0 };
+        let padding = if self.pads() { plain_octets.div_ceil(8) } else { 0 };
         self.sealed_octets(plain_octets + padding)
     }
 }
 
 /// The length that a length is padded to (PURBs, algorithm Padmé): a length of `n` bits keeps as many leading bits as `n` has
-/// bits, so it tells about log log instead of log of itself. At most a ninth longer, and less the longer it is.
+/// bits, so it tells about log log instead of log of itself. At most an eighth longer (129 octets become 144), and less the
+/// longer it is.
 #[must_use]
 pub fn padme(octets: u64) -> u64 {
     if octets < 2 {
