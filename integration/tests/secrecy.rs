@@ -218,7 +218,7 @@ fn the_same_search_finds_plaintext_in_a_run_without_encryption() -> Result<()> {
     let checked = run(DEMO, &["agent", "check", "--dir", &dir])?;
     let said = format!("{}{}", checked.stdout, checked.stderr);
     ensure!(
-        !checked.status.success() && said.contains("suite 0 is unknown"),
+        !checked.status.success() && said.contains("suite 0 needs a release that knows it"),
         "{said}"
     );
     Ok(())
