@@ -11,6 +11,7 @@ mod log;
 mod objects;
 mod progress;
 mod put;
+mod schema_step;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -50,6 +51,9 @@ enum Command {
     Ls(objects::Ls),
     /// Verify every copy on this server; the agent must not run
     Check(check::Check),
+    /// Run schema steps for the agent that starts this
+    #[command(name = crate::schema::child::COMMAND)]
+    SchemaStep(schema_step::SchemaStep),
 }
 
 #[derive(Debug, clap::Args)]
@@ -108,6 +112,7 @@ impl Command {
             Command::Rm(rm) => asynchronous(rm.run()),
             Command::Ls(ls) => asynchronous(ls.run()),
             Command::Check(check) => check.run(),
+            Command::SchemaStep(step) => step.run(),
         }
     }
 }

@@ -1,0 +1,21 @@
+//! Versions of an object type's properties, and the steps between them.
+//!
+//! ```text
+//!  schema directory --type--> Schemas --upgrade, downgrade--> step by step, each result validated
+//!                                |                               |
+//!                         check, dry_run                    child: a process with limits runs the jq program
+//! ```
+//!
+//! This module reads files and starts children of its own program; it knows nothing of stores, sockets or moves.
+//!
+//! Specification: DESIGN.md section 10, STORE.md section 10.
+
+pub mod child;
+pub mod step;
+pub mod r#type;
+pub mod upgrade;
+
+pub use child::Children;
+pub use step::{InProcess, Limits, RunStep, StepError};
+pub use r#type::{Fault, LoadError, Phase, Schemas, Step, Type, Version};
+pub use upgrade::{MigrateError, Migrated, Through};

@@ -1,0 +1,5 @@
+//! Steps in processes of their own: the agent's program is needed for it.
+
+mod schema {
+    mod limits;
+}
