@@ -176,11 +176,13 @@ impl Agent {
             properties_max: config.access.properties_max.0,
             ..Settings::default()
         };
+        let stepper = crate::schema::Stepper::default();
         let objects = Objects::new(
             Arc::new(store),
             entries,
             Arc::clone(&registers),
             wanted.clone(),
+            Arc::new(stepper),
             settings,
         );
         objects.obey(&wanted.borrow().policy);

@@ -12,10 +12,12 @@
 
 pub mod child;
 pub mod step;
+pub mod stepper;
 pub mod r#type;
 pub mod upgrade;
 
 pub use child::Children;
 pub use step::{InProcess, Limits, RunStep, StepError};
+pub use stepper::{Form, Stepper};
 pub use r#type::{Fault, LoadError, Phase, Schemas, Step, Type, Version};
 pub use upgrade::{MigrateError, Migrated, Through};

@@ -58,6 +58,24 @@ pub struct Entry {
     /// The server that handed the object over; requests that it forwards are taken. None where the object was made.
     #[cbor(n(11), with = "cbor::option_text", has_nil)]
     pub from: Option<ServerName>,
+    /// The properties as the source has them, while a copy arrives whose properties were stepped to another version here.
+    #[n(12)]
+    pub received: Option<Received>,
+    /// Why the properties are not in a later version: a schema step failed when the object arrived.
+    #[n(13)]
+    pub quarantined: Option<String>,
+}
+
+/// Properties in the source's form.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct Received {
+    /// Their version.
+    #[n(0)]
+    pub schema: u32,
+    /// Their digest.
+    #[n(1)]
+    pub properties: Digest,
 }
 
 /// What a copy is, and what was sent for it (DESIGN.md section 11). Each variant is durable before what it names is sent.
@@ -307,6 +325,8 @@ pub struct NewEntry {
     pub writes: Vec<WriteRecord>,
     pub tx: Option<Tx>,
     pub from: Option<ServerName>,
+    pub received: Option<Received>,
+    pub quarantined: Option<String>,
 }
 
 /// One change of the index. All changes of one commit are applied together or not at all.
@@ -350,6 +370,8 @@ impl Entry {
             writes: self.writes.clone(),
             tx: self.tx,
             from: self.from.clone(),
+            received: self.received,
+            quarantined: self.quarantined.clone(),
         }
     }
 
@@ -536,6 +558,8 @@ mod tests {
                 writes,
                 tx,
                 from,
+                received: None,
+                quarantined: None,
             },
         )
     }
@@ -625,6 +649,8 @@ mod tests {
             }],
             tx: Some(Tx([1; 16])),
             from: None,
+            received: None,
+            quarantined: None,
         };
         let active = Journal::Active { wait: None };
         assert_eq!(minicbor::to_vec(&active).unwrap(), [0x82, 0x01, 0x80]);

@@ -106,6 +106,7 @@ impl Agent {
             entries,
             Arc::clone(&registers),
             receiver.clone(),
+            Arc::default(),
             crate::objects::Settings::default(),
         );
         let open = objects.recover();
@@ -706,7 +707,17 @@ async fn copy_below_the_floor_or_of_an_unknown_level_is_refused_whatever_was_off
     stub.pool.lock().registers.insert(address(1).folded(), register);
     let epoch = Epoch(1);
     let replies = say(&[offer(2), Request::Open { epoch, tx }]).await;
-    assert_eq!(replies, [Reply::Reserved { tx }, Reply::Ready { tx, staged: None }]);
+    assert_eq!(
+        replies,
+        [
+            Reply::Reserved { tx },
+            Reply::Ready {
+                tx,
+                staged: None,
+                newest: None
+            }
+        ]
+    );
     for level in [1, 4] {
         let copy = Copy {
             epoch,
@@ -753,7 +764,17 @@ async fn copy_is_taken_only_from_the_source_that_the_register_names() {
     // The true source gets on.
     let s1 = dial(&pool, &pool.identity("s1"), &s2).await;
     let replies = say(&s1, &at, &[reserve(tx), Request::Open { epoch, tx }]).await;
-    assert_eq!(replies, [Reply::Reserved { tx }, Reply::Ready { tx, staged: None }]);
+    assert_eq!(
+        replies,
+        [
+            Reply::Reserved { tx },
+            Reply::Ready {
+                tx,
+                staged: None,
+                newest: None
+            }
+        ]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
