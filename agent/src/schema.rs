@@ -10,11 +10,16 @@
 //!
 //! Specification: DESIGN.md section 10, STORE.md section 10.
 
+pub mod check;
 pub mod child;
+pub mod compare;
+pub mod dry_run;
+pub mod skeleton;
 pub mod step;
 pub mod r#type;
 pub mod upgrade;
 
+pub use check::{Class, Finding, Report, check};
 pub use child::Children;
 pub use step::{InProcess, Limits, RunStep, StepError};
 pub use r#type::{Fault, LoadError, Phase, Schemas, Step, Type, Version};
