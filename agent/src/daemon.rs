@@ -20,12 +20,13 @@ use sd_notify::NotifyState;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::access::Access;
 use crate::access::metrics::{self, Source};
-use crate::control::{Control, Figures, Told};
+use crate::control::{Control, Figures, Told, Wanted};
 use crate::home::Home;
 use crate::objects::{Objects, Settings};
 use crate::reconcile::Reconciler;
@@ -144,6 +145,7 @@ struct Agent {
     written_off: CancellationToken,
     _control: AbortOnDropHandle<()>,
     _reconciler: AbortOnDropHandle<()>,
+    _policy: AbortOnDropHandle<()>,
 }
 
 impl Agent {
@@ -181,6 +183,8 @@ impl Agent {
             wanted.clone(),
             settings,
         );
+        objects.obey(&wanted.borrow().policy);
+        let policy = AbortOnDropHandle::new(tokio::spawn(obey(Arc::clone(&objects), wanted.clone())));
         let open = objects.recover();
         let stop = CancellationToken::new();
 
@@ -253,6 +257,7 @@ impl Agent {
             written_off,
             _control: AbortOnDropHandle::new(control),
             _reconciler: reconciler,
+            _policy: policy,
         })
     }
 
@@ -295,6 +300,14 @@ async fn bind(address: SocketAddr, setting: &'static str) -> Result<TcpListener>
     TcpListener::bind(address)
         .await
         .with_context(|| format!("listen on {address} ({setting}): is another program there?"))
+}
+
+/// Takes what each plan asks of objects.
+async fn obey(objects: Arc<Objects>, mut wanted: watch::Receiver<Wanted>) {
+    while wanted.changed().await.is_ok() {
+        let policy = wanted.borrow_and_update().policy;
+        objects.obey(&policy);
+    }
 }
 
 /// What is told of where this server is.

@@ -280,8 +280,16 @@ proptest! {
         targets in proptest::collection::hash_set(any_server(), 0..14),
         plan in any::<u64>(),
         step in any::<u64>(),
+        floor in 1_u8..,
+        above in any::<u8>(),
+        all in any::<bool>(),
     ) {
-        let want = Want { role, targets: targets.into_iter().collect(), plan, step };
+        let policy = zones::Policy {
+            level: zones::Level(floor.saturating_add(above)),
+            floor: zones::Level(floor),
+            steps: if all { zones::Steps::All } else { zones::Steps::Expand },
+        };
+        let want = Want { role, targets: targets.into_iter().collect(), plan, step, policy };
         prop_assert!(want.strings().iter().all(|string| string.len() <= 255));
         prop_assert_eq!(Want::from_strings(&want.strings()), Ok(want));
     }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::RwLock;
 use tokio::sync::futures::OwnedNotified;
 use tokio::sync::oneshot;
-use zones::{Address, Level};
+use zones::{Address, Level, Policy};
 
 use super::forwards::gone_to;
 use super::gate;
@@ -181,7 +181,17 @@ impl Local {
         *self.levels.read()
     }
 
-    /// Takes what the pool's plan asks. Objects that are here keep their level until they move.
+    /// Takes what the pool's plan asks, if this release knows it. Objects that are here keep their level until they move.
+    pub fn obey(&self, policy: &Policy) {
+        match Levels::new(policy.floor, policy.level) {
+            Ok(levels) => self.set_levels(levels),
+            Err(error) => {
+                tracing::error!(%error, "the plan asks for what this release cannot do: objects stay as they are")
+            }
+        }
+    }
+
+    /// Sets what is asked of encryption.
     pub fn set_levels(&self, levels: Levels) {
         *self.levels.write() = levels;
     }

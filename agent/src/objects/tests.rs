@@ -502,6 +502,7 @@ async fn server_that_is_not_serving_takes_no_new_object_but_writes() {
             targets: Vec::new(),
             plan: 1,
             step: 1,
+            policy: zones::Policy::default(),
         });
     });
     let refused = place.put("2", put(1)).await;

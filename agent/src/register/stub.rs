@@ -58,6 +58,10 @@ impl PoolView for Pool {
         true
     }
 
+    fn floor(&self, _: &ServerName) -> zones::Level {
+        zones::Level(1)
+    }
+
     fn is_lost(&self, _: &ServerName) -> bool {
         false
     }

@@ -158,6 +158,7 @@ impl Agent {
                 targets: targets.iter().map(|target| target.parse().unwrap()).collect(),
                 plan: 1,
                 step: 1,
+                policy: zones::Policy::default(),
             }),
             answered_at: Some(BootInstant::now() + Duration::from_secs(3600)),
             ..Wanted::default()

@@ -613,11 +613,13 @@ impl World {
         }
         machine.started = true;
         machine.tick(self.now);
-        let plan = machine.disk.read_plan().unwrap_or_default();
+        let (plan, policy) = machine.disk.read_plan().unwrap_or_default();
         machine.process.engine.outside().wanted = Wanted {
             plan,
+            policy,
             ..Wanted::default()
         };
+        machine.process.local.obey(&policy);
         let boot = machine.clocks.boot(self.now);
         let mut moves = Vec::new();
         let me = machine.name.clone();
@@ -1060,12 +1062,12 @@ impl World {
         let disk = machine.disk.clone();
         let wanted = &mut machine.process.engine.outside().wanted;
         let before = wanted.clone();
-        if let Some(plan) = wanted.take(wishes)
-            && disk.write_plan(plan).is_err()
-        {
+        if wanted.take(wishes) && disk.write_plan(wanted.plan, &wanted.policy).is_err() {
             // Not durable, so not obeyed; the next answer says it again.
             *wanted = before;
         }
+        let policy = wanted.policy;
+        machine.process.local.obey(&policy);
         if let Some(want) = wanted.want.clone() {
             self.pool.heard(agent, want);
         }

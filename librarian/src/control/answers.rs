@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 
-use zones::{Address, State};
+use zones::{Address, Policy, State};
 
-use super::words::{Place, Pool, Server, Where};
+use super::words::{Asked, Place, Pool, Server, Where};
 use crate::pool::{PlanError, Progress, look};
 use crate::reconcile::Desk;
 use crate::registry::{self, View};
@@ -50,6 +50,21 @@ fn places(host: &registry::Host) -> impl Iterator<Item = SocketAddr> + '_ {
     host.addresses
         .iter()
         .map(|address| SocketAddr::new(*address, host.https_port))
+}
+
+/// What is asked of objects.
+pub(super) fn policy(view: &View<'_>) -> Result<Asked, PlanError> {
+    let Policy { level, floor, steps } = look(view)?.policy();
+    Ok(Asked {
+        level: level.0,
+        floor: floor.0,
+        steps: steps.to_string(),
+        objects_by_level: view
+            .objects_by_level()
+            .into_iter()
+            .map(|(level, objects)| (level.0, objects))
+            .collect(),
+    })
 }
 
 /// The pool at a glance.

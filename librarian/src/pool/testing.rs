@@ -35,6 +35,7 @@ pub(super) fn seen(role: Role, objects: u64) -> Seen {
             targets: Vec::new(),
             plan: 0,
             step: 0,
+            policy: zones::Policy::default(),
         },
         has: Some(has(0, objects)),
         alive: true,

@@ -138,6 +138,7 @@ pub(crate) mod tests {
             targets: Vec::new(),
             plan: 0,
             step: 0,
+            policy: zones::Policy::default(),
         };
         let mut old = Server::new("s2".parse().unwrap(), want);
         old.host = Some(Host {
