@@ -10,12 +10,17 @@
 //!
 //! Specification: DESIGN.md section 10, STORE.md section 10.
 
+pub mod check;
 pub mod child;
+pub mod compare;
+pub mod dry_run;
+pub mod skeleton;
 pub mod step;
 pub mod stepper;
 pub mod r#type;
 pub mod upgrade;
 
+pub use check::{Class, Finding, Report, check};
 pub use child::Children;
 pub use step::{InProcess, Limits, RunStep, StepError};
 pub use stepper::{Form, Stepper};

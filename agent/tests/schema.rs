@@ -1,5 +1,7 @@
-//! Steps in processes of their own: the agent's program is needed for it.
+//! Schemas and steps with the agent's own program as the process that runs them.
 
 mod schema {
+    mod command;
     mod limits;
+    mod real;
 }

@@ -1,0 +1,2 @@
+# Version 3 takes the header as properties that it does not know, so it is there again on the way forth.
+.
