@@ -200,14 +200,15 @@ impl Stepper {
 
     /// The stepped properties; `None` if no step is between the versions.
     fn step(&self, kind: &ObjectType, from: u32, to: u32, octets: &Bytes) -> Result<Option<Bytes>, MigrateError> {
-        if from == to {
-            return match self.schemas.get(kind) {
-                Some(one) if one.version(from).is_none() => Err(MigrateError::NoVersion {
-                    kind: kind.clone(),
-                    version: from,
-                }),
-                Some(_) | None => Ok(None),
-            };
+        let no_version = |version| MigrateError::NoVersion {
+            kind: kind.clone(),
+            version,
+        };
+        match self.schemas.get(kind) {
+            Some(one) if one.version(from).is_none() => return Err(no_version(from)),
+            None if from != to => return Err(no_version(to)),
+            Some(_) | None if from == to => return Ok(None),
+            Some(_) | None => {}
         }
         let unreadable = |why: String| MigrateError::Step {
             kind: kind.clone(),
