@@ -320,6 +320,7 @@ mod tests {
             writes: Vec::new(),
             tx: None,
             from: None,
+            migrated_from: None,
         }
     }
 

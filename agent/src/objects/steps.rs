@@ -130,6 +130,7 @@ pub fn make(address: &Address, put: Prepared, level: Level, tx: Tx, now_ms: u64)
         writes,
         tx: Some(tx),
         from: None,
+        migrated_from: None,
     }
 }
 

@@ -58,6 +58,9 @@ pub struct Entry {
     /// The server that handed the object over; requests that it forwards are taken. None where the object was made.
     #[cbor(n(11), with = "cbor::option_text", has_nil)]
     pub from: Option<ServerName>,
+    /// Schema version that its properties had before steps of a move or sweep; none where `schema` is as it was written.
+    #[n(12)]
+    pub migrated_from: Option<u32>,
 }
 
 /// What a copy is, and what was sent for it (DESIGN.md section 11). Each variant is durable before what it names is sent.
@@ -307,6 +310,7 @@ pub struct NewEntry {
     pub writes: Vec<WriteRecord>,
     pub tx: Option<Tx>,
     pub from: Option<ServerName>,
+    pub migrated_from: Option<u32>,
 }
 
 /// One change of the index. All changes of one commit are applied together or not at all.
@@ -350,6 +354,7 @@ impl Entry {
             writes: self.writes.clone(),
             tx: self.tx,
             from: self.from.clone(),
+            migrated_from: self.migrated_from,
         }
     }
 
@@ -513,7 +518,11 @@ mod tests {
         let streams = (prop::option::of(stream()), prop::option::of(stream()));
         let writes = prop::collection::vec(write_record(), 0..4);
         let numbers = any::<(u64, u64, u64, u32, u8)>();
-        let last = (prop::option::of(tx()), prop::option::of(server()));
+        let last = (
+            prop::option::of(tx()),
+            prop::option::of(server()),
+            any::<Option<u32>>(),
+        );
         (words, numbers, journal(), streams, writes, last).prop_map(
             |(
                 (address, kind),
@@ -521,7 +530,7 @@ mod tests {
                 journal,
                 (properties, body),
                 writes,
-                (tx, from),
+                (tx, from, migrated_from),
             )| Entry {
                 seq,
                 address: address.parse().unwrap(),
@@ -536,6 +545,7 @@ mod tests {
                 writes,
                 tx,
                 from,
+                migrated_from,
             },
         )
     }
@@ -625,6 +635,7 @@ mod tests {
             }],
             tx: Some(Tx([1; 16])),
             from: None,
+            migrated_from: None,
         };
         let active = Journal::Active { wait: None };
         assert_eq!(minicbor::to_vec(&active).unwrap(), [0x82, 0x01, 0x80]);

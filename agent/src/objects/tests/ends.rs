@@ -106,6 +106,7 @@ fn crashed(at: &str, journal: Journal) -> Change {
         writes: Vec::new(),
         tx: None,
         from: None,
+        migrated_from: None,
     })
 }
 

@@ -384,6 +384,7 @@ fn arriving(incoming: &Incoming, journal: Journal) -> Change {
         writes: in_hand.map(|in_hand| in_hand.writes()).unwrap_or_default(),
         tx: None,
         from: Some(machine.source().clone()),
+        migrated_from: None,
     };
     match incoming.row {
         Some(seq) => Change::Replace { seq, entry },
