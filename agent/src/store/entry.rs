@@ -518,11 +518,7 @@ mod tests {
         let streams = (prop::option::of(stream()), prop::option::of(stream()));
         let writes = prop::collection::vec(write_record(), 0..4);
         let numbers = any::<(u64, u64, u64, u32, u8)>();
-        let last = (
-            prop::option::of(tx()),
-            prop::option::of(server()),
-            any::<Option<u32>>(),
-        );
+        let last = (prop::option::of(tx()), prop::option::of(server()), any::<Option<u32>>());
         (words, numbers, journal(), streams, writes, last).prop_map(
             |(
                 (address, kind),
