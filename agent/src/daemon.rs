@@ -357,6 +357,11 @@ fn show(objects: &Objects, out: &mut String) {
         figures.unreadable,
     );
     gauge(
+        "agent_objects_quarantined",
+        "Objects that are not in the newest version of their type since a schema step failed; `agent ls --json` says why.",
+        figures.quarantined,
+    );
+    gauge(
         "agent_store_capacity_octets",
         "Octets that the store may take.",
         usage.capacity,
@@ -380,6 +385,17 @@ fn show(objects: &Objects, out: &mut String) {
         "agent_index_commits_total",
         "Transactions of the index.",
         figures.commits,
+    );
+    let steps = objects.stepper().counts();
+    counter(
+        "agent_schema_stepped_total",
+        "Objects whose properties were brought to another version as they arrived.",
+        steps.stepped,
+    );
+    counter(
+        "agent_schema_failed_total",
+        "Objects that came as they were since a schema step failed.",
+        steps.quarantined,
     );
     counter(
         "agent_requests_total",

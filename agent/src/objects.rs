@@ -206,10 +206,11 @@ impl Objects {
     /// The numbers that the librarian is told.
     #[must_use]
     pub fn figures(&self) -> Figures {
-        let (objects, bytes) = self.table.totals();
+        let totals = self.table.totals();
         Figures {
-            objects,
-            bytes,
+            objects: totals.objects,
+            bytes: totals.octets,
+            quarantined: totals.quarantined,
             capacity: self.store.usage().capacity,
             heat: self.requests.load(Ordering::Relaxed),
             errors: self.errors.load(Ordering::Relaxed),

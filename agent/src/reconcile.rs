@@ -322,6 +322,7 @@ mod tests {
             from: None,
             received: None,
             quarantined: None,
+            migrated_from: None,
         }
     }
 

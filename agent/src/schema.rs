@@ -14,6 +14,7 @@ pub mod check;
 pub mod child;
 pub mod compare;
 pub mod dry_run;
+pub mod read;
 pub mod skeleton;
 pub mod step;
 pub mod stepper;
@@ -22,7 +23,8 @@ pub mod upgrade;
 
 pub use check::{Class, Finding, Report, check};
 pub use child::Children;
+pub use read::{Fault, LoadError};
 pub use step::{InProcess, Limits, RunStep, StepError};
 pub use stepper::{Form, Stepper};
-pub use r#type::{Fault, LoadError, Phase, Schemas, Step, Type, Version};
+pub use r#type::{Exact, Phase, Schemas, Step, Type, Version};
 pub use upgrade::{MigrateError, Migrated, Through};

@@ -42,6 +42,8 @@ pub struct Has {
     pub commits: u64,
     /// UDP port where it takes objects from its peers.
     pub peer_port: u16,
+    /// Objects that it owns and that a schema step failed on.
+    pub quarantined: u64,
 }
 
 impl Has {
@@ -62,11 +64,12 @@ impl Has {
             format!("plan={}", self.plan),
             format!("commits={}", self.commits),
             format!("peer={}", self.peer_port),
+            format!("quarantined={}", self.quarantined),
         ]
     }
 
-    /// Reads the character-strings of a TXT record. Reading accepts exactly what [`Has::strings`] makes of a legal
-    /// release.
+    /// Reads the character-strings of a TXT record. Reading accepts what [`Has::strings`] makes of a legal release,
+    /// and the same without its last string.
     ///
     /// # Errors
     ///
@@ -91,6 +94,11 @@ impl Has {
             plan: strings.number("plan")?,
             commits: strings.number("commits")?,
             peer_port: strings.number("peer")?,
+            // Servers of the release before schemas do not say it.
+            quarantined: match strings.is_empty() {
+                true => 0,
+                false => strings.number("quarantined")?,
+            },
         };
         strings.end()?;
         Ok(has)

@@ -429,14 +429,18 @@ pub(super) fn page(objects: &[crate::objects::Summary], next: Option<&Address>) 
     let objects: Vec<_> = objects
         .iter()
         .map(|object| {
-            json!({
+            let mut one = json!({
                 "address": object.address.as_str(),
                 "type": object.kind.as_str(),
                 "schema": object.schema,
                 "epoch": object.epoch.0,
                 "revision": object.revision,
                 "size": object.size,
-            })
+            });
+            if let Some(reason) = &object.quarantined {
+                one["quarantined"] = json!(reason);
+            }
+            one
         })
         .collect();
     axum::Json(json!({ "objects": objects, "next": next.map(Address::as_str) })).into_response()

@@ -13,7 +13,7 @@ use zones::{Address, Level, Policy};
 
 use super::forwards::gone_to;
 use super::gate;
-use super::table::{self, Table};
+use super::table::{self, Table, Totals};
 use super::turn::Turn;
 use super::words::{Miss, ReadGate, Summary};
 use super::{Settings, writing};
@@ -137,13 +137,14 @@ impl Local {
                 epoch: entry.epoch,
                 revision: entry.revision,
                 size: entry.body.as_ref().map_or(0, |body| body.plain_octets),
+                quarantined: entry.quarantined.clone(),
             })
         })
     }
 
-    /// Objects owned and their octets.
+    /// What is owned.
     #[must_use]
-    pub fn totals(&self) -> (u64, u64) {
+    pub fn totals(&self) -> Totals {
         self.table.totals()
     }
 

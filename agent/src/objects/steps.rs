@@ -94,6 +94,7 @@ pub fn write(entry: &Entry, put: Prepared, now_ms: u64) -> Result<Step, WriteErr
         properties: put.properties.map_or(keep.properties, Content::Staged),
         body: put.body.map_or(keep.body, Content::Staged),
         quarantined: keep.quarantined.filter(|_| !rewritten),
+        migrated_from: keep.migrated_from.filter(|_| !rewritten),
         writes: ids::remember(&entry.writes, record, now_ms),
         ..keep
     })))
@@ -134,6 +135,7 @@ pub fn make(address: &Address, put: Prepared, level: Level, tx: Tx, now_ms: u64)
         from: None,
         received: None,
         quarantined: None,
+        migrated_from: None,
     }
 }
 

@@ -83,6 +83,8 @@ pub struct Summary {
     pub revision: u64,
     /// Octets of its body.
     pub size: u64,
+    /// Why its properties are not in a later version: a schema step failed.
+    pub quarantined: Option<String>,
 }
 
 /// Why this agent does not show an object.

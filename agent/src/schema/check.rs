@@ -10,8 +10,9 @@ use serde_json::{Map, Value, json};
 use zones::ObjectType;
 
 use super::compare::{self, Difference, Verdict};
+use super::read::LoadError;
 use super::step::{RunStep, StepError};
-use super::r#type::{LoadError, Phase, Schemas, Step, Type, Version};
+use super::r#type::{Phase, Schemas, Step, Type, Version, unequal};
 use super::upgrade::step;
 
 /// A property that no schema knows; examples get it, and steps must keep it.
@@ -314,10 +315,14 @@ impl<R: RunStep> Check<'_, R> {
             && let Some(back) = self.one.step(to, from).cloned()
             && let Some(returned) = self.run((to, from), &back, &result, &said)?
         {
+            for property in back.exact.iter().flat_map(|exact| exact.broken(&example, &returned)) {
+                let what = "is another after the way there and back, which promises that it is exact";
+                self.add(Class::Fault, "reverse", &back.file, &property, said(what.to_owned()));
+            }
             // What the step added and the way back left is no loss.
             for property in unequal(&example, &returned)
                 .into_iter()
-                .filter(|at| example.contains_key(&at[1..]))
+                .filter(|at| back.exact.is_none() && example.contains_key(&at[1..]))
             {
                 let what = "is another after the way there and back";
                 self.add(Class::Note, "reverse", &back.file, &property, said(what.to_owned()));
@@ -363,16 +368,6 @@ impl<R: RunStep> Check<'_, R> {
 fn examples_name(version: &Version) -> String {
     let name = version.file.file_name().unwrap_or_default().to_string_lossy();
     name.replace(".schema.json", ".examples.json")
-}
-
-/// Pointers to the properties in which two objects differ.
-fn unequal(one: &Map<String, Value>, other: &Map<String, Value>) -> Vec<String> {
-    let names: std::collections::BTreeSet<_> = one.keys().chain(other.keys()).collect();
-    names
-        .into_iter()
-        .filter(|name| one.get(*name) != other.get(*name))
-        .map(|name| format!("/{name}"))
-        .collect()
 }
 
 #[cfg(test)]
@@ -496,6 +491,24 @@ mod tests {
             (untried.class, untried.file.to_str()),
             (Class::Unjudged, Some("photo/1-to-2.jq"))
         );
+    }
+
+    #[test]
+    fn way_back_that_breaks_its_promise_is_a_fault_and_its_exceptions_are_none() {
+        for (back, found) in [
+            ("# exact\n.name = \"lost\" | del(.title)", &["/name"][..]),
+            ("# exact\n.", &["/title"]),
+            ("# exact but /title\n.", &[]),
+            ("# exact but /name\n.name = \"lost\" | del(.title)", &[]),
+            ("# exact\ndel(.title)", &[]),
+        ] {
+            let report = report(&chain("# expand\n.title //= .name", back));
+            let expected: Vec<_> = found
+                .iter()
+                .map(|at| ("reverse", "photo/2-to-1.jq".to_owned(), *at))
+                .collect();
+            assert_eq!(faults(&report), expected, "{back}");
+        }
     }
 
     #[test]

@@ -302,7 +302,7 @@ impl Compare<'_> {
             match given.get(name) {
                 Some(gives) => self.schemas(gives, takes, &path, false),
                 // That it is required was said above.
-                None if names(taker).contains(name.as_str()) => {}
+                None if names(taker).contains(name.as_str()) && !always.contains(name.as_str()) => {}
                 None => self.schemas(&given_rest, takes, &path, true),
             }
         }
@@ -421,6 +421,13 @@ mod tests {
             &json!({"type": "object", "required": ["size"]}),
         );
         assert_eq!(required[0].property, "/size");
+    }
+
+    #[test]
+    fn required_property_that_is_typed_only_now_cannot_be_judged_from_schemas() {
+        let old = json!({"required": ["a"]});
+        let new = json!({"required": ["a"], "properties": {"a": {"type": "string"}}});
+        assert_eq!(judged(&old, &new), Verdict::Unjudged);
     }
 
     #[test]

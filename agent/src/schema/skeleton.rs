@@ -4,7 +4,8 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::r#type::{DIALECT, LoadError, Schemas};
+use super::read::LoadError;
+use super::r#type::{DIALECT, Schemas};
 use zones::ObjectType;
 
 /// Why there is no skeleton.
@@ -100,7 +101,9 @@ fn forward(now: u32) -> String {
 }
 
 fn back(now: u32) -> String {
-    format!("# The way back to version {now}.\n.\n")
+    format!(
+        "# exact\n# The way back to version {now}. `# exact but /title` if what the step did to /title stays; no promise without the line.\n.\n"
+    )
 }
 
 #[cfg(test)]

@@ -166,6 +166,7 @@ fn wrap(shared: &Shared, old: Option<&Entry>, new: NewEntry) -> Result<Entry, Co
         from: new.from,
         received: new.received,
         quarantined: new.quarantined,
+        migrated_from: new.migrated_from,
     };
     for (part, content) in [(Part::Properties, &new.properties), (Part::Body, &new.body)] {
         let Some(stream) = entry.stream(part) else { continue };

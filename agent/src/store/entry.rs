@@ -64,6 +64,9 @@ pub struct Entry {
     /// Why the properties are not in a later version: a schema step failed when the object arrived.
     #[n(13)]
     pub quarantined: Option<String>,
+    /// Schema version that its properties had before the steps of the move that brought them.
+    #[n(14)]
+    pub migrated_from: Option<u32>,
 }
 
 /// Properties in the source's form.
@@ -327,6 +330,7 @@ pub struct NewEntry {
     pub from: Option<ServerName>,
     pub received: Option<Received>,
     pub quarantined: Option<String>,
+    pub migrated_from: Option<u32>,
 }
 
 /// One change of the index. All changes of one commit are applied together or not at all.
@@ -372,6 +376,7 @@ impl Entry {
             from: self.from.clone(),
             received: self.received,
             quarantined: self.quarantined.clone(),
+            migrated_from: self.migrated_from,
         }
     }
 
@@ -535,7 +540,13 @@ mod tests {
         let streams = (prop::option::of(stream()), prop::option::of(stream()));
         let writes = prop::collection::vec(write_record(), 0..4);
         let numbers = any::<(u64, u64, u64, u32, u8)>();
-        let last = (prop::option::of(tx()), prop::option::of(server()));
+        let last = (
+            prop::option::of(tx()),
+            prop::option::of(server()),
+            any::<Option<u32>>(),
+            prop::option::of(any::<(u32, [u8; 32])>()),
+            prop::option::of("[a-z ]{0,40}"),
+        );
         (words, numbers, journal(), streams, writes, last).prop_map(
             |(
                 (address, kind),
@@ -543,7 +554,7 @@ mod tests {
                 journal,
                 (properties, body),
                 writes,
-                (tx, from),
+                (tx, from, migrated_from, received, quarantined),
             )| Entry {
                 seq,
                 address: address.parse().unwrap(),
@@ -558,8 +569,12 @@ mod tests {
                 writes,
                 tx,
                 from,
-                received: None,
-                quarantined: None,
+                received: received.map(|(schema, properties)| Received {
+                    schema,
+                    properties: Digest(properties),
+                }),
+                quarantined,
+                migrated_from,
             },
         )
     }
@@ -651,6 +666,7 @@ mod tests {
             from: None,
             received: None,
             quarantined: None,
+            migrated_from: None,
         };
         let active = Journal::Active { wait: None };
         assert_eq!(minicbor::to_vec(&active).unwrap(), [0x82, 0x01, 0x80]);

@@ -86,6 +86,7 @@ pub(super) fn new_entry(address: &Address, revision: u64, body: Content) -> NewE
         from: None,
         received: None,
         quarantined: None,
+        migrated_from: None,
     }
 }
 

@@ -23,6 +23,7 @@ fn step(text: &str) -> Step {
     Step {
         file: PathBuf::from("test/1-to-2.jq"),
         phase: None,
+        exact: None,
         text: text.into(),
     }
 }

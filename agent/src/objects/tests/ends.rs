@@ -108,6 +108,7 @@ fn crashed(at: &str, journal: Journal) -> Change {
         from: None,
         received: None,
         quarantined: None,
+        migrated_from: None,
     })
 }
 

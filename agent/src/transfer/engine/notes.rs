@@ -388,6 +388,7 @@ fn arriving(incoming: &Incoming, journal: Journal) -> Change {
         from: Some(machine.source().clone()),
         received: in_hand.and_then(InHand::received),
         quarantined: in_hand.and_then(|in_hand| in_hand.form.quarantined.clone()),
+        migrated_from: in_hand.and_then(InHand::received).map(|received| received.schema),
     };
     match incoming.row {
         Some(seq) => Change::Replace { seq, entry },
