@@ -1,4 +1,6 @@
+# exact but /data/size /type_address /deleted_at /source_type /source_id
 # The record is made anew of its parts; the imported size is gone, the length of the content takes its place.
+# A null that said nothing may be there now or be away.
 .type //= "file"
 | .type_address //= null
 | .deleted_at //= null

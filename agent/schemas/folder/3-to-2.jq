@@ -1,4 +1,5 @@
-# The record is made anew of its parts; the imported size is gone, the length of the content takes its place.
+# exact but /type_address /deleted_at /source_type /source_id
+# The record is made anew of its parts; a null that said nothing may be there now or be away.
 .type //= "folder"
 | .type_address //= null
 | .deleted_at //= null

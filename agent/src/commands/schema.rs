@@ -1,6 +1,6 @@
 //! `agent schema`: versions of properties, before objects meet them.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::Subcommand;
@@ -17,8 +17,6 @@ use crate::vault::Part;
 
 /// Children of one command: it asks one thing at a time.
 const CHILDREN: usize = 1;
-/// Where a release puts its schemas, unless the command line says otherwise.
-const SCHEMAS: &str = "schemas";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -67,7 +65,7 @@ struct Dry {
     /// The agent's directory; no agent may be running in it
     #[arg(long)]
     dir: PathBuf,
-    /// Directory of all types; without it, schemas in the agent's directory
+    /// Directory of all types; without it, what `schemas` in agent.toml names
     #[arg(long, value_name = "DIR")]
     schemas: Option<PathBuf>,
     /// Stop at contract steps, as an upgrade does before finalize
@@ -153,11 +151,13 @@ impl Dry {
                 unchanged,
                 by_versions,
                 quarantined,
+                no_way_back,
                 misfits,
                 unreadable,
             } = &report;
             for (what, all) in [
                 ("quarantined", quarantined),
+                ("no way back", no_way_back),
                 ("misfit", misfits),
                 ("unreadable", unreadable),
             ] {
@@ -172,8 +172,9 @@ impl Dry {
                 print(format_args!("{way}: {count}\n"))?;
             }
             print(format_args!(
-                "{objects} objects, {upgraded} upgraded, {unchanged} unchanged, {} quarantined, {} unreadable; {} misfits\n",
+                "{objects} objects, {upgraded} upgraded, {unchanged} unchanged, {} quarantined, {} without way back, {} unreadable; {} misfits\n",
                 quarantined.len(),
+                no_way_back.len(),
                 unreadable.len(),
                 misfits.len()
             ))?;
@@ -187,10 +188,14 @@ impl Dry {
     }
 
     fn report(&self) -> anyhow::Result<DryRun> {
-        let beside = self.dir.join(SCHEMAS);
-        let dir: &Path = self.schemas.as_deref().unwrap_or(&beside);
-        let schemas = Schemas::load(dir).context("read the schemas; --schemas says where they are")?;
         let home = Home::open(&self.dir)?;
+        let schemas = match &self.schemas {
+            Some(dir) => Schemas::load(dir)?,
+            None if home.config.schemas.is_none() => {
+                bail!("there are no schemas to try: name their directory by --schemas, or by `schemas` in agent.toml")
+            }
+            None => home.schemas()?,
+        };
         if !self.dir.join("index.redb").exists() {
             bail!("{} has no index: there are no objects to try", self.dir.display());
         }

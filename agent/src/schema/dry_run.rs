@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 use zones::{Address, ObjectType};
 
 use super::step::RunStep;
 use super::r#type::Schemas;
-use super::upgrade::{MigrateError, Through};
+use super::upgrade::{MigrateError, Through, step};
 use crate::vault::properties::{self, PropertiesError};
 
 /// What became of the objects.
@@ -23,6 +24,8 @@ pub struct DryRun {
     pub by_versions: BTreeMap<String, u64>,
     /// Those that would stay as they are, and have to be mended or waived before finalize.
     pub quarantined: Vec<Refused>,
+    /// Those that would come to a later version, and not back as the way back promises: an abort would strand or change them.
+    pub no_way_back: Vec<Refused>,
     /// Those that need no step and do not fit the schema that they say: clients wrote them so.
     pub misfits: Vec<Refused>,
     /// Those whose properties cannot be read: `agent check` says more.
@@ -33,7 +36,7 @@ impl DryRun {
     /// Whether nothing stands in an upgrade's way.
     #[must_use]
     pub fn is_clear(&self) -> bool {
-        self.quarantined.is_empty() && self.unreadable.is_empty()
+        self.quarantined.is_empty() && self.no_way_back.is_empty() && self.unreadable.is_empty()
     }
 }
 
@@ -94,7 +97,20 @@ impl<R: RunStep> DryRunner<'_, R> {
             }
         };
         let to = self.schemas.target(kind, schema, self.through);
-        match self.schemas.upgrade(self.runner, kind, schema, to, &properties) {
+        let mut lost = None;
+        let back = |between: (u32, u32), before: &Map<String, Value>, after: &Map<String, Value>| {
+            if lost.is_none() {
+                lost = self.way_back(kind, between, before, after)?;
+            }
+            Ok(())
+        };
+        // An object past the last version known here is none that steps lead to.
+        let upgraded = match schema <= to {
+            true => self.schemas.walk(self.runner, kind, schema, to, &properties, back),
+            false => self.schemas.upgrade(self.runner, kind, schema, to, &properties),
+        };
+        self.report.no_way_back.extend(lost.map(refused));
+        match upgraded {
             Ok(migrated) if migrated.schema == schema => {
                 self.report.unchanged += 1;
                 let version = self.schemas.get(kind).and_then(|one| one.version(schema));
@@ -111,6 +127,33 @@ impl<R: RunStep> DryRunner<'_, R> {
             Err(error) => self.report.quarantined.push(refused(error.reason())),
         }
         Ok(())
+    }
+
+    /// What the way back of one step does not keep of its promise; a step without way back promises nothing.
+    fn way_back(
+        &self,
+        kind: &ObjectType,
+        (from, to): (u32, u32),
+        before: &Map<String, Value>,
+        after: &Map<String, Value>,
+    ) -> Result<Option<String>, MigrateError> {
+        let one = self.schemas.get(kind);
+        let Some((one, back)) = one.and_then(|one| Some((one, one.step(to, from)?))) else {
+            return Ok(None);
+        };
+        match step(one, self.runner, kind, (to, from), after) {
+            Ok(returned) => {
+                let broken = back
+                    .exact
+                    .iter()
+                    .flat_map(|exact| exact.broken(before, &returned))
+                    .next();
+                Ok(broken
+                    .map(|property| format!("{kind} {to} to {from}: at {property}, it does not come back as it was")))
+            }
+            Err(error) if error.is_of_server() => Err(error),
+            Err(error) => Ok(Some(error.reason())),
+        }
     }
 
     /// Counts an object whose properties could not be read from disk.

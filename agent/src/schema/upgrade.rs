@@ -27,9 +27,18 @@ pub struct Migrated {
     pub properties: Map<String, Value>,
     /// Their version.
     pub schema: u32,
-    /// The version before the steps, if any ran. Who has an earlier `migrated_from` of the object keeps that, and forgets it when
-    /// the object is back at it.
+    /// The version before the steps, if any ran.
     pub migrated_from: Option<u32>,
+}
+
+impl Migrated {
+    /// What the row of the object says from now on, if it said `before`: the version that a client wrote, and nothing once the
+    /// object is back at it.
+    #[must_use]
+    pub fn recorded(&self, before: Option<u32>) -> Option<u32> {
+        let written = before.or(self.migrated_from);
+        written.filter(|written| *written != self.schema)
+    }
 }
 
 /// Why properties cannot come to another version. The object stays as it is, and goes on the quarantine list.
@@ -149,7 +158,7 @@ impl Schemas {
             let kind = kind.clone();
             return Err(MigrateError::NoVersion { kind, version: from });
         }
-        self.walk(runner, kind, from, to, properties)
+        self.walk(runner, kind, from, to, properties, |_, _, _| Ok(()))
     }
 
     /// Steps properties back: for an older release, or a reader that asks for an older version.
@@ -169,16 +178,18 @@ impl Schemas {
             let kind = kind.clone();
             return Err(MigrateError::NoVersion { kind, version: to });
         }
-        self.walk(runner, kind, from, to, properties)
+        self.walk(runner, kind, from, to, properties, |_, _, _| Ok(()))
     }
 
-    fn walk(
+    /// Runs the steps one by one; `seen` is told the versions of each, and the properties before and after it.
+    pub(super) fn walk(
         &self,
         runner: &impl RunStep,
         kind: &ObjectType,
         from: u32,
         to: u32,
         properties: &Map<String, Value>,
+        mut seen: impl FnMut((u32, u32), &Map<String, Value>, &Map<String, Value>) -> Result<(), MigrateError>,
     ) -> Result<Migrated, MigrateError> {
         let mut migrated = Migrated {
             properties: properties.clone(),
@@ -197,7 +208,9 @@ impl Schemas {
         while migrated.schema != to {
             let now = migrated.schema;
             let next = if now < to { now + 1 } else { now - 1 };
-            migrated.properties = step(one, runner, kind, (now, next), &migrated.properties)?;
+            let after = step(one, runner, kind, (now, next), &migrated.properties)?;
+            seen((now, next), &migrated.properties, &after)?;
+            migrated.properties = after;
             migrated.schema = next;
             migrated.migrated_from = Some(from);
         }
@@ -240,4 +253,30 @@ pub(super) fn step(
             property,
             why,
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn row_names_the_version_that_a_client_wrote_until_the_object_is_back_at_it() {
+        let after = |from, schema| Migrated {
+            properties: Map::new(),
+            schema,
+            migrated_from: (from != schema).then_some(from),
+        };
+        let mut row = None;
+        for (from, to, expected) in [
+            (1, 1, None),
+            (1, 2, Some(1)),
+            (2, 2, Some(1)),
+            (2, 4, Some(1)),
+            (4, 3, Some(1)),
+            (3, 1, None),
+        ] {
+            row = after(from, to).recorded(row);
+            assert_eq!(row, expected, "{from} to {to}");
+        }
+    }
 }
