@@ -15,7 +15,7 @@ pub const RELEASE_OCTETS_MAX: usize = 32;
 /// What a server has, as its agent last said.
 ///
 /// Text, as character-strings of one TXT record, in this order: `v=hn1` `release=` `role=` `objects=` `bytes=`
-/// `capacity=` `load=` `heat=` `errors=` `unreadable=` `plan=` `commits=` `peer=`.
+/// `capacity=` `load=` `heat=` `errors=` `unreadable=` `plan=` `commits=` `peer=` `quarantined=`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Has {
     /// Release of the software, `[0-9A-Za-z.+-]{1,32}`.
@@ -126,13 +126,25 @@ mod tests {
     use super::*;
 
     const TEXT: &str = "v=hn1 release=0.1.0 role=serving objects=12 bytes=3400 capacity=1000000 load=35 heat=7 \
-                        errors=0 unreadable=0 plan=4 commits=99 peer=9102";
+                        errors=0 unreadable=0 plan=4 commits=99 peer=9102 quarantined=3";
 
     #[test]
     fn has_record_reads_back_as_it_was_written() {
         let has: Has = TEXT.parse().unwrap();
         assert_eq!(has.peer_port, 9102);
         assert_eq!(has.strings().join(" "), TEXT);
+    }
+
+    #[test]
+    fn has_record_of_the_release_before_schemas_is_read() {
+        let before: Has = TEXT.replace(" quarantined=3", "").parse().unwrap();
+        assert_eq!(
+            before,
+            Has {
+                quarantined: 0,
+                ..TEXT.parse().unwrap()
+            }
+        );
     }
 
     #[test]
