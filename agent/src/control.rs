@@ -101,6 +101,8 @@ pub struct Figures {
     pub errors: u64,
     /// Objects that no move can take away since their copies here cannot be read.
     pub unreadable: u64,
+    /// Objects that a schema step failed on.
+    pub quarantined: u64,
     /// Commits of the index.
     pub commits: u64,
 }
@@ -196,6 +198,7 @@ impl Control {
                 plan: wanted.plan,
                 commits: figures.commits,
                 peer_port: told.peer_port,
+                quarantined: figures.quarantined,
             }
         };
         let (heard, wishes) = tokio::join!(

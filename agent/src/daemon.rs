@@ -31,6 +31,7 @@ use crate::home::Home;
 use crate::objects::{Objects, Settings};
 use crate::reconcile::Reconciler;
 use crate::register::{Phase, Registers, Trust};
+use crate::schema::{Children, Limits, Stepper};
 use crate::store::Store;
 use crate::transfer::{Room, Transfer, TransferSettings};
 use crate::vault::{harden, suite};
@@ -46,6 +47,8 @@ const BLOCKING_MAX: usize = 256;
 const BLOCKING_END: Duration = Duration::from_secs(5);
 /// Rounds of control that the window of heat has: a minute.
 const HEAT_ROUNDS: usize = 60;
+/// Processes that run schema steps, at most: they take processor time and little else.
+const STEPPING_CHILDREN_MAX: usize = 2;
 
 /// Why an agent that was written off does not serve.
 const WRITTEN_OFF: &str = "this server was written off when the registry was reconciled, and others own what it had: keep its \
@@ -176,11 +179,15 @@ impl Agent {
             properties_max: config.access.properties_max.0,
             ..Settings::default()
         };
+        let schemas = home.schemas()?;
+        let steps = Children::new(STEPPING_CHILDREN_MAX, Limits::default());
+        let stepper = Stepper::new(schemas, Box::new(steps));
         let objects = Objects::new(
             Arc::new(store),
             entries,
             Arc::clone(&registers),
             wanted.clone(),
+            Arc::new(stepper),
             settings,
         );
         objects.obey(&wanted.borrow().policy);
@@ -355,6 +362,11 @@ fn show(objects: &Objects, out: &mut String) {
         figures.unreadable,
     );
     gauge(
+        "agent_objects_quarantined",
+        "Objects that are not in the newest version of their type since a schema step failed; `agent ls --json` says why.",
+        figures.quarantined,
+    );
+    gauge(
         "agent_store_capacity_octets",
         "Octets that the store may take.",
         usage.capacity,
@@ -378,6 +390,17 @@ fn show(objects: &Objects, out: &mut String) {
         "agent_index_commits_total",
         "Transactions of the index.",
         figures.commits,
+    );
+    let steps = objects.stepper().counts();
+    counter(
+        "agent_schema_stepped_total",
+        "Objects whose properties were brought to another version as they arrived.",
+        steps.stepped,
+    );
+    counter(
+        "agent_schema_failed_total",
+        "Objects that came as they were since a schema step failed.",
+        steps.quarantined,
     );
     counter(
         "agent_requests_total",

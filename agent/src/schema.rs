@@ -17,6 +17,7 @@ pub mod dry_run;
 pub mod read;
 pub mod skeleton;
 pub mod step;
+pub mod stepper;
 pub mod r#type;
 pub mod upgrade;
 
@@ -24,5 +25,6 @@ pub use check::{Class, Finding, Report, check};
 pub use child::Children;
 pub use read::{Fault, LoadError};
 pub use step::{InProcess, Limits, RunStep, StepError};
+pub use stepper::{Form, Stepper};
 pub use r#type::{Exact, Phase, Schemas, Step, Type, Version};
 pub use upgrade::{MigrateError, Migrated, Through};

@@ -86,9 +86,25 @@ fn any_register() -> impl Strategy<Value = Register> {
 }
 
 fn any_has() -> impl Strategy<Value = Has> {
-    let numbers = proptest::array::uniform8(any::<u64>());
+    let numbers = proptest::array::uniform9(any::<u64>());
     ("[0-9A-Za-z.+-]{1,32}", any_role(), numbers, any::<u32>(), any::<u16>()).prop_map(
-        |(release, role, [objects, bytes, capacity, heat, errors, unreadable, plan, commits], load, peer_port)| Has {
+        |(
+            release,
+            role,
+            [
+                objects,
+                bytes,
+                capacity,
+                heat,
+                errors,
+                unreadable,
+                plan,
+                commits,
+                quarantined,
+            ],
+            load,
+            peer_port,
+        )| Has {
             release,
             role,
             objects,
@@ -101,6 +117,7 @@ fn any_has() -> impl Strategy<Value = Has> {
             plan,
             commits,
             peer_port,
+            quarantined,
         },
     )
 }

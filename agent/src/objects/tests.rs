@@ -53,7 +53,14 @@ impl Place {
             queue_wait: Duration::from_secs(5),
             ..Settings::default()
         };
-        let objects = Objects::new(Arc::new(store), entries, Arc::new(stub.registers()), receiver, settings);
+        let objects = Objects::new(
+            Arc::new(store),
+            entries,
+            Arc::new(stub.registers()),
+            receiver,
+            Arc::default(),
+            settings,
+        );
         Place {
             dir,
             stub,

@@ -283,5 +283,6 @@ fn has(peer_port: u16) -> Has {
         plan: 0,
         commits: 0,
         peer_port,
+        quarantined: 0,
     }
 }

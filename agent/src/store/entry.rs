@@ -58,9 +58,27 @@ pub struct Entry {
     /// The server that handed the object over; requests that it forwards are taken. None where the object was made.
     #[cbor(n(11), with = "cbor::option_text", has_nil)]
     pub from: Option<ServerName>,
-    /// Schema version that its properties had before steps of a move or sweep; none where `schema` is as it was written.
+    /// The properties as the source has them, while a copy arrives whose properties were stepped to another version here.
     #[n(12)]
+    pub received: Option<Received>,
+    /// Why the properties are not in a later version: a schema step failed when the object arrived.
+    #[n(13)]
+    pub quarantined: Option<String>,
+    /// Schema version that its properties had before the steps of the move that brought them.
+    #[n(14)]
     pub migrated_from: Option<u32>,
+}
+
+/// Properties in the source's form.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct Received {
+    /// Their version.
+    #[n(0)]
+    pub schema: u32,
+    /// Their digest.
+    #[n(1)]
+    pub properties: Digest,
 }
 
 /// What a copy is, and what was sent for it (DESIGN.md section 11). Each variant is durable before what it names is sent.
@@ -310,6 +328,8 @@ pub struct NewEntry {
     pub writes: Vec<WriteRecord>,
     pub tx: Option<Tx>,
     pub from: Option<ServerName>,
+    pub received: Option<Received>,
+    pub quarantined: Option<String>,
     pub migrated_from: Option<u32>,
 }
 
@@ -354,6 +374,8 @@ impl Entry {
             writes: self.writes.clone(),
             tx: self.tx,
             from: self.from.clone(),
+            received: self.received,
+            quarantined: self.quarantined.clone(),
             migrated_from: self.migrated_from,
         }
     }
@@ -518,7 +540,13 @@ mod tests {
         let streams = (prop::option::of(stream()), prop::option::of(stream()));
         let writes = prop::collection::vec(write_record(), 0..4);
         let numbers = any::<(u64, u64, u64, u32, u8)>();
-        let last = (prop::option::of(tx()), prop::option::of(server()), any::<Option<u32>>());
+        let last = (
+            prop::option::of(tx()),
+            prop::option::of(server()),
+            any::<Option<u32>>(),
+            prop::option::of(any::<(u32, [u8; 32])>()),
+            prop::option::of("[a-z ]{0,40}"),
+        );
         (words, numbers, journal(), streams, writes, last).prop_map(
             |(
                 (address, kind),
@@ -526,7 +554,7 @@ mod tests {
                 journal,
                 (properties, body),
                 writes,
-                (tx, from, migrated_from),
+                (tx, from, migrated_from, received, quarantined),
             )| Entry {
                 seq,
                 address: address.parse().unwrap(),
@@ -541,6 +569,11 @@ mod tests {
                 writes,
                 tx,
                 from,
+                received: received.map(|(schema, properties)| Received {
+                    schema,
+                    properties: Digest(properties),
+                }),
+                quarantined,
                 migrated_from,
             },
         )
@@ -631,6 +664,8 @@ mod tests {
             }],
             tx: Some(Tx([1; 16])),
             from: None,
+            received: None,
+            quarantined: None,
             migrated_from: None,
         };
         let active = Journal::Active { wait: None };

@@ -34,7 +34,7 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
 pub use commit::CommitError;
-pub use entry::{Change, Content, Digests, Entry, Journal, NewEntry, OpenWait, Stream, WriteRecord};
+pub use entry::{Change, Content, Digests, Entry, Journal, NewEntry, OpenWait, Received, Stream, WriteRecord};
 pub use extent::Extent;
 pub use io::{Disk, DiskFile, RealDisk};
 pub use space::{Extents, Full, Reservation, Usage};

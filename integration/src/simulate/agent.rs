@@ -293,7 +293,7 @@ impl Machine {
 impl Process {
     fn on(disk: &Platter, name: &ServerName, seed: u64, number: u8) -> Result<Process, store::OpenError> {
         let (store, entries) = open(disk, seed, number)?;
-        let local = Local::new(Arc::new(store), entries, Settings::default());
+        let local = Local::new(Arc::new(store), entries, Arc::default(), Settings::default());
         let trust = Arc::new(disk.trust());
         let around = Around {
             now: BootInstant::ZERO,

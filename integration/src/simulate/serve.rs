@@ -129,6 +129,7 @@ impl World {
             &[fields[0].as_ref().map(|d| &d[..]), fields[1].as_ref().map(|d| &d[..])],
         );
         Ok(Prepared {
+            octets: None,
             client: format!("client{}", call.client),
             write_id: Some(call.write_id),
             request_hash,

@@ -127,6 +127,13 @@ fn overview(pool: &Pool) -> String {
             .collect();
         lines.push(cells.join("  ").trim_end().to_owned());
     }
+    let quarantined = pool.servers.iter().filter(|server| server.quarantined > 0);
+    lines.extend(quarantined.map(|server| {
+        format!(
+            "{} of {} are quarantined: a schema step failed, `agent ls --json` says why",
+            server.quarantined, server.name
+        )
+    }));
     if pool.servers.is_empty() {
         lines.push("no server has joined yet: librarian invite s1".to_owned());
     }

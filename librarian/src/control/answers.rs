@@ -100,6 +100,7 @@ fn one(view: &View<'_>, server: &registry::Server) -> Server {
         heat: has.map_or(0, |has| has.heat),
         errors: has.map_or(0, |has| has.errors),
         unreadable: has.map_or(0, |has| has.unreadable),
+        quarantined: has.map_or(0, |has| has.quarantined),
         plan: has.map_or(0, |has| has.plan),
         addresses: server
             .host

@@ -193,6 +193,9 @@ pub struct Server {
     pub errors: u64,
     /// Objects that no move can take away since their copies there cannot be read.
     pub unreadable: u64,
+    /// Objects that a schema step failed on.
+    #[serde(default)]
+    pub quarantined: u64,
     /// The highest plan it knows.
     pub plan: u64,
     /// Its addresses.

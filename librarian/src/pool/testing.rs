@@ -25,6 +25,7 @@ pub(super) fn has(plan: u64, objects: u64) -> Has {
         plan,
         commits: 0,
         peer_port: 1,
+        quarantined: 0,
     }
 }
 

@@ -128,6 +128,7 @@ pub(crate) mod tests {
             plan: 0,
             commits: 12,
             peer_port: 9101,
+            quarantined: 0,
         }
     }
 
