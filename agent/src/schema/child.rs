@@ -251,6 +251,10 @@ impl Child {
             Some(libc::SIGPROF) => StepError::Time {
                 limit: limits.processor,
             },
+            // Somebody else ended it, such as a kernel that was out of memory: nothing is said of the step.
+            Some(libc::SIGKILL | libc::SIGTERM | libc::SIGINT | libc::SIGHUP) => {
+                StepError::Child(io::Error::other(format!("it was ended from outside, {status}")))
+            }
             Some(_) if words.contains("overflowed its stack") => StepError::Depth,
             Some(_) if words.contains("memory allocation of") => StepError::Memory {
                 octets_max: limits.memory_octets,

@@ -339,6 +339,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::vault::properties;
 
     fn run(program: &str, properties: &str) -> Result<String, StepError> {
         let octets = Program::compile(program)?.run(properties.as_bytes(), 1000)?;
@@ -412,6 +413,22 @@ mod tests {
         #[test]
         fn any_program_text_is_compiled_or_refused(text in "[.|()\\[\\]{}a\"$,;:#0-9 \n]{0,24}") {
             let _ = Program::compile(&text);
+        }
+
+        /// What a step does not touch comes out as it went in, octet for octet.
+        #[test]
+        fn untouched_properties_keep_their_canonical_octets(
+            numbers in proptest::collection::vec(prop_oneof![
+                any::<f64>().prop_filter("finite", |number| number.is_finite()).prop_map(|number| serde_json::json!(number)),
+                (-(1_i64 << 53) + 1..1 << 53).prop_map(|number| serde_json::json!(number)),
+            ], 0..6),
+            texts in proptest::collection::btree_map(any::<String>(), any::<String>(), 0..6),
+        ) {
+            let all = serde_json::json!({"numbers": numbers, "texts": texts, "rest": [null, true, {}, []]});
+            let before = properties::canonical(all.as_object().unwrap()).unwrap();
+            let result = Program::compile(".").unwrap().run(&before, 1 << 20).unwrap();
+            let after = properties::canonical(&properties::read(&result).unwrap()).unwrap();
+            prop_assert_eq!(String::from_utf8(after), String::from_utf8(before));
         }
 
         #[test]

@@ -102,21 +102,38 @@ fn children_are_shared_by_more_threads_than_there_are_children() {
     });
 }
 
-/// Run by hand for the figures: `cargo test -p agent --release --test schema cost -- --ignored --nocapture`.
+/// The kernel's way when memory runs out: the object is not to blame, so it must not be quarantined for it.
 #[test]
-#[ignore = "a measurement"]
-fn cost_of_an_object() {
-    let children = children();
-    let properties = format!("{{\"content\":{:?},\"name\":\"a\"}}", "x".repeat(1400));
-    let step = step(".octets = (.content | utf8bytelength) | .name |= ascii_downcase");
-    let began = Instant::now();
-    children.run(&step, properties.as_bytes()).unwrap();
-    println!("first object, start and compilation included: {:?}", began.elapsed());
-    let began = Instant::now();
-    for _ in 0..10_000 {
-        children.run(&step, properties.as_bytes()).unwrap();
-    }
-    println!("each further object: {:?}", began.elapsed() / 10_000);
+fn child_that_is_killed_from_outside_is_the_servers_fault() {
+    // A limit that no other test has, to know the child by.
+    let limits = Limits {
+        memory_octets: 67_108_863,
+        ..limits()
+    };
+    let children = Children::of_program(env!("CARGO_BIN_EXE_agent").into(), 1, limits);
+    assert_eq!(run(&children, ".").unwrap(), b"{\"a\":1}");
+    let mine = std::process::id().to_string();
+    let child = std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().into_string().ok()?.parse::<i32>().ok())
+        .find(|process| {
+            let read = |file: &str| std::fs::read_to_string(format!("/proc/{process}/{file}")).unwrap_or_default();
+            // The parent is the second field after the name.
+            let parent = read("stat")
+                .rsplit(')')
+                .next()
+                .unwrap_or_default()
+                .split_whitespace()
+                .nth(1)
+                == Some(&mine);
+            parent && read("cmdline").contains("--memory-octets\x0067108863\0")
+        })
+        .expect("the child is there");
+    let process = rustix::process::Pid::from_raw(child).unwrap();
+    rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
+    let ended = run(&children, ".").unwrap_err();
+    assert!(ended.is_of_server(), "{ended}");
+    assert_eq!(run(&children, ".").unwrap(), b"{\"a\":1}", "the next step runs");
 }
 
 proptest! {
