@@ -4,6 +4,7 @@
 //! The byte-level description is `zones/PROTOCOL.md`.
 
 pub mod address;
+pub mod audit;
 pub mod has;
 pub mod incarnation;
 pub mod name;
