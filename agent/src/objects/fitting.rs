@@ -18,11 +18,12 @@ use bytes::Bytes;
 use zones::{Address, ObjectType};
 
 use super::Objects;
-use super::body::blocking;
+use super::body::{blocking, staging};
+use super::local::Local;
 use super::steps::KIND;
 use super::words::WriteError;
 use super::writing::{Prepared, writable};
-use crate::store::Entry;
+use crate::store::{Entry, StreamSpec};
 use crate::vault::{Part, properties};
 
 /// What is to be done with the properties of a write.
@@ -33,57 +34,72 @@ enum Fit {
     Merge,
 }
 
-impl Objects {
-    /// Brings the properties of a write to the version of the object that is here; in the object's turn.
-    pub(super) async fn fit(&self, entry: &Arc<Entry>, put: Prepared) -> Result<Prepared, WriteError> {
+impl Local {
+    /// Brings the properties of a write to the version of the object that is here, or those of a new one to the newest that may
+    /// be written; in the object's turn. Blocks, unless [`Local::fits`].
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError::Schema`] and those of the disk.
+    pub fn fit(&self, address: &Address, entry: Option<&Entry>, put: Prepared) -> Result<Prepared, WriteError> {
+        let Some(octets) = put.octets.clone() else {
+            return Ok(put);
+        };
+        match entry {
+            Some(entry) if put.kind.as_ref().is_none_or(|kind| *kind == entry.kind) => {
+                self.fit_over(entry, put, octets)
+            }
+            Some(_) | None => self.fit_new(address, put, octets),
+        }
+    }
+
+    /// Whether a write needs no fitting.
+    #[must_use]
+    pub fn fits(&self, entry: Option<&Entry>, put: &Prepared) -> bool {
+        let Some(entry) = entry else {
+            return put.octets.is_none() || self.stepper().newest(&kind(put)).is_none();
+        };
+        let same = put.kind.as_ref().is_none_or(|kind| *kind == entry.kind)
+            && put.schema.is_none_or(|schema| schema == entry.schema);
         let known = put.write_id.is_some_and(|id| {
             let mut records = entry.writes.iter();
             records.any(|record| record.id == id && record.client == put.client)
         });
-        if put.octets.is_none() || known || writable(entry).is_err() {
-            // Nothing to bring, or nothing will be written.
-            return Ok(put);
-        }
-        match &put.kind {
-            Some(kind) if *kind != entry.kind => return self.fit_new(&entry.address, put).await,
-            Some(_) | None => {}
-        }
-        let from = put.schema.unwrap_or(entry.schema);
-        match self.judge(&entry.kind, from, entry.schema)? {
+        // A repetition, and what is not to be written, are answered as they are.
+        put.octets.is_none() || same || known || writable(entry).is_err()
+    }
+
+    fn fit_over(&self, entry: &Entry, put: Prepared, octets: Bytes) -> Result<Prepared, WriteError> {
+        let (address, kept) = (&entry.address, entry.schema);
+        match self.judge(&entry.kind, put.schema.unwrap_or(kept), kept)? {
             Fit::Keep => Ok(put),
             Fit::Step { from, to } => {
-                let octets = put.octets.clone().unwrap_or_default();
-                let stepped = self.bring(&entry.kind, from, to, octets).await;
-                let octets = stepped.map_err(|why| WriteError::Schema {
+                let stepped = self.stepper().bring(&entry.kind, from, to, &octets);
+                let octets = stepped.map_err(|error| WriteError::Schema {
                     why: format!(
-                        "the properties are in schema {from}, the object in {to}, and they cannot be stepped forward: {why}"
+                        "the properties are in schema {from}, the object in {to}, and they cannot be stepped forward: {}",
+                        error.reason()
                     ),
                 })?;
-                self.replace_properties(&entry.address, put, octets, to).await
+                self.replace_properties(address, put, octets, to)
             }
             Fit::Merge => {
-                let octets = put.octets.clone().unwrap_or_default();
-                let octets = self.merge(entry, octets).await?;
-                self.replace_properties(&entry.address, put, octets, entry.schema).await
+                let octets = self.merge(entry, &octets)?;
+                self.replace_properties(address, put, octets, kept)
             }
         }
     }
 
-    /// Brings the properties of a new object to the newest version that may be written.
-    pub(super) async fn fit_new(&self, address: &Address, put: Prepared) -> Result<Prepared, WriteError> {
-        let Some(octets) = put.octets.clone() else {
-            return Ok(put);
-        };
-        let kind = put.kind.clone().unwrap_or_else(|| KIND.parse().expect("a legal type"));
-        let from = put.schema.unwrap_or(1);
+    fn fit_new(&self, address: &Address, put: Prepared, octets: Bytes) -> Result<Prepared, WriteError> {
+        let kind = kind(&put);
         let Some(newest) = self.stepper().newest(&kind) else {
             return Ok(put);
         };
-        match self.judge(&kind, from, newest)? {
-            Fit::Step { from, to } => match self.bring(&kind, from, to, octets).await {
-                Ok(octets) => self.replace_properties(address, put, octets, to).await,
-                Err(why) => {
-                    tracing::info!(%address, why, "a new object is kept in the version that it came in");
+        match self.judge(&kind, put.schema.unwrap_or(1), newest)? {
+            Fit::Step { from, to } => match self.stepper().bring(&kind, from, to, &octets) {
+                Ok(octets) => self.replace_properties(address, put, octets, to),
+                Err(error) => {
+                    tracing::info!(%address, why = error.reason(), "a new object is kept in the version that it came in");
                     Ok(put)
                 }
             },
@@ -108,33 +124,23 @@ impl Objects {
         }
     }
 
-    async fn bring(&self, kind: &ObjectType, from: u32, to: u32, octets: Bytes) -> Result<Bytes, String> {
-        let (local, kind) = (Arc::clone(&self.local), kind.clone());
-        let brought = blocking(move || local.stepper().bring(&kind, from, to, &octets)).await;
-        brought.map_err(|error| error.reason())
-    }
-
     /// The properties that are here, with those of a write over them.
-    async fn merge(&self, entry: &Arc<Entry>, octets: Bytes) -> Result<Bytes, WriteError> {
-        let (local, entry) = (Arc::clone(&self.local), Arc::clone(entry));
+    fn merge(&self, entry: &Entry, octets: &[u8]) -> Result<Bytes, WriteError> {
         let failed = |what: String| WriteError::Failed { what };
-        blocking(move || {
-            let mut merged = match &entry.properties {
-                Some(_) => {
-                    let here = local.store().read_all(&entry, Part::Properties);
-                    let here = here.map_err(|error| failed(error.to_string()))?;
-                    properties::read(&here).map_err(|error| failed(error.to_string()))?
-                }
-                None => serde_json::Map::new(),
-            };
-            merged.extend(properties::read(&octets).map_err(|error| failed(error.to_string()))?);
-            let merged = properties::canonical(&merged).map_err(|error| failed(error.to_string()))?;
-            Ok(Bytes::from(merged))
-        })
-        .await
+        let mut merged = match &entry.properties {
+            Some(_) => {
+                let here = self.store().read_all(entry, Part::Properties);
+                let here = here.map_err(|error| failed(error.to_string()))?;
+                properties::read(&here).map_err(|error| failed(error.to_string()))?
+            }
+            None => serde_json::Map::new(),
+        };
+        merged.extend(properties::read(octets).map_err(|error| failed(error.to_string()))?);
+        let merged = properties::canonical(&merged).map_err(|error| failed(error.to_string()))?;
+        Ok(Bytes::from(merged))
     }
 
-    async fn replace_properties(
+    fn replace_properties(
         &self,
         address: &Address,
         put: Prepared,
@@ -149,11 +155,38 @@ impl Objects {
                 allowed,
             });
         }
-        let staged = self.stage_small(address, Part::Properties, octets).await?;
+        let spec = StreamSpec {
+            address: address.clone(),
+            part: Part::Properties,
+            level: self.level_of(address),
+            octets_hint: Some(octets.len() as u64),
+            reservation: None,
+        };
+        let staged = self.store().write_small(vec![(spec, octets)]).map_err(staging)?;
         Ok(Prepared {
-            properties: Some(staged),
+            properties: staged.into_iter().next(),
             schema: Some(schema),
             ..put
         })
+    }
+}
+
+fn kind(put: &Prepared) -> ObjectType {
+    put.kind.clone().unwrap_or_else(|| KIND.parse().expect("a legal type"))
+}
+
+impl Objects {
+    /// Brings the properties of a write to the version in which they are kept, in the object's turn.
+    pub(super) async fn fit(
+        &self,
+        address: &Address,
+        entry: Option<&Arc<Entry>>,
+        put: Prepared,
+    ) -> Result<Prepared, WriteError> {
+        if self.fits(entry.map(|entry| &**entry), &put) {
+            return Ok(put);
+        }
+        let (local, address, entry) = (Arc::clone(&self.local), address.clone(), entry.cloned());
+        blocking(move || local.fit(&address, entry.as_deref(), put)).await
     }
 }

@@ -217,11 +217,11 @@ impl Objects {
 
     async fn write(self: Arc<Self>, address: &Address, turn: &Turn, put: Prepared) -> Result<Written, WriteError> {
         let Some(entry) = turn.current() else {
-            let put = self.fit_new(address, put).await?;
+            let put = self.fit(address, None, put).await?;
             return self.make(address, put).await;
         };
         let may_be_repeated = put.id().is_some();
-        let put = self.fit(&entry, put).await?;
+        let put = self.fit(address, Some(&entry), put).await?;
         match steps::write(&entry, put, clock::unix_ms()) {
             // A former owner has a tombstone too, without the write ids of those after it.
             Err(WriteError::Deleted) if may_be_repeated => Err(self.deleted_by(address).await?),

@@ -3,6 +3,7 @@
 //!
 //! Specification: DESIGN.md section 10.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
@@ -35,7 +36,7 @@ impl RunStep for Runner {
 
 /// The schemas of this release, and who runs their steps.
 pub struct Stepper {
-    schemas: Schemas,
+    schemas: Arc<Schemas>,
     runner: Runner,
     /// Whether contract steps run.
     all: AtomicBool,
@@ -89,9 +90,9 @@ impl Default for Stepper {
 impl Stepper {
     /// Steps of these schemas; contract steps wait for [`Stepper::obey`].
     #[must_use]
-    pub fn new(schemas: Schemas, runner: Runner) -> Stepper {
+    pub fn new(schemas: impl Into<Arc<Schemas>>, runner: Runner) -> Stepper {
         Stepper {
-            schemas,
+            schemas: schemas.into(),
             runner,
             all: AtomicBool::new(false),
             stepped: AtomicU64::new(0),

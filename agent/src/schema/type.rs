@@ -70,6 +70,14 @@ pub enum Phase {
 }
 
 impl Schemas {
+    /// These types.
+    #[must_use]
+    pub fn of_types(types: impl IntoIterator<Item = (ObjectType, Type)>) -> Schemas {
+        Schemas {
+            types: types.into_iter().collect(),
+        }
+    }
+
     /// The versions of a type, if there are any here.
     #[must_use]
     pub fn get(&self, kind: &ObjectType) -> Option<&Type> {

@@ -164,7 +164,14 @@ impl World {
                 drift_ppm: i64::try_from(dice(seed, number as u64, 5) % 40_000).unwrap_or(0) - 20_000,
                 calendar_ms: 0,
             };
-            machines.push(Machine::new(number as u8, key, clocks, dice(seed, number as u64, 6)));
+            let release = script.releases.get(number - 1).copied().unwrap_or_default();
+            machines.push(Machine::new(
+                number as u8,
+                key,
+                clocks,
+                release,
+                dice(seed, number as u64, 6),
+            ));
         }
         let librarian = Librarian::new(&domain, &servers);
         let clients = (0..script.clients).map(|number| Client::new(&script, number)).collect();
@@ -416,6 +423,11 @@ impl World {
                 {
                     let name = self.machines[server].name.clone();
                     self.librarian.plan(|sight| librarian::pool::refill(sight, &name).ok());
+                }
+            }
+            Deed::Policy(level, steps) => {
+                if self.librarian.up {
+                    self.librarian.ask_more(level, steps);
                 }
             }
             Deed::Late(late) => {
