@@ -1,12 +1,13 @@
-//! A dry run of schema steps over the objects of a server that was stopped.
+//! Schema steps in real processes: of a running server, and of a dry run over one that was stopped.
+
+mod web;
 
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use integration::harness::{Pool, run};
 use serde_json::{Value, json};
-
-const DEMO: &str = env!("CARGO_BIN_EXE_demo");
+use web::{Asker, DEMO, ask};
 
 #[test]
 fn dry_run_over_a_stopped_server_tells_what_would_become_of_each_object_and_changes_none() -> Result<()> {
@@ -68,5 +69,31 @@ fn dry_run_over_a_stopped_server_tells_what_would_become_of_each_object_and_chan
     let stat = pool.agent(&["stat", "1.1", "--client", &client, "--json"], b"")?.stdout;
     let stat: Value = serde_json::from_str(&stat)?;
     ensure!((&stat["schema"], &stat["revision"]) == (&json!(1), &json!(1)), "{stat}");
+    Ok(())
+}
+
+/// The steps run in a process that the server starts of its own program, whatever program that is.
+#[test]
+fn running_server_steps_a_new_object_as_far_as_the_plan_lets_it_and_a_reader_asks_for_another_version() -> Result<()> {
+    let schemas = Path::new(env!("CARGO_MANIFEST_DIR")).join("../agent/schemas");
+    let schemas = schemas.canonicalize()?.display().to_string();
+    let builder = Pool::builder(DEMO).servers(1).free(0).agent_setting("schemas", schemas);
+    let pool = builder.start()?;
+    let dir = pool.add_client("alice", &["read:*", "write:*"])?;
+    let client = dir.display().to_string();
+    let record = json!({
+        "type": "file", "created_at": "2026-01-02", "updated_at": "2026-01-02",
+        "data": {"name": "b.md", "type": "file", "extension": ".md", "path": "C:\\Sea\\b.md", "content": "Sea"},
+    });
+    let properties = record.to_string();
+    pool.agent(&["put", "1.1", "--client", &client, "--properties", &properties], b"")?;
+    let alice = Asker::client(&dir);
+    let read = |path: &str| ask(&pool, &alice, "s1", path, &[])?.expect(200)?.json();
+    let now = read("/objects/1.1")?;
+    // Version 3 takes a contract step, and no plan has asked for these.
+    ensure!(now["schema"] == 2 && now["revision"] == 1, "{now}");
+    ensure!(now["properties"]["octets"] == 3, "{now}");
+    let before = read("/objects/1.1?schema=1")?;
+    ensure!(before["schema"] == 1 && before["properties"] == record, "{before}");
     Ok(())
 }
