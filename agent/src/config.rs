@@ -37,6 +37,9 @@ pub struct Config {
     pub librarian: Librarian,
     /// Where this agent listens.
     pub listen: Listen,
+    /// The log of moves.
+    #[serde(default)]
+    pub audit: Audit,
     /// How much it keeps and how.
     #[serde(default)]
     pub store: Store,
@@ -87,6 +90,23 @@ pub struct Store {
     pub volume_step: Octets,
     /// Folder of the volumes; relative to the agent's directory.
     pub volumes: PathBuf,
+}
+
+/// The log of moves.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Audit {
+    /// How long an entry is kept.
+    #[serde(with = "humantime_serde")]
+    pub keep: Duration,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Audit {
+            keep: Duration::from_secs(400 * 24 * 3600),
+        }
+    }
 }
 
 /// What opens the keyring.
@@ -429,6 +449,7 @@ pub fn template(joined: &Joined) -> String {
     let access = Access::default();
     let moves = Moves::default();
     let release = release();
+    let audit_keep = humantime_serde::re::humantime::format_duration(Audit::default().keep);
     let time = humantime_serde::re::humantime::format_duration;
     format!(
         r#"# Settings of one agent. Read once, at the start; unknown keys are refused.
@@ -473,6 +494,11 @@ capacity = "{capacity}"
 volume_step = "{volume_step}"
 # Folder of the volumes, relative to this file. Default "{volumes}". Moving it without its content loses every object.
 # volumes = "{volumes}"
+
+[audit]
+# How long entries of the log of moves are kept, such as "400days". Default {audit_keep}. Each takes about 600 octets of the index;
+# what is cut off can no longer be shown, and `librarian audit verify` goes on from there.
+# keep = "{audit_keep}"
 
 [keyring]
 # What opens the keyring, the sealed file with the keys of all objects: file:PATH (32 random octets, made at the first

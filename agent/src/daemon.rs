@@ -391,6 +391,11 @@ fn show(objects: &Objects, out: &mut String) {
         "Transactions of the index.",
         figures.commits,
     );
+    counter(
+        "agent_audit_entries_total",
+        "Entries that the log of moves has ever had.",
+        objects.store().audit_head().count,
+    );
     let steps = objects.stepper().counts();
     counter(
         "agent_schema_stepped_total",

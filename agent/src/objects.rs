@@ -216,6 +216,7 @@ impl Objects {
             errors: self.errors.load(Ordering::Relaxed),
             unreadable: self.local.unreadable(),
             commits: self.store.commits(),
+            audit: Some(self.store.audit_head()),
         }
     }
 

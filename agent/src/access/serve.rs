@@ -57,6 +57,7 @@ pub(super) fn router(access: Arc<Access>) -> Router {
             "/objects/{address}/body",
             get(get_body).merge(put(super::write::put_body)),
         )
+        .route("/audit", get(super::audit::page))
         .route("/healthz", get(|| async { "ok\n" }))
         .fallback(no_path)
         .method_not_allowed_fallback(no_method)
@@ -139,7 +140,7 @@ fn verb(method: &Method, path: &str) -> Verb {
     }
 }
 
-async fn no_path() -> Problem {
+pub(super) async fn no_path() -> Problem {
     Problem::new(
         StatusCode::NOT_FOUND,
         "there is no such path: objects are at /objects/ADDRESS, their bodies at /objects/ADDRESS/body, lists at /objects",

@@ -284,5 +284,6 @@ fn has(peer_port: u16) -> Has {
         commits: 0,
         peer_port,
         quarantined: 0,
+        audit: None,
     }
 }

@@ -5,6 +5,7 @@
 //! | `entries` | seq    | row (STORE.md section 3)                                         |
 //! | `meta`    | name   | `format`, `commits` (+1 a transaction), `next_seq` (never falls) |
 //! | `grown`   | volume | its blocks that are filled and durable                           |
+//! | `audit`, `audit_head` |  | the log of moves (`audit.rs`)                          |
 //!
 //! Every transaction is durable on return. redb's quick repair stays off: it makes every commit 12 to 53 % slower to
 //! save 0.2 s per million rows at a start after a crash, and the start reads every row anyway.
@@ -12,9 +13,10 @@
 use std::io;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 
+use super::audit::{self, Auditor, Ends};
 use super::entry::Entry;
 use super::io::{Disk, DiskFile, VOLUMES};
 
@@ -84,6 +86,21 @@ pub(crate) struct Found {
     pub(crate) grown: Vec<u32>,
 }
 
+/// One group of changes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Group<'a> {
+    /// Rows that go.
+    pub(crate) removed: &'a [u64],
+    /// Rows that come, by numbers from the index's next one on.
+    pub(crate) added: &'a [(u64, Vec<u8>)],
+    /// The number after them.
+    pub(crate) next_seq: u64,
+    /// Blocks of each volume that are filled.
+    pub(crate) grown: &'a [u32],
+    /// Entries of the audit log.
+    pub(crate) lines: &'a [String],
+}
+
 /// What became of a transaction.
 #[derive(Debug)]
 pub(crate) enum Applied {
@@ -95,20 +112,29 @@ pub(crate) enum Applied {
     Failed(IndexError),
 }
 
+/// The database; `None` after a failure that reopening did not heal. Only the committer writes, and puts another one in its place.
+pub(crate) type Opened = Arc<RwLock<Option<Database>>>;
+
 /// The open index, used by the committer alone.
 #[derive(Debug)]
 pub(crate) struct Index {
     disk: Arc<dyn Disk>,
     cache_octets: usize,
-    /// `None` after a failure that reopening did not heal.
-    database: Option<Database>,
+    /// Readers of the audit log share it.
+    database: Opened,
+    auditor: Arc<Auditor>,
+    pub(super) ends: Ends,
     file: Arc<dyn DiskFile>,
     pub(crate) commits: u64,
     pub(crate) next_seq: u64,
 }
 
 impl Index {
-    pub(crate) fn open(disk: Arc<dyn Disk>, cache_octets: usize) -> Result<(Index, Found), IndexError> {
+    pub(crate) fn open(
+        disk: Arc<dyn Disk>,
+        cache_octets: usize,
+        auditor: Arc<Auditor>,
+    ) -> Result<(Index, Found), IndexError> {
         if !disk.list("")?.iter().any(|name| name == FILE) {
             if !disk.list(VOLUMES)?.is_empty() {
                 return Err(IndexError::Missing);
@@ -123,13 +149,15 @@ impl Index {
         let mut index = Index {
             disk,
             cache_octets,
-            database: None,
+            database: Arc::default(),
+            ends: audit::ends(&database, auditor.me())?,
+            auditor,
             file,
             commits: 0,
             next_seq: 1,
         };
         let found = index.load(&database)?;
-        index.database = Some(database);
+        *index.database.write() = Some(database);
         Ok((index, found))
     }
 
@@ -159,26 +187,39 @@ impl Index {
         Ok(found)
     }
 
+    /// The database, for readers of the audit log.
+    pub(super) fn opened(&self) -> Opened {
+        Arc::clone(&self.database)
+    }
+
     /// The file's length.
     pub(crate) fn octets(&self) -> u64 {
         self.file.len().unwrap_or(0)
     }
 
-    /// Applies one group of changes in one transaction. Numbers of `added` follow `next_seq`, which rises to `next_seq`.
-    pub(crate) fn apply(&mut self, removed: &[u64], added: &[(u64, Vec<u8>)], next_seq: u64, grown: &[u32]) -> Applied {
-        let Some(database) = &self.database else {
+    /// Applies one group of changes in one transaction.
+    pub(crate) fn apply(&mut self, group: &Group<'_>) -> Applied {
+        let next_seq = group.next_seq;
+        let opened = Arc::clone(&self.database);
+        let reading = opened.read();
+        let Some(database) = &*reading else {
             return Applied::Failed(IndexError::Io(io::Error::other(
                 "the index failed before: restart the agent",
             )));
         };
         let commits = self.commits + 1;
-        match write(database, removed, added, commits, next_seq, grown) {
-            Ok(()) => {
+        let written = write(database, group, commits, (&self.auditor, self.ends));
+        match written {
+            Ok(ends) => {
                 self.commits = commits;
                 self.next_seq = next_seq;
+                self.ends = ends;
                 Applied::Done
             }
-            Err(error) => self.reopen(error, commits, next_seq),
+            Err(error) => {
+                drop(reading);
+                self.reopen(error, commits, next_seq)
+            }
         }
     }
 
@@ -188,7 +229,9 @@ impl Index {
             error = &cause as &dyn std::error::Error,
             "index commit failed, opening the index anew"
         );
-        self.database = None;
+        let opened = Arc::clone(&self.database);
+        let mut opened = opened.write();
+        *opened = None;
         let attempt = (|| {
             self.file = self.disk.open(FILE)?;
             let database = database(self.file.clone(), self.cache_octets)?;
@@ -197,11 +240,13 @@ impl Index {
                 let meta = transaction.open_table(META)?;
                 meta.get("commits")?.map_or(0, |value| value.value())
             };
-            Ok::<_, IndexError>((database, found))
+            let ends = audit::ends(&database, self.auditor.me())?;
+            Ok::<_, IndexError>((database, found, ends))
         })();
         match attempt {
-            Ok((database, found)) => {
-                self.database = Some(database);
+            Ok((database, found, ends)) => {
+                *opened = Some(database);
+                self.ends = ends;
                 if found == commits {
                     self.commits = commits;
                     self.next_seq = next_seq;
@@ -247,34 +292,35 @@ fn database(file: Arc<dyn DiskFile>, cache_octets: usize) -> Result<Database, In
 
 fn write(
     database: &Database,
-    removed: &[u64],
-    added: &[(u64, Vec<u8>)],
+    group: &Group<'_>,
     commits: u64,
-    next_seq: u64,
-    grown: &[u32],
-) -> Result<(), IndexError> {
+    (auditor, mut ends): (&Auditor, Ends),
+) -> Result<Ends, IndexError> {
     let mut transaction = database.begin_write()?;
     transaction.set_durability(Durability::Immediate)?;
     {
         let mut entries = transaction.open_table(ENTRIES)?;
-        for seq in removed {
+        for seq in group.removed {
             entries.remove(seq)?;
         }
-        for (seq, row) in added {
+        for (seq, row) in group.added {
             entries.insert(seq, row.as_slice())?;
         }
         let mut meta = transaction.open_table(META)?;
         meta.insert("commits", commits)?;
-        meta.insert("next_seq", next_seq)?;
+        meta.insert("next_seq", group.next_seq)?;
         let mut table = transaction.open_table(GROWN)?;
-        for (volume, &blocks) in (0_u32..).zip(grown) {
+        for (volume, &blocks) in (0_u32..).zip(group.grown) {
             if table.get(volume)?.is_none_or(|known| known.value() != blocks) {
                 table.insert(volume, blocks)?;
             }
         }
     }
+    if !group.lines.is_empty() {
+        ends = audit::append(&transaction, auditor, ends, group.lines)?;
+    }
     transaction.commit()?;
-    Ok(())
+    Ok(ends)
 }
 
 /// redb over the store's seam.

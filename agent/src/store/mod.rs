@@ -11,6 +11,7 @@
 //!
 //! Specification: DESIGN.md section 9, STORE.md.
 
+mod audit;
 mod cbor;
 pub mod check;
 mod commit;
@@ -29,10 +30,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
+use zones::audit::Head;
 
+pub use audit::{AuditNote, AuditPage, Auditor, SignedHead};
 pub use commit::CommitError;
 pub use entry::{Change, Content, Digests, Entry, Journal, NewEntry, OpenWait, Received, Stream, WriteRecord};
 pub use extent::Extent;
@@ -65,6 +69,8 @@ pub struct Settings {
     pub cache: usize,
     /// Who commits and grows volumes.
     pub work: Work,
+    /// Whose log of moves is kept, and how.
+    pub auditor: Arc<Auditor>,
 }
 
 /// Who does the store's work that others wait for.
@@ -85,6 +91,11 @@ impl Default for Settings {
             volume: 64 << 30,
             cache: 16 << 20,
             work: Work::Threads,
+            auditor: Arc::new(Auditor::new(
+                "unnamed".parse().expect("a legal name"),
+                None,
+                Duration::MAX,
+            )),
         }
     }
 }
@@ -166,6 +177,9 @@ struct Shared {
     /// Every entry of the index.
     live: RwLock<HashMap<u64, Arc<Entry>>>,
     commits: AtomicU64,
+    auditor: Arc<Auditor>,
+    audit_head: RwLock<Head>,
+    database: index::Opened,
 }
 
 /// The store of one agent.
@@ -198,7 +212,7 @@ impl Store {
         vault: Arc<Vault>,
         settings: &Settings,
     ) -> Result<(Store, Vec<Arc<Entry>>), OpenError> {
-        let (index, found) = Index::open(disk.clone(), settings.cache)?;
+        let (index, found) = Index::open(disk.clone(), settings.cache, Arc::clone(&settings.auditor))?;
         let space =
             Space::open(disk, vault.entropy().clone(), settings.sizes(), found.grown).map_err(OpenError::Volume)?;
         space.set_index_octets(index.octets());
@@ -228,6 +242,9 @@ impl Store {
             vault,
             live: RwLock::new(entries.iter().map(|entry| (entry.seq, entry.clone())).collect()),
             commits: AtomicU64::new(index.commits),
+            auditor: Arc::clone(&settings.auditor),
+            audit_head: RwLock::new(index.ends.head),
+            database: index.opened(),
         });
         let worker = match settings.work {
             Work::Threads => Worker::start(&shared, index).map_err(OpenError::Volume)?,
@@ -410,6 +427,32 @@ impl Store {
     #[must_use]
     pub fn commits(&self) -> u64 {
         self.shared.commits.load(Ordering::Acquire)
+    }
+
+    /// The end of the log of moves.
+    #[must_use]
+    pub fn audit_head(&self) -> Head {
+        *self.shared.audit_head.read()
+    }
+
+    /// Who signs that log.
+    #[must_use]
+    pub fn auditor(&self) -> &Arc<Auditor> {
+        &self.shared.auditor
+    }
+
+    /// Entries of that log behind a number, at most so many, with the head of the same moment. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`IndexError`] when the index cannot be read.
+    pub fn audit(&self, after: u64, limit: usize) -> Result<AuditPage, IndexError> {
+        match &*self.shared.database.read() {
+            Some(database) => audit::page(database, after, limit),
+            None => Err(IndexError::Io(std::io::Error::other(
+                "the index failed before: restart the agent",
+            ))),
+        }
     }
 
     /// How full it is.

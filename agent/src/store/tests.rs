@@ -87,6 +87,7 @@ pub(super) fn new_entry(address: &Address, revision: u64, body: Content) -> NewE
         received: None,
         quarantined: None,
         migrated_from: None,
+        audit: None,
     }
 }
 

@@ -10,7 +10,7 @@ use zones::{Address, Level, Tx};
 use super::engine::{Done, Id};
 use crate::migration::guard::{Guard, stands};
 use crate::migration::wire::{
-    Copy, Either, INLINE_OCTETS_MAX, PART_OCTETS_MAX, Part as WirePart, Request, WriteId, write_frame,
+    Copy, Either, INLINE_OCTETS_MAX, Origin, PART_OCTETS_MAX, Part as WirePart, Request, WriteId, write_frame,
 };
 use crate::migration::{CopyFacts, Digest, Digests};
 use crate::objects::Local;
@@ -172,6 +172,14 @@ impl Shipment {
             properties,
             body: part(&entry.body, before.and_then(|before| before.body)),
             writes: entry.writes.iter().map(write_id).collect(),
+            origin: Some(Origin {
+                schema: entry.schema,
+                key: entry
+                    .streams()
+                    .map(|(_, stream)| u64::from(stream.kek_generation.0))
+                    .min(),
+                actor: String::new(),
+            }),
         };
         Shipment {
             entry,
@@ -179,6 +187,14 @@ impl Shipment {
             shipped,
             back,
         }
+    }
+
+    /// Says what asked for the move.
+    pub(crate) fn asked_by(mut self, actor: &str) -> Shipment {
+        if let Some(origin) = &mut self.copy.origin {
+            actor.clone_into(&mut origin.actor);
+        }
+        self
     }
 
     /// The object.
@@ -277,6 +293,8 @@ pub(crate) struct InHand {
     pub(crate) copy: Copy,
     /// How its properties are kept here.
     pub(crate) form: Form,
+    /// Its level at the source.
+    level_from: Level,
 }
 
 /// Why a copy did not arrive.
@@ -341,7 +359,7 @@ impl Pieces {
 
 impl InHand {
     /// A copy that takes the place of `before`; `None` if it keeps what is not there, or keeps something else.
-    pub(crate) fn new(copy: Copy, mut pieces: Pieces, before: Option<&InHand>) -> Option<InHand> {
+    pub(crate) fn new(copy: Copy, level_from: Level, mut pieces: Pieces, before: Option<&InHand>) -> Option<InHand> {
         let same = |part: Option<WirePart>, before: Option<WirePart>| match part {
             Some(part) if !part.follows => before.is_some_and(|before| before.digest == part.digest),
             Some(_) | None => true,
@@ -355,31 +373,59 @@ impl InHand {
             (None, Some(before)) if copy.properties.is_some() => before.form.clone(),
             (None, _) => Form::as_it_is(copy.schema),
         };
-        (fits && pieces.over(before)).then_some(InHand { pieces, copy, form })
+        (fits && pieces.over(before)).then_some(InHand {
+            pieces,
+            copy,
+            form,
+            level_from,
+        })
     }
 
     /// What a row says, after a restart.
     pub(crate) fn of_row(entry: &Entry, tx: Tx) -> InHand {
         let mut copy = Shipment::new(Arc::new(entry.clone()), tx, None, None, None).copy;
-        if let (Some(received), Some(properties)) = (entry.received, &mut copy.properties) {
+        let mut level_from = entry.level;
+        if let Some(received) = &entry.received {
             copy.schema = received.schema;
-            properties.digest = received.properties.0;
+            if let (Some(part), Some(digest)) = (&mut copy.properties, received.properties) {
+                part.digest = digest.0;
+            }
+            level_from = Level(received.level);
+            copy.origin = Some(Origin {
+                schema: received.schema_before,
+                key: received.key,
+                actor: received.actor.clone(),
+            });
         }
         let form = Form {
             schema: entry.schema,
             quarantined: entry.quarantined.clone(),
         };
         let pieces = Pieces::kept(&copy);
-        InHand { pieces, copy, form }
+        InHand {
+            pieces,
+            copy,
+            form,
+            level_from,
+        }
     }
 
-    /// What the row has to keep of the source's form, so that the seal's digests can be compared after a restart.
-    pub(crate) fn received(&self) -> Option<Received> {
-        let properties = self.copy.properties.filter(|_| self.copy.schema != self.form.schema)?;
-        Some(Received {
+    /// What the row keeps of the copy as it came: the seal's digests are compared with it after a restart, too.
+    pub(crate) fn received(&self) -> Received {
+        let origin = self.copy.origin.as_ref();
+        Received {
             schema: self.copy.schema,
-            properties: crate::vault::Digest(properties.digest),
-        })
+            properties: self.copy.properties.map(|part| crate::vault::Digest(part.digest)),
+            schema_before: origin.map_or(self.copy.schema, |origin| origin.schema),
+            level: self.level_from.0,
+            key: origin.and_then(|origin| origin.key),
+            actor: origin.map(|origin| origin.actor.clone()).unwrap_or_default(),
+        }
+    }
+
+    /// The version that its properties were in, if they were stepped.
+    pub(crate) fn migrated_from(&self) -> Option<u32> {
+        (self.copy.schema != self.form.schema).then_some(self.copy.schema)
     }
 
     /// The row names all of it now.

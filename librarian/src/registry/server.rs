@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use zones::audit::Head;
 use zones::{Has, Role, ServerName, Want, Wish};
 
 /// Most addresses that a server may have.
@@ -23,7 +24,7 @@ pub struct Host {
 ///
 /// | field | lasts |
 /// |---|---|
-/// | name, want, lost | over a restart |
+/// | name, want, lost, audit | over a restart |
 /// | host | port, addresses, release and the index's commit counter over a restart; the rest as they were at the last change of these |
 /// | seen, todos | until the process ends |
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +39,8 @@ pub struct Server {
     pub lost: bool,
     /// Where it is; `None` until its agent has said so.
     pub host: Option<Host>,
+    /// The end of its log of moves, as far as it was ever told: a log that is cut back or rewritten is found by it.
+    pub audit: Option<Head>,
     /// When its agent last said so to this process.
     pub seen: Option<Instant>,
 }
@@ -51,6 +54,7 @@ impl Server {
             todos: Vec::new(),
             lost: false,
             host: None,
+            audit: None,
             seen: None,
         }
     }
@@ -65,6 +69,27 @@ impl Server {
     #[must_use]
     pub fn has(&self) -> Option<&Has> {
         self.host.as_ref().map(|host| &host.has)
+    }
+
+    /// Takes the end of its log of moves. One that does not follow from what was told before is not taken, and stays to be seen.
+    pub(crate) fn told_of_log(&mut self, told: Option<Head>) {
+        let Some(told) = told else { return };
+        let follows = self.audit.is_none_or(|kept| told.count > kept.count || told == kept);
+        if follows {
+            self.audit = Some(told);
+        } else {
+            tracing::error!(server = %self.name, kept = ?self.audit.map(|kept| kept.to_string()), %told, "a log of moves was cut back or rewritten");
+        }
+    }
+
+    /// Whether its log of moves is not the one that it told of before.
+    #[must_use]
+    pub fn log_is_doubtful(&self) -> bool {
+        match (self.audit, self.has().and_then(|has| has.audit)) {
+            (Some(kept), Some(told)) => kept != told,
+            (Some(_), None) => self.host.is_some(),
+            (None, _) => false,
+        }
     }
 
     /// Whether its lease runs.
@@ -95,7 +120,7 @@ impl Server {
                 )
             })
         };
-        self.want != new.want || self.lost != new.lost || kept(self) != kept(new)
+        self.want != new.want || self.lost != new.lost || self.audit != new.audit || kept(self) != kept(new)
     }
 
     /// Whether `new` differs in something that answers about objects are made of, so that serials must rise.
@@ -129,6 +154,7 @@ pub(crate) mod tests {
             commits: 12,
             peer_port: 9101,
             quarantined: 0,
+            audit: None,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Damage is found, told and never served; a thief finds nothing.
 
 use super::*;
-use crate::store::index::Index;
+use crate::store::index::{Group, Index};
 use crate::store::scrub::{GoOn, scrub};
 use crate::store::simulated::SimulatedDisk;
 
@@ -71,8 +71,14 @@ fn swapped_places_of_two_objects_are_detected() {
 
 /// Puts rows into the index that the store itself would never write.
 fn forge(disk: &SimulatedDisk, rows: &[(u64, Vec<u8>)], next_seq: u64) {
-    let (mut index, found) = Index::open(Arc::new(disk.clone()), 1 << 20).unwrap();
-    let applied = index.apply(&[], rows, next_seq, &found.grown);
+    let (mut index, found) = Index::open(Arc::new(disk.clone()), 1 << 20, settings(1).auditor).unwrap();
+    let applied = index.apply(&Group {
+        removed: &[],
+        added: rows,
+        next_seq,
+        grown: &found.grown,
+        lines: &[],
+    });
     assert!(matches!(applied, crate::store::index::Applied::Done));
 }
 
