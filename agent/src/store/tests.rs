@@ -11,6 +11,7 @@ use crate::vault::entropy::Noise;
 use crate::vault::entropy::tests::SeededEntropy;
 use crate::vault::{Entropy, Keyring, PoolKey, Secret};
 
+mod audit;
 mod basic;
 mod damage;
 mod full;
