@@ -14,7 +14,7 @@ use crate::migration::wire::{
 use crate::migration::{CopyFacts, Digests};
 use crate::store::{Content, Entry, ReadError, Reservation, StagedStream, Store, StreamError, StreamSpec, WriteRecord};
 use crate::vault::envelope::STREAM_OCTETS_MAX;
-use crate::vault::{Part, StreamId};
+use crate::vault::{Part, ProviderError, StreamId, VaultError};
 
 const _: () = assert!(PART_OCTETS_MAX == STREAM_OCTETS_MAX, "a part is a stream of the store");
 
@@ -38,9 +38,13 @@ pub enum ShipFault {
 impl From<&ReadError> for ShipFault {
     fn from(error: &ReadError) -> ShipFault {
         match error {
-            ReadError::Damaged { .. } | ReadError::Io { .. } => ShipFault::Unreadable,
             // The key provider may answer again.
-            ReadError::Vault(_) | ReadError::NoPart { .. } => ShipFault::Broken,
+            ReadError::Vault(VaultError::Provider(ProviderError::Unavailable { .. })) | ReadError::NoPart { .. } => {
+                ShipFault::Broken
+            }
+            ReadError::Damaged { .. } | ReadError::SetAside { .. } | ReadError::Io { .. } | ReadError::Vault(_) => {
+                ShipFault::Unreadable
+            }
         }
     }
 }
