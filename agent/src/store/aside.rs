@@ -1,7 +1,7 @@
 //! Streams that are set aside: they did not read back as they were written, so they are neither served nor moved.
 //!
-//! A mark belongs to a stream, by its random id, and so to one content for ever: whatever renumbers the entry keeps it, and a
-//! content that takes the stream's place is free of it. A mark ends with its stream: when the object is written anew, deleted or
+//! A mark belongs to a stream's places, which the stream keeps while it lives: whatever renumbers the entry keeps the mark, and a
+//! content that takes the stream's place is free of it. (Its id is no key: rows that somebody forged may share one.) A mark ends with its stream: when the object is written anew, deleted or
 //! repaired. A later pass of the scrub that reads the stream well ends it too.
 //!
 //! For a repairer (another holder's copy, once there are several): [`Damage`] names the object, revision, part, length and digest
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::entry::{Entry, Stream};
 use super::space::Extents;
-use crate::vault::{Part, StreamId};
+use crate::vault::Part;
 
 /// One damaged stream of an object.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -56,7 +56,12 @@ impl Damage {
 /// The marks. There are at most as many as streams in the index.
 #[derive(Debug, Default)]
 pub(super) struct Aside {
-    marks: Mutex<HashMap<StreamId, Mark>>,
+    /// By the address in memory of their places, which is used for nothing else while the mark is there.
+    marks: Mutex<HashMap<usize, Mark>>,
+}
+
+fn key(places: &Arc<Extents>) -> usize {
+    Arc::as_ptr(places).addr()
 }
 
 #[derive(Debug)]
@@ -74,14 +79,15 @@ impl Mark {
 
 impl Aside {
     /// Sets a stream aside; says whether it was not yet.
-    pub(super) fn set(&self, id: StreamId, places: &Arc<Extents>, damage: Damage) -> bool {
+    pub(super) fn set(&self, places: &Arc<Extents>, damage: Damage) -> bool {
+        let key = key(places);
         let places = Arc::downgrade(places);
-        self.marks.lock().insert(id, Mark { damage, places }).is_none()
+        self.marks.lock().insert(key, Mark { damage, places }).is_none()
     }
 
     /// Takes a mark away; says whether there was one.
-    pub(super) fn clear(&self, id: StreamId) -> bool {
-        self.marks.lock().remove(&id).is_some()
+    pub(super) fn clear(&self, places: &Arc<Extents>) -> bool {
+        self.marks.lock().remove(&key(places)).is_some()
     }
 
     /// What is wrong with an entry, if one of its streams is set aside.
@@ -90,7 +96,7 @@ impl Aside {
         if marks.is_empty() {
             return None;
         }
-        (entry.streams()).find_map(|(_, stream)| marks.get(&stream.id).map(|mark| mark.damage.clone()))
+        (entry.streams()).find_map(|(_, stream)| marks.get(&key(&stream.extents)).map(|mark| mark.damage.clone()))
     }
 
     /// Every stream that is set aside, by address.

@@ -482,11 +482,14 @@ impl Store {
         if known.is_empty() {
             return;
         }
-        let known: HashMap<&str, &Damage> = known.iter().map(|damage| (damage.stream.as_str(), damage)).collect();
+        let known: HashMap<(&str, &str), &Damage> = known
+            .iter()
+            .map(|damage| ((damage.address.as_str(), damage.stream.as_str()), damage))
+            .collect();
         for entry in self.shared.live.read().values() {
             for (_, stream) in entry.streams() {
-                if let Some(damage) = known.get(stream.id.to_string().as_str()) {
-                    self.shared.aside.set(stream.id, &stream.extents, (*damage).clone());
+                if let Some(damage) = known.get(&(entry.address.as_str(), stream.id.to_string().as_str())) {
+                    self.shared.aside.set(&stream.extents, (*damage).clone());
                 }
             }
         }
@@ -511,7 +514,7 @@ impl Store {
     fn read_well(&self, entry: &Entry, part: Part) {
         if entry
             .stream(part)
-            .is_some_and(|stream| self.shared.aside.clear(stream.id))
+            .is_some_and(|stream| self.shared.aside.clear(&stream.extents))
         {
             tracing::warn!(object = %entry.address, %part, seq = entry.seq, "copy reads well again and is served: watch this disk");
         }
@@ -521,7 +524,7 @@ impl Store {
         let stream = entry.stream(part).expect("it was read");
         let damage = Damage::of(entry, part, stream, chain(error));
         tracing::error!(object = %entry.address, %part, seq = entry.seq, what = damage.what, "copy is damaged and set aside");
-        self.shared.aside.set(stream.id, &stream.extents, damage.clone());
+        self.shared.aside.set(&stream.extents, damage.clone());
         damage
     }
 

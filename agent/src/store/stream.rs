@@ -666,7 +666,7 @@ impl StreamReader {
                 digest: data_encoding::HEXLOWER.encode(&self.digest.0),
                 what: error.to_string(),
             };
-            if watch.aside.set(watch.id, &self.extents, damage) {
+            if watch.aside.set(&self.extents, damage) {
                 tracing::error!(object = %self.address, part = %self.part, seq = watch.seq, chunk, "copy is damaged and set aside");
             }
         }

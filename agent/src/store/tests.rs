@@ -16,6 +16,7 @@ mod damage;
 mod full;
 mod levels;
 mod power;
+mod tampering;
 
 /// The key that opens every test's keyring.
 pub(crate) fn secret() -> Secret {

@@ -20,14 +20,17 @@ async fn damaged_object_is_refused_whole_until_its_damaged_part_is_written_anew(
     let place = Place::new().await;
     let first = Put {
         body: Some(place.body("3.1", &vec![7; 400_000]).await),
-        ..create()
+        ..super::put(1)
     };
     place.put("3.1", first).await.unwrap();
     turn(&place, "3.1", crate::vault::Part::Body, 5);
     let reading = place.objects.read(&address("3.1")).await.unwrap();
     // The first piece is read before the answer begins.
     let refused = reading.body(0..400_000).await.err().unwrap();
-    assert!(matches!(refused, crate::store::ReadError::Damaged { chunk: 0, .. }), "{refused:?}");
+    assert!(
+        matches!(refused, crate::store::ReadError::Damaged { chunk: 0, .. }),
+        "{refused:?}"
+    );
     // Neither the properties nor what is whole of the body.
     let Err(Miss::Damaged { what }) = place.objects.read(&address("3.1")).await else {
         panic!("a damaged object is shown");
@@ -35,9 +38,10 @@ async fn damaged_object_is_refused_whole_until_its_damaged_part_is_written_anew(
     assert!(what.contains("body of 3.1 is damaged at chunk 0"), "{what}");
     let figures = place.objects.figures();
     assert_eq!((figures.unreadable, figures.errors), (1, 1));
+    drop(reading);
     let put = Put {
         body: Some(place.body("3.1", b"anew").await),
-        ..rewrite()
+        ..super::put(2)
     };
     place.put("3.1", put).await.unwrap();
     let reading = place.objects.read(&address("3.1")).await.unwrap();
@@ -51,7 +55,7 @@ async fn damaged_object_can_be_deleted() {
     let place = Place::new().await;
     let first = Put {
         body: Some(place.body("3.1", &[7; 4000]).await),
-        ..create()
+        ..super::put(1)
     };
     place.put("3.1", first).await.unwrap();
     turn(&place, "3.1", crate::vault::Part::Body, 5);
