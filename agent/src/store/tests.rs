@@ -12,9 +12,11 @@ use crate::vault::entropy::tests::SeededEntropy;
 use crate::vault::{Entropy, Keyring, PoolKey, Secret};
 
 mod basic;
+pub(crate) mod chance;
 mod damage;
 mod full;
 mod levels;
+mod places;
 mod power;
 mod tampering;
 
