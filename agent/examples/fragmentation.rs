@@ -1,6 +1,6 @@
 //! How free space falls apart: copies written and removed at random on a full disk, and the length of their lists of places.
 //!
-//! `cargo run --release -p agent --example fragmentation`: a GiB of blocks is filled to a share with objects, then as many are
+//! `cargo run -p agent --example fragmentation`: 128 MiB of blocks are filled to a share with objects, then as many are
 //! replaced as make the disk's octets several times. Every row is what the copies of that moment have.
 
 use std::collections::BTreeMap;
@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use agent::store::extent::{BLOCK_OCTETS, Extent, FreeMap, REGION_BLOCKS, RUN_BLOCKS_MAX, blocks_of};
 use agent::vault::{Entropy, SystemEntropy};
 
-const REGIONS: u32 = 1024;
+const REGIONS: u32 = 128;
 /// Times that the disk is written anew.
-const ROUNDS: [u64; 4] = [0, 1, 4, 12];
+const ROUNDS: [u64; 3] = [0, 2, 8];
 
 /// A number below another; the bias of a remainder of 64 bits is of no matter here.
 fn below(bound: u64) -> u64 {
@@ -78,8 +78,9 @@ fn main() {
             let mut copies: BTreeMap<u64, Vec<Extent>> = BTreeMap::new();
             let mut next = 0;
             let (total, mut written) = (map.blocks(), 0);
+            let mut full = false;
             for rounds in ROUNDS {
-                while written < total * rounds || map.blocks() - map.free() < total * percent / 100 {
+                while !full || written < total * rounds {
                     // A new copy comes before an old one goes.
                     if let Some(extents) = write(&mut map, size()) {
                         written += extents.iter().map(|extent| u64::from(extent.blocks)).sum::<u64>();
@@ -87,6 +88,9 @@ fn main() {
                         next += 1;
                     }
                     while map.blocks() - map.free() > total * percent / 100 {
+                        if !full {
+                            (full, written) = (true, 0);
+                        }
                         let from = below(next);
                         let oldest = copies.keys().next().copied().unwrap_or_default();
                         let key = copies.range(from..).next().map_or(oldest, |(key, _)| *key);

@@ -4,6 +4,7 @@
 //! builds know). The search that finds nothing in the first finds the canary in the second.
 
 mod disk;
+#[allow(dead_code, reason = "pools of other tests")]
 mod secrets;
 
 use std::collections::{BTreeMap, BTreeSet};

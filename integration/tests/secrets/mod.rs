@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use data_encoding::{BASE64, HEXLOWER};
 use integration::harness::Pool;
 
-use crate::disk::Secret;
+use crate::disk::{Secret, search_octets};
 
 /// Seen nowhere but in what the client puts.
 pub(crate) const CANARY: &str = "canary-7f3a-sings-in-the-dark";
@@ -87,4 +87,44 @@ pub(crate) fn keys_with_a_file(pool: &Pool) -> Result<Vec<Secret>> {
         ));
     }
     Ok(secrets)
+}
+
+const DEMO: &str = env!("CARGO_BIN_EXE_demo");
+pub(crate) const OBJECTS: usize = 8;
+pub(crate) fn body() -> String {
+    format!("{CANARY} ").repeat(4_000)
+}
+
+/// One server that has objects, and a free one.
+pub(crate) fn pool() -> Result<Pool> {
+    Pool::builder(DEMO)
+        .servers(2)
+        .agent_setting("store.capacity", "16MiB")
+        .agent_setting("store.volume_step", "1MiB")
+        .start()
+}
+
+/// Puts objects with the canary, and reads each.
+pub(crate) fn fill(pool: &mut Pool) -> Result<()> {
+    let client = pool.add_client("canary", &["read:*", "write:*"])?;
+    let client = client.to_str().context("client's directory")?;
+    let properties = format!("{{\"note\":\"{CANARY}\"}}");
+    for number in 0..OBJECTS {
+        let address = format!("7.{number}");
+        let put = ["put", &address, "--client", client, "--type", "note", "--properties"];
+        pool.agent(&[&put[..], &[&properties, "-"]].concat(), body().as_bytes())?;
+        let read = pool.agent(&["get", &address, "--client", client], b"")?;
+        ensure!(read.stdout == body(), "the body read back differs");
+    }
+    Ok(())
+}
+
+/// Which of these secrets are there, by name.
+pub(crate) fn there(octets: &[u8], secrets: &[Secret]) -> Vec<String> {
+    let mut found: Vec<_> = (search_octets(octets, secrets).into_iter())
+        .map(|(secret, _)| secrets[secret].what.clone())
+        .collect();
+    found.sort();
+    found.dedup();
+    found
 }
