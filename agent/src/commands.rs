@@ -1,4 +1,4 @@
-//! The command line: `agent join|run|get|put|stat|rm|ls|check`.
+//! The command line: `agent join|run|get|put|stat|rm|ls|check|schema`.
 //!
 //! Exit status 0 done, 1 failed, 2 wrong usage. What a command is asked for goes to standard output, everything else to
 //! standard error. Long work shows its progress on a terminal and stays silent in a pipe.
@@ -11,6 +11,8 @@ mod log;
 mod objects;
 mod progress;
 mod put;
+mod schema;
+mod schema_step;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -50,6 +52,11 @@ enum Command {
     Ls(objects::Ls),
     /// Verify every copy on this server; beside a running agent, tell what its scrub has found
     Check(check::Check),
+    /// Check schemas, write the next one, try its steps on the objects here
+    Schema(schema::Schema),
+    /// Run schema steps for the agent that starts this
+    #[command(name = crate::schema::child::COMMAND)]
+    SchemaStep(schema_step::SchemaStep),
 }
 
 #[derive(Debug, clap::Args)]
@@ -108,6 +115,8 @@ impl Command {
             Command::Rm(rm) => asynchronous(rm.run()),
             Command::Ls(ls) => asynchronous(ls.run()),
             Command::Check(check) => check.run(),
+            Command::Schema(schema) => schema.run(),
+            Command::SchemaStep(step) => step.run(),
         }
     }
 }

@@ -20,16 +20,18 @@ use sd_notify::NotifyState;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::access::Access;
 use crate::access::metrics::{self, Source};
-use crate::control::{Control, Figures, Told};
+use crate::control::{Control, Figures, Told, Wanted};
 use crate::home::Home;
 use crate::objects::{Objects, Settings};
 use crate::reconcile::Reconciler;
 use crate::register::{Phase, Registers, Trust};
+use crate::schema::{Children, Limits, Stepper};
 use crate::scrub::Scrubber;
 use crate::store::Store;
 use crate::transfer::{Room, Transfer, TransferSettings};
@@ -46,6 +48,8 @@ const BLOCKING_MAX: usize = 256;
 const BLOCKING_END: Duration = Duration::from_secs(5);
 /// Rounds of control that the window of heat has: a minute.
 const HEAT_ROUNDS: usize = 60;
+/// Processes that run schema steps, at most: they take processor time and little else.
+const STEPPING_CHILDREN_MAX: usize = 2;
 
 /// Why an agent that was written off does not serve.
 const WRITTEN_OFF: &str = "this server was written off when the registry was reconciled, and others own what it had: keep its \
@@ -146,6 +150,7 @@ struct Agent {
     _control: AbortOnDropHandle<()>,
     _reconciler: AbortOnDropHandle<()>,
     _scrubber: Scrubber,
+    _policy: AbortOnDropHandle<()>,
 }
 
 impl Agent {
@@ -176,13 +181,19 @@ impl Agent {
             properties_max: config.access.properties_max.0,
             ..Settings::default()
         };
+        let schemas = home.schemas()?;
+        let steps = Children::new(STEPPING_CHILDREN_MAX, Limits::default());
+        let stepper = Stepper::new(schemas, Box::new(steps));
         let objects = Objects::new(
             Arc::new(store),
             entries,
             Arc::clone(&registers),
             wanted.clone(),
+            Arc::new(stepper),
             settings,
         );
+        objects.obey(&wanted.borrow().policy);
+        let policy = AbortOnDropHandle::new(tokio::spawn(obey(Arc::clone(&objects), wanted.clone())));
         let open = objects.recover();
         let stop = CancellationToken::new();
 
@@ -261,6 +272,7 @@ impl Agent {
             _control: AbortOnDropHandle::new(control),
             _reconciler: reconciler,
             _scrubber: scrubber,
+            _policy: policy,
         })
     }
 
@@ -303,6 +315,14 @@ async fn bind(address: SocketAddr, setting: &'static str) -> Result<TcpListener>
     TcpListener::bind(address)
         .await
         .with_context(|| format!("listen on {address} ({setting}): is another program there?"))
+}
+
+/// Takes what each plan asks of objects.
+async fn obey(objects: Arc<Objects>, mut wanted: watch::Receiver<Wanted>) {
+    while wanted.changed().await.is_ok() {
+        let policy = wanted.borrow_and_update().policy;
+        objects.obey(&policy);
+    }
 }
 
 /// What is told of where this server is.
@@ -350,6 +370,11 @@ fn show(objects: &Objects, out: &mut String) {
         figures.unreadable,
     );
     gauge(
+        "agent_objects_quarantined",
+        "Objects that are not in the newest version of their type since a schema step failed; `agent ls --json` says why.",
+        figures.quarantined,
+    );
+    gauge(
         "agent_store_capacity_octets",
         "Octets that the store may take.",
         usage.capacity,
@@ -373,6 +398,17 @@ fn show(objects: &Objects, out: &mut String) {
         "agent_index_commits_total",
         "Transactions of the index.",
         figures.commits,
+    );
+    let steps = objects.stepper().counts();
+    counter(
+        "agent_schema_stepped_total",
+        "Objects whose properties were brought to another version as they arrived.",
+        steps.stepped,
+    );
+    counter(
+        "agent_schema_failed_total",
+        "Objects that came as they were since a schema step failed.",
+        steps.quarantined,
     );
     counter(
         "agent_requests_total",

@@ -24,6 +24,7 @@ use zones::TsigKey;
 use zones::tsig::KeyError;
 
 use crate::config::{Config, ConfigError, KeyringSecret};
+use crate::schema::{LoadError, Schemas};
 use crate::store::{Disk, Entry, OpenError, RealDisk, Settings, Store};
 use crate::vault::{Entropy, Keyring, KeyringError, PoolKey, Secret, SystemEntropy, Vault, VaultError};
 
@@ -106,6 +107,9 @@ pub enum HomeError {
     /// The pool's key of digests.
     #[error("read the pool key")]
     PoolKey(#[from] VaultError),
+    /// The schemas.
+    #[error("read the schemas that `schemas` in the settings names")]
+    Schemas(#[from] LoadError),
     /// The store.
     #[error("open the store")]
     Store(#[from] OpenError),
@@ -171,6 +175,18 @@ impl Home {
         let pool_key = PoolKey::from_file(&self.dir.join("pool.key"))?;
         let vault = Arc::new(Vault::new(Box::new(keyring), pool_key));
         Ok(Store::open(disk, vault, &self.store_settings())?)
+    }
+
+    /// The schemas and steps that this server works with; without the setting there are none, and every object is kept as it is.
+    ///
+    /// # Errors
+    ///
+    /// [`HomeError::Schemas`] if any file is at fault.
+    pub fn schemas(&self) -> Result<Schemas, HomeError> {
+        match &self.config.schemas {
+            Some(path) => Ok(Schemas::load(&self.dir.join(path))?),
+            None => Ok(Schemas::default()),
+        }
     }
 
     /// What opens the keyring.

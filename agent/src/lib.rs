@@ -12,6 +12,7 @@ pub mod migration;
 pub mod objects;
 pub mod reconcile;
 pub mod register;
+pub mod schema;
 pub mod scrub;
 pub mod store;
 pub mod transfer;

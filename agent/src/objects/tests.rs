@@ -54,7 +54,14 @@ impl Place {
             queue_wait: Duration::from_secs(5),
             ..Settings::default()
         };
-        let objects = Objects::new(Arc::new(store), entries, Arc::new(stub.registers()), receiver, settings);
+        let objects = Objects::new(
+            Arc::new(store),
+            entries,
+            Arc::new(stub.registers()),
+            receiver,
+            Arc::default(),
+            settings,
+        );
         Place {
             dir,
             stub,
@@ -503,6 +510,7 @@ async fn server_that_is_not_serving_takes_no_new_object_but_writes() {
             targets: Vec::new(),
             plan: 1,
             step: 1,
+            policy: zones::Policy::default(),
         });
     });
     let refused = place.put("2", put(1)).await;

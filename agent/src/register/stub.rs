@@ -58,6 +58,10 @@ impl PoolView for Pool {
         true
     }
 
+    fn floor(&self, _: &ServerName) -> zones::Level {
+        zones::Level(1)
+    }
+
     fn is_lost(&self, _: &ServerName) -> bool {
         false
     }
@@ -279,5 +283,6 @@ fn has(peer_port: u16) -> Has {
         plan: 0,
         commits: 0,
         peer_port,
+        quarantined: 0,
     }
 }

@@ -36,7 +36,7 @@ use parking_lot::{Mutex, RwLock};
 
 pub use aside::Damage;
 pub use commit::CommitError;
-pub use entry::{Change, Content, Digests, Entry, Journal, NewEntry, OpenWait, Stream, WriteRecord};
+pub use entry::{Change, Content, Digests, Entry, Journal, NewEntry, OpenWait, Received, Stream, WriteRecord};
 pub use extent::Extent;
 pub use io::{Disk, DiskFile, RealDisk};
 pub use space::{Extents, Full, Reservation, Usage};
