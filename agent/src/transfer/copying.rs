@@ -667,3 +667,28 @@ fn pieces(
     }
     if good { Ok(pieces) } else { Err(CopyFault::Damaged) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Only an answer that may come later is waited for: whatever else was tried again would be so for ever.
+    #[test]
+    fn copy_whose_data_key_does_not_open_ends_its_move_and_a_silent_key_provider_does_not() {
+        let wrapped = VaultError::Wrapped {
+            stream: StreamId([1; 16]),
+            generation: crate::vault::Generation(1),
+        };
+        assert_eq!(ShipFault::from(&ReadError::Vault(wrapped)), ShipFault::Unreadable);
+        let silent = ProviderError::Unavailable {
+            source: "no answer".into(),
+        };
+        let silent = ReadError::Vault(VaultError::Provider(silent));
+        assert_eq!(ShipFault::from(&silent), ShipFault::Broken);
+        let aside = ReadError::SetAside {
+            address: "3.1".parse().unwrap(),
+            what: "found before".to_owned(),
+        };
+        assert_eq!(ShipFault::from(&aside), ShipFault::Unreadable);
+    }
+}
