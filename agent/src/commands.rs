@@ -50,7 +50,7 @@ enum Command {
     Rm(objects::Rm),
     /// List objects
     Ls(objects::Ls),
-    /// Verify every copy on this server; the agent must not run
+    /// Verify every copy on this server; beside a running agent, tell what its scrub has found
     Check(check::Check),
     /// Check schemas, write the next one, try its steps on the objects here
     Schema(schema::Schema),

@@ -52,6 +52,9 @@ pub struct Config {
     /// Bounds of moves.
     #[serde(default)]
     pub moves: Moves,
+    /// How copies are read to find damage.
+    #[serde(default)]
+    pub scrub: Scrub,
 }
 
 /// Where the librarian is.
@@ -213,6 +216,26 @@ pub struct Moves {
     pub forward_for: Duration,
     /// Octets of payload in the first UDP packets between agents; larger ones are found by probing.
     pub mtu: u16,
+}
+
+/// How copies are read to find damage.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Scrub {
+    /// Most octets read a second.
+    pub rate: Octets,
+    /// Time from the end of one pass to the begin of the next.
+    #[serde(with = "humantime_serde")]
+    pub interval: Duration,
+}
+
+impl Default for Scrub {
+    fn default() -> Self {
+        Scrub {
+            rate: Octets(16 << 20),
+            interval: Duration::from_secs(7 * 24 * 3600),
+        }
+    }
 }
 
 impl Default for Store {
@@ -401,6 +424,14 @@ impl Config {
                 !(quic::MTU_MIN..=quic::MTU_MAX).contains(&self.moves.mtu),
                 "moves.mtu is between 1200 and 6550: beyond that ten packets at once no longer fit what the kernel takes",
             ),
+            (
+                self.scrub.rate.0 < 1 << 20,
+                "scrub.rate is at least 1MiB: slower, a pass does not end before copies rot",
+            ),
+            (
+                self.scrub.interval < Duration::from_secs(60),
+                "scrub.interval is at least 1m",
+            ),
         ];
         rules.iter().find(|(broken, _)| *broken).map(|(_, what)| *what)
     }
@@ -448,6 +479,7 @@ pub fn template(joined: &Joined) -> String {
     let volume_step = store.volume_step.min(*capacity);
     let access = Access::default();
     let moves = Moves::default();
+    let scrub = Scrub::default();
     let release = release();
     let audit_keep = humantime_serde::re::humantime::format_duration(Audit::default().keep);
     let time = humantime_serde::re::humantime::format_duration;
@@ -545,6 +577,15 @@ volume_step = "{volume_step}"
 # is found by probing, up to 6550, and used: larger packets need less CPU. A value that a link does not carry costs every new
 # connection a fallback to 1200 and the probing anew.
 # mtu = {mtu}
+
+[scrub]
+# Most octets a second that are read in the background to find damaged copies (B, KiB, MiB, GiB), at least 1MiB. Default
+# {scrub_rate}. Less while clients or moves use the disk. High: the disk is busy, and clients feel it. Low: a pass takes longer
+# (1 TiB at 16MiB: 18 hours), and damage is found later.
+# rate = "{scrub_rate}"
+# Time from the end of one pass to the begin of the next, at least 1m. Default {scrub_interval}. Long: damage is found late, when
+# other copies may be damaged too, and an upgrade that asks for a recent pass waits. Short: the disk is read all the time.
+# interval = "{scrub_interval}"
 "#,
         default_capacity = store.capacity,
         volume_step_default = store.volume_step,
@@ -563,6 +604,8 @@ volume_step = "{volume_step}"
         reserve_for = time(moves.reserve_for),
         forward_for = time(moves.forward_for),
         mtu = moves.mtu,
+        scrub_rate = scrub.rate,
+        scrub_interval = time(scrub.interval),
     )
 }
 
@@ -632,6 +675,7 @@ mod tests {
         let shown = read(&uncommented(&template(&joined()))).unwrap();
         assert_eq!(format!("{:?}", shown.access), format!("{:?}", Access::default()));
         assert_eq!(format!("{:?}", shown.moves), format!("{:?}", Moves::default()));
+        assert_eq!(format!("{:?}", shown.scrub), format!("{:?}", Scrub::default()));
         assert_eq!(shown.keyring.secret, KeyringSecret::default());
         assert_eq!(shown.release, release());
         assert!(shown.listen.metrics.is_some() && !shown.listen.advertise.is_empty());

@@ -32,6 +32,7 @@ use crate::objects::{Objects, Settings};
 use crate::reconcile::Reconciler;
 use crate::register::{Phase, Registers, Trust};
 use crate::schema::{Children, Limits, Stepper};
+use crate::scrub::Scrubber;
 use crate::store::Store;
 use crate::transfer::{Room, Transfer, TransferSettings};
 use crate::vault::{harden, suite};
@@ -148,6 +149,7 @@ struct Agent {
     written_off: CancellationToken,
     _control: AbortOnDropHandle<()>,
     _reconciler: AbortOnDropHandle<()>,
+    _scrubber: Scrubber,
     _policy: AbortOnDropHandle<()>,
 }
 
@@ -232,6 +234,11 @@ impl Agent {
         sources.push(Box::new(move |out| out.push_str(&moves.metrics())));
         let shown = Arc::clone(&objects);
         sources.push(Box::new(move |out| show(&shown, out)));
+        let others = Arc::clone(&objects);
+        let used = move || others.figures().heat + others.store().commits();
+        let scrubber =
+            Scrubber::start(&home.dir, Arc::clone(objects.store()), &config.scrub, used).context("start the scrub")?;
+        sources.push(Box::new(scrubber.metrics()));
         let metrics = match config.listen.metrics {
             Some(address) => Some(bind(address, "listen.metrics").await?),
             None => None,
@@ -264,6 +271,7 @@ impl Agent {
             written_off,
             _control: AbortOnDropHandle::new(control),
             _reconciler: reconciler,
+            _scrubber: scrubber,
             _policy: policy,
         })
     }

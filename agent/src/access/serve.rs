@@ -384,7 +384,8 @@ pub(super) fn damaged(address: &Address, error: &(dyn std::error::Error + 'stati
     tracing::error!(%address, error, "a copy cannot be read");
     Problem::new(
         StatusCode::INTERNAL_SERVER_ERROR,
-        "the copy of the object on this server cannot be read: ask another holder, and tell the operator",
+        "the copy of the object on this server is damaged or cannot be read, and is not served until it is repaired or the whole \
+         object is written anew: tell the operator, who finds it in the log and by `agent check`",
     )
 }
 

@@ -4,10 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
+use zones::Address;
 
 use super::io::RealDisk;
-use super::scrub::{Damage, GoOn, ScrubReport, scrub};
-use super::{OpenError, Settings, Store};
+use super::scrub::{GoOn, ScrubReport, object, scrub};
+use super::{Damage, OpenError, Settings, Store};
 use crate::vault::{Keyring, KeyringError, PoolKey, Secret, SystemEntropy, Vault, VaultError};
 
 /// What a check found.
@@ -19,6 +20,8 @@ pub struct CheckReport {
     pub octets: u64,
     /// Copies that are not as they were written.
     pub damaged: Vec<Damage>,
+    /// Copies of which nothing is known, since the key provider did not answer.
+    pub unread: u64,
     /// Rows of the index that cannot be used; nothing else is checked while there are any.
     pub rows: Vec<String>,
 }
@@ -27,7 +30,7 @@ impl CheckReport {
     /// Whether everything is as it was written.
     #[must_use]
     pub fn is_sound(&self) -> bool {
-        self.damaged.is_empty() && self.rows.is_empty()
+        self.damaged.is_empty() && self.unread == 0 && self.rows.is_empty()
     }
 }
 
@@ -49,7 +52,7 @@ pub enum CheckError {
     Open(#[source] OpenError),
 }
 
-/// Reads every copy below `dir`. `progress` is told after every copy how many there are.
+/// Reads every copy below `dir`, or those of one object. `go_on` is asked after each piece, with its octets, and told how many copies and octets there are.
 ///
 /// # Errors
 ///
@@ -59,7 +62,8 @@ pub fn check(
     volumes: &Path,
     secret: &Secret,
     settings: &Settings,
-    mut progress: impl FnMut(&ScrubReport, u64) -> GoOn,
+    only: Option<&Address>,
+    mut go_on: impl FnMut(&ScrubReport, u64, (u64, u64)) -> GoOn,
 ) -> Result<CheckReport, CheckError> {
     let disk = Arc::new(RealDisk::with_volumes(dir, volumes)?);
     let keyring = Keyring::open(disk.clone(), secret, Arc::new(SystemEntropy))?;
@@ -77,12 +81,24 @@ pub fn check(
             return Err(CheckError::Open(error));
         }
     };
-    let total = entries.len() as u64;
-    let report = scrub(&store, 0, |report| progress(report, total));
+    let wanted = entries
+        .iter()
+        .filter(|entry| entry.streams().next().is_some() && only.is_none_or(|only| entry.address == *only));
+    let total = wanted.fold((0, 0), |(copies, octets), entry| {
+        (copies + 1, octets + entry.plain_octets())
+    });
+    drop(entries);
+    let mut report = ScrubReport::default();
+    let mut go_on = |report: &ScrubReport, octets| go_on(report, octets, total);
+    match only {
+        Some(address) => object(&store, address, &mut report, &mut go_on),
+        None => scrub(&store, &mut report, &mut go_on),
+    };
     Ok(CheckReport {
         copies: report.copies,
         octets: report.octets,
         damaged: report.damaged,
+        unread: report.unread,
         rows: Vec::new(),
     })
 }

@@ -19,7 +19,7 @@ use crate::store::{
     Content, Entry, ReadError, Received, Reservation, StagedStream, Store, StreamError, StreamSpec, WriteRecord,
 };
 use crate::vault::envelope::STREAM_OCTETS_MAX;
-use crate::vault::{Part, StreamId};
+use crate::vault::{Part, ProviderError, StreamId, VaultError};
 
 const _: () = assert!(PART_OCTETS_MAX == STREAM_OCTETS_MAX, "a part is a stream of the store");
 
@@ -43,9 +43,13 @@ pub enum ShipFault {
 impl From<&ReadError> for ShipFault {
     fn from(error: &ReadError) -> ShipFault {
         match error {
-            ReadError::Damaged { .. } | ReadError::Io { .. } => ShipFault::Unreadable,
             // The key provider may answer again.
-            ReadError::Vault(_) | ReadError::NoPart { .. } => ShipFault::Broken,
+            ReadError::Vault(VaultError::Provider(ProviderError::Unavailable { .. })) | ReadError::NoPart { .. } => {
+                ShipFault::Broken
+            }
+            ReadError::Damaged { .. } | ReadError::SetAside { .. } | ReadError::Io { .. } | ReadError::Vault(_) => {
+                ShipFault::Unreadable
+            }
         }
     }
 }
@@ -708,4 +712,29 @@ fn pieces(
         }
     }
     if good { Ok(pieces) } else { Err(CopyFault::Damaged) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Only an answer that may come later is waited for: whatever else was tried again would be so for ever.
+    #[test]
+    fn copy_whose_data_key_does_not_open_ends_its_move_and_a_silent_key_provider_does_not() {
+        let wrapped = VaultError::Wrapped {
+            stream: StreamId([1; 16]),
+            generation: crate::vault::Generation(1),
+        };
+        assert_eq!(ShipFault::from(&ReadError::Vault(wrapped)), ShipFault::Unreadable);
+        let silent = ProviderError::Unavailable {
+            source: "no answer".into(),
+        };
+        let silent = ReadError::Vault(VaultError::Provider(silent));
+        assert_eq!(ShipFault::from(&silent), ShipFault::Broken);
+        let aside = ReadError::SetAside {
+            address: "3.1".parse().unwrap(),
+            what: "found before".to_owned(),
+        };
+        assert_eq!(ShipFault::from(&aside), ShipFault::Unreadable);
+    }
 }
