@@ -184,4 +184,40 @@ pub(crate) mod tests {
         assert_eq!(change(|new| new.want.role = Role::Cordoned), (true, true));
         assert_eq!(change(|new| new.seen = Some(Instant::now())), (false, false));
     }
+
+    #[test]
+    fn log_that_is_cut_back_or_rewritten_does_not_take_the_place_of_the_one_that_was_told() {
+        let mut server = Server::new(
+            "s2".parse().unwrap(),
+            Want {
+                role: Role::Serving,
+                targets: Vec::new(),
+                plan: 0,
+                step: 0,
+                policy: zones::Policy::default(),
+            },
+        );
+        let told = |count, octet| {
+            Some(Head {
+                count,
+                hash: [octet; 32],
+            })
+        };
+        let mut tell = |head| {
+            server.told_of_log(head);
+            server.host = Some(Host {
+                https_port: 1,
+                addresses: Vec::new(),
+                has: Has { audit: head, ..has() },
+            });
+            (server.audit, server.log_is_doubtful())
+        };
+        assert_eq!(tell(told(3, 1)), (told(3, 1), false));
+        assert_eq!(tell(told(5, 2)), (told(5, 2), false));
+        for doubtful in [told(4, 9), told(5, 3), None] {
+            assert_eq!(tell(doubtful), (told(5, 2), true));
+        }
+        assert_eq!(tell(told(5, 2)), (told(5, 2), false), "the log came back");
+        assert_eq!(tell(told(6, 4)), (told(6, 4), false));
+    }
 }

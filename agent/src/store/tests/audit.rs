@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use redb::{ReadableDatabase, ReadableTable};
 use zones::audit::{Head, Verifier};
 
 use super::*;
@@ -178,4 +179,65 @@ fn old_entries_are_cut_off_and_the_chain_goes_on_from_there() {
     let copy = arriving(&store, &address("2.1")).unwrap();
     store.commit(vec![taken(&copy, DAY * 10)]).unwrap();
     assert_eq!(logged(&store), ["1.7", "1.8", "1.9", "2.1"]);
+}
+
+/// Who can write the disk, and has no key, changes the log: the entries no longer lead to the signed head, or that head is not
+/// the one that the librarian keeps.
+#[test]
+fn change_of_the_log_on_disk_is_found() {
+    use crate::store::audit::LINES;
+    type Tamper = fn(&mut redb::Table<'_, u64, &'static [u8]>);
+    let tampers: [(&str, Tamper); 7] = [
+        ("removed", |log| drop(log.remove(3).unwrap())),
+        ("removed at the end", |log| drop(log.remove(6).unwrap())),
+        ("removed at the beginning", |log| drop(log.remove(1).unwrap())),
+        ("emptied", |log| log.retain(|_, _| false).unwrap()),
+        ("changed", |log| {
+            let mut line = log.get(2).unwrap().unwrap().value().to_vec();
+            let at = line.windows(2).position(|two| two == b"s1").unwrap();
+            line[at + 1] = b'9';
+            log.insert(2, line.as_slice()).unwrap();
+        }),
+        ("swapped", |log| {
+            let [one, other] = [2, 3].map(|number| log.get(number).unwrap().unwrap().value().to_vec());
+            log.insert(2, other.as_slice()).unwrap();
+            log.insert(3, one.as_slice()).unwrap();
+        }),
+        ("added", |log| {
+            let line = log.get(6).unwrap().unwrap().value().to_vec();
+            log.insert(7, line.as_slice()).unwrap();
+        }),
+    ];
+    let examine = |store: &Store, kept: Option<Head>| {
+        let page = store.audit(0, 1000).unwrap();
+        let signed = page.head.unwrap();
+        let mut verifier = Verifier::new(signed.anchor.parse().unwrap(), kept);
+        for (number, line) in &page.entries {
+            verifier.line(*number, line);
+        }
+        verifier.end(signed.head.parse().unwrap())
+    };
+    for (name, tamper) in tampers {
+        let disk = SimulatedDisk::default();
+        play(&disk);
+        let store = open(&disk, 2, DAY).unwrap();
+        assert_eq!(examine(&store, Some(store.audit_head())), Ok(()));
+        {
+            let database = store.shared.database.read();
+            let transaction = database.as_ref().unwrap().begin_write().unwrap();
+            tamper(&mut transaction.open_table(LINES).unwrap());
+            transaction.commit().unwrap();
+        }
+        assert!(examine(&store, None).is_err(), "{name}");
+    }
+    // A whole older log, head and all, in the place of the newer one.
+    let disk = SimulatedDisk::default();
+    play(&disk);
+    let kept = open(&disk, 2, DAY).unwrap().audit_head();
+    let older = SimulatedDisk::default();
+    let store = open(&older, 1, DAY).unwrap();
+    let copy = arriving(&store, &address("1.1")).unwrap();
+    store.commit(vec![taken(&copy, DAY)]).unwrap();
+    assert_eq!(examine(&store, None), Ok(()));
+    assert!(examine(&store, Some(kept)).is_err());
 }
