@@ -27,7 +27,7 @@ mod write;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use certs::{Anchor, Identity, Revoked, TlsError};
+use certs::{Anchor, Identity, Revocations, TlsError};
 use http::HeaderName;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -55,7 +55,7 @@ pub const HYPERNET_SIZE: HeaderName = HeaderName::from_static("hypernet-size");
 pub struct Access {
     objects: Arc<Objects>,
     anchor: Anchor,
-    revoked: ArcSwap<Revoked>,
+    revoked: ArcSwap<Revocations>,
     bounds: config::Access,
     requests: Arc<Semaphore>,
     metrics: Arc<Metrics>,
@@ -111,7 +111,7 @@ impl Access {
     }
 
     /// Takes a new set of revoked certificates: it counts from the next request on, also on open connections.
-    pub fn set_revoked(&self, revoked: Revoked) {
+    pub fn set_revoked(&self, revoked: Revocations) {
         self.revoked.store(Arc::new(revoked));
     }
 

@@ -17,7 +17,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use certs::{Anchor, Identity, IdentityError, Peer, PeerError, Revoked, SignError, Signer, Who};
+use certs::{Anchor, Identity, IdentityError, Peer, PeerError, Revocations, SignError, Signer, Who};
 use rustls_pki_types::UnixTime;
 use zeroize::Zeroizing;
 use zones::TsigKey;
@@ -133,7 +133,7 @@ impl Home {
         let key = Zeroizing::new(read(&identity_dir.join("server.key"))?);
         let anchor = Anchor::from_pem(&read(&identity_dir.join("ca.pem"))?)?;
         let identity = Identity::from_pem(&certificate, &key)?;
-        let peer = Peer::read(identity.certificate(), UnixTime::now(), &Revoked::default())?;
+        let peer = Peer::read(identity.certificate(), UnixTime::now(), &Revocations::default())?;
         match &peer.who {
             Who::Server(name) if *name == config.name => {}
             other => {

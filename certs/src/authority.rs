@@ -230,7 +230,8 @@ fn params(serial: Serial, now: UnixTime, lifetime: Duration) -> Result<Certifica
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::peer::{PeerError, Revoked};
+    use crate::peer::PeerError;
+    use crate::revocation::Revocations;
     use crate::testing::{NOW_S, Pool, at, client, server};
 
     #[test]
@@ -244,7 +245,7 @@ mod tests {
         let peer = pool
             .authority
             .anchor()
-            .verify(identity.certificate(), at(NOW_S), &Revoked::default());
+            .verify(identity.certificate(), at(NOW_S), &Revocations::default());
         assert_eq!(peer.expect("trusted").who, server("s2"));
     }
 
@@ -255,7 +256,7 @@ mod tests {
         assert!(matches!(
             pool.authority
                 .anchor()
-                .verify(identity.certificate(), at(NOW_S), &Revoked::default()),
+                .verify(identity.certificate(), at(NOW_S), &Revocations::default()),
             Err(PeerError::Untrusted { .. })
         ));
     }
@@ -271,7 +272,7 @@ mod tests {
         assert!(matches!(
             pool.authority
                 .anchor()
-                .verify(forged.certificate(), at(NOW_S), &Revoked::default()),
+                .verify(forged.certificate(), at(NOW_S), &Revocations::default()),
             Err(PeerError::Untrusted { .. })
         ));
     }

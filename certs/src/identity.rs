@@ -11,7 +11,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use zeroize::Zeroizing;
 
 use crate::fingerprint::Fingerprint;
-use crate::peer::{CERTIFICATE_OCTETS_MAX, Peer, PeerError, Revoked};
+use crate::peer::{CERTIFICATE_OCTETS_MAX, Peer, PeerError};
+use crate::revocation::Revocations;
 use crate::tls;
 
 /// The certificate of the pool's authority: what everybody checks the others against.
@@ -123,7 +124,7 @@ impl Anchor {
     /// # Errors
     ///
     /// [`PeerError::Untrusted`] when the authority did not sign it or its time is not now, otherwise as [`Peer::read`].
-    pub fn verify(&self, certificate_der: &[u8], now: UnixTime, revoked: &Revoked) -> Result<Peer, PeerError> {
+    pub fn verify(&self, certificate_der: &[u8], now: UnixTime, revoked: &Revocations) -> Result<Peer, PeerError> {
         if certificate_der.len() > CERTIFICATE_OCTETS_MAX {
             return Err(PeerError::TooLong {
                 octets: certificate_der.len(),

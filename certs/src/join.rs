@@ -14,14 +14,15 @@ use zones::{Domain, ServerName};
 
 use crate::authority::REQUEST_OCTETS_MAX;
 use crate::identity::{Anchor, Identity, IdentityError, Request};
-use crate::peer::{PeerError, Revoked, Who};
+use crate::peer::{PeerError, Who};
+use crate::revocation::Revocations;
 use crate::token::{JoinToken, Secret, TokenError};
 
 /// Where a server joins.
 pub const JOIN_PATH: &str = "/join";
-/// Where certificates will be renewed.
+/// Where certificates are renewed.
 pub const RENEW_PATH: &str = "/renew";
-/// Where revoked certificates will be listed.
+/// Where servers ask who was revoked.
 pub const REVOCATIONS_PATH: &str = "/revocations";
 /// Longest message either way.
 pub const MESSAGE_OCTETS_MAX: usize = 32 * 1024;
@@ -59,6 +60,35 @@ pub struct JoinAnswer {
     pub tsig_key: String,
     /// The key of all digests in the pool, 64 hexadecimal digits.
     pub pool_key: String,
+}
+
+/// What somebody sends whose certificate is to be renewed; it shows the old one in the handshake.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RenewRequest {
+    /// A certificate request with a fresh key, PEM.
+    pub request: String,
+}
+
+/// What the librarian answers.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct RenewAnswer {
+    /// The certificate, PEM.
+    pub certificate: String,
+}
+
+impl RenewRequest {
+    /// Reads a message.
+    ///
+    /// # Errors
+    ///
+    /// [`JoinError::TooLong`], [`JoinError::Form`].
+    pub fn from_json(text: &[u8]) -> Result<RenewRequest, JoinError> {
+        if text.len() > MESSAGE_OCTETS_MAX {
+            return Err(JoinError::TooLong { octets: text.len() });
+        }
+        serde_json::from_slice(text).map_err(|source| JoinError::Form { source })
+    }
 }
 
 /// A join request whose fields were read.
@@ -202,7 +232,7 @@ impl JoinAnswer {
             .complete(&self.certificate)
             .map_err(|source| JoinError::Identity { source })?;
         let peer = anchor
-            .verify(identity.certificate(), now, &Revoked::default())
+            .verify(identity.certificate(), now, &Revocations::default())
             .map_err(|source| JoinError::Peer { source })?;
         if peer.who != Who::Server(server.clone()) {
             return Err(JoinError::Other { field: "certificate" });

@@ -4,7 +4,6 @@
 //! `hypernet:client:shop` followed by one `hypernet:grant:read:3.1` for each grant. A URI that this release does not know
 //! makes the certificate worthless: it may be a restriction.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -16,6 +15,7 @@ use zones::ServerName;
 
 use crate::grant::{Grant, GrantError, Grants};
 use crate::name::ClientName;
+use crate::revocation::{Revocations, Standing};
 
 /// What all our URIs begin with.
 const SCHEME: &str = "hypernet:";
@@ -55,14 +55,6 @@ pub struct Peer {
 /// as long.
 #[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Serial([u8; SERIAL_OCTETS]);
-
-/// Certificates that are no longer good although their time is not over.
-///
-/// Empty until the librarian publishes revocations; every check takes it, so that nothing has to be found then.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Revoked {
-    serials: BTreeSet<Serial>,
-}
 
 /// Why a certificate is not accepted.
 #[derive(Debug, thiserror::Error)]
@@ -117,7 +109,7 @@ impl Peer {
     /// # Errors
     ///
     /// [`PeerError`] says what the certificate lacks.
-    pub fn read(certificate_der: &[u8], now: UnixTime, revoked: &Revoked) -> Result<Peer, PeerError> {
+    pub fn read(certificate_der: &[u8], now: UnixTime, revoked: &Revocations) -> Result<Peer, PeerError> {
         if certificate_der.len() > CERTIFICATE_OCTETS_MAX {
             return Err(PeerError::TooLong {
                 octets: certificate_der.len(),
@@ -149,14 +141,14 @@ impl Peer {
     /// # Errors
     ///
     /// [`PeerError::Expired`] or [`PeerError::Revoked`].
-    pub fn check(&self, now: UnixTime, revoked: &Revoked) -> Result<(), PeerError> {
+    pub fn check(&self, now: UnixTime, revoked: &Revocations) -> Result<(), PeerError> {
         if now > self.not_after {
             return Err(PeerError::Expired);
         }
-        if revoked.contains(&self.serial) {
-            return Err(PeerError::Revoked { serial: self.serial });
+        match revoked.standing(self) {
+            Standing::Good | Standing::Granted(_) => Ok(()),
+            Standing::Revoked => Err(PeerError::Revoked { serial: self.serial }),
         }
-        Ok(())
     }
 }
 
@@ -280,22 +272,6 @@ impl FromStr for Serial {
     }
 }
 
-impl Revoked {
-    /// Whether a number is revoked.
-    #[must_use]
-    pub fn contains(&self, serial: &Serial) -> bool {
-        self.serials.contains(serial)
-    }
-}
-
-impl FromIterator<Serial> for Revoked {
-    fn from_iter<I: IntoIterator<Item = Serial>>(serials: I) -> Self {
-        Revoked {
-            serials: serials.into_iter().collect(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -313,7 +289,7 @@ mod tests {
             client("idle", &[]),
         ] {
             let identity = pool.issue(&who);
-            let peer = Peer::read(identity.certificate(), at(NOW_S), &Revoked::default()).expect("ours");
+            let peer = Peer::read(identity.certificate(), at(NOW_S), &Revocations::default()).expect("ours");
             assert_eq!(peer.who, who);
             assert_eq!(peer.not_after, at(NOW_S + LIFETIME.as_secs()));
         }
@@ -322,7 +298,7 @@ mod tests {
     #[test]
     fn certificates_end_and_begin() {
         let identity = Pool::new(1).issue(&server("s2"));
-        let read = |second| Peer::read(identity.certificate(), at(second), &Revoked::default());
+        let read = |second| Peer::read(identity.certificate(), at(second), &Revocations::default());
         assert!(read(NOW_S + LIFETIME.as_secs()).is_ok());
         assert!(matches!(read(NOW_S + LIFETIME.as_secs() + 1), Err(PeerError::Expired)));
         assert!(matches!(read(NOW_S - 24 * 3600), Err(PeerError::NotYet)));
@@ -331,8 +307,9 @@ mod tests {
     #[test]
     fn revoked_certificates_are_refused_also_when_read_before() {
         let identity = Pool::new(1).issue(&server("s2"));
-        let peer = Peer::read(identity.certificate(), at(NOW_S), &Revoked::default()).expect("ours");
-        let revoked: Revoked = [peer.serial].into_iter().collect();
+        let peer = Peer::read(identity.certificate(), at(NOW_S), &Revocations::default()).expect("ours");
+        let mut revoked = Revocations::default();
+        revoked.change(&peer.who, None, at(NOW_S));
         assert!(matches!(
             peer.check(at(NOW_S), &revoked),
             Err(PeerError::Revoked { .. })
@@ -349,12 +326,12 @@ mod tests {
         let mut longer = identity.certificate().to_vec();
         longer.push(0);
         assert!(matches!(
-            Peer::read(&longer, at(NOW_S), &Revoked::default()),
+            Peer::read(&longer, at(NOW_S), &Revocations::default()),
             Err(PeerError::Form)
         ));
         longer.resize(CERTIFICATE_OCTETS_MAX + 1, 0);
         assert!(matches!(
-            Peer::read(&longer, at(NOW_S), &Revoked::default()),
+            Peer::read(&longer, at(NOW_S), &Revocations::default()),
             Err(PeerError::TooLong { .. })
         ));
     }
@@ -372,9 +349,9 @@ mod tests {
             let mut der = Pool::shared().shop.certificate().to_vec();
             let at_octet = at_octet % der.len();
             der[at_octet] = octet;
-            let _ = Peer::read(&der, at(NOW_S), &Revoked::default());
+            let _ = Peer::read(&der, at(NOW_S), &Revocations::default());
             der.truncate(cut);
-            let _ = Peer::read(&der, at(NOW_S), &Revoked::default());
+            let _ = Peer::read(&der, at(NOW_S), &Revocations::default());
         }
     }
 }

@@ -13,7 +13,8 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use zones::ServerName;
 
 use crate::identity::{Anchor, Identity};
-use crate::peer::{Revoked, Who};
+use crate::peer::Who;
+use crate::revocation::Revocations;
 
 /// Signs in the name of one identity.
 pub struct Signer {
@@ -113,7 +114,7 @@ pub fn verify_of_server(
     let begins = u64::try_from(certificate.validity().not_before.timestamp()).map_err(|_| SignError::Certificate)?;
     let then = UnixTime::since_unix_epoch(Duration::from_secs(begins));
     let peer = anchor
-        .verify(&der, then, &Revoked::default())
+        .verify(&der, then, &Revocations::default())
         .map_err(|_| SignError::Certificate)?;
     match peer.who {
         Who::Server(name) if name == *server => verify(&der, octets, signature),

@@ -4,13 +4,16 @@
 //! besides. ALPN is set by the caller. The only side without a certificate is a new server at the librarian's `/join`: it
 //! knows the authority by the fingerprint in its token, and proves itself with the token's secret.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::client::{ResolvesClientCert, Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier};
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ResolvesServerCert, VerifierBuilderError, WebPkiClientVerifier,
+};
+use rustls::sign::CertifiedKey;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme, version,
 };
@@ -28,13 +31,79 @@ pub struct TlsError {
     source: rustls::Error,
 }
 
+/// An identity that may be renewed while connections are served: whoever has it shows the newest certificate from the next
+/// handshake on.
+#[derive(Debug)]
+pub struct Current {
+    key: RwLock<Arc<CertifiedKey>>,
+}
+
+impl Current {
+    /// Begins with an identity.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError`] when rustls does not take it.
+    pub fn new(identity: &Identity) -> Result<Arc<Current>, TlsError> {
+        Ok(Arc::new(Current {
+            key: RwLock::new(Arc::new(certified(identity, None)?)),
+        }))
+    }
+
+    /// Shows another identity from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError`] when rustls does not take it; the old one is shown on.
+    pub fn renew(&self, identity: &Identity) -> Result<(), TlsError> {
+        let key = Arc::new(certified(identity, None)?);
+        *self.key.write().unwrap_or_else(PoisonError::into_inner) = key;
+        Ok(())
+    }
+
+    fn key(&self) -> Arc<CertifiedKey> {
+        Arc::clone(&self.key.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl ResolvesServerCert for Current {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.key())
+    }
+}
+
+impl ResolvesClientCert for Current {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.key())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+fn certified(identity: &Identity, authority: Option<&Anchor>) -> Result<CertifiedKey, TlsError> {
+    let mut chain = vec![identity.certificate().clone()];
+    chain.extend(authority.map(|authority| authority.certificate().clone()));
+    Ok(CertifiedKey::from_der(chain, identity.key(), &provider())?)
+}
+
 /// For agents: a certificate of this pool is demanded from whoever connects.
 ///
 /// # Errors
 ///
 /// [`TlsError`] when rustls does not take the identity.
 pub fn server_config(identity: &Identity, anchor: &Anchor) -> Result<ServerConfig, TlsError> {
-    server(identity, anchor, false)
+    renewed_server_config(&Current::new(identity)?, anchor)
+}
+
+/// The same with an identity that may be renewed.
+///
+/// # Errors
+///
+/// [`TlsError`] when the provider lacks TLS 1.3.
+pub fn renewed_server_config(current: &Arc<Current>, anchor: &Anchor) -> Result<ServerConfig, TlsError> {
+    server(Arc::clone(current), anchor, false)
 }
 
 /// For the librarian's own port: a certificate is checked where one is shown, and not demanded, since who joins has none yet.
@@ -44,7 +113,8 @@ pub fn server_config(identity: &Identity, anchor: &Anchor) -> Result<ServerConfi
 ///
 /// [`TlsError`] when rustls does not take the identity.
 pub fn join_server_config(identity: &Identity, anchor: &Anchor) -> Result<ServerConfig, TlsError> {
-    server(identity, anchor, true)
+    let key = RwLock::new(Arc::new(certified(identity, Some(anchor))?));
+    server(Arc::new(Current { key }), anchor, true)
 }
 
 /// For everybody who connects: shows our certificate, and takes only a server of this pool with the name that was asked for.
@@ -53,9 +123,18 @@ pub fn join_server_config(identity: &Identity, anchor: &Anchor) -> Result<Server
 ///
 /// [`TlsError`] when rustls does not take the identity.
 pub fn client_config(identity: &Identity, anchor: &Anchor) -> Result<ClientConfig, TlsError> {
+    renewed_client_config(&Current::new(identity)?, anchor)
+}
+
+/// The same with an identity that may be renewed.
+///
+/// # Errors
+///
+/// [`TlsError`] when the provider lacks TLS 1.3.
+pub fn renewed_client_config(current: &Arc<Current>, anchor: &Anchor) -> Result<ClientConfig, TlsError> {
     let mut config = client_builder()?
         .with_root_certificates(Arc::clone(anchor.roots()))
-        .with_client_auth_cert(vec![identity.certificate().clone()], identity.key())?;
+        .with_client_cert_resolver(Arc::clone(current) as Arc<dyn ResolvesClientCert>);
     forget_sessions(&mut config);
     Ok(config)
 }
@@ -93,15 +172,11 @@ pub(crate) fn client_verifier(anchor: &Anchor, optional: bool) -> Result<Arc<dyn
     builder.build().map_err(verifier_error)
 }
 
-fn server(identity: &Identity, anchor: &Anchor, join: bool) -> Result<ServerConfig, TlsError> {
-    let mut chain = vec![identity.certificate().clone()];
-    if join {
-        chain.push(anchor.certificate().clone());
-    }
+fn server(current: Arc<Current>, anchor: &Anchor, join: bool) -> Result<ServerConfig, TlsError> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&version::TLS13])?
         .with_client_cert_verifier(client_verifier(anchor, join)?)
-        .with_single_cert(chain, identity.key())?;
+        .with_cert_resolver(current);
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;
@@ -184,7 +259,8 @@ mod tests {
     use rustls::{ClientConnection, ServerConnection};
 
     use super::*;
-    use crate::peer::{Peer, Revoked, Who};
+    use crate::peer::{Peer, Who};
+    use crate::revocation::Revocations;
     use crate::testing::{Pool, client, server};
 
     /// Runs a handshake in memory and passes one octet each way; answers with what the server saw of the client.
@@ -243,7 +319,7 @@ mod tests {
                 server_config(&s2, anchor).expect("config"),
                 name,
             );
-            let peer = Peer::read(&seen.expect("talks").expect("shown"), now(), &Revoked::default()).expect("ours");
+            let peer = Peer::read(&seen.expect("talks").expect("shown"), now(), &Revocations::default()).expect("ours");
             assert_eq!(peer.who, shop);
         }
     }
@@ -261,8 +337,8 @@ mod tests {
         let foreign_shop = foreign.issue_at(&client("shop", &[]), now());
         let try_out = |client: &Identity, server: &Identity, name: &str| {
             talk(
-                client_config(client, anchor).expect("config"),
-                server_config(server, anchor).expect("config"),
+                client_config(&client, anchor).expect("config"),
+                server_config(&server, anchor).expect("config"),
                 name,
             )
         };

@@ -18,6 +18,7 @@ pub mod pool;
 pub mod random;
 pub mod reconcile;
 pub mod registry;
+pub mod revoke;
 mod transfer;
 pub mod trust;
 pub(crate) mod update;

@@ -74,7 +74,7 @@ fn a_client_has_its_files_and_its_key_is_known_at_once() {
         .verify(
             identity.certificate(),
             certs::UnixTime::now(),
-            &certs::Revoked::default(),
+            &certs::Revocations::default(),
         )
         .unwrap();
     let certs::Who::Client { grants, .. } = peer.who else {

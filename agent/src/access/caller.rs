@@ -10,7 +10,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use certs::{Anchor, Grants, Peer, Revoked, UnixTime, Who};
+use certs::{Anchor, Grants, Peer, Revocations, UnixTime, Who};
 use data_encoding::BASE64;
 use http::{HeaderMap, HeaderName, StatusCode};
 use rustls_pki_types::CertificateDer;
@@ -54,7 +54,7 @@ impl Caller {
         connection: &Arc<ConnectionPeer>,
         headers: &HeaderMap,
         anchor: &Anchor,
-        revoked: &Revoked,
+        revoked: &Revocations,
         now: UnixTime,
     ) -> Result<Caller, Problem> {
         let refused = |detail: String| Problem::new(StatusCode::FORBIDDEN, detail);
@@ -187,7 +187,7 @@ mod tests {
         fn connection(identity: &Identity) -> Arc<ConnectionPeer> {
             Arc::new(ConnectionPeer {
                 certificate: identity.certificate().clone(),
-                peer: Peer::read(identity.certificate(), at(1), &Revoked::default()).unwrap(),
+                peer: Peer::read(identity.certificate(), at(1), &Revocations::default()).unwrap(),
             })
         }
 
@@ -197,7 +197,7 @@ mod tests {
                 &connection,
                 headers,
                 self.authority.anchor(),
-                &Revoked::default(),
+                &Revocations::default(),
                 at(day),
             )
             .map_err(|problem| problem.status())

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use certs::{Peer, Revoked, Who};
+use certs::{Peer, Revocations, Who};
 use http::Request;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -129,7 +129,7 @@ async fn greet(port: &Port, stream: TcpStream) -> Option<(Wire, ConnectionPeer)>
         }
     };
     let certificate = stream.get_ref().1.peer_certificates()?.first()?.clone().into_owned();
-    match Peer::read(&certificate, now(), &Revoked::default()) {
+    match Peer::read(&certificate, now(), &Revocations::default()) {
         Ok(peer) => Some((
             Wire::new(stream, port.idle_timeout),
             ConnectionPeer { certificate, peer },

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use certs::{Anchor, Identity, Peer, Revoked, Who, tls};
+use certs::{Anchor, Identity, Peer, Revocations, Who, tls};
 use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{Connection, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
@@ -141,7 +141,7 @@ impl Identified {
     pub(crate) fn of(connection: &Connection) -> Option<Identified> {
         let chain = connection.peer_identity()?;
         let chain = chain.downcast::<Vec<CertificateDer<'static>>>().ok()?;
-        let peer = Peer::read(chain.first()?, UnixTime::now(), &Revoked::default()).ok()?;
+        let peer = Peer::read(chain.first()?, UnixTime::now(), &Revocations::default()).ok()?;
         match &peer.who {
             Who::Server(name) => Some(Identified {
                 name: name.clone(),
@@ -153,7 +153,7 @@ impl Identified {
 
     /// Whether the certificate is still good: asked for everything that arrives, not only at the handshake.
     pub(crate) fn is_good(&self) -> bool {
-        self.peer.check(UnixTime::now(), &Revoked::default()).is_ok()
+        self.peer.check(UnixTime::now(), &Revocations::default()).is_ok()
     }
 }
 

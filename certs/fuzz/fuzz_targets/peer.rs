@@ -4,7 +4,7 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use certs::{Anchor, Authority, Peer, Revoked, Serial, UnixTime};
+use certs::{Anchor, Authority, Peer, Revocations, Serial, UnixTime};
 use libfuzzer_sys::fuzz_target;
 
 const NOW: UnixTime = UnixTime::since_unix_epoch(Duration::from_secs(1_780_000_000));
@@ -16,6 +16,6 @@ static ANCHOR: LazyLock<Anchor> = LazyLock::new(|| {
 });
 
 fuzz_target!(|der: &[u8]| {
-    let _ = Peer::read(der, NOW, &Revoked::default());
-    assert!(ANCHOR.verify(der, NOW, &Revoked::default()).is_err(), "nobody has this key");
+    let _ = Peer::read(der, NOW, &Revocations::default());
+    assert!(ANCHOR.verify(der, NOW, &Revocations::default()).is_err(), "nobody has this key");
 });

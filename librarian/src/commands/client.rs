@@ -1,4 +1,4 @@
-//! `librarian client add`.
+//! `librarian client add` and `grant`, `librarian revoke`.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::control::words::{Addresses, Request};
 use crate::control::{self, AskError};
 use crate::files::{self, Readable};
 use crate::invite::member_path;
-use crate::{keys, random, trust};
+use crate::{keys, random, revoke, trust};
 
 /// What is asked for.
 pub(super) struct Wish {
@@ -54,7 +54,11 @@ pub(super) fn add(dir: &Path, wish: Wish) -> anyhow::Result<()> {
         grants: grants.clone(),
     };
     let identity = authority
-        .issue(&who, trust::new_serial(), UnixTime::now())
+        .issue(
+            &who,
+            trust::new_serial(),
+            revoke::issue_from(dir, &who, UnixTime::now())?,
+        )
         .context("make the client's certificate")?;
     let dns = dns_address(dir, &config)?;
     let own = dir.join("clients").join(name.as_str());
@@ -84,10 +88,11 @@ pub(super) fn add(dir: &Path, wish: Wish) -> anyhow::Result<()> {
     super::resolver::write_all(&out.join("resolver"), &config.domain, dns)?;
     // Only now the key is anybody's: the files of a client that is known are complete.
     keys::write_grants(dir, name, &grants)?;
-    match control::ask::<serde_json::Value>(dir, &Request::Reload) {
-        Ok(_) | Err(AskError::NotRunning { .. }) => {}
-        Err(error) => return Err(anyhow::Error::from(error).context("tell the running librarian of the new key")),
+    if wish.replace {
+        // The old certificate lives on, with the new grants: whoever uses it has time to take the new one.
+        revoke::change(dir, &who, Some(grants.clone()), UnixTime::now())?;
     }
+    reload(dir)?;
     if wish.json {
         return super::say_json(&json!({
             "name": name.to_string(),
@@ -97,6 +102,75 @@ pub(super) fn add(dir: &Path, wish: Wish) -> anyhow::Result<()> {
         }));
     }
     super::say(&report(name, &grants, &out, &config.domain, dns))
+}
+
+/// Changes what a client may do, with the certificate that it has.
+pub(super) fn grant(dir: &Path, name: &ClientName, grants: Vec<Grant>, json: bool) -> anyhow::Result<()> {
+    if keys::read_grants(dir, name)?.is_none() {
+        bail!("there is no client {name}: `librarian client add {name}` makes one");
+    }
+    let grants = Grants::new(grants)?;
+    let who = Who::Client {
+        name: name.clone(),
+        grants: grants.clone(),
+    };
+    keys::write_grants(dir, name, &grants)?;
+    let list = revoke::change(dir, &who, Some(grants.clone()), UnixTime::now())?;
+    reload(dir)?;
+    let grants: Vec<String> = grants.iter().map(ToString::to_string).collect();
+    if json {
+        return super::say_json(&json!({"name": name.to_string(), "grants": grants, "number": list.number}));
+    }
+    super::say(&format!(
+        "client {name} may {} from now on; servers hear of it within seconds",
+        grants.join(", ")
+    ))
+}
+
+/// Makes void whatever a client or a server has: certificates and TSIG key.
+pub(super) fn revoke(dir: &Path, name: &str, json: bool) -> anyhow::Result<()> {
+    let server = name
+        .parse::<ServerName>()
+        .ok()
+        .filter(|server| member_path(dir, server).exists());
+    let who = match server {
+        Some(server) => Who::Server(server),
+        None => {
+            let name: ClientName = name.parse()?;
+            let Some(grants) = keys::read_grants(dir, &name)? else {
+                bail!(
+                    "there is neither a server nor a client {name}: `librarian pool` lists servers, clients/ in {} clients",
+                    dir.display()
+                );
+            };
+            Who::Client { name, grants }
+        }
+    };
+    let list = revoke::change(dir, &who, None, UnixTime::now())?;
+    let mut paths = vec![keys::path_of(dir, name)];
+    match &who {
+        Who::Client { name, .. } => paths.push(keys::grants_path(dir, name)),
+        Who::Server(server) => paths.push(member_path(dir, server)),
+        Who::Librarian => {}
+    }
+    for path in paths.iter().filter(|path| path.exists()) {
+        files::remove(path)?;
+    }
+    reload(dir)?;
+    let owner = who.owner();
+    if json {
+        return super::say_json(&json!({"revoked": owner, "number": list.number}));
+    }
+    super::say(&format!(
+        "{owner} is revoked: its DNS key counts no more, and servers refuse it within seconds"
+    ))
+}
+
+fn reload(dir: &Path) -> anyhow::Result<()> {
+    match control::ask::<serde_json::Value>(dir, &Request::Reload) {
+        Ok(_) | Err(AskError::NotRunning { .. }) => Ok(()),
+        Err(error) => Err(anyhow::Error::from(error).context("tell the running librarian of the changed keys")),
+    }
 }
 
 fn report(name: &ClientName, grants: &Grants, out: &Path, domain: &Domain, dns: SocketAddr) -> String {

@@ -175,6 +175,19 @@ Objects come to a new level, and through contract steps, when they move. A floor
         #[command(flatten)]
         follow: Follow,
     },
+    /// Make void all certificates and the key of a client or a server; servers refuse it within seconds.
+    #[command(after_help = "Example:
+  librarian revoke shop
+
+A revoked server keeps its objects and can no longer serve, move or register them: drain it first, if it can be trusted so far.
+Who was revoked by mistake is let in again by `librarian client add`, or `librarian invite` and `agent join`.")]
+    Revoke {
+        /// Name of the client or server.
+        name: String,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
     /// The moves of objects, as the servers' logs have them; and whether these are whole.
     #[command(after_help = "Examples:
   librarian audit 3.1.2.1.023
@@ -295,6 +308,19 @@ The certificate is good for 7 days; --replace makes a new one.")]
         #[arg(long)]
         json: bool,
     },
+    /// Change what an application may do; its certificate stays as it is.
+    #[command(after_help = "Example:
+  librarian client grant shop --grant read:3.1")]
+    Grant {
+        /// Its name.
+        name: ClientName,
+        /// What it may do from now on; may be given several times.
+        #[arg(long = "grant", required = true, value_name = "VERB:PREFIX")]
+        grants: Vec<Grant>,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// Whether to wait for a plan.
@@ -411,6 +437,8 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Pool { json } => show::pool(&dir, json),
         Command::Drain { server, into, follow } => moves::drain(&dir, &server, into.as_ref(), follow),
         Command::Refill { server, follow } => moves::refill(&dir, &server, follow),
+        Command::Client(ClientCommand::Grant { name, grants, json }) => client::grant(&dir, &name, grants, json),
+        Command::Revoke { name, json } => client::revoke(&dir, &name, json),
         Command::Audit { what, json } => match what.as_str() {
             "verify" => audit::verify(&dir, json),
             "export" => audit::list(&dir, None, true),

@@ -10,15 +10,19 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use certs::{Authority, AuthorityError, JoinAnswer, JoinError, JoinRequest, UnixTime, Who};
+use certs::{
+    Authority, AuthorityError, JoinAnswer, JoinError, JoinRequest, Peer, PeerError, RenewAnswer, RenewRequest,
+    UnixTime, Who,
+};
 use tokio::sync::Mutex;
 use zones::Domain;
 
-use crate::invite::{Invite, InviteError, Member};
+use crate::invite::{Invite, InviteError, Member, member_path};
 use crate::keys::{self, KeyRing, KeysError};
 use crate::random;
 use crate::reconcile::Step;
 use crate::registry::{Proposal, Registry, SubmitError};
+use crate::revoke::{self, RevokeError};
 use crate::trust::{self, TrustError};
 
 /// Lets servers in.
@@ -60,6 +64,9 @@ pub enum AdmitError {
     /// The librarian's own files fail.
     #[error("the librarian cannot read its keys")]
     Trust(#[from] TrustError),
+    /// The list of revocations fails.
+    #[error("the librarian cannot read who was revoked")]
+    Revocations(#[from] RevokeError),
     /// The registry fails.
     #[error("the librarian cannot register the server")]
     Registry(#[from] SubmitError),
@@ -89,9 +96,11 @@ impl Desk {
         let invite = Invite::find(&self.dir, &fields.server, &fields.secret, now)?;
         let pool_key = trust::pool_key(&self.dir)?;
         let serial = trust::new_serial();
+        let who = Who::Server(invite.server.clone());
+        let issued = revoke::issue_from(&self.dir, &who, now)?;
         let certificate = self
             .authority
-            .sign(&Who::Server(invite.server.clone()), fields.request, serial, now)
+            .sign(&who, fields.request, serial, issued)
             .map_err(AdmitError::Request)?;
         invite.consume(&self.dir)?;
         let member = Member {
@@ -118,6 +127,93 @@ impl Desk {
             pool_key: pool_key.to_string(),
         };
         Ok((joined, answer))
+    }
+}
+
+/// Why a certificate is not renewed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RenewError {
+    /// The message is malformed.
+    #[error(transparent)]
+    Message(#[from] JoinError),
+    /// The certificate that was shown is no longer good.
+    #[error("the certificate that asks is no longer good: {0}")]
+    Peer(#[from] PeerError),
+    /// Nobody of that name is of the pool any more.
+    #[error("{owner} is not known here any more: join, or be added, again")]
+    Unknown {
+        /// Who asked.
+        owner: String,
+    },
+    /// The certificate request cannot be signed.
+    #[error(transparent)]
+    Request(AuthorityError),
+    /// The librarian's own files fail.
+    #[error("the librarian cannot read its keys")]
+    Keys(#[from] KeysError),
+    /// The list of revocations fails.
+    #[error("the librarian cannot read who was revoked")]
+    Revocations(#[from] RevokeError),
+}
+
+impl Desk {
+    /// Signs a fresh certificate for whoever shows a good one, with the grants that it has now.
+    ///
+    /// # Errors
+    ///
+    /// [`RenewError`].
+    pub async fn renew(
+        self: &Arc<Self>,
+        peer: Arc<Peer>,
+        request: RenewRequest,
+        now: UnixTime,
+    ) -> Result<RenewAnswer, RenewError> {
+        let desk = Arc::clone(self);
+        off_thread(move || {
+            let list = revoke::read(&desk.dir)?;
+            peer.check(now, &list)?;
+            let unknown = || RenewError::Unknown {
+                owner: peer.who.owner(),
+            };
+            let who = match &peer.who {
+                Who::Server(server) if member_path(&desk.dir, server).exists() => Who::Server(server.clone()),
+                Who::Server(_) | Who::Librarian => return Err(unknown()),
+                Who::Client { name, .. } => Who::Client {
+                    name: name.clone(),
+                    grants: keys::read_grants(&desk.dir, name)?.ok_or_else(unknown)?,
+                },
+            };
+            let serial = trust::new_serial();
+            let issued = list.free_from(&who).max(now);
+            let certificate = desk
+                .authority
+                .sign(&who, &request.request, serial, issued)
+                .map_err(RenewError::Request)?;
+            tracing::info!(owner = who.owner(), certificate = %serial, "certificate renewed");
+            Ok(RenewAnswer { certificate })
+        })
+        .await
+    }
+
+    /// The list of revocations, for servers.
+    ///
+    /// # Errors
+    ///
+    /// [`RenewError`].
+    pub async fn revocations(self: &Arc<Self>, peer: Arc<Peer>, now: UnixTime) -> Result<String, RenewError> {
+        let desk = Arc::clone(self);
+        off_thread(move || {
+            let list = revoke::read(&desk.dir)?;
+            peer.check(now, &list)?;
+            match &peer.who {
+                Who::Server(_) => Ok(list.to_json()),
+                Who::Librarian | Who::Client { .. } => Err(RenewError::Unknown {
+                    owner: peer.who.owner(),
+                }),
+            }
+        })
+        .await
     }
 }
 

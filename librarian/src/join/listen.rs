@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use certs::{AuthorityError, TlsError, UnixTime};
+use certs::{AuthorityError, Peer, Revocations, TlsError, UnixTime};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use parking_lot::Mutex;
@@ -15,7 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::admit::Desk;
-use super::service::{Allowance, Shared, router};
+use super::service::{Allowance, Shared, Shown, router};
 use crate::trust;
 
 /// Pause after a failed accept, so that a shortage of file descriptors does not spin.
@@ -151,6 +151,8 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, router: axum::Rout
             return;
         }
     };
+    let shown = shown(&stream);
+    let router = router.layer(axum::Extension(shown));
     let served = hyper::server::conn::http1::Builder::new()
         .keep_alive(false)
         .max_buf_size(HEAD_OCTETS_MAX)
@@ -160,4 +162,13 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, router: axum::Rout
     if let Err(error) = served {
         tracing::debug!(%error, "connection to the join port ended early");
     }
+}
+
+/// Who has shown a certificate; the handshake has checked its signature.
+fn shown(stream: &tokio_rustls::server::TlsStream<TcpStream>) -> Shown {
+    let certificate = stream.get_ref().1.peer_certificates()?.first()?;
+    // Whether it was revoked is asked when it matters.
+    Peer::read(certificate, UnixTime::now(), &Revocations::default())
+        .ok()
+        .map(Arc::new)
 }

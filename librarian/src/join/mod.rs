@@ -6,7 +6,8 @@
 //! | `service` | requests and answers |
 //! | `listen` | connections, their bounds, TLS |
 //!
-//! `/renew` and `/revocations` have their place here; they are answered with 501 for now.
+//! Whoever shows a certificate of the pool in the handshake gets a fresh one at `/renew`; servers ask at `/revocations` who was
+//! revoked.
 
 mod admit;
 mod listen;

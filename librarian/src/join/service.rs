@@ -7,16 +7,16 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, Extension, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, post};
+use axum::routing::{get, post};
 use certs::join::{JOIN_PATH, MESSAGE_OCTETS_MAX, RENEW_PATH, REVOCATIONS_PATH};
-use certs::{JoinRequest, UnixTime};
+use certs::{JoinRequest, Peer, RenewRequest, UnixTime};
 use http::{StatusCode, header};
 use parking_lot::Mutex;
 use serde_json::json;
 
-use super::admit::{AdmitError, Desk};
+use super::admit::{AdmitError, Desk, RenewError};
 use crate::invite::InviteError;
 
 /// What requests share.
@@ -59,8 +59,8 @@ impl Allowance {
 pub(super) fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .route(JOIN_PATH, post(join))
-        .route(RENEW_PATH, any(later))
-        .route(REVOCATIONS_PATH, any(later))
+        .route(RENEW_PATH, post(renew))
+        .route(REVOCATIONS_PATH, get(revocations))
         .fallback(nothing)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(MESSAGE_OCTETS_MAX))
@@ -113,15 +113,68 @@ fn status(error: &AdmitError) -> StatusCode {
         AdmitError::Invite(InviteError::File(_) | InviteError::Malformed { .. })
         | AdmitError::Keys(_)
         | AdmitError::Trust(_)
+        | AdmitError::Revocations(_)
         | AdmitError::Registry(_) => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 
-async fn later() -> Response {
+/// Who has shown a certificate of this pool in the handshake.
+pub(super) type Shown = Option<Arc<Peer>>;
+
+fn nobody() -> Response {
     problem(
-        StatusCode::NOT_IMPLEMENTED,
-        "this release of the librarian does not serve this yet",
+        StatusCode::FORBIDDEN,
+        "show a good certificate of this pool in the handshake: a server whose time is over joins again",
     )
+}
+
+async fn renew(State(shared): State<Arc<Shared>>, Extension(shown): Extension<Shown>, body: Bytes) -> Response {
+    if !shared.allowance.lock().take(Instant::now()) {
+        return problem(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too many requests: try again in a second",
+        );
+    }
+    let Some(peer) = shown else { return nobody() };
+    let renewed = match RenewRequest::from_json(&body) {
+        Ok(request) => shared.desk.renew(peer, request, UnixTime::now()).await,
+        Err(error) => Err(error.into()),
+    };
+    match renewed {
+        Ok(answer) => ([(header::CACHE_CONTROL, "no-store")], axum::Json(answer)).into_response(),
+        Err(error) => not_renewed(&error),
+    }
+}
+
+async fn revocations(State(shared): State<Arc<Shared>>, Extension(shown): Extension<Shown>) -> Response {
+    let Some(peer) = shown else { return nobody() };
+    match shared.desk.revocations(peer, UnixTime::now()).await {
+        Ok(document) => (
+            [
+                (header::CONTENT_TYPE, "application/json"),
+                (header::CACHE_CONTROL, "no-store"),
+            ],
+            document,
+        )
+            .into_response(),
+        Err(error) => not_renewed(&error),
+    }
+}
+
+fn not_renewed(error: &RenewError) -> Response {
+    let status = match error {
+        RenewError::Message(_) | RenewError::Request(_) => StatusCode::BAD_REQUEST,
+        RenewError::Peer(_) | RenewError::Unknown { .. } => StatusCode::FORBIDDEN,
+        RenewError::Keys(_) | RenewError::Revocations(_) => {
+            tracing::error!(
+                error = error as &dyn std::error::Error,
+                "certificates cannot be looked after"
+            );
+            return problem(StatusCode::INTERNAL_SERVER_ERROR, "the librarian failed: see its log");
+        }
+    };
+    tracing::warn!(why = %error, "a certificate was not renewed");
+    problem(status, &error.to_string())
 }
 
 async fn nothing() -> Response {
