@@ -164,7 +164,8 @@ impl Index {
         self.file.len().unwrap_or(0)
     }
 
-    /// Applies one group of changes in one transaction. Numbers of `added` follow `next_seq`, which rises to `next_seq`.
+    /// Applies one group of changes in one transaction. New numbers of `added` are below `next_seq`, which the counter rises to;
+    /// a number that is there already has its row replaced.
     pub(crate) fn apply(&mut self, removed: &[u64], added: &[(u64, Vec<u8>)], next_seq: u64, grown: &[u32]) -> Applied {
         let Some(database) = &self.database else {
             return Applied::Failed(IndexError::Io(io::Error::other(

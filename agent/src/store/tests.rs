@@ -16,6 +16,7 @@ mod damage;
 mod full;
 mod levels;
 mod power;
+mod rotation;
 
 /// The key that opens every test's keyring.
 pub(super) fn secret() -> Secret {

@@ -10,8 +10,10 @@
 //!
 //! Specification: DESIGN.md section 9, STORE.md sections 4 to 7.
 
+pub mod conformance;
 pub mod entropy;
 pub mod envelope;
+pub mod guarded;
 pub mod harden;
 pub mod keyring;
 pub mod properties;
@@ -28,7 +30,8 @@ use zones::{Address, Level};
 pub use entropy::{Entropy, SystemEntropy};
 pub use envelope::{Binding, Dek, Opener, Part, Sealer, StreamId, StreamKey, WrappedDek};
 pub use keyring::{Keyring, KeyringError, Secret};
-pub use provider::{Generation, Kek, KeyProvider, ProviderError};
+pub use guarded::Guarded;
+pub use provider::{Generation, Kek, KeyProvider, Known, ProviderError};
 pub use suite::{Commitment, Suite};
 
 /// Key of all digests of the pool (BLAKE3 keyed mode), so that digests confirm no guesses. Equal on every server.
