@@ -1,4 +1,4 @@
-//! The command line: `agent join|run|get|put|stat|rm|ls|check`.
+//! The command line: `agent join|run|get|put|stat|rm|ls|check|keys`.
 //!
 //! Exit status 0 done, 1 failed, 2 wrong usage. What a command is asked for goes to standard output, everything else to
 //! standard error. Long work shows its progress on a terminal and stays silent in a pipe.
@@ -7,6 +7,7 @@ mod address;
 mod check;
 mod files;
 mod join;
+mod keys;
 mod log;
 mod objects;
 mod progress;
@@ -50,6 +51,8 @@ enum Command {
     Ls(objects::Ls),
     /// Verify every copy on this server; the agent must not run
     Check(check::Check),
+    /// The generations of keys on this server: how they stand, new ones, backups
+    Keys(keys::Keys),
 }
 
 #[derive(Debug, clap::Args)]
@@ -108,6 +111,7 @@ impl Command {
             Command::Rm(rm) => asynchronous(rm.run()),
             Command::Ls(ls) => asynchronous(ls.run()),
             Command::Check(check) => check.run(),
+            Command::Keys(keys) => keys.run(),
         }
     }
 }

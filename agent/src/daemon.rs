@@ -27,6 +27,7 @@ use crate::access::Access;
 use crate::access::metrics::{self, Source};
 use crate::control::{Control, Figures, Told};
 use crate::home::Home;
+use crate::keys::Keeper;
 use crate::objects::{Objects, Settings};
 use crate::reconcile::Reconciler;
 use crate::register::{Phase, Registers, Trust};
@@ -144,6 +145,7 @@ struct Agent {
     written_off: CancellationToken,
     _control: AbortOnDropHandle<()>,
     _reconciler: AbortOnDropHandle<()>,
+    _keeper: AbortOnDropHandle<()>,
 }
 
 impl Agent {
@@ -197,6 +199,7 @@ impl Agent {
             .with_context(|| format!("listen on {} (listen.peer)", config.listen.peer))?;
         let peer = transfer.local_addr().context("read the port of listen.peer")?;
         let written_off = CancellationToken::new();
+        let keys_wanted = wanted.clone();
         let reconciler = Reconciler {
             registers: Arc::clone(&registers),
             objects: Arc::clone(&objects),
@@ -221,6 +224,9 @@ impl Agent {
         sources.push(Box::new(move |out| out.push_str(&moves.metrics())));
         let shown = Arc::clone(&objects);
         sources.push(Box::new(move |out| show(&shown, out)));
+        let keeper = Keeper::new(&home.dir, Arc::clone(objects.store()), keys_wanted, config.keys.max_age);
+        sources.push(Box::new(keeper.metrics()));
+        let keeper = AbortOnDropHandle::new(tokio::spawn(keeper.run()));
         let metrics = match config.listen.metrics {
             Some(address) => Some(bind(address, "listen.metrics").await?),
             None => None,
@@ -253,6 +259,7 @@ impl Agent {
             written_off,
             _control: AbortOnDropHandle::new(control),
             _reconciler: reconciler,
+            _keeper: keeper,
         })
     }
 

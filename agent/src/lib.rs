@@ -8,6 +8,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod home;
+pub mod keys;
 pub mod migration;
 pub mod objects;
 pub mod reconcile;

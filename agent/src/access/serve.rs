@@ -41,8 +41,8 @@ use crate::access::problem::Problem;
 use crate::access::range::RangeRequest;
 use crate::access::target;
 use crate::access::{HYPERNET_EPOCH, HYPERNET_SIZE, HYPERNET_TYPE};
-use crate::objects::{Delete, Miss, Reading};
-use crate::store::Entry;
+use crate::objects::{Delete, KEYS_RETRY, Miss, Reading};
+use crate::store::{Entry, ReadError};
 
 /// Every path of client access.
 pub(super) fn router(access: Arc<Access>) -> Router {
@@ -329,6 +329,14 @@ pub(super) fn no_write_grant(address: &Address) -> Problem {
 
 /// The answer for a copy that cannot be read.
 pub(super) fn damaged(address: &Address, error: &(dyn std::error::Error + 'static)) -> Problem {
+    if let Some(ReadError::Vault(vault)) = error.downcast_ref()
+        && let Some(why) = vault.outage()
+    {
+        return Problem::unavailable(
+            format!("the object cannot be read at this moment: {why}; ask again"),
+            KEYS_RETRY,
+        );
+    }
     tracing::error!(%address, error, "a copy cannot be read");
     Problem::new(
         StatusCode::INTERNAL_SERVER_ERROR,

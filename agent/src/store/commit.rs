@@ -257,7 +257,11 @@ fn commit_group(shared: &Shared, index: &mut Index, group: Vec<Request>) {
     if answers.is_empty() {
         return;
     }
-    added.extend(rewrapped.iter_mut().map(|(entry, row)| (entry.seq, std::mem::take(row))));
+    added.extend(
+        rewrapped
+            .iter_mut()
+            .map(|(entry, row)| (entry.seq, std::mem::take(row))),
+    );
     // Data first: a durable row never names blocks that are not.
     let outcome = match shared.space.sync() {
         Ok(()) => index.apply(&removed, &added, next_seq, &shared.space.grown()),

@@ -573,4 +573,4 @@ fn hold(space: &Arc<Space>, mut entry: Entry) -> Result<Entry, extent::ClaimErro
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -205,7 +205,10 @@ impl Rotation {
 fn rewrapped(store: &Store, entry: &Entry, older: &HashSet<Generation>) -> Result<Entry, VaultError> {
     let mut fresh = entry.clone();
     for part in [Part::Properties, Part::Body] {
-        let Some(stream) = entry.stream(part).filter(|stream| older.contains(&stream.kek_generation)) else {
+        let Some(stream) = entry
+            .stream(part)
+            .filter(|stream| older.contains(&stream.kek_generation))
+        else {
             continue;
         };
         let binding = entry.binding(part, stream.suite)?;

@@ -19,12 +19,12 @@ mod power;
 mod rotation;
 
 /// The key that opens every test's keyring.
-pub(super) fn secret() -> Secret {
+pub(crate) fn secret() -> Secret {
     Secret::Key(Zeroizing::new([7; 32]))
 }
 
 /// Opens or makes the keyring of a disk.
-pub(super) fn vault(disk: &Arc<dyn Disk>, seed: u64) -> Arc<Vault> {
+pub(crate) fn vault(disk: &Arc<dyn Disk>, seed: u64) -> Arc<Vault> {
     let entropy: Arc<dyn Entropy> = Arc::new(SeededEntropy::new(seed));
     let keyring = Keyring::open(disk.clone(), &secret(), entropy.clone())
         .or_else(|_| Keyring::create(disk.clone(), &secret(), entropy.clone()))
@@ -32,7 +32,7 @@ pub(super) fn vault(disk: &Arc<dyn Disk>, seed: u64) -> Arc<Vault> {
     Arc::new(Vault::with_entropy(Box::new(keyring), PoolKey::new([9; 32]), entropy))
 }
 
-pub(super) fn settings(capacity_mib: u64) -> Settings {
+pub(crate) fn settings(capacity_mib: u64) -> Settings {
     Settings {
         capacity: capacity_mib << 20,
         step: 1 << 20,
@@ -42,11 +42,11 @@ pub(super) fn settings(capacity_mib: u64) -> Settings {
     }
 }
 
-pub(super) fn address(text: &str) -> Address {
+pub(crate) fn address(text: &str) -> Address {
     text.parse().unwrap()
 }
 
-pub(super) fn spec(address: &Address, part: Part) -> StreamSpec {
+pub(crate) fn spec(address: &Address, part: Part) -> StreamSpec {
     StreamSpec {
         address: address.clone(),
         part,
@@ -57,13 +57,13 @@ pub(super) fn spec(address: &Address, part: Part) -> StreamSpec {
 }
 
 /// Octets that differ everywhere.
-pub(super) fn octets(seed: u64, count: usize) -> Vec<u8> {
+pub(crate) fn octets(seed: u64, count: usize) -> Vec<u8> {
     let mut octets = vec![0; count];
     Noise::new(&SeededEntropy::new(seed)).fill(&mut octets);
     octets
 }
 
-pub(super) fn write(store: &Store, address: &Address, part: Part, content: &[u8]) -> Result<StagedStream, StreamError> {
+pub(crate) fn write(store: &Store, address: &Address, part: Part, content: &[u8]) -> Result<StagedStream, StreamError> {
     let mut writer = store.writer(spec(address, part))?;
     for piece in content.chunks(10_000) {
         writer.write(piece)?;
@@ -71,7 +71,7 @@ pub(super) fn write(store: &Store, address: &Address, part: Part, content: &[u8]
     writer.finish()
 }
 
-pub(super) fn new_entry(address: &Address, revision: u64, body: Content) -> NewEntry {
+pub(crate) fn new_entry(address: &Address, revision: u64, body: Content) -> NewEntry {
     NewEntry {
         address: address.clone(),
         epoch: Epoch(1),
@@ -88,7 +88,7 @@ pub(super) fn new_entry(address: &Address, revision: u64, body: Content) -> NewE
     }
 }
 
-pub(super) fn put(store: &Store, address: &Address, revision: u64, content: &[u8]) -> Arc<Entry> {
+pub(crate) fn put(store: &Store, address: &Address, revision: u64, content: &[u8]) -> Arc<Entry> {
     let staged = write(store, address, Part::Body, content).unwrap();
     store
         .commit(vec![Change::Insert(new_entry(
@@ -101,6 +101,6 @@ pub(super) fn put(store: &Store, address: &Address, revision: u64, content: &[u8
         .unwrap()
 }
 
-pub(super) fn body(store: &Store, entry: &Entry) -> Bytes {
+pub(crate) fn body(store: &Store, entry: &Entry) -> Bytes {
     store.read_all(entry, Part::Body).unwrap()
 }

@@ -14,10 +14,21 @@ pub fn check(mut open: impl FnMut() -> Box<dyn KeyProvider>) {
     let provider = open();
     let (first, kek) = provider.current().expect("a fresh provider has a current generation");
     let known = provider.generations().expect("it answers");
-    assert_eq!(known.last().map(|known| known.generation), Some(first), "the current one is the highest");
-    assert_eq!(provider.kek(first).expect("it exists").octets(), kek.octets(), "a KEK is stable");
+    assert_eq!(
+        known.last().map(|known| known.generation),
+        Some(first),
+        "the current one is the highest"
+    );
+    assert_eq!(
+        provider.kek(first).expect("it exists").octets(),
+        kek.octets(),
+        "a KEK is stable"
+    );
     assert!(
-        matches!(provider.kek(Generation(first.0 + 1000)), Err(ProviderError::NoGeneration { .. })),
+        matches!(
+            provider.kek(Generation(first.0 + 1000)),
+            Err(ProviderError::NoGeneration { .. })
+        ),
         "an unknown generation is an error of its own"
     );
     assert!(
@@ -29,15 +40,30 @@ pub fn check(mut open: impl FnMut() -> Box<dyn KeyProvider>) {
     assert!(second > first, "numbers rise");
     let (current, second_kek) = provider.current().expect("it answers");
     assert_eq!(current, second, "a generation that was begun is the current one");
-    assert_ne!(second_kek.octets(), kek.octets(), "every generation has a key of its own");
+    assert_ne!(
+        second_kek.octets(),
+        kek.octets(),
+        "every generation has a key of its own"
+    );
     drop(provider);
 
     let provider = open();
-    assert_eq!(provider.current().expect("it answers").0, second, "it is so after reopening");
-    assert_eq!(provider.kek(first).expect("it exists").octets(), kek.octets(), "a KEK is stable after reopening");
+    assert_eq!(
+        provider.current().expect("it answers").0,
+        second,
+        "it is so after reopening"
+    );
+    assert_eq!(
+        provider.kek(first).expect("it exists").octets(),
+        kek.octets(),
+        "a KEK is stable after reopening"
+    );
     provider.destroy(first).expect("an older generation can be destroyed");
     for again in [provider.kek(first).map(drop), provider.destroy(first)] {
-        assert!(matches!(again, Err(ProviderError::NoGeneration { .. })), "what was destroyed is gone");
+        assert!(
+            matches!(again, Err(ProviderError::NoGeneration { .. })),
+            "what was destroyed is gone"
+        );
     }
     drop(provider);
 
@@ -52,5 +78,8 @@ pub fn check(mut open: impl FnMut() -> Box<dyn KeyProvider>) {
     assert!(third > second, "numbers are never given again");
     provider.destroy(second).expect("an older generation can be destroyed");
     drop(provider);
-    assert!(open().begin_generation().expect("it answers") > third, "nor after reopening");
+    assert!(
+        open().begin_generation().expect("it answers") > third,
+        "nor after reopening"
+    );
 }

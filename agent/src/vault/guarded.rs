@@ -114,7 +114,7 @@ impl Guarded {
                     }
                 }
                 drop(inner);
-                drop(end.try_send(()));
+                let _ = end.try_send(());
             }
         };
         let unavailable = |source| ProviderError::Unavailable {
@@ -191,7 +191,10 @@ fn note<T>(outcome: &Result<T, ProviderError>, contact: &Mutex<Contact>, clock: 
         }
         Err(ProviderError::Unavailable { source, .. }) => {
             if contact.answers {
-                tracing::warn!(error = source.as_ref() as &dyn std::error::Error, "the key provider does not answer");
+                tracing::warn!(
+                    error = source.as_ref() as &dyn std::error::Error,
+                    "the key provider does not answer"
+                );
             }
             contact.answers = false;
         }
@@ -293,7 +296,7 @@ impl Drop for Guarded {
     fn drop(&mut self) {
         self.calls = None;
         // What the provider holds, such as the directory's lock, is free afterwards, unless it hangs.
-        drop(self.ended.lock().recv_timeout(self.bounds.call_max));
+        let _ = self.ended.lock().recv_timeout(self.bounds.call_max);
     }
 }
 
@@ -318,7 +321,7 @@ mod tests {
     impl Shared {
         fn asked(&self) -> Result<(), ProviderError> {
             if let Some(held) = self.0.hangs.lock().take() {
-                drop(held.recv());
+                let _ = held.recv();
             }
             if self.0.away.load(Ordering::Relaxed) {
                 return Err(ProviderError::Unavailable {

@@ -3,6 +3,8 @@
 //! The secret that opens it comes from outside: a systemd credential, a file on other storage, or a passphrase. Writing
 //! replaces the file in one step, so a crash leaves the old or the new one. Octets: STORE.md section 7.
 
+pub mod backup;
+
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};

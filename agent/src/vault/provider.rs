@@ -80,6 +80,23 @@ pub enum ProviderError {
     },
 }
 
+impl ProviderError {
+    /// What a client is told, where asking again later helps.
+    #[must_use]
+    pub fn outage(&self) -> Option<&'static str> {
+        match self {
+            ProviderError::NoGeneration { .. } | ProviderError::Current { .. } => None,
+            ProviderError::Unavailable {
+                provider: "keyring", ..
+            } => Some("this server's key provider, keyring, does not answer"),
+            ProviderError::Unavailable { provider: "pkcs11", .. } => {
+                Some("this server's key provider, pkcs11, does not answer")
+            }
+            ProviderError::Unavailable { .. } => Some("this server's key provider does not answer"),
+        }
+    }
+}
+
 /// Keeps the key-encryption keys of one server: where an HSM, or Cerberus, plugs in.
 ///
 /// A provider of another make keeps these rules, which [`super::conformance`] tests:

@@ -95,7 +95,10 @@ fn generation_is_begun_at_its_age_and_not_before() {
     let store = filled(&disk);
     let mut rotation = Rotation::new(DAY);
     let made = store.vault().provider().generations().unwrap()[0].made_unix_s;
-    assert_eq!(rotation.step(&store, made + DAY.as_secs() - 1, false).unwrap(), Step::Idle);
+    assert_eq!(
+        rotation.step(&store, made + DAY.as_secs() - 1, false).unwrap(),
+        Step::Idle
+    );
     assert_eq!(
         rotation.step(&store, made + DAY.as_secs(), false).unwrap(),
         Step::Begun(Generation(2))
@@ -129,7 +132,13 @@ fn copies_that_go_or_change_meanwhile_stay_as_they_became() {
     rotation.step(&store, now(), true).unwrap();
     let entries = store.entries();
     store.commit(vec![Change::Remove { seq: entries[0].seq }]).unwrap();
-    let (seq, entry) = (entries[1].seq, NewEntry { revision: 7, ..entries[1].keep() });
+    let (seq, entry) = (
+        entries[1].seq,
+        NewEntry {
+            revision: 7,
+            ..entries[1].keep()
+        },
+    );
     store.commit(vec![Change::Replace { seq, entry }]).unwrap();
     while rotation.step(&store, now(), false).unwrap() != Step::Idle {}
     drop(store);
@@ -144,7 +153,12 @@ fn many_rows_go_in_bounded_batches() {
     let disk = SimulatedDisk::default();
     let store = open(&disk, 1);
     let many: Vec<_> = (0..BATCH_ROWS + 10)
-        .map(|number| (spec(&address(&format!("1.{number}")), Part::Body), Bytes::from_static(b"small")))
+        .map(|number| {
+            (
+                spec(&address(&format!("1.{number}")), Part::Body),
+                Bytes::from_static(b"small"),
+            )
+        })
         .collect();
     let staged = store.write_small(many.clone()).unwrap();
     let changes = (many.iter().zip(staged))
@@ -195,7 +209,10 @@ fn store_that_has_failed_destroys_nothing() {
     let store = filled(&disk);
     let mut rotation = Rotation::new(DAY);
     rotation.step(&store, now(), true).unwrap();
-    while matches!(rotation.step(&store, now(), false).unwrap(), Step::Rewrapped { left: 1.., .. }) {}
+    while matches!(
+        rotation.step(&store, now(), false).unwrap(),
+        Step::Rewrapped { left: 1.., .. }
+    ) {}
     disk.fail_syncs();
     assert!(rotation.step(&store, now(), false).is_err());
     assert_eq!(alive(&store), [1, 2]);
@@ -230,7 +247,11 @@ fn crash_at_every_durable_step_loses_no_object_and_the_rotation_goes_on() {
         assert_eq!(alive(&store).len(), 1, "power cut at step {fuse}");
         assert_eq!(bodies(&store), content, "power cut at step {fuse}");
     }
-    assert_eq!(found, BTreeSet::from([vec![1], vec![1, 2], vec![2]]), "every stage was met");
+    assert_eq!(
+        found,
+        BTreeSet::from([vec![1], vec![1, 2], vec![2]]),
+        "every stage was met"
+    );
 }
 
 /// STORE.md section 8: what an old image opens, and with which keyring.
@@ -248,7 +269,11 @@ fn old_image_opens_with_the_old_keyring_only() {
     drop(store);
 
     let old = open(&image.restart(0), 3);
-    assert_eq!(body(&old, &gone), octets(0, 9_000), "with the keyring of its time it opens");
+    assert_eq!(
+        body(&old, &gone),
+        octets(0, 9_000),
+        "with the keyring of its time it opens"
+    );
     drop(old);
 
     image.replace("keyring", &keyring).unwrap();
