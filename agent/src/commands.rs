@@ -1,4 +1,4 @@
-//! The command line: `agent join|run|get|put|stat|rm|ls|check|keys`.
+//! The command line: `agent join|run|get|put|stat|rm|ls|check|keys|schema`.
 //!
 //! Exit status 0 done, 1 failed, 2 wrong usage. What a command is asked for goes to standard output, everything else to
 //! standard error. Long work shows its progress on a terminal and stays silent in a pipe.
@@ -12,6 +12,8 @@ mod log;
 mod objects;
 mod progress;
 mod put;
+mod schema;
+mod schema_step;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -53,6 +55,11 @@ enum Command {
     Check(check::Check),
     /// The generations of keys on this server: how they stand, new ones, backups
     Keys(keys::Keys),
+    /// Check schemas, write the next one, try its steps on the objects here
+    Schema(schema::Schema),
+    /// Run schema steps for the agent that starts this
+    #[command(name = crate::schema::child::COMMAND)]
+    SchemaStep(schema_step::SchemaStep),
 }
 
 #[derive(Debug, clap::Args)]
@@ -112,6 +119,8 @@ impl Command {
             Command::Ls(ls) => asynchronous(ls.run()),
             Command::Check(check) => check.run(),
             Command::Keys(keys) => keys.run(),
+            Command::Schema(schema) => schema.run(),
+            Command::SchemaStep(step) => step.run(),
         }
     }
 }

@@ -30,6 +30,9 @@ pub struct Config {
     /// The release that this agent reports.
     #[serde(default = "release")]
     pub release: String,
+    /// The directory of this release's schemas; relative to the agent's directory. Absent: every type is kept as it is.
+    #[serde(default)]
+    pub schemas: Option<PathBuf>,
     /// Where the librarian is.
     pub librarian: Librarian,
     /// Where this agent listens.
@@ -503,6 +506,10 @@ name = "{name}"
 domain = "{domain}"
 # Release that this agent reports. Default: that of the program. A wrong one misleads upgrades.
 # release = "{release}"
+# Directory of the schemas and steps of this release, a directory for each type (agent/STORE.md section 10). Relative to this
+# file. Default: none, every object is kept as it is. Try a new one first: `agent schema check`, `agent schema dry-run`. All
+# servers of one release need the same one.
+# schemas = "/usr/share/hypernet/schemas"
 
 [librarian]
 # DNS of the librarian, IP:PORT, UDP and TCP. With a wrong one the agent starts no move and creates no object.

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use zones::{Has, Role, Want, Wish};
+use zones::{Has, Policy, Role, Want, Wish};
 
 use crate::clock::BootInstant;
 use crate::migration::guard::{Guard, stands};
@@ -28,7 +28,7 @@ use load::Load;
 pub const PERIOD: Duration = Duration::from_secs(1);
 /// How long an answer allows moves to start: a few rounds may be lost.
 pub const ANSWER_SERVES: Duration = Duration::from_secs(4);
-/// Name of the file that keeps the highest plan number.
+/// Name of the file that keeps the highest plan number, and what that plan asks of objects.
 const PLAN_FILE: &str = "plan";
 
 /// What the controller wants of this server, as far as this agent may obey it.
@@ -40,6 +40,8 @@ pub struct Wanted {
     pub todos: Vec<Wish>,
     /// Highest plan seen, durable.
     pub plan: u64,
+    /// What it asks of objects, durable with it.
+    pub policy: Policy,
     /// When the question was sent that was answered last.
     pub answered_at: Option<BootInstant>,
 }
@@ -57,9 +59,9 @@ impl Wanted {
         self.answered_at.is_some_and(|asked| now - asked < ANSWER_SERVES)
     }
 
-    /// Takes an answer in. Returns the plan number that has to be durable before this is obeyed or reported, if it is
-    /// a new one.
-    pub fn take(&mut self, wishes: Wishes) -> Option<u64> {
+    /// Takes an answer in. Whether its plan is a new one: then number and policy have to be durable before this is obeyed or
+    /// reported.
+    pub fn take(&mut self, wishes: Wishes) -> bool {
         let older = stands(Guard::LowerPlan)
             && match (&self.want, &wishes.want) {
                 (Some(known), Some(new)) => known.supersedes(new),
@@ -70,14 +72,17 @@ impl Wanted {
         self.answered_at = Some(wishes.asked_at);
         if older {
             // An answer of the past, or of a registry that lost something: it is obeyed in nothing.
-            return None;
+            return false;
         }
         self.todos = wishes.todos;
         self.want = wishes.want;
-        let plan = self.want.as_ref().map_or(0, |want| want.plan);
-        let higher = plan > self.plan;
-        self.plan = self.plan.max(plan);
-        higher.then_some(self.plan)
+        let Some(want) = &self.want else {
+            return false;
+        };
+        let higher = want.plan > self.plan;
+        self.plan = self.plan.max(want.plan);
+        self.policy = want.policy;
+        higher
     }
 }
 
@@ -96,6 +101,8 @@ pub struct Figures {
     pub errors: u64,
     /// Objects that no move can take away since their copies here cannot be read.
     pub unreadable: u64,
+    /// Objects that a schema step failed on.
+    pub quarantined: u64,
     /// Commits of the index.
     pub commits: u64,
 }
@@ -122,25 +129,26 @@ pub struct Control {
 }
 
 impl Control {
-    /// Reads the highest plan number that this agent has seen.
+    /// Reads the highest plan number that this agent has seen, and its policy.
     ///
     /// # Errors
     ///
-    /// The system's, or `InvalidData` for a plan file that is no number: without it an older plan could be obeyed.
+    /// The system's, or `InvalidData` for a plan file that holds neither: without it an older plan could be obeyed.
     pub fn open(dir: &Path, registers: Arc<Registers>) -> io::Result<(Control, watch::Receiver<Wanted>)> {
         let plan_file = dir.join(PLAN_FILE);
-        let plan = match fs::read_to_string(&plan_file) {
-            Ok(text) => text.trim().parse().map_err(|_| {
+        let (plan, policy) = match fs::read_to_string(&plan_file) {
+            Ok(text) => read_plan(&text).ok_or_else(|| {
                 io::Error::new(
                     io::ErrorKind::InvalidData,
                     format!("{} holds no plan number: restore it", plan_file.display()),
                 )
             })?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (0, Policy::default()),
             Err(error) => return Err(error),
         };
         let (wanted, receiver) = watch::channel(Wanted {
             plan,
+            policy,
             ..Wanted::default()
         });
         let control = Control {
@@ -190,6 +198,7 @@ impl Control {
                 plan: wanted.plan,
                 commits: figures.commits,
                 peer_port: told.peer_port,
+                quarantined: figures.quarantined,
             }
         };
         let (heard, wishes) = tokio::join!(
@@ -198,9 +207,9 @@ impl Control {
         );
         let wishes = wishes.map_err(boxed)?;
         let mut next = self.wanted.borrow().clone();
-        if let Some(plan) = next.take(wishes) {
-            let file = self.plan_file.clone();
-            let written = tokio::task::spawn_blocking(move || write_durably(&file, plan)).await;
+        if next.take(wishes) {
+            let (file, plan, policy) = (self.plan_file.clone(), next.plan, next.policy);
+            let written = tokio::task::spawn_blocking(move || write_durably(&file, plan, &policy)).await;
             written.expect("writing a number does not panic").map_err(boxed)?;
             tracing::info!(plan, "a new plan");
         }
@@ -222,11 +231,27 @@ fn boxed(error: impl std::error::Error + Send + 'static) -> Box<dyn std::error::
     Box::new(error)
 }
 
-/// Writes a number so that it is there after a power loss, or the one before it.
-fn write_durably(file: &Path, number: u64) -> io::Result<()> {
+/// Reads a plan file: the number, then the policy's text, if it has one.
+#[must_use]
+pub fn read_plan(text: &str) -> Option<(u64, Policy)> {
+    let mut words = text.split_whitespace();
+    let plan = words.next()?.parse().ok()?;
+    let policy = Policy::from_strings(&words.collect::<Vec<_>>()).ok()?;
+    Some((plan, policy))
+}
+
+/// The text of a plan file.
+#[must_use]
+pub fn plan_text(plan: u64, policy: &Policy) -> String {
+    let words: Vec<String> = std::iter::once(plan.to_string()).chain(policy.strings()).collect();
+    words.join(" ") + "\n"
+}
+
+/// Writes a plan file so that it is there after a power loss, or the one before it.
+fn write_durably(file: &Path, plan: u64, policy: &Policy) -> io::Result<()> {
     let fresh = file.with_extension("new");
     let mut new = File::create(&fresh)?;
-    writeln!(new, "{number}")?;
+    new.write_all(plan_text(plan, policy).as_bytes())?;
     new.sync_all()?;
     fs::rename(&fresh, file)?;
     match file.parent() {
@@ -246,6 +271,7 @@ mod tests {
             targets: Vec::new(),
             plan,
             step,
+            policy: zones::Policy::default(),
         }
     }
 
@@ -260,13 +286,13 @@ mod tests {
     #[test]
     fn want_of_an_older_plan_is_obeyed_in_nothing() {
         let mut wanted = Wanted::default();
-        assert_eq!(wanted.take(wishes(Some(want(Role::Draining, 4, 2)))), Some(4));
+        assert!(wanted.take(wishes(Some(want(Role::Draining, 4, 2)))));
         for older in [Some(want(Role::Serving, 3, 9)), Some(want(Role::Serving, 4, 1)), None] {
-            assert_eq!(wanted.take(wishes(older)), None);
+            assert!(!wanted.take(wishes(older)));
             assert_eq!(wanted.role(), Some(Role::Draining));
             assert_eq!(wanted.plan, 4);
         }
-        assert_eq!(wanted.take(wishes(Some(want(Role::Serving, 5, 0)))), Some(5));
+        assert!(wanted.take(wishes(Some(want(Role::Serving, 5, 0)))));
         assert_eq!(wanted.role(), Some(Role::Serving));
     }
 
@@ -276,7 +302,7 @@ mod tests {
             plan: 7,
             ..Wanted::default()
         };
-        assert_eq!(wanted.take(wishes(Some(want(Role::Draining, 6, 0)))), None);
+        assert!(!wanted.take(wishes(Some(want(Role::Draining, 6, 0)))));
         assert_eq!(wanted.role(), None);
     }
 
@@ -287,6 +313,28 @@ mod tests {
         wanted.take(wishes(None));
         assert!(wanted.may_start(BootInstant::now()));
         assert!(!wanted.may_start(BootInstant::now() + ANSWER_SERVES));
+    }
+
+    #[test]
+    fn policy_is_kept_with_the_plan_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(PLAN_FILE);
+        let policy = Policy {
+            level: zones::Level(2),
+            ..Policy::default()
+        };
+        for policy in [Policy::default(), policy] {
+            write_durably(&file, 12, &policy).unwrap();
+            assert_eq!(read_plan(&fs::read_to_string(&file).unwrap()), Some((12, policy)));
+        }
+        assert_eq!(
+            read_plan("12\n"),
+            Some((12, Policy::default())),
+            "as a release without policies writes it"
+        );
+        for broken in ["", "x", "12 level=2", "12 level=2 floor=3 steps=expand"] {
+            assert_eq!(read_plan(broken), None, "{broken:?}");
+        }
     }
 
     #[tokio::test]

@@ -20,18 +20,20 @@ use sd_notify::NotifyState;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::access::Access;
 use crate::access::metrics::{self, Source};
-use crate::control::{Control, Figures, Told};
+use crate::age;
+use crate::control::{Control, Figures, Told, Wanted};
 use crate::home::Home;
 use crate::keys::Keeper;
 use crate::objects::{Objects, Settings};
 use crate::reconcile::Reconciler;
 use crate::register::{Phase, Registers, Trust};
-use crate::store::Store;
+use crate::schema::{Children, Limits, Stepper};
 use crate::transfer::{Room, Transfer, TransferSettings};
 use crate::vault::{harden, suite};
 
@@ -46,11 +48,17 @@ const BLOCKING_MAX: usize = 256;
 const BLOCKING_END: Duration = Duration::from_secs(5);
 /// Rounds of control that the window of heat has: a minute.
 const HEAT_ROUNDS: usize = 60;
+/// Processes that run schema steps, at most: they take processor time and little else.
+const STEPPING_CHILDREN_MAX: usize = 2;
 
 /// Why an agent that was written off does not serve.
 const WRITTEN_OFF: &str = "this server was written off when the registry was reconciled, and others own what it had: keep its \
                            directory if anything in it is missed, empty it otherwise, and join anew with a token of `librarian \
                            invite NAME --again`";
+
+/// Why an agent whose index is old does not serve.
+const OLD_INDEX: &str = "the index of this server is older than what it reported: it is an old copy; restore the newest one, or \
+                         join anew with an empty directory";
 
 /// What the ready line says.
 #[derive(Debug, Serialize)]
@@ -120,8 +128,10 @@ async fn serve(home: Home) -> Result<()> {
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "SIGINT",
         () = agent.written_off.cancelled() => "written off",
+        () = agent.old_index.cancelled() => "the index is old",
     };
     let written_off = agent.written_off.is_cancelled();
+    let old_index = agent.old_index.is_cancelled();
     watchdog.abort();
     notify(&[NotifyState::Stopping]);
     tracing::info!(why, "stopping");
@@ -129,6 +139,9 @@ async fn serve(home: Home) -> Result<()> {
     tracing::info!("stopped");
     if written_off {
         bail!(WRITTEN_OFF);
+    }
+    if old_index {
+        bail!(OLD_INDEX);
     }
     Ok(())
 }
@@ -143,9 +156,12 @@ struct Agent {
     transfer: Transfer,
     /// Cancelled when this server was written off.
     written_off: CancellationToken,
+    /// Cancelled when the librarian tells, late, that this index is older than what was reported.
+    old_index: CancellationToken,
     _control: AbortOnDropHandle<()>,
     _reconciler: AbortOnDropHandle<()>,
     _keeper: AbortOnDropHandle<()>,
+    _policy: AbortOnDropHandle<()>,
 }
 
 impl Agent {
@@ -165,7 +181,15 @@ impl Agent {
             home.key.clone(),
             Arc::new(trust),
         ));
-        check_index(&registers, &store).await?;
+        let commits = store.commits();
+        let confirmed = match age::ask(&registers, commits).await {
+            Ok(answer) => answer.map(|()| true)?,
+            Err(error) => {
+                // What is here can be served without the librarian; open entries wait for it one by one.
+                tracing::warn!(%error, "starting without the librarian");
+                false
+            }
+        };
         if *registers.trust().watch().borrow() == Phase::WrittenOff {
             bail!(WRITTEN_OFF);
         }
@@ -176,13 +200,19 @@ impl Agent {
             properties_max: config.access.properties_max.0,
             ..Settings::default()
         };
+        let schemas = home.schemas()?;
+        let steps = Children::new(STEPPING_CHILDREN_MAX, Limits::default());
+        let stepper = Stepper::new(schemas, Box::new(steps));
         let objects = Objects::new(
             Arc::new(store),
             entries,
             Arc::clone(&registers),
             wanted.clone(),
+            Arc::new(stepper),
             settings,
         );
+        objects.obey(&wanted.borrow().policy);
+        let policy = AbortOnDropHandle::new(tokio::spawn(obey(Arc::clone(&objects), wanted.clone())));
         let open = objects.recover();
         let stop = CancellationToken::new();
 
@@ -244,7 +274,18 @@ impl Agent {
             peer_port: peer.port(),
             addresses: addresses(&config.listen.advertise, https)?,
         };
-        let control = tokio::spawn(control.run(told, figures(Arc::clone(&objects))));
+        let old_index = CancellationToken::new();
+        let control = {
+            let (old_index, figures) = (old_index.clone(), figures(Arc::clone(&objects)));
+            tokio::spawn(async move {
+                if !confirmed && let Err(error) = age::ask_until_answered(&registers, commits).await {
+                    tracing::error!(%error, "this server does not serve");
+                    old_index.cancel();
+                    return;
+                }
+                control.run(told, figures).await;
+            })
+        };
         Ok(Agent {
             ready: Ready {
                 name: config.name.to_string(),
@@ -257,9 +298,11 @@ impl Agent {
             metrics,
             transfer,
             written_off,
+            old_index,
             _control: AbortOnDropHandle::new(control),
             _reconciler: reconciler,
             _keeper: keeper,
+            _policy: policy,
         })
     }
 
@@ -280,28 +323,18 @@ impl Agent {
     }
 }
 
-/// An index older than what this server once reported has lost objects and writes: it must not serve.
-async fn check_index(registers: &Registers, store: &Store) -> Result<()> {
-    match registers.has(registers.me()).await {
-        Ok(Some(has)) if has.commits > store.commits() => bail!(
-            "the index of this server has {} commits, and it reported {} before: it is an old copy; restore the newest \
-             one, or join anew with an empty directory",
-            store.commits(),
-            has.commits
-        ),
-        Ok(_) => Ok(()),
-        Err(error) => {
-            // What is here can be served without the librarian; open entries wait for it one by one.
-            tracing::warn!(%error, "starting without the librarian");
-            Ok(())
-        }
-    }
-}
-
 async fn bind(address: SocketAddr, setting: &'static str) -> Result<TcpListener> {
     TcpListener::bind(address)
         .await
         .with_context(|| format!("listen on {address} ({setting}): is another program there?"))
+}
+
+/// Takes what each plan asks of objects.
+async fn obey(objects: Arc<Objects>, mut wanted: watch::Receiver<Wanted>) {
+    while wanted.changed().await.is_ok() {
+        let policy = wanted.borrow_and_update().policy;
+        objects.obey(&policy);
+    }
 }
 
 /// What is told of where this server is.
@@ -349,6 +382,11 @@ fn show(objects: &Objects, out: &mut String) {
         figures.unreadable,
     );
     gauge(
+        "agent_objects_quarantined",
+        "Objects that are not in the newest version of their type since a schema step failed; `agent ls --json` says why.",
+        figures.quarantined,
+    );
+    gauge(
         "agent_store_capacity_octets",
         "Octets that the store may take.",
         usage.capacity,
@@ -372,6 +410,17 @@ fn show(objects: &Objects, out: &mut String) {
         "agent_index_commits_total",
         "Transactions of the index.",
         figures.commits,
+    );
+    let steps = objects.stepper().counts();
+    counter(
+        "agent_schema_stepped_total",
+        "Objects whose properties were brought to another version as they arrived.",
+        steps.stepped,
+    );
+    counter(
+        "agent_schema_failed_total",
+        "Objects that came as they were since a schema step failed.",
+        steps.quarantined,
     );
     counter(
         "agent_requests_total",

@@ -26,6 +26,7 @@ use zones::TsigKey;
 use zones::tsig::KeyError;
 
 use crate::config::{Config, ConfigError, KeyringSecret};
+use crate::schema::{LoadError, Schemas};
 use crate::store::{Disk, Entry, OpenError, RealDisk, Settings, Store};
 use crate::vault::guarded::Bounds;
 use crate::vault::keyring::credential;
@@ -120,6 +121,9 @@ pub enum HomeError {
     /// The pool's key of digests.
     #[error("read the pool key")]
     PoolKey(#[from] VaultError),
+    /// The schemas.
+    #[error("read the schemas that `schemas` in the settings names")]
+    Schemas(#[from] LoadError),
     /// The store.
     #[error("open the store")]
     Store(#[from] OpenError),
@@ -237,6 +241,18 @@ impl Home {
         match Secret::from_passphrase_file(&path)? {
             Secret::Passphrase(pin) => Ok(pin),
             Secret::Key(_) => unreachable!("a passphrase was asked for"),
+        }
+    }
+
+    /// The schemas and steps that this server works with; without the setting there are none, and every object is kept as it is.
+    ///
+    /// # Errors
+    ///
+    /// [`HomeError::Schemas`] if any file is at fault.
+    pub fn schemas(&self) -> Result<Schemas, HomeError> {
+        match &self.config.schemas {
+            Some(path) => Ok(Schemas::load(&self.dir.join(path))?),
+            None => Ok(Schemas::default()),
         }
     }
 

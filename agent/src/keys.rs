@@ -369,6 +369,7 @@ mod tests {
             targets: Vec::new(),
             plan: 1,
             step: 1,
+            policy: zones::Policy::default(),
         };
         let (_, wanted) = watch::channel(Wanted {
             want: Some(want),

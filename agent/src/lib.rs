@@ -1,6 +1,7 @@
 //! Keeps objects on one server, serves them to applications and moves them to other agents.
 
 pub mod access;
+pub mod age;
 pub mod client;
 pub mod clock;
 pub mod commands;
@@ -13,6 +14,7 @@ pub mod migration;
 pub mod objects;
 pub mod reconcile;
 pub mod register;
+pub mod schema;
 pub mod store;
 pub mod transfer;
 pub mod vault;

@@ -18,6 +18,7 @@ mod body;
 pub mod create;
 pub mod delete;
 mod ending;
+mod fitting;
 mod forwards;
 mod gate;
 mod ids;
@@ -52,6 +53,7 @@ pub use writing::Prepared;
 use crate::clock::BootInstant;
 use crate::control::{Figures, Wanted};
 use crate::register::Registers;
+use crate::schema::Stepper;
 use crate::store::{Change, CommitError, Entry, Journal, Store};
 use crate::vault::Levels;
 use steps::Asked;
@@ -117,10 +119,11 @@ impl Objects {
         entries: Vec<Arc<Entry>>,
         registers: Arc<Registers>,
         wanted: watch::Receiver<Wanted>,
+        stepper: Arc<Stepper>,
         settings: Settings,
     ) -> Arc<Objects> {
         Arc::new(Objects {
-            local: Local::new(store, entries, settings),
+            local: Local::new(store, entries, stepper, settings),
             registers,
             wanted,
             openings: Arc::new(Semaphore::new(OPENINGS_MAX)),
@@ -204,10 +207,11 @@ impl Objects {
     /// The numbers that the librarian is told.
     #[must_use]
     pub fn figures(&self) -> Figures {
-        let (objects, bytes) = self.table.totals();
+        let totals = self.table.totals();
         Figures {
-            objects,
-            bytes,
+            objects: totals.objects,
+            bytes: totals.octets,
+            quarantined: totals.quarantined,
             capacity: self.store.usage().capacity,
             heat: self.requests.load(Ordering::Relaxed),
             errors: self.errors.load(Ordering::Relaxed),

@@ -320,6 +320,9 @@ mod tests {
             writes: Vec::new(),
             tx: None,
             from: None,
+            received: None,
+            quarantined: None,
+            migrated_from: None,
         }
     }
 

@@ -14,6 +14,7 @@ pub mod identity;
 pub mod join;
 pub mod name;
 pub mod peer;
+pub mod sign;
 pub mod tls;
 pub mod token;
 
@@ -28,5 +29,6 @@ pub use join::{JoinAnswer, JoinError, JoinRequest, Joined};
 pub use name::{ClientName, ClientNameError};
 pub use peer::{Peer, PeerError, Revoked, Serial, Who};
 pub use rustls_pki_types::UnixTime;
+pub use sign::{SignError, Signer};
 pub use tls::TlsError;
 pub use token::{JoinToken, Secret, SecretHash, TokenError};

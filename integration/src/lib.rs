@@ -21,6 +21,11 @@ pub fn one_of_the_pool(args: impl IntoIterator<Item = OsString>) -> Option<ExitC
     match args.next()?.to_str()? {
         "librarian" => Some(librarian::commands::run(args)),
         "agent" => Some(agent::commands::run(args)),
+        // What an agent starts its own program with.
+        agent::schema::child::COMMAND => {
+            let command = std::iter::once(OsString::from(agent::schema::child::COMMAND));
+            Some(agent::commands::run(command.chain(args)))
+        }
         _ => None,
     }
 }

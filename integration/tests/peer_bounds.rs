@@ -411,6 +411,7 @@ fn messages(tx: Tx, epoch: Epoch, number: u64) -> Vec<Either> {
         Reply::Ready {
             tx,
             staged: Some(number),
+            newest: Some(number as u32),
         },
         Reply::Staged { tx, revision: number },
         Reply::Damaged { tx },

@@ -211,6 +211,7 @@ pub(crate) fn has() -> Has {
         plan: 0,
         commits: 7,
         peer_port: 9100,
+        quarantined: 0,
     }
 }
 

@@ -15,7 +15,7 @@ pub const RELEASE_OCTETS_MAX: usize = 32;
 /// What a server has, as its agent last said.
 ///
 /// Text, as character-strings of one TXT record, in this order: `v=hn1` `release=` `role=` `objects=` `bytes=`
-/// `capacity=` `load=` `heat=` `errors=` `unreadable=` `plan=` `commits=` `peer=`.
+/// `capacity=` `load=` `heat=` `errors=` `unreadable=` `plan=` `commits=` `peer=` `quarantined=`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Has {
     /// Release of the software, `[0-9A-Za-z.+-]{1,32}`.
@@ -42,6 +42,8 @@ pub struct Has {
     pub commits: u64,
     /// UDP port where it takes objects from its peers.
     pub peer_port: u16,
+    /// Objects that it owns and that a schema step failed on.
+    pub quarantined: u64,
 }
 
 impl Has {
@@ -62,11 +64,12 @@ impl Has {
             format!("plan={}", self.plan),
             format!("commits={}", self.commits),
             format!("peer={}", self.peer_port),
+            format!("quarantined={}", self.quarantined),
         ]
     }
 
-    /// Reads the character-strings of a TXT record. Reading accepts exactly what [`Has::strings`] makes of a legal
-    /// release.
+    /// Reads the character-strings of a TXT record. Reading accepts what [`Has::strings`] makes of a legal release,
+    /// and the same without its last string.
     ///
     /// # Errors
     ///
@@ -91,6 +94,11 @@ impl Has {
             plan: strings.number("plan")?,
             commits: strings.number("commits")?,
             peer_port: strings.number("peer")?,
+            // Servers of the release before schemas do not say it.
+            quarantined: match strings.is_empty() {
+                true => 0,
+                false => strings.number("quarantined")?,
+            },
         };
         strings.end()?;
         Ok(has)
@@ -118,13 +126,25 @@ mod tests {
     use super::*;
 
     const TEXT: &str = "v=hn1 release=0.1.0 role=serving objects=12 bytes=3400 capacity=1000000 load=35 heat=7 \
-                        errors=0 unreadable=0 plan=4 commits=99 peer=9102";
+                        errors=0 unreadable=0 plan=4 commits=99 peer=9102 quarantined=3";
 
     #[test]
     fn has_record_reads_back_as_it_was_written() {
         let has: Has = TEXT.parse().unwrap();
         assert_eq!(has.peer_port, 9102);
         assert_eq!(has.strings().join(" "), TEXT);
+    }
+
+    #[test]
+    fn has_record_of_the_release_before_schemas_is_read() {
+        let before: Has = TEXT.replace(" quarantined=3", "").parse().unwrap();
+        assert_eq!(
+            before,
+            Has {
+                quarantined: 0,
+                ..TEXT.parse().unwrap()
+            }
+        );
     }
 
     #[test]

@@ -4,9 +4,11 @@
 //! The byte-level description is `zones/PROTOCOL.md`.
 
 pub mod address;
+pub mod audit;
 pub mod has;
 pub mod incarnation;
 pub mod name;
+pub mod policy;
 pub mod query;
 pub mod register;
 pub mod report;
@@ -21,6 +23,7 @@ pub use address::{Address, AddressError};
 pub use has::Has;
 pub use incarnation::{Incarnation, Standing, Told};
 pub use name::{Domain, NameError, Zone};
+pub use policy::{Policy, Steps};
 pub use query::{Answer, ExtendedError};
 pub use register::{Epoch, Level, ObjectType, Register, RegisterError, State, Tx};
 pub use report::{Claim, Claimed, Report};

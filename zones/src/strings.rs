@@ -77,6 +77,11 @@ impl<'a, S: AsRef<[u8]>> Strings<'a, S> {
         }
     }
 
+    /// Whether nothing follows.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rest.len() == 0
+    }
+
     /// Nothing more may follow.
     pub(crate) fn end(&mut self) -> Result<(), StringsError> {
         match self.rest.next() {

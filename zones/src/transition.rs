@@ -2,7 +2,8 @@
 //!
 //! | from            | to              | epoch | who             | what else changes                                     |
 //! |-----------------|-----------------|-------|-----------------|-------------------------------------------------------|
-//! | nothing         | `stable`        | 1     | the owner to be | all; the owner is the one holder, its server serves   |
+//! | nothing         | `stable`        | 1     | the owner to be | all; the owner is the one holder, its server serves,  |
+//! |                 |                 |       |                 | the level is not below the pool's floor               |
 //! | `stable`        | `moving`        | +0    | owner           | `to`, which a want or a wish names                    |
 //! | `moving`        | `stable`        | +0    | owner           | nothing: the move is given up                         |
 //! | `moving`        | `stable`        | +1    | `to`            | owner is `to`, which replaces the old one in holders  |
@@ -39,6 +40,8 @@ pub trait PoolView {
     fn role(&self, server: &ServerName) -> Option<Role>;
     /// Whether a want or a wish lets `from` move the object to `to`.
     fn may_move(&self, address: &Address, from: &ServerName, to: &ServerName) -> bool;
+    /// Lowest level that a server may make an object at.
+    fn floor(&self, server: &ServerName) -> Level;
     /// Whether a server was marked lost for good.
     fn is_lost(&self, server: &ServerName) -> bool;
 }
@@ -84,6 +87,14 @@ pub enum Refusal {
     /// A new register is not stable at epoch 1 with its owner as the one holder.
     #[error("a new register is stable at epoch 1 and its owner holds the only copy")]
     Creation,
+    /// The new object could never move.
+    #[error("level {found} is below the pool's floor {floor}")]
+    BelowFloor {
+        /// The floor.
+        floor: Level,
+        /// As it was sent.
+        found: Level,
+    },
     /// The server does not take new objects.
     #[error("server {server} takes no new objects, its role is {role}")]
     TakesNoNew {
@@ -153,6 +164,13 @@ fn create(new: &Register, actor: Actor<'_>, pool: &dyn PoolView) -> Result<(), R
         return Err(Refusal::TakesNoNew {
             server: new.owner.clone(),
             role,
+        });
+    }
+    let floor = pool.floor(&new.owner);
+    if new.level < floor {
+        return Err(Refusal::BelowFloor {
+            floor,
+            found: new.level,
         });
     }
     Ok(())

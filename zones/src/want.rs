@@ -13,6 +13,7 @@ use hickory_proto::rr::Name;
 
 use crate::address::Address;
 use crate::name::{Domain, Zone, label_count};
+use crate::policy::Policy;
 use crate::register::HOLDERS_MAX;
 use crate::server::{Role, ServerName};
 use crate::strings::{Strings, StringsError, illegal};
@@ -24,7 +25,8 @@ pub const TARGETS_MAX: usize = HOLDERS_MAX;
 
 /// What a server should do, as the controller wrote it. Ordered by (plan, step).
 ///
-/// Text, as character-strings of one TXT record, in this order: `v=hn1` `role=` `targets=s4,s5` `plan=` `step=`.
+/// Text, as character-strings of one TXT record, in this order: `v=hn1` `role=` `targets=s4,s5` `plan=` `step=`, then those of
+/// the [`Policy`].
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Want {
     /// The role it should take.
@@ -35,6 +37,8 @@ pub struct Want {
     pub plan: u64,
     /// Order within the plan.
     pub step: u64,
+    /// What the plan asks of objects.
+    pub policy: Policy,
 }
 
 impl Want {
@@ -42,13 +46,15 @@ impl Want {
     #[must_use]
     pub fn strings(&self) -> Vec<String> {
         let targets: Vec<&str> = self.targets.iter().map(ServerName::as_str).collect();
-        vec![
+        let mut strings = vec![
             "v=hn1".to_owned(),
             format!("role={}", self.role),
             format!("targets={}", targets.join(",")),
             format!("plan={}", self.plan),
             format!("step={}", self.step),
-        ]
+        ];
+        strings.extend(self.policy.strings());
+        strings
     }
 
     /// Reads the character-strings of a TXT record. Reading accepts exactly what [`Want::strings`] makes.
@@ -78,6 +84,7 @@ impl Want {
             targets,
             plan: strings.number("plan")?,
             step: strings.number("step")?,
+            policy: Policy::from_rest(&mut strings)?,
         };
         strings.end()?;
         Ok(want)
@@ -248,6 +255,8 @@ mod tests {
         for text in [
             "v=hn1 role=draining targets=s4,s5 plan=7 step=2",
             "v=hn1 role=serving targets= plan=0 step=0",
+            "v=hn1 role=serving targets= plan=8 step=0 level=2 floor=1 steps=expand",
+            "v=hn1 role=serving targets= plan=9 step=0 level=3 floor=3 steps=all",
         ] {
             let strings: Vec<&str> = text.split(' ').collect();
             assert_eq!(Want::from_strings(&strings).unwrap().strings(), strings);
@@ -257,6 +266,18 @@ mod tests {
             Want::from_strings(&twice),
             Err(StringsError::Value { key: "targets", .. })
         ));
+        for rest in [
+            "level=1 floor=1 steps=expand",
+            "level=2 floor=3 steps=expand",
+            "level=2 floor=0 steps=all",
+            "level=2 floor=1 steps=none",
+            "level=2 floor=1",
+            "level=2 floor=1 steps=all more=1",
+        ] {
+            let text = format!("v=hn1 role=serving targets= plan=9 step=0 {rest}");
+            let strings: Vec<&str> = text.split(' ').collect();
+            assert!(Want::from_strings(&strings).is_err(), "{rest}");
+        }
     }
 
     #[test]
@@ -266,6 +287,7 @@ mod tests {
             targets: Vec::new(),
             plan,
             step,
+            policy: Policy::default(),
         };
         assert!(want(2, 0).supersedes(&want(1, 9)));
         assert!(want(2, 1).supersedes(&want(2, 0)));

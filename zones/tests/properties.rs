@@ -86,9 +86,25 @@ fn any_register() -> impl Strategy<Value = Register> {
 }
 
 fn any_has() -> impl Strategy<Value = Has> {
-    let numbers = proptest::array::uniform8(any::<u64>());
+    let numbers = proptest::array::uniform9(any::<u64>());
     ("[0-9A-Za-z.+-]{1,32}", any_role(), numbers, any::<u32>(), any::<u16>()).prop_map(
-        |(release, role, [objects, bytes, capacity, heat, errors, unreadable, plan, commits], load, peer_port)| Has {
+        |(
+            release,
+            role,
+            [
+                objects,
+                bytes,
+                capacity,
+                heat,
+                errors,
+                unreadable,
+                plan,
+                commits,
+                quarantined,
+            ],
+            load,
+            peer_port,
+        )| Has {
             release,
             role,
             objects,
@@ -101,6 +117,7 @@ fn any_has() -> impl Strategy<Value = Has> {
             plan,
             commits,
             peer_port,
+            quarantined,
         },
     )
 }
@@ -280,8 +297,16 @@ proptest! {
         targets in proptest::collection::hash_set(any_server(), 0..14),
         plan in any::<u64>(),
         step in any::<u64>(),
+        floor in 1_u8..,
+        above in any::<u8>(),
+        all in any::<bool>(),
     ) {
-        let want = Want { role, targets: targets.into_iter().collect(), plan, step };
+        let policy = zones::Policy {
+            level: zones::Level(floor.saturating_add(above)),
+            floor: zones::Level(floor),
+            steps: if all { zones::Steps::All } else { zones::Steps::Expand },
+        };
+        let want = Want { role, targets: targets.into_iter().collect(), plan, step, policy };
         prop_assert!(want.strings().iter().all(|string| string.len() <= 255));
         prop_assert_eq!(Want::from_strings(&want.strings()), Ok(want));
     }

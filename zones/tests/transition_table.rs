@@ -28,6 +28,7 @@ struct Pool {
     roles: HashMap<ServerName, Role>,
     may_move: bool,
     lost: bool,
+    floor: Level,
 }
 
 impl Pool {
@@ -36,6 +37,7 @@ impl Pool {
             roles: servers().into_iter().map(|server| (server, Role::Serving)).collect(),
             may_move: true,
             lost: true,
+            floor: Level(1),
         }
     }
 }
@@ -47,6 +49,10 @@ impl PoolView for Pool {
 
     fn may_move(&self, _: &Address, _: &ServerName, _: &ServerName) -> bool {
         self.may_move
+    }
+
+    fn floor(&self, _: &ServerName) -> Level {
+        self.floor
     }
 
     fn is_lost(&self, _: &ServerName) -> bool {
@@ -64,6 +70,10 @@ fn pools() -> Vec<Pool> {
             ..Pool::serving()
         });
     }
+    pools.push(Pool {
+        floor: Level(OLD_LEVEL),
+        ..Pool::serving()
+    });
     for server in servers() {
         let mut unknown = Pool::serving();
         unknown.roles.remove(&server);
@@ -149,16 +159,19 @@ fn allowed(old: Option<&Register>, actor: Actor<'_>, pool: &Pool) -> HashSet<Reg
         for owner in servers() {
             if acts_as(&owner) && pool.roles.get(&owner) == Some(&Role::Serving) {
                 let base = register((owner.clone(), State::Stable, vec![owner]), 1, tx(2));
-                // A creation is bound to no older text: any spelling, type, schema, level and tx will do.
+                // A creation is bound to no older text: any spelling, type, schema and tx will do, and any level
+                // from the floor on.
                 allowed.extend(hints(&base));
                 allowed.insert(Register {
                     address: "3.1.photo".parse().unwrap(),
                     ..base.clone()
                 });
-                allowed.insert(Register {
-                    level: Level(OLD_LEVEL - 1),
-                    ..base.clone()
-                });
+                if pool.floor < Level(OLD_LEVEL) {
+                    allowed.insert(Register {
+                        level: Level(OLD_LEVEL - 1),
+                        ..base.clone()
+                    });
+                }
                 allowed.insert(Register { tx: tx(1), ..base });
             }
         }
@@ -499,6 +512,7 @@ fn any_pool() -> impl Strategy<Value = Pool> {
         roles: (1..=5).map(|n| server(&format!("s{n}"))).zip(roles).collect(),
         may_move,
         lost,
+        floor: Level(1),
     })
 }
 

@@ -100,6 +100,11 @@ impl Outgoing {
         }
     }
 
+    /// Path and query.
+    fn path(&self) -> &str {
+        self.uri.path_and_query().map_or("/", |path| path.as_str())
+    }
+
     /// The address, as the path has it: it was read before.
     fn address(&self) -> &str {
         let path = self.uri.path();
@@ -172,7 +177,7 @@ impl Access {
     /// The answer to a read that found no copy here.
     pub(super) async fn missed(&self, caller: &Caller, miss: Miss, outgoing: Outgoing) -> Result<Response, Problem> {
         match miss {
-            Miss::Elsewhere { owner, .. } => Err(self.redirect(caller, &owner, outgoing.uri.path()).await?),
+            Miss::Elsewhere { owner, .. } => Err(self.redirect(caller, &owner, outgoing.path()).await?),
             Miss::Party { to } => self.hand_on(caller, &to, outgoing).await,
             miss => Err(self.missed_here(&miss)),
         }
@@ -198,7 +203,7 @@ impl Access {
         outgoing: Outgoing,
     ) -> Result<Response, Problem> {
         match error {
-            WriteError::Elsewhere { owner, .. } => Err(self.redirect(caller, &owner, outgoing.uri.path()).await?),
+            WriteError::Elsewhere { owner, .. } => Err(self.redirect(caller, &owner, outgoing.path()).await?),
             WriteError::Party { to } => self.hand_on(caller, &to, outgoing).await,
             error => Err(self.unwritten_here(&error)),
         }
@@ -216,7 +221,9 @@ impl Access {
                 return Problem::misdirected(owner);
             }
             WriteError::Deleted => StatusCode::GONE,
-            WriteError::WriteIdReused | WriteError::WriteIdRefused { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            WriteError::WriteIdReused | WriteError::WriteIdRefused { .. } | WriteError::Schema { .. } => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
             WriteError::Full { .. } => StatusCode::INSUFFICIENT_STORAGE,
             WriteError::NotServing { .. } => StatusCode::MISDIRECTED_REQUEST,
             WriteError::CaseClash { .. } => StatusCode::CONFLICT,
@@ -243,8 +250,13 @@ impl Access {
             return Err(Problem::misdirected(to));
         }
         let authority = self.authority(to).await?;
-        let (address, path) = (outgoing.address().to_owned(), outgoing.uri.path().to_owned());
-        let url = format!("https://{authority}/objects/{address}{}", outgoing.tail);
+        let (address, path) = (outgoing.address().to_owned(), outgoing.path().to_owned());
+        let query = outgoing
+            .uri
+            .query()
+            .map(|query| format!("?{query}"))
+            .unwrap_or_default();
+        let url = format!("https://{authority}/objects/{address}{}{query}", outgoing.tail);
         let mut headers = HeaderMap::new();
         for name in TO_PARTY {
             if let Some(value) = outgoing.headers.get(&name) {

@@ -22,6 +22,7 @@ use axum::extract::{Path, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
+use bytes::Bytes;
 use certs::Verb as Grant;
 use http::header::{
     ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, RANGE,
@@ -174,8 +175,20 @@ impl Access {
         )
     }
 
-    /// Whose request for which object it is; checks that a forwarding server may forward for it.
+    /// Whose request for which object it is; checks that a forwarding server may forward for it, and that it has no query.
     pub(super) fn enter(&self, request: &Request, address: &str) -> Result<(Caller, Address), Problem> {
+        let entered = self.enter_with_query(request, address)?;
+        if let Some(query) = request.uri().query().filter(|query| !query.is_empty()) {
+            return Err(Problem::new(
+                StatusCode::BAD_REQUEST,
+                format!("the query {query:?} is not understood here: only a GET of an object has one, schema=N"),
+            ));
+        }
+        Ok(entered)
+    }
+
+    /// Whose request for which object it is; checks that a forwarding server may forward for it.
+    fn enter_with_query(&self, request: &Request, address: &str) -> Result<(Caller, Address), Problem> {
         let caller = self.caller(request)?;
         let address =
             target::bare(address).map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))?;
@@ -188,13 +201,30 @@ impl Access {
                 format!("{server} is not where the object came from, so it forwards nothing for it"),
             ));
         }
-        if let Some(query) = request.uri().query().filter(|query| !query.is_empty()) {
-            return Err(Problem::new(
-                StatusCode::BAD_REQUEST,
-                format!("the query {query:?} is not understood here: this release converts no schemas"),
-            ));
-        }
         Ok((caller, address))
+    }
+
+    /// The properties of a copy in the version that was asked for.
+    async fn properties(&self, reading: &Reading, asked: u32) -> Result<Bytes, Problem> {
+        let (address, entry) = (&reading.entry().address, Arc::clone(reading.entry()));
+        let properties = reading.properties().await.map_err(|error| damaged(address, &error))?;
+        if asked == entry.schema {
+            return Ok(properties);
+        }
+        let objects = Arc::clone(&self.objects);
+        let brought =
+            tokio::task::spawn_blocking(move || objects.stepper().bring(&entry.kind, entry.schema, asked, &properties));
+        let brought = brought.await.expect("steps do not panic");
+        brought.map_err(|error| {
+            let (kind, schema) = (&reading.entry().kind, reading.entry().schema);
+            Problem::new(
+                StatusCode::NOT_ACCEPTABLE,
+                format!(
+                    "the object is a {kind} in schema {schema}, and cannot be told in schema {asked}: {}",
+                    error.reason()
+                ),
+            )
+        })
     }
 
     /// Refuses a read without a grant as if the object were absent: after the same question to the librarian.
@@ -215,32 +245,53 @@ async fn get_object(
     Path(address): Path<String>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let (caller, address) = access.enter(&request, &address)?;
+    let (caller, address) = access.enter_with_query(&request, &address)?;
+    let asked = asked_schema(request.uri().query().unwrap_or_default())?;
     access.may_read(&caller, &address).await?;
     let preconditions = preconditions(request.headers())?;
     let reading = match access.objects.read(&address).await {
         Ok(reading) => reading,
         Err(miss) => return access.missed(&caller, miss, Outgoing::of(request, "")).await,
     };
-    let mut response = match judge(&preconditions, reading.entry())? {
+    let tag = Tag {
+        schema: asked.unwrap_or(reading.entry().schema),
+        ..tag(reading.entry())
+    };
+    let mut response = match judge(&preconditions, tag)? {
         Some(not_modified) => not_modified,
         None => {
-            let entry = reading.entry();
-            let properties = reading.properties().await.map_err(|error| damaged(&address, &error))?;
-            let json = json_of(entry, reading.size(), &properties);
+            let properties = access.properties(&reading, tag.schema).await?;
+            let json = json_of(reading.entry(), tag.schema, reading.size(), &properties);
             ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], json).into_response()
         }
     };
-    describe(response.headers_mut(), &reading);
+    describe(response.headers_mut(), &reading, tag);
     Ok(response)
 }
 
+/// The version of the schema that a query asks for.
+fn asked_schema(query: &str) -> Result<Option<u32>, Problem> {
+    if query.is_empty() {
+        return Ok(None);
+    }
+    let number = query.strip_prefix("schema=").and_then(|number| number.parse().ok());
+    match number {
+        Some(number) if number > 0 => Ok(Some(number)),
+        Some(_) | None => Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            format!(
+                "the query {query:?} is not understood here: an object is asked for in a version by schema=N, from 1 on"
+            ),
+        )),
+    }
+}
+
 /// The JSON of an object. The properties are JSON already: they are not read to be written again.
-fn json_of(entry: &Entry, size: u64, properties: &[u8]) -> Vec<u8> {
+fn json_of(entry: &Entry, schema: u32, size: u64, properties: &[u8]) -> Vec<u8> {
     let (address, kind) = (json!(entry.address.as_str()), json!(entry.kind.as_str()));
     let mut json = format!(
-        r#"{{"address":{address},"type":{kind},"schema":{},"epoch":{},"revision":{},"size":{size},"properties":"#,
-        entry.schema, entry.epoch, entry.revision,
+        r#"{{"address":{address},"type":{kind},"schema":{schema},"epoch":{},"revision":{},"size":{size},"properties":"#,
+        entry.epoch, entry.revision,
     )
     .into_bytes();
     json.extend_from_slice(properties);
@@ -261,8 +312,8 @@ async fn get_body(
         Err(miss) => return access.missed(&caller, miss, Outgoing::of(request, "/body")).await,
     };
     let tag = tag(reading.entry());
-    if let Some(mut not_modified) = judge(&preconditions, reading.entry())? {
-        describe(not_modified.headers_mut(), &reading);
+    if let Some(mut not_modified) = judge(&preconditions, tag)? {
+        describe(not_modified.headers_mut(), &reading, tag);
         return Ok(not_modified);
     }
     let total = reading.size();
@@ -289,7 +340,7 @@ async fn get_body(
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     headers.insert(CONTENT_LENGTH, length.into());
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    describe(headers, &reading);
+    describe(headers, &reading, tag);
     if let Some(range) = range {
         headers.insert(CONTENT_RANGE, ascii(&range.to_string()));
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
@@ -349,13 +400,13 @@ fn preconditions(headers: &HeaderMap) -> Result<Preconditions, Problem> {
 }
 
 /// The answer that a precondition of a read gives, if it gives one.
-fn judge(preconditions: &Preconditions, entry: &Entry) -> Result<Option<Response>, Problem> {
-    match preconditions.judge_read(tag(entry)) {
+fn judge(preconditions: &Preconditions, tag: Tag) -> Result<Option<Response>, Problem> {
+    match preconditions.judge_read(tag) {
         ReadVerdict::Go => Ok(None),
         ReadVerdict::NotModified => Ok(Some(StatusCode::NOT_MODIFIED.into_response())),
         ReadVerdict::Failed => Err(Problem::precondition(
-            format!("the object is at {}: If-Match names another copy", tag(entry)),
-            Some(entry.revision),
+            format!("the object is at {tag}: If-Match names another copy"),
+            Some(tag.revision),
         )),
     }
 }
@@ -368,9 +419,9 @@ fn tag(entry: &Entry) -> Tag {
 }
 
 /// The headers that say what an object is.
-fn describe(headers: &mut HeaderMap, reading: &Reading) {
+fn describe(headers: &mut HeaderMap, reading: &Reading, tag: Tag) {
     let entry = reading.entry();
-    headers.insert(ETAG, ascii(&tag(entry).to_string()));
+    headers.insert(ETAG, ascii(&tag.to_string()));
     headers.insert(HYPERNET_TYPE, ascii(entry.kind.as_str()));
     headers.insert(HYPERNET_EPOCH, entry.epoch.0.into());
     headers.insert(HYPERNET_SIZE, reading.size().into());
@@ -386,15 +437,42 @@ pub(super) fn page(objects: &[crate::objects::Summary], next: Option<&Address>) 
     let objects: Vec<_> = objects
         .iter()
         .map(|object| {
-            json!({
+            let mut one = json!({
                 "address": object.address.as_str(),
                 "type": object.kind.as_str(),
                 "schema": object.schema,
                 "epoch": object.epoch.0,
                 "revision": object.revision,
                 "size": object.size,
-            })
+            });
+            if let Some(reason) = &object.quarantined {
+                one["quarantined"] = json!(reason);
+            }
+            one
         })
         .collect();
     axum::Json(json!({ "objects": objects, "next": next.map(Address::as_str) })).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vault::{ProviderError, VaultError};
+
+    #[test]
+    fn read_that_waits_for_the_key_provider_is_503_and_names_it() {
+        let away = ProviderError::Unavailable {
+            provider: "pkcs11",
+            source: "pulled out".into(),
+        };
+        let problem = damaged(&"1.1".parse().unwrap(), &ReadError::Vault(VaultError::Provider(away)));
+        assert_eq!(problem.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(format!("{problem:?}").contains("pkcs11"), "{problem:?}");
+        assert!(format!("{problem:?}").contains("retry-after"), "{problem:?}");
+        let lost = ProviderError::NoGeneration {
+            generation: crate::vault::Generation(1),
+        };
+        let problem = damaged(&"1.1".parse().unwrap(), &ReadError::Vault(VaultError::Provider(lost)));
+        assert_eq!(problem.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    }
 }

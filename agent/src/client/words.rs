@@ -66,6 +66,9 @@ pub struct Summary {
     pub revision: u64,
     /// Octets of its body.
     pub size: u64,
+    /// Why its properties are not in a later version: a schema step failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantined: Option<String>,
 }
 
 /// What a write led to.

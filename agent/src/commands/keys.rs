@@ -11,8 +11,8 @@ use super::objects::{print, print_json};
 use super::progress;
 use crate::home::{Home, HomeError};
 use crate::keys::{self, KeysStatus};
-use crate::store::rotation::Step;
 use crate::store::index;
+use crate::store::rotation::Step;
 use crate::vault::SystemEntropy;
 use crate::vault::keyring::{FILE, backup};
 

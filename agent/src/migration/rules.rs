@@ -105,7 +105,11 @@ fn closing() -> Source {
         source::Input::Peer(Reply::Reserved { tx }),
         source::Input::Durable,
         source::Input::Changed(ChangeOutcome::Done),
-        source::Input::Peer(Reply::Ready { tx, staged: None }),
+        source::Input::Peer(Reply::Ready {
+            tx,
+            staged: None,
+            newest: None,
+        }),
         source::Input::Shipped { revision: 3 },
         source::Input::Peer(Reply::Staged { tx, revision: 3 }),
         source::Input::Holding { number: 1 },

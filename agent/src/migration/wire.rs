@@ -111,6 +111,9 @@ pub enum Reply {
         tx: Tx,
         /// The revision that is staged.
         staged: Option<u64>,
+        /// The newest version of the object's type that is read here; `None` if the type is kept as it is. Properties of a
+        /// later version are stepped back by the source before they are sent.
+        newest: Option<u32>,
     },
     /// A copy is whole, written and read back.
     Staged {
@@ -477,10 +480,11 @@ impl Message for Reply {
                 header.octets(&tx.0);
                 header.number(why.number());
             }
-            Reply::Ready { tx, staged } => {
-                header.begin(67, address, 2);
+            Reply::Ready { tx, staged, newest } => {
+                header.begin(67, address, 3);
                 header.octets(&tx.0);
                 header.optional(*staged);
+                header.optional(newest.map(u64::from));
             }
             Reply::Staged { tx, revision } => {
                 header.begin(68, address, 2);
@@ -527,6 +531,11 @@ impl Message for Reply {
                 Reply::Ready {
                     tx: fields.tx()?,
                     staged: fields.optional()?,
+                    // A release before schemas says nothing of them.
+                    newest: match fields.has_more() {
+                        true => fields.optional_u32("schema")?,
+                        false => None,
+                    },
                 }
             }
             68 => {
@@ -787,6 +796,24 @@ impl Fields<'_, '_> {
         self.number().map(Some)
     }
 
+    /// Whether this message has a field beyond those that were read, which a later release added; it is to be read next.
+    fn has_more(&mut self) -> bool {
+        match self.left.checked_sub(1) {
+            Some(left) => {
+                self.left = left;
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn optional_u32(&mut self, what: &'static str) -> Result<Option<u32>, WireError> {
+        let number = self.optional()?;
+        number
+            .map(|number| u32::try_from(number).map_err(|_| WireError::Value(what)))
+            .transpose()
+    }
+
     fn digest(&mut self) -> Result<Option<Digest>, WireError> {
         if self.is_null()? {
             return Ok(None);
@@ -943,7 +970,11 @@ mod tests {
                 tx,
                 why: Unwilling::from_number(why).unwrap()
             }),
-            (tx(), any::<Option<u64>>()).prop_map(|(tx, staged)| Reply::Ready { tx, staged }),
+            (tx(), any::<Option<u64>>(), any::<Option<u32>>()).prop_map(|(tx, staged, newest)| Reply::Ready {
+                tx,
+                staged,
+                newest,
+            }),
             (tx(), 0..=COUNTED_MAX).prop_map(|(tx, revision)| Reply::Staged { tx, revision }),
             tx().prop_map(|tx| Reply::Damaged { tx }),
             (tx(), any::<u32>(), any::<Option<u64>>(), any::<bool>())

@@ -9,15 +9,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::RwLock;
 use tokio::sync::futures::OwnedNotified;
 use tokio::sync::oneshot;
-use zones::{Address, Level};
+use zones::{Address, Level, Policy};
 
 use super::forwards::gone_to;
 use super::gate;
-use super::table::{self, Table};
+use super::table::{self, Table, Totals};
 use super::turn::Turn;
 use super::words::{Miss, ReadGate, Summary};
 use super::{Settings, writing};
 use crate::clock::BootInstant;
+use crate::schema::Stepper;
 use crate::store::{Change, CommitError, Entry, Journal, Store};
 use crate::vault::Levels;
 
@@ -29,6 +30,7 @@ pub struct Local {
     pub(super) settings: Settings,
     /// What the pool asks of encryption.
     levels: RwLock<Levels>,
+    stepper: Arc<Stepper>,
     /// Objects that no move can take away since their copies here cannot be read.
     unreadable: AtomicU64,
 }
@@ -71,7 +73,7 @@ pub enum Open {
 impl Local {
     /// The objects that the index has; call [`Local::take_up`] before serving.
     #[must_use]
-    pub fn new(store: Arc<Store>, entries: Vec<Arc<Entry>>, settings: Settings) -> Arc<Local> {
+    pub fn new(store: Arc<Store>, entries: Vec<Arc<Entry>>, stepper: Arc<Stepper>, settings: Settings) -> Arc<Local> {
         let table = Table::default();
         for entry in entries {
             let address = entry.address.clone();
@@ -81,6 +83,7 @@ impl Local {
             store,
             table,
             levels: RwLock::new(settings.levels),
+            stepper,
             settings,
             unreadable: AtomicU64::new(0),
         })
@@ -134,13 +137,14 @@ impl Local {
                 epoch: entry.epoch,
                 revision: entry.revision,
                 size: entry.body.as_ref().map_or(0, |body| body.plain_octets),
+                quarantined: entry.quarantined.clone(),
             })
         })
     }
 
-    /// Objects owned and their octets.
+    /// What is owned.
     #[must_use]
-    pub fn totals(&self) -> (u64, u64) {
+    pub fn totals(&self) -> Totals {
         self.table.totals()
     }
 
@@ -181,7 +185,24 @@ impl Local {
         *self.levels.read()
     }
 
-    /// Takes what the pool's plan asks. Objects that are here keep their level until they move.
+    /// Takes what the pool's plan asks, if this release knows it. Objects that are here keep their level until they move.
+    pub fn obey(&self, policy: &Policy) {
+        self.stepper.obey(policy.steps);
+        match Levels::new(policy.floor, policy.level) {
+            Ok(levels) => self.set_levels(levels),
+            Err(error) => {
+                tracing::error!(%error, "the plan asks for what this release cannot do: objects stay as they are")
+            }
+        }
+    }
+
+    /// The schemas that objects are brought to.
+    #[must_use]
+    pub fn stepper(&self) -> &Stepper {
+        &self.stepper
+    }
+
+    /// Sets what is asked of encryption.
     pub fn set_levels(&self, levels: Levels) {
         *self.levels.write() = levels;
     }

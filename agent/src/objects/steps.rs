@@ -11,7 +11,7 @@ use crate::migration::guard::{Guard, stands};
 use crate::store::{Change, Content, Entry, Journal, NewEntry, WriteRecord};
 
 /// Type of a new object that came without one.
-const KIND: &str = "file";
+pub(super) const KIND: &str = "file";
 
 /// What a write or a deletion does.
 #[derive(Debug)]
@@ -86,12 +86,15 @@ pub fn write(entry: &Entry, put: Prepared, now_ms: u64) -> Result<Step, WriteErr
     let revision = entry.revision + 1;
     let record = put.record(revision, now_ms);
     let keep = entry.keep();
+    let rewritten = put.properties.is_some();
     Ok(Step::Row(Box::new(NewEntry {
         revision,
         kind: put.kind.unwrap_or(keep.kind),
         schema: put.schema.unwrap_or(keep.schema),
         properties: put.properties.map_or(keep.properties, Content::Staged),
         body: put.body.map_or(keep.body, Content::Staged),
+        quarantined: keep.quarantined.filter(|_| !rewritten),
+        migrated_from: keep.migrated_from.filter(|_| !rewritten),
         writes: ids::remember(&entry.writes, record, now_ms),
         ..keep
     })))
@@ -130,6 +133,9 @@ pub fn make(address: &Address, put: Prepared, level: Level, tx: Tx, now_ms: u64)
         writes,
         tx: Some(tx),
         from: None,
+        received: None,
+        quarantined: None,
+        migrated_from: None,
     }
 }
 

@@ -23,14 +23,37 @@ const SCAN: usize = 512;
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     slots: RwLock<BTreeMap<Address, Arc<Slot>>>,
-    totals: Totals,
+    counts: Counts,
 }
 
 /// What this agent owns.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Totals {
+    /// Objects.
+    pub objects: u64,
+    /// Octets of their plaintext.
+    pub octets: u64,
+    /// Those of them that a schema step failed on.
+    pub quarantined: u64,
+}
+
 #[derive(Debug, Default)]
-struct Totals {
+struct Counts {
     objects: AtomicU64,
     octets: AtomicU64,
+    quarantined: AtomicU64,
+}
+
+impl Counts {
+    fn change(&self, before: Totals, after: Totals) {
+        // Wrapping: a fall is the addition of a number close to 2^64.
+        let change = |count: &AtomicU64, before: u64, after: u64| {
+            count.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
+        };
+        change(&self.objects, before.objects, after.objects);
+        change(&self.octets, before.octets, after.octets);
+        change(&self.quarantined, before.quarantined, after.quarantined);
+    }
 }
 
 /// One address.
@@ -121,17 +144,9 @@ impl Table {
         let slot = self.get_or_make(address);
         {
             let mut state = slot.state.lock();
-            let (objects, octets) = state.owned();
+            let before = state.owned();
             state.swap(removed, new);
-            let (objects_now, octets_now) = state.owned();
-            // Wrapping: a fall is the addition of a number close to 2^64.
-            let counts = &self.totals;
-            counts
-                .objects
-                .fetch_add(objects_now.wrapping_sub(objects), Ordering::Relaxed);
-            counts
-                .octets
-                .fetch_add(octets_now.wrapping_sub(octets), Ordering::Relaxed);
+            self.counts.change(before, state.owned());
             state.tidy();
             if !state.is_empty() {
                 return;
@@ -141,12 +156,13 @@ impl Table {
         self.forget(address);
     }
 
-    /// Objects owned and their octets.
-    pub(crate) fn totals(&self) -> (u64, u64) {
-        (
-            self.totals.objects.load(Ordering::Relaxed),
-            self.totals.octets.load(Ordering::Relaxed),
-        )
+    /// What is owned.
+    pub(crate) fn totals(&self) -> Totals {
+        Totals {
+            objects: self.counts.objects.load(Ordering::Relaxed),
+            octets: self.counts.octets.load(Ordering::Relaxed),
+            quarantined: self.counts.quarantined.load(Ordering::Relaxed),
+        }
     }
 
     /// Copies that requests see, in the order of addresses, behind `after`, at or below `under`; those that `select`
@@ -244,10 +260,14 @@ impl State {
         }
     }
 
-    fn owned(&self) -> (u64, u64) {
+    fn owned(&self) -> Totals {
         match &self.current {
-            Some(entry) if owned(entry) => (1, entry.plain_octets()),
-            Some(_) | None => (0, 0),
+            Some(entry) if owned(entry) => Totals {
+                objects: 1,
+                octets: entry.plain_octets(),
+                quarantined: u64::from(entry.quarantined.is_some()),
+            },
+            Some(_) | None => Totals::default(),
         }
     }
 

@@ -35,7 +35,8 @@ pub struct Put {
     pub condition: Condition,
     /// Its type; a new object without one is a `file`.
     pub kind: Option<ObjectType>,
-    /// Its schema version; a new object without one has 1.
+    /// The version that its properties are in. Without one it is the version that the object is in; a new object has 1. An older
+    /// one is stepped forward to that of the object.
     pub schema: Option<u32>,
     /// All its properties.
     pub properties: Option<Map<String, Value>>,
@@ -82,6 +83,8 @@ pub struct Summary {
     pub revision: u64,
     /// Octets of its body.
     pub size: u64,
+    /// Why its properties are not in a later version: a schema step failed.
+    pub quarantined: Option<String>,
 }
 
 /// Why this agent does not show an object.
@@ -208,6 +211,12 @@ pub enum WriteError {
     #[error("{why}")]
     Address {
         /// What is wrong and what to do.
+        why: String,
+    },
+    /// The properties are in a version that cannot be kept here now.
+    #[error("{why}")]
+    Schema {
+        /// Why not, and what to do.
         why: String,
     },
     /// The properties or the body break a bound.

@@ -40,6 +40,8 @@ pub struct Prepared {
     pub schema: Option<u32>,
     /// Its properties, if they change.
     pub properties: Option<StagedStream>,
+    /// The same as octets, as long as it is open in which version they are kept.
+    pub octets: Option<Bytes>,
     /// Its body, if it changes.
     pub body: Option<StagedStream>,
 }
@@ -159,7 +161,13 @@ impl Objects {
             properties,
             body,
         } = put;
+        let mut octets = None;
         let properties = match properties {
+            None if schema.is_some() => {
+                return Err(WriteError::Schema {
+                    why: "schema says which version the properties are in: send them with it".to_owned(),
+                });
+            }
             None => None,
             Some(properties) => {
                 let json = serde_json_canonicalizer::to_vec(&properties).map_err(|error| WriteError::Address {
@@ -172,7 +180,9 @@ impl Objects {
                         allowed: self.settings.properties_max,
                     });
                 }
-                Some(self.stage_small(address, Part::Properties, Bytes::from(json)).await?)
+                let json = Bytes::from(json);
+                octets = Some(json.clone());
+                Some(self.stage_small(address, Part::Properties, json).await?)
             }
         };
         let body = body.map(|StagedBody { staged }| staged);
@@ -200,15 +210,18 @@ impl Objects {
             kind,
             schema,
             properties,
+            octets,
             body,
         })
     }
 
     async fn write(self: Arc<Self>, address: &Address, turn: &Turn, put: Prepared) -> Result<Written, WriteError> {
         let Some(entry) = turn.current() else {
+            let put = self.fit(address, None, put).await?;
             return self.make(address, put).await;
         };
         let may_be_repeated = put.id().is_some();
+        let put = self.fit(address, Some(&entry), put).await?;
         match steps::write(&entry, put, clock::unix_ms()) {
             // A former owner has a tombstone too, without the write ids of those after it.
             Err(WriteError::Deleted) if may_be_repeated => Err(self.deleted_by(address).await?),

@@ -58,6 +58,27 @@ pub struct Entry {
     /// The server that handed the object over; requests that it forwards are taken. None where the object was made.
     #[cbor(n(11), with = "cbor::option_text", has_nil)]
     pub from: Option<ServerName>,
+    /// The properties as the source has them, while a copy arrives whose properties were stepped to another version here.
+    #[n(12)]
+    pub received: Option<Received>,
+    /// Why the properties are not in a later version: a schema step failed when the object arrived.
+    #[n(13)]
+    pub quarantined: Option<String>,
+    /// Schema version that its properties had before the steps of the move that brought them.
+    #[n(14)]
+    pub migrated_from: Option<u32>,
+}
+
+/// Properties in the source's form.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct Received {
+    /// Their version.
+    #[n(0)]
+    pub schema: u32,
+    /// Their digest.
+    #[n(1)]
+    pub properties: Digest,
 }
 
 /// What a copy is, and what was sent for it (DESIGN.md section 11). Each variant is durable before what it names is sent.
@@ -307,6 +328,9 @@ pub struct NewEntry {
     pub writes: Vec<WriteRecord>,
     pub tx: Option<Tx>,
     pub from: Option<ServerName>,
+    pub received: Option<Received>,
+    pub quarantined: Option<String>,
+    pub migrated_from: Option<u32>,
 }
 
 /// One change of the index. All changes of one commit are applied together or not at all.
@@ -350,6 +374,9 @@ impl Entry {
             writes: self.writes.clone(),
             tx: self.tx,
             from: self.from.clone(),
+            received: self.received,
+            quarantined: self.quarantined.clone(),
+            migrated_from: self.migrated_from,
         }
     }
 
@@ -513,7 +540,13 @@ mod tests {
         let streams = (prop::option::of(stream()), prop::option::of(stream()));
         let writes = prop::collection::vec(write_record(), 0..4);
         let numbers = any::<(u64, u64, u64, u32, u8)>();
-        let last = (prop::option::of(tx()), prop::option::of(server()));
+        let last = (
+            prop::option::of(tx()),
+            prop::option::of(server()),
+            any::<Option<u32>>(),
+            prop::option::of(any::<(u32, [u8; 32])>()),
+            prop::option::of("[a-z ]{0,40}"),
+        );
         (words, numbers, journal(), streams, writes, last).prop_map(
             |(
                 (address, kind),
@@ -521,7 +554,7 @@ mod tests {
                 journal,
                 (properties, body),
                 writes,
-                (tx, from),
+                (tx, from, migrated_from, received, quarantined),
             )| Entry {
                 seq,
                 address: address.parse().unwrap(),
@@ -536,6 +569,12 @@ mod tests {
                 writes,
                 tx,
                 from,
+                received: received.map(|(schema, properties)| Received {
+                    schema,
+                    properties: Digest(properties),
+                }),
+                quarantined,
+                migrated_from,
             },
         )
     }
@@ -625,6 +664,9 @@ mod tests {
             }],
             tx: Some(Tx([1; 16])),
             from: None,
+            received: None,
+            quarantined: None,
+            migrated_from: None,
         };
         let active = Journal::Active { wait: None };
         assert_eq!(minicbor::to_vec(&active).unwrap(), [0x82, 0x01, 0x80]);

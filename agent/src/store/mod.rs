@@ -35,7 +35,7 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
 pub use commit::CommitError;
-pub use entry::{Change, Content, Digests, Entry, Journal, NewEntry, OpenWait, Stream, WriteRecord};
+pub use entry::{Change, Content, Digests, Entry, Journal, NewEntry, OpenWait, Received, Stream, WriteRecord};
 pub use extent::Extent;
 pub use io::{Disk, DiskFile, RealDisk};
 pub use space::{Extents, Full, Reservation, Usage};
@@ -176,8 +176,10 @@ impl Shared {
     /// The data key of one part of an entry, as it is wrapped now: its generation may have ended since `entry` was read.
     fn stream_key(&self, entry: &Entry, part: Part) -> Result<StreamKey, VaultError> {
         let find = || {
-            let newest = self.live.read().get(&entry.seq).cloned();
-            let entry = newest.as_deref().unwrap_or(entry);
+            let live = self.live.read().get(&entry.seq).cloned();
+            let generation = |entry: &Entry| entry.stream(part).map(|stream| stream.kek_generation);
+            let newer = live.filter(|live| generation(live) != generation(entry));
+            let entry = newer.as_deref().unwrap_or(entry);
             let stream = entry.stream(part).expect("a number names one copy with the same parts");
             stream_key(&self.vault, entry, part, stream)
         };

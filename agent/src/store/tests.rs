@@ -85,6 +85,9 @@ pub(crate) fn new_entry(address: &Address, revision: u64, body: Content) -> NewE
         writes: Vec::new(),
         tx: Some(Tx([3; 16])),
         from: None,
+        received: None,
+        quarantined: None,
+        migrated_from: None,
     }
 }
 

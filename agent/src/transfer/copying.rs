@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use tracing::warn;
 use uuid::Uuid;
 use zones::{Address, Level, Tx};
 
@@ -11,8 +12,12 @@ use crate::migration::guard::{Guard, stands};
 use crate::migration::wire::{
     Copy, Either, INLINE_OCTETS_MAX, PART_OCTETS_MAX, Part as WirePart, Request, WriteId, write_frame,
 };
-use crate::migration::{CopyFacts, Digests};
-use crate::store::{Content, Entry, ReadError, Reservation, StagedStream, Store, StreamError, StreamSpec, WriteRecord};
+use crate::migration::{CopyFacts, Digest, Digests};
+use crate::objects::Local;
+use crate::schema::Form;
+use crate::store::{
+    Content, Entry, ReadError, Received, Reservation, StagedStream, Store, StreamError, StreamSpec, WriteRecord,
+};
 use crate::vault::envelope::STREAM_OCTETS_MAX;
 use crate::vault::{Part, StreamId};
 
@@ -51,6 +56,52 @@ pub struct Shipment {
     pub(crate) entry: Arc<Entry>,
     pub(crate) copy: Copy,
     pub(crate) shipped: Shipped,
+    /// The properties as they are sent, where these are not those of the entry.
+    pub(crate) back: Option<Back>,
+}
+
+/// Properties that were stepped back for a destination of an older release.
+#[derive(Clone, Debug)]
+pub(crate) struct Back {
+    /// The stream that they were made of.
+    pub(crate) of: StreamId,
+    schema: u32,
+    octets: Bytes,
+    digest: Digest,
+}
+
+impl Back {
+    /// Steps an entry's properties back to `newest`; `None` where they go as they are. Blocks.
+    pub(crate) fn make(entry: &Entry, newest: u32, objects: &Local) -> Result<Option<Back>, ReadError> {
+        let Some(stream) = entry.properties.as_ref().filter(|_| entry.schema > newest) else {
+            return Ok(None);
+        };
+        let read = objects.store().read_all(entry, Part::Properties)?;
+        let octets = match objects.stepper().bring(&entry.kind, entry.schema, newest, &read) {
+            Ok(octets) => octets,
+            Err(error) => {
+                // It must not hold up the others: it goes as it is, and the destination says that it cannot read it.
+                warn!(object = %entry.address, reason = error.reason(), "properties cannot be stepped back: they go as they are");
+                return Ok(None);
+            }
+        };
+        let mut hasher = objects.store().vault().hasher();
+        hasher.update(&octets);
+        Ok(Some(Back {
+            of: stream.id,
+            schema: newest,
+            digest: hasher.finish().0,
+            octets,
+        }))
+    }
+
+    /// Digests of an entry whose properties are sent so.
+    pub(crate) fn over(&self, digests: Digests) -> Digests {
+        Digests {
+            properties: Some(self.digest),
+            ..digests
+        }
+    }
 }
 
 impl Shipped {
@@ -85,7 +136,13 @@ impl Shipped {
 
 impl Shipment {
     /// The present revision of an entry, but for what the destination has: `before`, if its revision is `staged`.
-    pub(crate) fn new(entry: Arc<Entry>, tx: Tx, staged: Option<u64>, before: Option<Shipped>) -> Shipment {
+    pub(crate) fn new(
+        entry: Arc<Entry>,
+        tx: Tx,
+        staged: Option<u64>,
+        before: Option<Shipped>,
+        back: Option<Back>,
+    ) -> Shipment {
         let shipped = Shipped::of(&entry);
         let before = before.filter(|before| staged == Some(before.revision));
         let part = |stream: &Option<crate::store::Stream>, had: Option<StreamId>| {
@@ -95,18 +152,33 @@ impl Shipment {
                 follows: had != Some(stream.id),
             })
         };
+        let back = back.filter(|back| shipped.properties == Some(back.of));
+        let properties = part(&entry.properties, before.and_then(|before| before.properties));
+        let properties = match &back {
+            Some(back) => properties.map(|part| WirePart {
+                octets: back.octets.len() as u64,
+                digest: back.digest,
+                ..part
+            }),
+            None => properties,
+        };
         let copy = Copy {
             epoch: entry.epoch,
             tx,
             revision: entry.revision,
             kind: entry.kind.clone(),
-            schema: entry.schema,
+            schema: back.as_ref().map_or(entry.schema, |back| back.schema),
             level: entry.level,
-            properties: part(&entry.properties, before.and_then(|before| before.properties)),
+            properties,
             body: part(&entry.body, before.and_then(|before| before.body)),
             writes: entry.writes.iter().map(write_id).collect(),
         };
-        Shipment { entry, copy, shipped }
+        Shipment {
+            entry,
+            copy,
+            shipped,
+            back,
+        }
     }
 
     /// The object.
@@ -133,9 +205,20 @@ impl Shipment {
     ///
     /// [`ReadError`].
     pub fn payload(&self, store: &Store) -> Result<Vec<Bytes>, ReadError> {
-        follows(&self.copy)
-            .map(|(part, _)| store.read_all(&self.entry, part))
-            .collect()
+        follows(&self.copy).map(|(part, _)| self.part(store, part)).collect()
+    }
+
+    /// One part as it is sent.
+    fn part(&self, store: &Store, part: Part) -> Result<Bytes, ReadError> {
+        match (part, &self.back) {
+            (Part::Properties, Some(back)) => Ok(back.octets.clone()),
+            (Part::Properties, None) | (Part::Body, _) => store.read_all(&self.entry, part),
+        }
+    }
+
+    /// The properties, where they are sent in another form than that of the entry.
+    pub(crate) fn stepped_back(&self) -> Option<Bytes> {
+        self.back.as_ref().map(|back| back.octets.clone())
     }
 
     /// Whether it fits a frame.
@@ -148,7 +231,7 @@ impl Shipment {
     pub(crate) fn frame(&self, store: &Store) -> Result<BytesMut, ReadError> {
         let mut payload: Vec<Bytes> = Vec::with_capacity(2);
         for (part, _) in follows(&self.copy) {
-            payload.push(store.read_all(&self.entry, part)?);
+            payload.push(self.part(store, part)?);
         }
         let pieces: Vec<&[u8]> = payload.iter().map(|piece| &piece[..]).collect();
         let mut frame = BytesMut::new();
@@ -182,13 +265,18 @@ enum Piece {
 pub(crate) struct Pieces {
     properties: Piece,
     body: Piece,
+    /// How the properties are kept, if they came with this copy.
+    form: Option<Form>,
 }
 
 /// A whole copy in the hands of the destination.
 #[derive(Clone, Debug)]
 pub(crate) struct InHand {
     pieces: Pieces,
+    /// Its head as the source sent it, but for the level.
     pub(crate) copy: Copy,
+    /// How its properties are kept here.
+    pub(crate) form: Form,
 }
 
 /// Why a copy did not arrive.
@@ -211,14 +299,18 @@ impl Pieces {
         Pieces {
             properties: piece(copy.properties),
             body: piece(copy.body),
+            form: None,
         }
     }
 
-    pub(crate) fn set(&mut self, part: Part, fresh: Fresh) {
-        match part {
-            Part::Properties => self.properties = Piece::Fresh(fresh),
-            Part::Body => self.body = Piece::Fresh(fresh),
-        }
+    /// Properties that came, in the form in which they are kept.
+    pub(crate) fn set_properties(&mut self, fresh: Fresh, form: Form) {
+        self.properties = Piece::Fresh(fresh);
+        self.form = Some(form);
+    }
+
+    pub(crate) fn set_body(&mut self, fresh: Fresh) {
+        self.body = Piece::Fresh(fresh);
     }
 
     /// What was written anew.
@@ -258,16 +350,36 @@ impl InHand {
         let fits = same(copy.properties, before_copy.and_then(|before| before.properties))
             && same(copy.body, before_copy.and_then(|before| before.body))
             && (!copy.keeps_parts() || before_copy.is_none_or(|before| before.level == copy.level));
-        (fits && pieces.over(before)).then_some(InHand { pieces, copy })
+        let form = match (pieces.form.take(), before) {
+            (Some(form), _) => form,
+            (None, Some(before)) if copy.properties.is_some() => before.form.clone(),
+            (None, _) => Form::as_it_is(copy.schema),
+        };
+        (fits && pieces.over(before)).then_some(InHand { pieces, copy, form })
     }
 
     /// What a row says, after a restart.
     pub(crate) fn of_row(entry: &Entry, tx: Tx) -> InHand {
-        let shipment = Shipment::new(Arc::new(entry.clone()), tx, None, None);
-        InHand {
-            pieces: Pieces::kept(&shipment.copy),
-            copy: shipment.copy,
+        let mut copy = Shipment::new(Arc::new(entry.clone()), tx, None, None, None).copy;
+        if let (Some(received), Some(properties)) = (entry.received, &mut copy.properties) {
+            copy.schema = received.schema;
+            properties.digest = received.properties.0;
         }
+        let form = Form {
+            schema: entry.schema,
+            quarantined: entry.quarantined.clone(),
+        };
+        let pieces = Pieces::kept(&copy);
+        InHand { pieces, copy, form }
+    }
+
+    /// What the row has to keep of the source's form, so that the seal's digests can be compared after a restart.
+    pub(crate) fn received(&self) -> Option<Received> {
+        let properties = self.copy.properties.filter(|_| self.copy.schema != self.form.schema)?;
+        Some(Received {
+            schema: self.copy.schema,
+            properties: crate::vault::Digest(properties.digest),
+        })
     }
 
     /// The row names all of it now.
@@ -289,7 +401,7 @@ impl InHand {
                 body: self.copy.body.map(|part| part.digest),
             },
             kind: self.copy.kind.clone(),
-            schema: self.copy.schema,
+            schema: self.form.schema,
             level: self.copy.level,
         }
     }
@@ -348,7 +460,7 @@ pub struct Leave {
     pub(crate) number: u64,
     /// What it is to be sealed at.
     pub(crate) level: Level,
-    pub(crate) store: Arc<Store>,
+    pub(crate) objects: Arc<Local>,
     pub(crate) reservation: Option<Arc<Reservation>>,
 }
 
@@ -367,19 +479,61 @@ impl Leave {
     }
 
     fn write_parts(&self, address: &Address, copy: &Copy, payload: &[Bytes]) -> Result<Pieces, CopyFault> {
-        let mut staged = Vec::with_capacity(2);
+        let mut pieces = Pieces::kept(copy);
         for ((part, head), octets) in follows(copy).zip(payload) {
-            let spec = StreamSpec {
-                reservation: self.reservation.clone(),
-                ..spec(address, part, self.level, head.octets)
-            };
-            let mut writer = self.store.writer(spec)?;
-            writer.write(octets)?;
-            staged.push(writer.finish()?);
+            match part {
+                Part::Properties => self.write_properties(address, copy, octets.clone(), &mut pieces)?,
+                Part::Body => {
+                    let spec = StreamSpec {
+                        reservation: self.reservation.clone(),
+                        ..spec(address, part, self.level, head.octets)
+                    };
+                    let mut writer = self.objects.store().writer(spec)?;
+                    writer.write(octets)?;
+                    let staged = writer.finish()?;
+                    if staged.digest().0 != head.digest {
+                        return Err(CopyFault::Damaged);
+                    }
+                    pieces.set_body(Fresh(staged));
+                }
+            }
         }
-        read_back(&self.store, &staged)?;
-        pieces(copy, &mut staged.into_iter())
+        read_back(self.objects.store(), &pieces.fresh())?;
+        Ok(pieces)
     }
+
+    /// Writes the properties of a large copy in the form in which they are kept here; blocks.
+    pub(crate) fn write_properties(
+        &self,
+        address: &Address,
+        copy: &Copy,
+        octets: Bytes,
+        pieces: &mut Pieces,
+    ) -> Result<(), CopyFault> {
+        let head = copy.properties.ok_or(CopyFault::Damaged)?;
+        let (octets, form) = arrived(&self.objects, address, copy, head, octets)?;
+        let spec = spec(address, Part::Properties, self.level, octets.len() as u64);
+        let staged = self.objects.store().write_small(vec![(spec, octets)])?;
+        let staged = staged.into_iter().next().expect("one stream for each wish");
+        pieces.set_properties(Fresh(staged), form);
+        Ok(())
+    }
+}
+
+/// Properties as they came, checked, and brought to the form in which they are kept here.
+fn arrived(
+    objects: &Local,
+    address: &Address,
+    copy: &Copy,
+    head: WirePart,
+    octets: Bytes,
+) -> Result<(Bytes, Form), CopyFault> {
+    let mut hasher = objects.store().vault().hasher();
+    hasher.update(&octets);
+    if octets.len() as u64 != head.octets || hasher.finish().0 != head.digest {
+        return Err(CopyFault::Damaged);
+    }
+    Ok(objects.stepper().arrive(address, &copy.kind, copy.schema, &octets))
 }
 
 /// A small copy as it arrived.
@@ -395,18 +549,19 @@ pub(crate) struct Arrival {
 /// How the writing of a copy ended.
 pub(crate) type Written = (Id, u64, Result<Pieces, CopyFault>);
 
-/// Writes many small copies at once and reads them back.
-pub(crate) fn write_small(store: &Store, arrivals: Vec<Arrival>) -> Vec<Written> {
+/// Writes many small copies at once, each in the form in which it is kept here, and reads them back.
+pub(crate) fn write_small(objects: &Local, arrivals: Vec<Arrival>) -> Vec<Written> {
+    let store = objects.store();
     let mut outcomes = Vec::with_capacity(arrivals.len());
     let mut wishes = Vec::with_capacity(arrivals.len() * 2);
     let mut whole = Vec::with_capacity(arrivals.len());
     for arrival in arrivals {
-        match specs(&arrival) {
-            Some(parts) => {
+        match specs(objects, &arrival) {
+            Ok((parts, form)) => {
                 wishes.extend(parts);
-                whole.push(arrival);
+                whole.push((arrival, form));
             }
-            None => outcomes.push((arrival.id, arrival.number, Err(CopyFault::Damaged))),
+            Err(fault) => outcomes.push((arrival.id, arrival.number, Err(fault))),
         }
     }
     let written = store.write_small(wishes).map_err(CopyFault::from).and_then(|staged| {
@@ -416,20 +571,20 @@ pub(crate) fn write_small(store: &Store, arrivals: Vec<Arrival>) -> Vec<Written>
     match written {
         Ok(staged) => {
             let mut staged = staged.into_iter();
-            for arrival in whole {
-                let pieces = pieces(&arrival.copy, &mut staged);
+            for (arrival, form) in whole {
+                let pieces = pieces(&arrival.copy, form, &mut staged);
                 outcomes.push((arrival.id, arrival.number, pieces));
             }
         }
         // One copy without room, or damaged, is not to stop the others.
         Err(_) if whole.len() > 1 => {
-            for arrival in whole {
-                outcomes.extend(write_small(store, vec![arrival]));
+            for (arrival, _) in whole {
+                outcomes.extend(write_small(objects, vec![arrival]));
             }
         }
         Err(fault) => {
             let mut fault = Some(fault);
-            for arrival in whole {
+            for (arrival, _) in whole {
                 let fault = fault.take().unwrap_or(CopyFault::Broken);
                 outcomes.push((arrival.id, arrival.number, Err(fault)));
             }
@@ -446,20 +601,32 @@ fn read_back(store: &Store, staged: &[StagedStream]) -> Result<(), ReadError> {
     }
 }
 
-/// What to write for an arrival; `None` if its payload is not as long as its head says.
-fn specs(arrival: &Arrival) -> Option<Vec<(StreamSpec, Bytes)>> {
+/// What to write for an arrival, and the form of its properties if they are not as they came.
+type Specs = (Vec<(StreamSpec, Bytes)>, Option<Form>);
+
+/// What to write for an arrival; damaged if its payload is not as long as its head says.
+fn specs(objects: &Local, arrival: &Arrival) -> Result<Specs, CopyFault> {
     let mut rest = arrival.payload.clone();
     let mut specs = Vec::with_capacity(2);
-    for (part, head) in follows(&arrival.copy) {
+    let mut form = None;
+    let (address, copy) = (&arrival.address, &arrival.copy);
+    for (part, head) in follows(copy) {
         let octets = usize::try_from(head.octets)
             .ok()
-            .filter(|octets| *octets <= rest.len())?;
-        specs.push((
-            spec(&arrival.address, part, arrival.copy.level, head.octets),
-            rest.split_to(octets),
-        ));
+            .filter(|octets| *octets <= rest.len())
+            .ok_or(CopyFault::Damaged)?;
+        let mut octets = rest.split_to(octets);
+        if part == Part::Properties && objects.stepper().touches(&copy.kind, copy.schema) {
+            let kept;
+            (octets, kept) = arrived(objects, address, copy, head, octets)?;
+            form = Some(kept);
+        }
+        specs.push((spec(address, part, copy.level, octets.len() as u64), octets));
     }
-    rest.is_empty().then_some(specs)
+    match rest.is_empty() {
+        true => Ok((specs, form)),
+        false => Err(CopyFault::Damaged),
+    }
 }
 
 fn spec(address: &Address, part: Part, level: Level, octets: u64) -> StreamSpec {
@@ -472,13 +639,27 @@ fn spec(address: &Address, part: Part, level: Level, octets: u64) -> StreamSpec 
     }
 }
 
-fn pieces(copy: &Copy, staged: &mut impl Iterator<Item = StagedStream>) -> Result<Pieces, CopyFault> {
+/// The parts that were written. Those whose form was changed were checked before; the others have the digest of what came.
+fn pieces(
+    copy: &Copy,
+    form: Option<Form>,
+    staged: &mut impl Iterator<Item = StagedStream>,
+) -> Result<Pieces, CopyFault> {
     let mut pieces = Pieces::kept(copy);
     let mut good = true;
     for (part, head) in follows(copy) {
         let staged = staged.next().expect("one stream for each wish");
-        good &= staged.digest().0 == head.digest;
-        pieces.set(part, Fresh(staged));
+        match (part, &form) {
+            (Part::Properties, Some(form)) => pieces.set_properties(Fresh(staged), form.clone()),
+            (Part::Properties, None) => {
+                good &= staged.digest().0 == head.digest;
+                pieces.set_properties(Fresh(staged), Form::as_it_is(copy.schema));
+            }
+            (Part::Body, _) => {
+                good &= staged.digest().0 == head.digest;
+                pieces.set_body(Fresh(staged));
+            }
+        }
     }
     if good { Ok(pieces) } else { Err(CopyFault::Damaged) }
 }

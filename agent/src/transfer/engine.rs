@@ -32,7 +32,7 @@ use forwards::Forwards;
 use incoming::Incoming;
 use outgoing::Outgoing;
 pub use outside::{Answer, Asked, Done, Frame, Job, Outside, Said, Wish};
-use outside::{Ended, Work};
+use outside::{Ended, ToStepBack, Work};
 
 /// Names a machine; never used again.
 pub type Id = u64;
@@ -52,6 +52,8 @@ const NOTES_RUNNING_MAX: usize = 2;
 const NOTES_MAX: usize = 512;
 /// Jobs that open small copies at a time.
 const SHIPPING_MAX: usize = 2;
+/// Jobs that step properties back at a time.
+const STEPPING_MAX: usize = 2;
 /// Jobs that write small copies at a time.
 const WRITING_MAX: usize = 2;
 /// Small copies in one job.
@@ -89,6 +91,9 @@ pub struct Engine<O> {
     to_close: VecDeque<(Id, u32)>,
     /// Small copies to open.
     to_ship: VecDeque<(Id, Shipment)>,
+    /// Properties to step back.
+    to_step_back: VecDeque<ToStepBack>,
+    stepping: usize,
     shipping: usize,
     /// Small copies to write.
     to_write: VecDeque<Arrival>,
@@ -129,6 +134,8 @@ impl<O: Outside> Engine<O> {
             drain: Drain::default(),
             to_close: VecDeque::new(),
             to_ship: VecDeque::new(),
+            to_step_back: VecDeque::new(),
+            stepping: 0,
             shipping: 0,
             to_write: VecDeque::new(),
             writing: 0,
@@ -196,6 +203,12 @@ impl<O: Outside> Engine<O> {
                 self.shipping -= 1;
                 for (id, frame) in framed {
                     self.framed(id, frame);
+                }
+            }
+            Ended::SteppedBack(stepped) => {
+                self.stepping -= 1;
+                for stepped in stepped {
+                    self.stepped_back(stepped);
                 }
             }
             Ended::Written(written) => {
@@ -373,10 +386,20 @@ impl<O: Outside> Engine<O> {
     /// Starts whatever gathered and has room to run.
     fn flush(&mut self) {
         self.close_gates();
+        self.step_back();
         self.ship_small();
         self.write_small();
         self.note();
         self.parts.counters.open(self.window.objects(), self.incoming.len());
+    }
+
+    fn step_back(&mut self) {
+        while self.stepping < STEPPING_MAX && !self.to_step_back.is_empty() {
+            let count = self.to_step_back.len().min(COPIES_MAX);
+            let entries: Vec<_> = self.to_step_back.drain(..count).collect();
+            self.stepping += 1;
+            self.outside.job(Job(Work::StepBack(entries)));
+        }
     }
 
     fn ship_small(&mut self) {

@@ -16,6 +16,8 @@ use super::link::{StreamError, read_head};
 use super::quic::Identified;
 use super::shell::Event;
 use crate::migration::wire::{Copy, Either, LARGE, Part as WirePart, Request, write_frame};
+use crate::schema::Form;
+use crate::schema::stepper::STEPPED_OCTETS_MAX;
 use crate::store::{Entry, ReadError, Store, StreamError as StoreError, StreamSpec};
 use crate::vault::Part;
 
@@ -63,9 +65,16 @@ async fn send(connection: &Connection, store: Arc<Store>, shipment: &Shipment) -
     write_frame(&mut head, &shipment.entry.address, &message, &[]);
     stream.write_all(&head).await?;
     for (part, head) in parts(&shipment.copy) {
-        if head.follows
-            && let Err(error) = send_part(&mut stream, Arc::clone(&store), &shipment.entry, part, head.octets).await
-        {
+        if !head.follows {
+            continue;
+        }
+        let sent = match (part, shipment.stepped_back()) {
+            (Part::Properties, Some(octets)) => stream.write_chunk(octets).await.map_err(ShipError::from),
+            (Part::Properties, None) | (Part::Body, _) => {
+                send_part(&mut stream, Arc::clone(&store), &shipment.entry, part, head.octets).await
+            }
+        };
+        if let Err(error) = sent {
             // A stream that ended early would look whole up to there.
             drop(stream.reset(BROKEN));
             return Err(error);
@@ -166,8 +175,20 @@ async fn write(
     leave: Leave,
 ) -> Result<Pieces, CopyFault> {
     let mut pieces = Pieces::kept(copy);
+    let leave = Arc::new(leave);
     for (part, head) in parts(copy) {
         if !head.follows {
+            continue;
+        }
+        if part == Part::Properties && head.octets <= STEPPED_OCTETS_MAX {
+            let octets = take(stream, &mut received, head.octets).await?;
+            let (leave, address, copy) = (Arc::clone(&leave), address.clone(), copy.clone());
+            pieces = tokio::task::spawn_blocking(move || {
+                leave.write_properties(&address, &copy, octets, &mut pieces)?;
+                Ok::<_, CopyFault>(pieces)
+            })
+            .await
+            .expect("writing properties does not panic")?;
             continue;
         }
         let spec = StreamSpec {
@@ -178,7 +199,7 @@ async fn write(
             reservation: leave.reservation.clone(),
         };
         let (chunks, to_write) = mpsc::channel::<Bytes>(PIECES_WAITING);
-        let store = Arc::clone(&leave.store);
+        let store = Arc::clone(leave.objects.store());
         let writing = tokio::task::spawn_blocking(move || seal(&store, spec, to_write));
         let fed = feed(stream, &mut received, head.octets, chunks).await;
         let sealed = writing.await.expect("writing a copy does not panic")?;
@@ -189,12 +210,15 @@ async fn write(
         if staged.digest().0 != head.digest {
             return Err(CopyFault::Damaged);
         }
-        pieces.set(part, Fresh(staged));
+        match part {
+            Part::Properties => pieces.set_properties(Fresh(staged), Form::as_it_is(copy.schema)),
+            Part::Body => pieces.set_body(Fresh(staged)),
+        }
     }
     if !received.is_empty() || stream.read_buf(&mut received).await.map_err(|_| CopyFault::Broken)? != 0 {
         return Err(CopyFault::Damaged);
     }
-    let store = leave.store;
+    let store = Arc::clone(leave.objects.store());
     let back = pieces.clone();
     tokio::task::spawn_blocking(move || store.verify(&back.fresh()))
         .await
@@ -219,6 +243,18 @@ fn seal(
         return Ok(None);
     }
     writer.finish().map(Some)
+}
+
+/// Takes exactly so many octets into memory.
+async fn take(stream: &mut RecvStream, received: &mut BytesMut, octets: u64) -> Result<Bytes, CopyFault> {
+    let octets = usize::try_from(octets).map_err(|_| CopyFault::Damaged)?;
+    while received.len() < octets {
+        received.reserve(PIECE_OCTETS);
+        if stream.read_buf(received).await.map_err(|_| CopyFault::Broken)? == 0 {
+            return Err(CopyFault::Broken);
+        }
+    }
+    Ok(received.split_to(octets).freeze())
 }
 
 /// Hands exactly `octets` on to the writer.

@@ -1,6 +1,7 @@
 //! Real agents on loopback: certificates, QUIC, disk, and a librarian that keeps registers.
 
 mod reconcile;
+mod schema;
 
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::clock::BootInstant;
 use crate::migration::wire::{Copy, Either, LANE, Reply, Request, Unwilling, read_frame, take_frame, write_frame};
 use crate::objects::{Condition, Delete, Miss, Put, WriteError};
 use crate::register::stub::Stub;
+use crate::schema::Stepper;
 use crate::store::{Journal, RealDisk};
 use crate::vault::{Keyring, Levels, PoolKey, Secret, SystemEntropy, Vault};
 
@@ -63,6 +65,7 @@ struct Agent {
     objects: Arc<Objects>,
     wanted: watch::Sender<Wanted>,
     transfer: Transfer,
+    stepper: Arc<Stepper>,
 }
 
 impl Agent {
@@ -74,6 +77,12 @@ impl Agent {
         Agent::forgetful(pool, stub, name, capacity, dir, Duration::from_secs(600)).await
     }
 
+    /// One of a release with these schemas.
+    async fn of_release(pool: &Pool, stub: &Stub, name: &'static str, stepper: Arc<Stepper>) -> Agent {
+        let dir = tempfile::tempdir().unwrap();
+        Agent::begin(pool, stub, name, OCTETS, dir, (Duration::from_secs(600), stepper)).await
+    }
+
     /// One that forgets where objects went after so long.
     async fn forgetful(
         pool: &Pool,
@@ -82,6 +91,17 @@ impl Agent {
         capacity: u64,
         dir: tempfile::TempDir,
         forward_for: Duration,
+    ) -> Agent {
+        Agent::begin(pool, stub, name, capacity, dir, (forward_for, Arc::default())).await
+    }
+
+    async fn begin(
+        pool: &Pool,
+        stub: &Stub,
+        name: &'static str,
+        capacity: u64,
+        dir: tempfile::TempDir,
+        (forward_for, stepper): (Duration, Arc<Stepper>),
     ) -> Agent {
         let disk = Arc::new(RealDisk::open(dir.path()).unwrap());
         let secret = Secret::Key(Zeroizing::new([7; 32]));
@@ -106,6 +126,7 @@ impl Agent {
             entries,
             Arc::clone(&registers),
             receiver.clone(),
+            Arc::clone(&stepper),
             crate::objects::Settings::default(),
         );
         let open = objects.recover();
@@ -145,6 +166,7 @@ impl Agent {
             objects,
             wanted,
             transfer,
+            stepper,
         };
         agent.want(Role::Serving, &[]);
         agent
@@ -158,6 +180,7 @@ impl Agent {
                 targets: targets.iter().map(|target| target.parse().unwrap()).collect(),
                 plan: 1,
                 step: 1,
+                policy: zones::Policy::default(),
             }),
             answered_at: Some(BootInstant::now() + Duration::from_secs(3600)),
             ..Wanted::default()
@@ -172,6 +195,7 @@ impl Agent {
             capacity,
             objects,
             transfer,
+            stepper,
             ..
         } = self;
         transfer.stop().await;
@@ -185,10 +209,22 @@ impl Agent {
         })
         .await
         .unwrap();
-        Agent::on(pool, stub, name, capacity, dir).await
+        let rest = (Duration::from_secs(600), stepper);
+        Agent::begin(pool, stub, name, capacity, dir, rest).await
     }
 
     async fn put(&self, at: &Address, n: usize, body: Option<&[u8]>) -> Result<u64, WriteError> {
+        self.put_in(None, at, n, body).await
+    }
+
+    /// Writes properties that are said to be in a version.
+    async fn put_in(
+        &self,
+        schema: Option<u32>,
+        at: &Address,
+        n: usize,
+        body: Option<&[u8]>,
+    ) -> Result<u64, WriteError> {
         let body = match body {
             Some(content) => {
                 let pieces: Vec<Result<Bytes, std::io::Error>> = content
@@ -205,7 +241,7 @@ impl Agent {
             write_id: None,
             condition: Condition::Any,
             kind: None,
-            schema: None,
+            schema,
             properties: Some(json!({"n": n}).as_object().unwrap().clone()),
             body,
         };
@@ -705,7 +741,17 @@ async fn copy_below_the_floor_or_of_an_unknown_level_is_refused_whatever_was_off
     stub.pool.lock().registers.insert(address(1).folded(), register);
     let epoch = Epoch(1);
     let replies = say(&[offer(2), Request::Open { epoch, tx }]).await;
-    assert_eq!(replies, [Reply::Reserved { tx }, Reply::Ready { tx, staged: None }]);
+    assert_eq!(
+        replies,
+        [
+            Reply::Reserved { tx },
+            Reply::Ready {
+                tx,
+                staged: None,
+                newest: None
+            }
+        ]
+    );
     for level in [1, 4] {
         let copy = Copy {
             epoch,
@@ -752,7 +798,17 @@ async fn copy_is_taken_only_from_the_source_that_the_register_names() {
     // The true source gets on.
     let s1 = dial(&pool, &pool.identity("s1"), &s2).await;
     let replies = say(&s1, &at, &[reserve(tx), Request::Open { epoch, tx }]).await;
-    assert_eq!(replies, [Reply::Reserved { tx }, Reply::Ready { tx, staged: None }]);
+    assert_eq!(
+        replies,
+        [
+            Reply::Reserved { tx },
+            Reply::Ready {
+                tx,
+                staged: None,
+                newest: None
+            }
+        ]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

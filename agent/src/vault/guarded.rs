@@ -301,7 +301,7 @@ impl Drop for Guarded {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
     use std::sync::mpsc::{Sender, channel};
 
@@ -310,13 +310,13 @@ mod tests {
 
     /// A provider that can be away, or hang until it is let go.
     #[derive(Debug, Default)]
-    struct Moody {
-        away: AtomicBool,
+    pub(crate) struct Moody {
+        pub(crate) away: AtomicBool,
         hangs: Mutex<Option<Receiver<()>>>,
     }
 
     #[derive(Debug)]
-    struct Shared(Arc<Moody>);
+    pub(crate) struct Shared(pub(crate) Arc<Moody>);
 
     impl Shared {
         fn asked(&self) -> Result<(), ProviderError> {
@@ -325,7 +325,7 @@ mod tests {
             }
             if self.0.away.load(Ordering::Relaxed) {
                 return Err(ProviderError::Unavailable {
-                    provider: "moody",
+                    provider: "pkcs11",
                     source: "away".into(),
                 });
             }
@@ -335,7 +335,7 @@ mod tests {
 
     impl KeyProvider for Shared {
         fn name(&self) -> &'static str {
-            "moody"
+            "pkcs11"
         }
 
         fn current(&self) -> Result<(Generation, Kek), ProviderError> {
@@ -388,13 +388,13 @@ mod tests {
         assert!(guarded.generations().is_err());
         assert!(!guarded.is_up());
         let error = guarded.current().unwrap_err();
-        assert!(error.to_string().contains("moody"), "{error}");
+        assert!(error.to_string().contains("pkcs11"), "{error}");
         passed.store(599, Ordering::Relaxed);
         assert!(guarded.kek(Generation(1)).is_ok());
         passed.store(600, Ordering::Relaxed);
         assert!(matches!(
             guarded.kek(Generation(1)),
-            Err(ProviderError::Unavailable { provider: "moody", .. })
+            Err(ProviderError::Unavailable { provider: "pkcs11", .. })
         ));
         assert!(guarded.contact.lock().keks.is_empty());
         moody.away.store(false, Ordering::Relaxed);

@@ -25,6 +25,7 @@ use super::clock::{Clocks, Time};
 use super::desk::Request;
 use super::disk::Platter;
 use super::line::Line;
+use super::releases;
 
 /// A transition that was seen: side, state, input.
 pub type Pair = (Side, &'static str, String);
@@ -41,6 +42,8 @@ pub(super) struct Machine {
     pub(super) process: Process,
     pub(super) started: bool,
     pub(super) suspended_until: Time,
+    /// The release of its software.
+    pub(super) release: u8,
     seed: u64,
 }
 
@@ -256,10 +259,10 @@ fn open(disk: &Platter, seed: u64, number: u8) -> Result<(Store, Vec<Arc<Entry>>
 }
 
 impl Machine {
-    pub(super) fn new(number: u8, key: TsigKey, clocks: Clocks, seed: u64) -> Machine {
+    pub(super) fn new(number: u8, key: TsigKey, clocks: Clocks, release: u8, seed: u64) -> Machine {
         let name: ServerName = format!("s{number}").parse().expect("a legal name");
         let disk = Platter::default();
-        let process = Process::on(&disk, &name, seed, number).expect("an empty disk makes a store");
+        let process = Process::on(&disk, &name, seed, number, release).expect("an empty disk makes a store");
         Machine {
             name,
             key,
@@ -269,6 +272,7 @@ impl Machine {
             process,
             started: false,
             suspended_until: 0,
+            release,
             seed,
         }
     }
@@ -284,6 +288,7 @@ impl Machine {
             &self.name,
             super::dice(self.seed, u64::from(self.life), 4),
             number,
+            self.release,
         )?;
         process.engine.outside().seen = std::mem::take(&mut self.process.engine.outside().seen);
         self.process = process;
@@ -299,9 +304,14 @@ impl Machine {
 }
 
 impl Process {
-    fn on(disk: &Platter, name: &ServerName, seed: u64, number: u8) -> Result<Process, store::OpenError> {
+    fn on(disk: &Platter, name: &ServerName, seed: u64, number: u8, release: u8) -> Result<Process, store::OpenError> {
         let (store, entries) = open(disk, seed, number)?;
-        let local = Local::new(Arc::new(store), entries, Settings::default());
+        let local = Local::new(
+            Arc::new(store),
+            entries,
+            Arc::new(releases::stepper(release)),
+            Settings::default(),
+        );
         let trust = Arc::new(disk.trust());
         let around = Around {
             now: BootInstant::ZERO,

@@ -56,13 +56,13 @@ impl World {
             What::Remembered => (Some(ask(domain.in_pool(me.as_str()), RecordType::TXT)), String::new()),
             What::Tell => {
                 let local = &machine.process.local;
-                let (objects, bytes) = local.totals();
+                let totals = local.totals();
                 let wanted = machine.process.engine.outside().wanted.clone();
                 let has = Has {
                     release: "0.1.0".to_owned(),
                     role: wanted.role().unwrap_or(Role::Serving),
-                    objects,
-                    bytes,
+                    objects: totals.objects,
+                    bytes: totals.octets,
                     capacity: local.store().usage().capacity,
                     load: 0,
                     heat: 0,
@@ -71,6 +71,7 @@ impl World {
                     plan: wanted.plan,
                     commits: local.store().commits(),
                     peer_port: 9101,
+                    quarantined: totals.quarantined,
                 };
                 let addresses = [std::net::IpAddr::from([192, 0, 2, agent as u8 + 1])];
                 (

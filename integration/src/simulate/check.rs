@@ -9,6 +9,7 @@ use zones::{Address, Register, ServerName, State};
 use super::agent::Machine;
 use super::desk::Reply;
 use super::linear::{OPERATIONS_MAX, Object, Operation, Outcome, is_linearizable};
+use super::releases::{NEWEST, is_unlucky};
 use super::script::{Script, address};
 use super::serve::show;
 use super::world::World;
@@ -168,6 +169,12 @@ fn history(operations: &[Operation]) -> String {
         .join("\n")
 }
 
+/// The newest version that a server reads.
+fn newest(machines: &[Machine], server: &ServerName) -> u32 {
+    let machine = machines.iter().find(|machine| machine.name == *server);
+    machine.map_or(0, |machine| NEWEST[usize::from(machine.release)])
+}
+
 fn text(register: &Register) -> String {
     register.strings().join(" ")
 }
@@ -254,8 +261,15 @@ impl World {
                 if old.state == State::Deleted {
                     return Err(format!("I3: {address} comes back: {register:?}"));
                 }
-                if register.level < old.level || register.schema < old.schema {
-                    return Err(format!("I7: level or schema of {address} falls"));
+                if register.level < old.level {
+                    return Err(format!("I7: the level of {address} falls"));
+                }
+                let newest = newest(&self.machines, &register.owner);
+                if register.schema < old.schema && (register.owner == old.owner || register.schema != newest) {
+                    return Err(format!(
+                        "I7: the schema of {address} falls from {} to {} at {}, which reads up to {newest}",
+                        old.schema, register.schema, register.owner
+                    ));
                 }
             }
             let is_new = seen.texts.insert(text(register));
@@ -281,7 +295,14 @@ impl World {
             return Err(format!("I9: s{} uses {usage:?}", agent + 1));
         }
         for entry in store.entries() {
+            self.verify_form(agent, &entry)?;
             for (part, stream) in entry.streams() {
+                if stream.suite != entry.level.0 {
+                    return Err(format!(
+                        "I7: a stream of {} is of suite {} at level {}",
+                        entry.address, stream.suite, entry.level
+                    ));
+                }
                 let place = (agent, entry.address.clone(), part == Part::Body);
                 let known = self.check.streams.entry(stream.id).or_insert_with(|| place.clone());
                 if *known != place {
@@ -290,6 +311,49 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// I7: what arrives is in the version that the server writes, or in quarantine; nothing is in a version that it cannot read
+    /// without being in quarantine.
+    fn verify_form(&self, agent: usize, entry: &Entry) -> Result<(), String> {
+        let arrives = match &entry.journal {
+            Journal::Staged { .. } | Journal::Prepared { .. } | Journal::CommitSent { .. } => true,
+            Journal::Reserved { .. }
+            | Journal::Active { .. }
+            | Journal::CreateSent { .. }
+            | Journal::Moving { .. }
+            | Journal::Sealed { .. }
+            | Journal::DeleteSent { .. }
+            | Journal::Moved { .. }
+            | Journal::Forward { .. }
+            | Journal::Tombstone { .. } => false,
+        };
+        let newest = NEWEST[usize::from(self.machines[agent].release)];
+        let object = entry
+            .address
+            .as_str()
+            .rsplit('.')
+            .next()
+            .and_then(|part| part.parse().ok());
+        let unlucky = newest > 1 && entry.schema == 1 && object.is_some_and(is_unlucky);
+        // Before contract steps run, the second version is the newest.
+        let due = newest.min(2);
+        let wrong = entry.properties.is_some()
+            && (entry.schema > newest
+                || entry.quarantined.is_some() && !unlucky
+                || arrives && entry.schema < due && !unlucky
+                || arrives && unlucky != entry.quarantined.is_some());
+        match wrong {
+            false => Ok(()),
+            true => Err(format!(
+                "I7: {} is at s{} in schema {} of {newest}, quarantined for {:?}: {:?}",
+                entry.address,
+                agent + 1,
+                entry.schema,
+                entry.quarantined,
+                entry.journal
+            )),
+        }
     }
 
     /// I4, I5.

@@ -166,7 +166,9 @@ impl Pool {
             .flat_map(|(source, target)| [source, target]);
         for party in parties {
             let machine = machines.iter().find(|machine| machine.name == *party);
-            let seen = machine.and_then(|machine| machine.disk.read_plan()).unwrap_or(0);
+            let seen = machine
+                .and_then(|machine| machine.disk.read_plan())
+                .map_or(0, |(plan, _)| plan);
             if seen < number {
                 return Err(format!(
                     "plan seen: plan {number} relies on {party}, which has seen plan {seen}"
@@ -232,7 +234,7 @@ impl Pool {
 
     /// No agent obeys a plan below one that it has made durable, nor in one life a want below one that it obeyed.
     fn obeys(&mut self, machine: &Machine, want: Want) -> Result<(), String> {
-        let seen = machine.disk.read_plan().unwrap_or(0);
+        let seen = machine.disk.read_plan().map_or(0, |(plan, _)| plan);
         let me = &machine.name;
         if want.plan < seen {
             return Err(format!(

@@ -7,9 +7,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
+use agent::control;
 use agent::register::Trust;
 use agent::store::{Disk, DiskFile};
 use parking_lot::Mutex;
+use zones::Policy;
 
 use super::dice;
 
@@ -161,14 +163,14 @@ impl Platter {
         })))
     }
 
-    /// The plan number that was made durable.
-    pub(super) fn read_plan(&self) -> Option<u64> {
+    /// The plan number that was made durable, and what that plan asks.
+    pub(super) fn read_plan(&self) -> Option<(u64, Policy)> {
         let octets = Disk::read(self, "plan").ok()?;
-        String::from_utf8(octets).ok()?.parse().ok()
+        control::read_plan(&String::from_utf8(octets).ok()?)
     }
 
-    pub(super) fn write_plan(&self, plan: u64) -> io::Result<()> {
-        self.replace("plan", plan.to_string().as_bytes())
+    pub(super) fn write_plan(&self, plan: u64, policy: &Policy) -> io::Result<()> {
+        self.replace("plan", control::plan_text(plan, policy).as_bytes())
     }
 
     /// Which registry is believed, as far as that is durable.

@@ -16,7 +16,7 @@ use librarian::registry::{
 };
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use zones::{Domain, Role, ServerName, TsigKey, Tx, Want, Wish};
+use zones::{Domain, Level, Policy, Role, ServerName, Steps, TsigKey, Tx, Want, Wish};
 
 use super::clock::{Shown, Time};
 
@@ -302,6 +302,21 @@ impl Librarian {
             let change = self.wants(&sight, BTreeMap::new(), self.todos.clone());
             drop(self.submit(Proposal::Wants(change)));
         }
+    }
+
+    /// Asks more of objects, if the rules let it.
+    pub(super) fn ask_more(&mut self, level: Level, steps: Steps) {
+        let lowest = self.view_now().objects_by_level().into_keys().next();
+        self.plan(|sight| {
+            let now = sight.policy();
+            let policy = Policy {
+                level: level.max(now.level),
+                // As high as it may be.
+                floor: lowest.unwrap_or(now.floor).min(now.level).max(now.floor),
+                steps: if steps == Steps::All { steps } else { now.steps },
+            };
+            pool::ask_more(sight, policy, lowest).ok()
+        });
     }
 
     /// Makes a plan current, if the rules let it.

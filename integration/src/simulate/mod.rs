@@ -40,6 +40,7 @@ pub mod linear;
 mod network;
 mod peers;
 mod reconcile;
+mod releases;
 mod script;
 mod second;
 mod serve;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use zones::Address;
+use zones::{Address, Level, Steps};
 
 use super::clock::{MS, S, Time};
 use super::desk::Verb;
@@ -43,6 +43,8 @@ pub enum Deed {
     Drain(usize),
     /// The operator brings the objects of the last drain back.
     Refill,
+    /// The operator asks more of objects: a level, and which schema steps run.
+    Policy(Level, Steps),
     /// A second controller decides, and writes it late.
     Late(Late),
     /// For so long an agent's rounds are not answered; the answers wait for [`Deed::Release`].
@@ -87,6 +89,8 @@ pub struct Script {
     pub seed: u64,
     /// Servers.
     pub agents: usize,
+    /// The release of each server's software; the first for those that are not listed.
+    pub releases: Vec<u8>,
     /// Whether the last one is free at the beginning.
     pub one_is_free: bool,
     /// Clients.
@@ -212,10 +216,12 @@ impl Script {
             deeds.extend(in_the_midst(seed, agents, objects, &deeds));
         }
         deeds.extend(registry_deeds(seed, ends, agents));
+        deeds.extend(policy_deeds(seed, ends));
         deeds.sort_by_key(|(at, _)| *at);
         Script {
             seed,
             agents,
+            releases: releases(seed, agents),
             one_is_free,
             clients,
             objects,
@@ -245,6 +251,7 @@ impl Script {
         Script {
             seed,
             agents: 2,
+            releases: Vec::new(),
             one_is_free: false,
             clients: 1,
             objects,
@@ -288,6 +295,7 @@ impl Deed {
             Deed::Move(..)
             | Deed::Drain(_)
             | Deed::Refill
+            | Deed::Policy(..)
             | Deed::Late(_)
             | Deed::HearLate(..)
             | Deed::Befall(_)
@@ -300,6 +308,34 @@ impl Deed {
             | Deed::Trick(_) => None,
         }
     }
+}
+
+/// In one of so many runs releases differ.
+const RELEASES_OF: u64 = 3;
+/// In one of so many the operator asks more of objects.
+const POLICY_OF: u64 = 3;
+
+/// The releases of the servers: in most runs the first everywhere, in others each server's own.
+fn releases(seed: u64, agents: usize) -> Vec<u8> {
+    if dice(seed, 0, 110) % RELEASES_OF != 1 {
+        return Vec::new();
+    }
+    let release = |agent: usize| u8::try_from(dice(seed, agent as u64 + 1, 110) % 3).expect("below 3");
+    (0..agents).map(release).collect()
+}
+
+/// What the operator asks of objects, now and then.
+fn policy_deeds(seed: u64, ends: Time) -> Vec<(Time, Deed)> {
+    if dice(seed, 0, 111) % POLICY_OF != 1 {
+        return Vec::new();
+    }
+    let deed = |number: u64| {
+        let roll = |purpose: u64, below: u64| dice(seed, number, purpose) % below;
+        let level = Level(u8::try_from(1 + roll(112, 3)).expect("at most 3"));
+        let steps = if roll(113, 2) == 0 { Steps::All } else { Steps::Expand };
+        (roll(114, ends), Deed::Policy(level, steps))
+    };
+    (1..=1 + dice(seed, 1, 111) % 3).map(deed).collect()
 }
 
 /// In some runs the registry is lost, or restored from a backup, in some of these twice; in some the librarian hands over.

@@ -19,6 +19,7 @@ use super::faults::{Fate, Site};
 use super::line::{Heard, Waits, What};
 use super::linear::Object;
 use super::network::Network;
+use super::releases;
 use super::script::body_octets;
 use super::world::{Event, QUEUE_WAIT, Work, World};
 
@@ -106,7 +107,8 @@ impl World {
             octets_hint: Some(octets as u64),
             reservation: None,
         };
-        let properties = Bytes::from(format!("{{\"write\":{write}}}"));
+        let properties = Bytes::from(releases::properties(object, write));
+        let octets_of_properties = properties.clone();
         let octets = body_octets(object);
         let staged = (|| {
             let small = vec![(spec(Part::Properties, properties.len()), properties.clone())];
@@ -129,12 +131,14 @@ impl World {
             &[fields[0].as_ref().map(|d| &d[..]), fields[1].as_ref().map(|d| &d[..])],
         );
         Ok(Prepared {
+            octets: Some(octets_of_properties),
             client: format!("client{}", call.client),
             write_id: Some(call.write_id),
             request_hash,
             condition: Condition::Any,
             kind: None,
-            schema: None,
+            // Clients of the first release.
+            schema: Some(1),
             properties,
             body,
         })
@@ -357,6 +361,7 @@ impl World {
             self.push(self.now + 2 * MS, Event::RequestTimer(agent, life, id));
             return false;
         }
+        let address = request.call.address.clone();
         match (request.call.verb, turn.current()) {
             (Verb::Put(_), None) => {
                 request.stage = Stage::AskedForMake(turn);
@@ -365,6 +370,14 @@ impl World {
             }
             (Verb::Put(_), Some(entry)) => {
                 let prepared = request.prepared.take().expect("a write is prepared");
+                let fitted = match local.fits(Some(&entry), &prepared) {
+                    true => Ok(prepared),
+                    false => local.fit(&address, Some(&entry), prepared),
+                };
+                let prepared = match fitted {
+                    Ok(prepared) => prepared,
+                    Err(error) => return self.unwritten(agent, id, error),
+                };
                 match steps::write(&entry, prepared, unix_ms) {
                     Ok(Step::Known(written)) => self.end_request(agent, id, Reply::Written(written.revision)),
                     Ok(Step::Row(new)) => {
@@ -599,6 +612,13 @@ impl World {
                             self.unwritten(agent, id, error);
                             return;
                         }
+                        let prepared = match local.fit(&address, None, prepared) {
+                            Ok(prepared) => prepared,
+                            Err(error) => {
+                                self.unwritten(agent, id, error);
+                                return;
+                            }
+                        };
                         let new = steps::make(&address, prepared, local.level_of(&address), tx, unix_ms);
                         self.commit(agent, id, turn, Change::Insert(new), Then::Create(tx));
                     }
@@ -825,13 +845,9 @@ pub(super) fn show(local: &Local, entry: &Entry) -> Reply {
     let Ok(properties) = read(Part::Properties) else {
         return Reply::Damaged;
     };
-    let text = String::from_utf8_lossy(&properties);
-    let write = text
-        .strip_prefix("{\"write\":")
-        .and_then(|rest| rest.strip_suffix('}'))
-        .and_then(|number| number.parse().ok());
-    let Some(write) = write else {
-        return Reply::Refused(format!("I16: properties are {text:?}"));
+    let Some(write) = releases::write_of(entry.schema, &properties) else {
+        let text = String::from_utf8_lossy(&properties);
+        return Reply::Refused(format!("I16: properties are {text:?} in schema {}", entry.schema));
     };
     if entry.body.is_some() {
         match read(Part::Body) {

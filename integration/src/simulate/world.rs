@@ -164,7 +164,14 @@ impl World {
                 drift_ppm: i64::try_from(dice(seed, number as u64, 5) % 40_000).unwrap_or(0) - 20_000,
                 calendar_ms: 0,
             };
-            machines.push(Machine::new(number as u8, key, clocks, dice(seed, number as u64, 6)));
+            let release = script.releases.get(number - 1).copied().unwrap_or_default();
+            machines.push(Machine::new(
+                number as u8,
+                key,
+                clocks,
+                release,
+                dice(seed, number as u64, 6),
+            ));
         }
         let librarian = Librarian::new(&domain, &servers);
         let clients = (0..script.clients).map(|number| Client::new(&script, number)).collect();
@@ -418,6 +425,11 @@ impl World {
                     self.librarian.plan(|sight| librarian::pool::refill(sight, &name).ok());
                 }
             }
+            Deed::Policy(level, steps) => {
+                if self.librarian.up {
+                    self.librarian.ask_more(level, steps);
+                }
+            }
             Deed::Late(late) => {
                 if self.librarian.up {
                     self.late(late);
@@ -613,11 +625,13 @@ impl World {
         }
         machine.started = true;
         machine.tick(self.now);
-        let plan = machine.disk.read_plan().unwrap_or_default();
+        let (plan, policy) = machine.disk.read_plan().unwrap_or_default();
         machine.process.engine.outside().wanted = Wanted {
             plan,
+            policy,
             ..Wanted::default()
         };
+        machine.process.local.obey(&policy);
         let boot = machine.clocks.boot(self.now);
         let mut moves = Vec::new();
         let me = machine.name.clone();
@@ -1060,12 +1074,12 @@ impl World {
         let disk = machine.disk.clone();
         let wanted = &mut machine.process.engine.outside().wanted;
         let before = wanted.clone();
-        if let Some(plan) = wanted.take(wishes)
-            && disk.write_plan(plan).is_err()
-        {
+        if wanted.take(wishes) && disk.write_plan(wanted.plan, &wanted.policy).is_err() {
             // Not durable, so not obeyed; the next answer says it again.
             *wanted = before;
         }
+        let policy = wanted.policy;
+        machine.process.local.obey(&policy);
         if let Some(want) = wanted.want.clone() {
             self.pool.heard(agent, want);
         }

@@ -254,6 +254,7 @@ async fn other_party_of_an_open_move_comes_second_and_gives_no_address() {
         targets: vec![server("s5")],
         plan: 0,
         step: 1,
+        policy: zones::Policy::default(),
     };
     let wants = WantsChange {
         wants: [(server("s2"), want)].into(),
@@ -321,6 +322,7 @@ async fn free_and_cordoned_servers_are_no_place_for_new_objects() {
         targets: Vec::new(),
         plan: 0,
         step: 1,
+        policy: zones::Policy::default(),
     };
     let wants = WantsChange {
         wants: [(server("s1"), cordoned)].into(),

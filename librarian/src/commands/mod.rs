@@ -154,6 +154,26 @@ While s2 is being drained, this turns the drain round.")]
         #[command(flatten)]
         follow: Follow,
     },
+    /// What is asked of objects: level, floor and schema steps. With options, ask for more; it never falls again.
+    #[command(after_help = "Examples:
+  librarian policy --json
+  librarian policy --level 2
+  librarian policy --floor 2 --contract-steps
+
+Objects come to a new level, and through contract steps, when they move. A floor is refused while an object is below it.")]
+    Policy {
+        /// Level of new objects and of those that move: 1, 2 or 3 (STORE.md says what each protects from).
+        #[arg(long)]
+        level: Option<u8>,
+        /// Lowest level that servers take from each other.
+        #[arg(long)]
+        floor: Option<u8>,
+        /// Run schema steps whose result the release before cannot read.
+        #[arg(long)]
+        contract_steps: bool,
+        #[command(flatten)]
+        follow: Follow,
+    },
     /// Save the registry to a file, while it serves or not; the file is read back.
     #[command(after_help = "Example:
   librarian backup /var/backups/librarian/
@@ -374,6 +394,18 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Pool { json } => show::pool(&dir, json),
         Command::Drain { server, into, follow } => moves::drain(&dir, &server, into.as_ref(), follow),
         Command::Refill { server, follow } => moves::refill(&dir, &server, follow),
+        Command::Policy {
+            level: None,
+            floor: None,
+            contract_steps: false,
+            follow,
+        } => show::policy(&dir, follow.json),
+        Command::Policy {
+            level,
+            floor,
+            contract_steps,
+            follow,
+        } => moves::ask_more(&dir, (level, floor, contract_steps), follow),
         Command::Backup { target, json } => registry::save(&dir, &target, json),
         Command::Restore { file, yes, json } => registry::make(&dir, Some(&file), yes, json),
         Command::Rebuild { yes, json } => registry::make(&dir, None, yes, json),

@@ -1,4 +1,4 @@
-//! `librarian drain` and `refill`.
+//! `librarian drain`, `refill` and `policy`: what makes a plan.
 
 use std::io::IsTerminal;
 use std::path::Path;
@@ -31,6 +31,19 @@ pub(super) fn drain(dir: &Path, server: &ServerName, into: Option<&ServerName>, 
 pub(super) fn refill(dir: &Path, server: &ServerName, follow: Follow) -> anyhow::Result<()> {
     let request = Request::Refill {
         server: server.to_string(),
+    };
+    plan(dir, &request, follow)
+}
+
+pub(super) fn ask_more(
+    dir: &Path,
+    (level, floor, contract_steps): (Option<u8>, Option<u8>, bool),
+    follow: Follow,
+) -> anyhow::Result<()> {
+    let request = Request::AskMore {
+        level,
+        floor,
+        contract_steps,
     };
     plan(dir, &request, follow)
 }

@@ -1,4 +1,4 @@
-//! `librarian where`, `name` and `pool`.
+//! `librarian where`, `name`, `pool` and `policy`.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use zones::Address;
 use super::Form;
 use crate::config::Config;
 use crate::control;
-use crate::control::words::{Pool, Request, Server, Where};
+use crate::control::words::{Asked, Pool, Request, Server, Where};
 
 pub(super) fn find(dir: &Path, address: &Address, json: bool) -> anyhow::Result<()> {
     let request = Request::Where {
@@ -69,6 +69,31 @@ pub(super) fn pool(dir: &Path, json: bool) -> anyhow::Result<()> {
     super::say(&overview(&pool))
 }
 
+pub(super) fn policy(dir: &Path, json: bool) -> anyhow::Result<()> {
+    let asked: Asked = control::ask(dir, &Request::Policy)?;
+    if json {
+        return super::say_json(&asked);
+    }
+    let Asked {
+        level,
+        floor,
+        steps,
+        objects_by_level,
+    } = &asked;
+    let counts: Vec<String> = objects_by_level
+        .iter()
+        .map(|(level, objects)| format!("{objects} at level {level}"))
+        .collect();
+    let counts = if counts.is_empty() {
+        "none".to_owned()
+    } else {
+        counts.join(", ")
+    };
+    super::say(&format!(
+        "level {level}, floor {floor}, schema steps: {steps}\nobjects at their last change of owner: {counts}"
+    ))
+}
+
 fn overview(pool: &Pool) -> String {
     let mut lines = vec![format!("pool {}, {} objects", pool.domain, pool.objects)];
     if let Some(waits_for) = &pool.reconcile {
@@ -102,6 +127,13 @@ fn overview(pool: &Pool) -> String {
             .collect();
         lines.push(cells.join("  ").trim_end().to_owned());
     }
+    let quarantined = pool.servers.iter().filter(|server| server.quarantined > 0);
+    lines.extend(quarantined.map(|server| {
+        format!(
+            "{} of {} are quarantined: a schema step failed, `agent ls --json` says why",
+            server.quarantined, server.name
+        )
+    }));
     if pool.servers.is_empty() {
         lines.push("no server has joined yet: librarian invite s1".to_owned());
     }

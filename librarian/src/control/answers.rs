@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 
-use zones::{Address, State};
+use zones::{Address, Policy, State};
 
-use super::words::{Place, Pool, Server, Where};
+use super::words::{Asked, Place, Pool, Server, Where};
 use crate::pool::{PlanError, Progress, look};
 use crate::reconcile::Desk;
 use crate::registry::{self, View};
@@ -52,6 +52,21 @@ fn places(host: &registry::Host) -> impl Iterator<Item = SocketAddr> + '_ {
         .map(|address| SocketAddr::new(*address, host.https_port))
 }
 
+/// What is asked of objects.
+pub(super) fn policy(view: &View<'_>) -> Result<Asked, PlanError> {
+    let Policy { level, floor, steps } = look(view)?.policy();
+    Ok(Asked {
+        level: level.0,
+        floor: floor.0,
+        steps: steps.to_string(),
+        objects_by_level: view
+            .objects_by_level()
+            .into_iter()
+            .map(|(level, objects)| (level.0, objects))
+            .collect(),
+    })
+}
+
 /// The pool at a glance.
 pub(super) fn pool(view: &View<'_>, reconcile: &Desk) -> Result<Pool, PlanError> {
     Ok(Pool {
@@ -85,6 +100,7 @@ fn one(view: &View<'_>, server: &registry::Server) -> Server {
         heat: has.map_or(0, |has| has.heat),
         errors: has.map_or(0, |has| has.errors),
         unreadable: has.map_or(0, |has| has.unreadable),
+        quarantined: has.map_or(0, |has| has.quarantined),
         plan: has.map_or(0, |has| has.plan),
         addresses: server
             .host

@@ -12,7 +12,7 @@ use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use zones::{Address, ServerName};
+use zones::{Address, Level, Policy, ServerName, Steps};
 
 use super::answers;
 use super::socket_path;
@@ -196,6 +196,27 @@ async fn answer(control: &Control, request: Request, write: &mut OwnedWriteHalf)
             Ok(server) => made(control, |sight| pool::refill(sight, &server)).await,
             Err(error) => refused(&error),
         },
+        Request::Policy => match answers::policy(&control.registry.view()) {
+            Ok(asked) => done(&asked),
+            Err(error) => refused(&error),
+        },
+        Request::AskMore {
+            level,
+            floor,
+            contract_steps,
+        } => {
+            let lowest = control.registry.view().objects_by_level().into_keys().next();
+            made(control, |sight| {
+                let now = sight.policy();
+                let policy = Policy {
+                    level: level.map_or(now.level, Level),
+                    floor: floor.map_or(now.floor, Level),
+                    steps: if contract_steps { Steps::All } else { now.steps },
+                };
+                pool::ask_more(sight, policy, lowest)
+            })
+            .await
+        }
         Request::Follow { plan } => follow(control, plan, write).await?,
     })
 }

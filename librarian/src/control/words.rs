@@ -1,5 +1,6 @@
 //! What commands ask the running librarian, and what it answers.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -49,6 +50,17 @@ pub enum Request {
     Refill {
         /// Which.
         server: String,
+    },
+    /// What is asked of objects: [`Asked`].
+    Policy,
+    /// Make a plan that asks more of objects: [`Made`].
+    AskMore {
+        /// Level of new objects and of those that move; absent: as now.
+        level: Option<u8>,
+        /// Lowest level that agents take from each other; absent: as now.
+        floor: Option<u8>,
+        /// Whether contract steps run from now on; false: as now.
+        contract_steps: bool,
     },
     /// Tell the progress of a plan until it is done or replaced: lines of [`Progress`], then [`Progress`].
     Follow {
@@ -104,6 +116,19 @@ pub struct Where {
     pub servers: Vec<Place>,
     /// Its name in `obj`.
     pub name: String,
+}
+
+/// What is asked of objects, and how many have come to it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Asked {
+    /// Level of new objects and of those that move.
+    pub level: u8,
+    /// Lowest level that agents take from each other.
+    pub floor: u8,
+    /// Which schema steps run: `expand` or `all`.
+    pub steps: String,
+    /// Objects by the level that they had at their last change of owner.
+    pub objects_by_level: BTreeMap<u8, u64>,
 }
 
 /// Where a server is.
@@ -168,6 +193,9 @@ pub struct Server {
     pub errors: u64,
     /// Objects that no move can take away since their copies there cannot be read.
     pub unreadable: u64,
+    /// Objects that a schema step failed on.
+    #[serde(default)]
+    pub quarantined: u64,
     /// The highest plan it knows.
     pub plan: u64,
     /// Its addresses.

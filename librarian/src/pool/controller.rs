@@ -158,6 +158,7 @@ mod tests {
             parent: sight.number(),
             goal: goal(),
             homes: std::collections::BTreeMap::new(),
+            policy: zones::Policy::default(),
         }
     }
 
@@ -194,6 +195,7 @@ mod tests {
             targets: vec!["s2".parse().unwrap()],
             plan: 0,
             step: 7,
+            policy: zones::Policy::default(),
         };
         write(&registry, &old, vec![("s1".parse().unwrap(), want)]).await;
         assert_eq!(look(&registry.view()).unwrap(), before);

@@ -117,7 +117,7 @@ pub fn decide(sight: &Sight) -> Decision {
         return Decision::Write(frozen);
     }
     let Some((source_name, target_name)) = plan.goal.parties() else {
-        return Decision::Rest;
+        return heard_by_all(sight, plan);
     };
     let (source, target) = match (sight.servers.get(source_name), sight.servers.get(target_name)) {
         (Some(source), Some(target)) => (source, target),
@@ -141,7 +141,7 @@ pub fn decide(sight: &Sight) -> Decision {
     }
     let write = |changes: &[(&ServerName, &Seen, Role, &[ServerName])]| Decision::Write(wants(plan, changes));
     let target_role = match plan.goal {
-        Goal::Drain { .. } | Goal::Settle => Role::Serving,
+        Goal::Drain { .. } | Goal::Settle | Goal::Policy => Role::Serving,
         Goal::Refill { .. } => Role::Refilling,
     };
     match source.want.role {
@@ -230,10 +230,33 @@ fn freeze(sight: &Sight, plan: &Plan) -> Vec<(ServerName, Want)> {
                 targets: Vec::new(),
                 plan: plan.number,
                 step: 0,
+                policy: plan.policy,
             };
             (name.clone(), want)
         })
         .collect()
+}
+
+/// A plan under which nothing moves is done when its wants are written; one that asks more of objects, when every server that is
+/// heard has taken it. Who comes back later takes it then.
+fn heard_by_all(sight: &Sight, plan: &Plan) -> Decision {
+    let waits: Vec<Wait> = match plan.goal {
+        Goal::Policy => sight
+            .servers
+            .iter()
+            .filter(|(_, seen)| seen.alive && !seen.knows(plan.number))
+            .map(|(server, seen)| Wait::Unseen {
+                server: server.clone(),
+                plan: plan.number,
+                alive: seen.alive,
+            })
+            .collect(),
+        Goal::Settle | Goal::Drain { .. } | Goal::Refill { .. } => Vec::new(),
+    };
+    match waits.is_empty() {
+        true => Decision::Rest,
+        false => Decision::Wait(waits),
+    }
 }
 
 /// Whether the plan of these two has ended: the source free again, the target at work.
@@ -252,6 +275,7 @@ fn wants(plan: &Plan, changes: &[(&ServerName, &Seen, Role, &[ServerName])]) -> 
                 targets: targets.to_vec(),
                 plan: plan.number,
                 step: seen.want.step + 1,
+                policy: plan.policy,
             };
             ((*name).clone(), want)
         })

@@ -21,5 +21,5 @@ pub use decide::{Decision, Wait, decide};
 pub use look::look;
 pub use plan::{Goal, Plan, PlanError};
 pub use progress::Progress;
-pub use propose::{PlanRefusal, drain, refill};
+pub use propose::{PlanRefusal, ask_more, drain, refill};
 pub use sight::{Seen, Sight};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use zones::ServerName;
+use zones::{Level, Policy, ServerName, Steps};
 
 /// Longest document that is read: a pool of thousands of servers stays far below.
 const DOCUMENT_OCTETS_MAX: usize = 1 << 20;
@@ -20,6 +20,8 @@ pub struct Plan {
     pub goal: Goal,
     /// Where the objects of a drained server went, so that a refill knows whence they come back.
     pub homes: BTreeMap<ServerName, ServerName>,
+    /// What it asks of objects.
+    pub policy: Policy,
 }
 
 /// What a plan wants done. A drain and a refill move every object off one server onto another; they differ in whose idea of
@@ -42,6 +44,8 @@ pub enum Goal {
     },
     /// Nothing moves: the first plan after a reconcile, which every server takes for new.
     Settle,
+    /// Nothing moves: what the plan asks of objects is new.
+    Policy,
 }
 
 /// A document is not a plan that this release can read.
@@ -61,6 +65,17 @@ struct Document {
     parent: u64,
     goal: GoalText,
     homes: BTreeMap<String, String>,
+    /// Absent for the first policy: so plans of a release without policies are read, and read by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    policy: Option<PolicyText>,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct PolicyText {
+    level: u8,
+    floor: u8,
+    contract_steps: bool,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -69,6 +84,7 @@ enum GoalText {
     Drain { server: String, into: String },
     Refill { server: String, from: String },
     Settle,
+    Policy,
 }
 
 impl Goal {
@@ -78,7 +94,7 @@ impl Goal {
         match self {
             Goal::Drain { server, into } => Some((server, into)),
             Goal::Refill { server, from } => Some((from, server)),
-            Goal::Settle => None,
+            Goal::Settle | Goal::Policy => None,
         }
     }
 }
@@ -89,6 +105,7 @@ impl fmt::Display for Goal {
             Goal::Drain { server, into } => write!(f, "drain {server} into {into}"),
             Goal::Refill { server, from } => write!(f, "refill {server} from {from}"),
             Goal::Settle => write!(f, "settle after a reconcile"),
+            Goal::Policy => write!(f, "ask more of objects"),
         }
     }
 }
@@ -109,12 +126,18 @@ impl Plan {
                     from: from.to_string(),
                 },
                 Goal::Settle => GoalText::Settle,
+                Goal::Policy => GoalText::Policy,
             },
             homes: self
                 .homes
                 .iter()
                 .map(|(home, now)| (home.to_string(), now.to_string()))
                 .collect(),
+            policy: (self.policy != Policy::default()).then(|| PolicyText {
+                level: self.policy.level.0,
+                floor: self.policy.floor.0,
+                contract_steps: self.policy.steps == Steps::All,
+            }),
         };
         serde_json::to_string(&document).expect("texts and a number are JSON")
     }
@@ -145,7 +168,20 @@ impl Plan {
                 from: server(from)?,
             },
             GoalText::Settle => Goal::Settle,
+            GoalText::Policy => Goal::Policy,
         };
+        let policy = document.policy.map_or_else(Policy::default, |policy| Policy {
+            level: Level(policy.level),
+            floor: Level(policy.floor),
+            steps: if policy.contract_steps {
+                Steps::All
+            } else {
+                Steps::Expand
+            },
+        });
+        if !policy.is_sound() {
+            return Err(wrong("its floor is not between 1 and its level"));
+        }
         let homes = document
             .homes
             .iter()
@@ -156,7 +192,14 @@ impl Plan {
             parent: document.parent,
             goal,
             homes,
+            policy,
         })
+    }
+
+    /// What a plan as the registry has it asks of objects; the first policy if there is none that can be read.
+    pub(crate) fn policy_of(plan: Option<&crate::registry::Plan>) -> Policy {
+        plan.and_then(|plan| Plan::read(plan.number, &plan.document).ok())
+            .map_or_else(Policy::default, |plan| plan.policy)
     }
 }
 
@@ -171,13 +214,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn plan_document_comes_back(what in 0..3, number in 1u64.., a in "s[a-z0-9]{1,13}", b in "t[a-z0-9]{1,13}") {
+        fn plan_document_comes_back(what in 0..4, level in 1u8..9, all in any::<bool>(), number in 1u64.., a in "s[a-z0-9]{1,13}", b in "t[a-z0-9]{1,13}") {
             let goal = match what {
                 0 => Goal::Drain { server: name(&a), into: name(&b) },
                 1 => Goal::Refill { server: name(&a), from: name(&b) },
-                _ => Goal::Settle,
+                2 => Goal::Settle,
+                _ => Goal::Policy,
             };
-            let plan = Plan { number, parent: number - 1, goal, homes: [(name(&a), name(&b))].into() };
+            let steps = if all { Steps::All } else { Steps::Expand };
+            let policy = Policy { level: Level(level), floor: Level(1), steps };
+            let homes = [(name(&a), name(&b))].into();
+            let plan = Plan { number, parent: number - 1, goal, homes, policy };
             prop_assert_eq!(Plan::read(number, &plan.document()).expect("own document"), plan);
         }
 

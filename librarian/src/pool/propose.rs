@@ -3,7 +3,8 @@
 //! A new plan becomes current only as the child of the plan that it was made from. The first decision under it freezes all
 //! wants ([`super::decide`]): from then on no server is told to move anything until it has said that it knows the new plan.
 
-use zones::{Role, ServerName};
+use zones::policy::LEVEL_MAX;
+use zones::{Level, Policy, Role, ServerName, Steps};
 
 use super::decide::{Decision, decide};
 use super::plan::{Goal, Plan};
@@ -68,6 +69,40 @@ pub enum PlanRefusal {
         /// Which server.
         server: ServerName,
     },
+    /// Nothing would change.
+    #[error("that is what is asked of objects already: `librarian policy` shows it")]
+    SamePolicy,
+    /// No agent could obey it.
+    #[error(
+        "level {level} with floor {floor} cannot be: levels are 1 to {LEVEL_MAX}, and the floor is not above the level"
+    )]
+    Policy {
+        /// What was asked for.
+        level: Level,
+        /// What was asked for.
+        floor: Level,
+    },
+    /// Objects could not move any more.
+    #[error(
+        "objects at level {lowest} could not move with floor {floor}: raise the level first, and move every object once; \
+         `librarian policy` counts them"
+    )]
+    BelowFloor {
+        /// What was asked for.
+        floor: Level,
+        /// The lowest level of an object.
+        lowest: Level,
+    },
+    /// What was once asked of objects is asked for ever.
+    #[error("the pool is at level {level}, floor {floor}, steps {steps}: a policy only rises")]
+    LowerPolicy {
+        /// The level now.
+        level: Level,
+        /// The floor now.
+        floor: Level,
+        /// The steps that run now.
+        steps: Steps,
+    },
     /// The agent does not report.
     #[error("{server} is not heard: start its agent with `agent run` first")]
     Silent {
@@ -92,7 +127,7 @@ pub fn drain(sight: &Sight, server: &ServerName, into: Option<&ServerName>) -> R
                 };
                 Ok(make(sight, goal))
             }
-            Goal::Refill { .. } | Goal::Drain { .. } | Goal::Settle => Err(busy(plan)),
+            Goal::Refill { .. } | Goal::Drain { .. } | Goal::Settle | Goal::Policy => Err(busy(plan)),
         };
     }
     match source.want.role {
@@ -181,7 +216,7 @@ pub fn refill(sight: &Sight, server: &ServerName) -> Result<Plan, PlanRefusal> {
                 };
                 Ok(make(sight, goal))
             }
-            Goal::Refill { .. } | Goal::Drain { .. } | Goal::Settle => Err(busy(plan)),
+            Goal::Refill { .. } | Goal::Drain { .. } | Goal::Settle | Goal::Policy => Err(busy(plan)),
         };
     }
     let no_home = || PlanRefusal::NoHome { server: server.clone() };
@@ -213,6 +248,46 @@ pub fn refill(sight: &Sight, server: &ServerName) -> Result<Plan, PlanRefusal> {
     ))
 }
 
+/// A plan under which more is asked of objects; they come to it as they move. `lowest` is the lowest level that one has.
+///
+/// # Errors
+///
+/// [`PlanRefusal`] says why not, and what would help.
+pub fn ask_more(sight: &Sight, policy: Policy, lowest: Option<Level>) -> Result<Plan, PlanRefusal> {
+    if let Some(plan) = running(sight) {
+        return Err(busy(plan));
+    }
+    let now = sight.policy();
+    if policy == now {
+        return Err(PlanRefusal::SamePolicy);
+    }
+    if !policy.is_sound() || policy.level > LEVEL_MAX {
+        return Err(PlanRefusal::Policy {
+            level: policy.level,
+            floor: policy.floor,
+        });
+    }
+    if !policy.follows(&now) {
+        return Err(PlanRefusal::LowerPolicy {
+            level: now.level,
+            floor: now.floor,
+            steps: now.steps,
+        });
+    }
+    // New objects are made at the level of the plan before until every server has heard of this one.
+    let lowest = lowest.map_or(now.level, |lowest| lowest.min(now.level));
+    if lowest < policy.floor {
+        return Err(PlanRefusal::BelowFloor {
+            floor: policy.floor,
+            lowest,
+        });
+    }
+    Ok(Plan {
+        policy,
+        ..make(sight, Goal::Policy)
+    })
+}
+
 /// The plan that is not done yet.
 fn running(sight: &Sight) -> Option<&Plan> {
     sight.plan.as_ref().filter(|_| decide(sight) != Decision::Rest)
@@ -226,7 +301,7 @@ fn busy(plan: &Plan) -> PlanRefusal {
             Goal::Drain { server, .. } => format!("refill {server}"),
             Goal::Refill { server, .. } => format!("drain {server}"),
             // Over as soon as its wants are written.
-            Goal::Settle => "pool".to_owned(),
+            Goal::Settle | Goal::Policy => "pool".to_owned(),
         },
     }
 }
@@ -242,13 +317,14 @@ fn make(sight: &Sight, goal: Goal) -> Plan {
         Goal::Refill { server, .. } => {
             homes.remove(server);
         }
-        Goal::Settle => {}
+        Goal::Settle | Goal::Policy => {}
     }
     Plan {
         number: parent + 1,
         parent,
         goal,
         homes,
+        policy: sight.policy(),
     }
 }
 

@@ -131,3 +131,75 @@ fn a_server_that_was_not_drained_cannot_be_refilled() {
     assert!(matches!(refill(&sight, &name("s3")), Err(PlanRefusal::NoHome { .. })));
     assert!(matches!(refill(&sight, &name("s1")), Err(PlanRefusal::NoHome { .. })));
 }
+
+fn policy(level: u8, floor: u8, steps: Steps) -> Policy {
+    Policy {
+        level: Level(level),
+        floor: Level(floor),
+        steps,
+    }
+}
+
+#[test]
+fn policy_rises_step_by_step_and_stays_with_every_later_plan() {
+    let mut sight = pool();
+    let write = |sight: &mut Sight, plan: Plan| {
+        sight.apply_plan(plan);
+        while let Decision::Write(wants) = decide(sight) {
+            for (server, want) in wants {
+                sight.write(&server, want);
+            }
+        }
+    };
+    let asked = policy(2, 1, Steps::Expand);
+    let plan = ask_more(&sight, asked, Some(Level(1))).unwrap();
+    write(&mut sight, plan);
+    assert!(sight.servers.values().all(|seen| seen.want.policy == asked));
+    // Every server that is heard takes it before the next plan is made.
+    assert!(matches!(decide(&sight), Decision::Wait(waits) if waits.len() == 4));
+    assert!(matches!(
+        drain(&sight, &name("s1"), None),
+        Err(PlanRefusal::Busy { .. })
+    ));
+    for (server, objects) in [("s1", 5), ("s2", 7), ("s3", 0)] {
+        sight.report(server, 1, objects);
+    }
+    sight.servers.get_mut(&name("s4")).unwrap().alive = false;
+    assert_eq!(decide(&sight), Decision::Rest);
+    let plan = drain(&sight, &name("s1"), None).unwrap();
+    assert_eq!(plan.policy, asked);
+    sight.apply_plan(plan);
+    let Decision::Write(frozen) = decide(&sight) else {
+        panic!("a new plan freezes");
+    };
+    assert!(frozen.iter().all(|(_, want)| want.policy == asked));
+}
+
+#[test]
+fn policy_that_falls_or_that_objects_could_not_follow_is_refused() {
+    let mut sight = pool();
+    sight.plan = Some(Plan {
+        number: 0,
+        parent: 0,
+        goal: Goal::Settle,
+        homes: std::collections::BTreeMap::new(),
+        policy: policy(2, 1, Steps::All),
+    });
+    let refused = |level, floor, steps, lowest| ask_more(&sight, policy(level, floor, steps), lowest).unwrap_err();
+    let lowest = Some(Level(2));
+    assert_eq!(refused(2, 1, Steps::All, lowest), PlanRefusal::SamePolicy);
+    for (level, floor) in [(4, 1), (2, 3), (2, 0)] {
+        let refused = refused(level, floor, Steps::All, lowest);
+        assert!(matches!(refused, PlanRefusal::Policy { .. }), "{refused}");
+    }
+    for (level, floor, steps) in [(1, 1, Steps::All), (2, 1, Steps::Expand), (3, 1, Steps::Expand)] {
+        let refused = refused(level, floor, steps, lowest);
+        assert!(matches!(refused, PlanRefusal::LowerPolicy { .. }), "{refused}");
+    }
+    for (level, floor, lowest) in [(2, 2, Some(Level(1))), (3, 3, Some(Level(3))), (3, 3, None)] {
+        let refused = refused(level, floor, Steps::All, lowest);
+        assert!(matches!(refused, PlanRefusal::BelowFloor { .. }), "{refused}");
+    }
+    let risen = ask_more(&sight, policy(3, 2, Steps::All), lowest).unwrap();
+    assert_eq!(risen.policy, policy(3, 2, Steps::All));
+}

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use zones::{Has, ServerName, Want};
+use zones::{Has, Policy, ServerName, Want};
 
 use super::plan::Plan;
 use crate::guard::{Guard, stands};
@@ -36,6 +36,12 @@ impl Sight {
     #[must_use]
     pub fn number(&self) -> u64 {
         self.plan.as_ref().map_or(0, |plan| plan.number)
+    }
+
+    /// What the current plan asks of objects.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        self.plan.as_ref().map_or_else(Policy::default, |plan| plan.policy)
     }
 }
 

@@ -25,6 +25,7 @@ pub(super) fn has(plan: u64, objects: u64) -> Has {
         plan,
         commits: 0,
         peer_port: 1,
+        quarantined: 0,
     }
 }
 
@@ -35,6 +36,7 @@ pub(super) fn seen(role: Role, objects: u64) -> Seen {
             targets: Vec::new(),
             plan: 0,
             step: 0,
+            policy: zones::Policy::default(),
         },
         has: Some(has(0, objects)),
         alive: true,

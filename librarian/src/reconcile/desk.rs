@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use zones::{Claim, Claimed, Incarnation, Report, ServerName, Standing, State, Told, Tx};
+use zones::{Claim, Claimed, Incarnation, Policy, Report, ServerName, Standing, State, Told, Tx};
 
 use super::ledger::{Ledger, Untaken};
 use super::steps::{Findings, Step};
@@ -245,6 +245,7 @@ impl Desk {
             number: current.max(seen) + 1,
             parent: current,
             goal: Goal::Settle,
+            policy: policy(last.as_ref().map(|plan| plan.policy), &view),
             homes: last.map(|plan| plan.homes).unwrap_or_default(),
         };
         Ok(registry::Plan {
@@ -399,6 +400,17 @@ fn line(view: &View<'_>, ledger: &Ledger, server: &registry::Server) -> Server {
         state: state.to_owned(),
         claims: progress.map_or(0, |progress| progress.claims),
         alive: view.is_alive(server),
+    }
+}
+
+/// What is asked of objects: as the last plan said, and not less than what an object already has. A registry made from nothing
+/// knows no more than that.
+fn policy(last: Option<Policy>, view: &View<'_>) -> Policy {
+    let last = last.unwrap_or_default();
+    let highest = view.objects_by_level().into_keys().next_back();
+    Policy {
+        level: highest.map_or(last.level, |highest| highest.max(last.level)),
+        ..last
     }
 }
 

@@ -256,6 +256,7 @@ fn open(draft: &mut Draft<'_>, plan: &Plan, roles: &BTreeMap<ServerName, (u64, R
             Some(_) | None => want.role,
         }
     };
+    let policy = crate::pool::Plan::policy_of(Some(plan));
     let names = draft.server_names();
     let mut after: BTreeMap<ServerName, Role> = BTreeMap::new();
     for name in names.iter().filter(|name| counting(name)) {
@@ -279,6 +280,7 @@ fn open(draft: &mut Draft<'_>, plan: &Plan, roles: &BTreeMap<ServerName, (u64, R
             targets: Vec::new(),
             plan: plan.number,
             step: 0,
+            policy,
         };
         server.todos = Vec::new();
         draft.put_server(server);
@@ -309,12 +311,14 @@ fn role_after(role: Role, has_objects: bool) -> Role {
 }
 
 fn joined(draft: &mut Draft<'_>, name: &ServerName, role: Role) {
+    let policy = crate::pool::Plan::policy_of(draft.plan().map(|plan| &**plan));
     let plan = draft.plan().map_or(0, |plan| plan.number);
     let first = |role, step| Want {
         role,
         targets: Vec::new(),
         plan,
         step,
+        policy,
     };
     let mut reconcile: Reconcile = (**draft.reconcile()).clone();
     match draft.server(name).cloned() {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use hickory_proto::rr::{Name, RecordType};
 use zones::name::label_count;
-use zones::{Address, PoolView, Register, Role, ServerName, State, Wish};
+use zones::{Address, Level, PoolView, Register, Role, ServerName, State, Wish};
 
 use super::entry::{Entry, Plan, Reconcile, RecordZone, Serials};
 use super::index::Index;
@@ -298,6 +298,11 @@ impl PoolView for Draft<'_> {
             });
             drains || takes_wishes && server.todos.iter().any(wished)
         })
+    }
+
+    fn floor(&self, server: &ServerName) -> Level {
+        let policy = self.server(server).map(|server| server.want.policy);
+        policy.unwrap_or_default().floor
     }
 
     fn is_lost(&self, server: &ServerName) -> bool {

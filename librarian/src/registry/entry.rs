@@ -391,6 +391,7 @@ mod tests {
                 targets: vec!["s4".parse().unwrap()],
                 plan: 7,
                 step: 1,
+                policy: zones::Policy::default(),
             },
         );
         server.lost = true;

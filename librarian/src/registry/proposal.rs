@@ -208,11 +208,13 @@ fn draft_server(draft: &mut Draft<'_>, change: &ServerChange) -> Result<(), Refu
     match change {
         ServerChange::Add { name, role } => {
             if draft.server(name).is_none() {
+                let policy = crate::pool::Plan::policy_of(draft.plan().map(|plan| &**plan));
                 let want = Want {
                     role: *role,
                     targets: Vec::new(),
                     plan: current_plan(draft),
                     step: 0,
+                    policy,
                 };
                 draft.put_server(Server::new(name.clone(), want));
             }

@@ -258,6 +258,11 @@ impl Registers {
         self.row(id).spelling().parse().expect("a row was made from an address")
     }
 
+    /// The level of every object that is there.
+    pub(crate) fn levels(&self) -> impl Iterator<Item = Level> + '_ {
+        self.from("").map(|id| Level(self.row(id).level))
+    }
+
     /// Whether the object in a row is there: not deleted.
     pub(crate) fn is_live(&self, id: u32) -> bool {
         self.row(id).is_live()

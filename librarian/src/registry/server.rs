@@ -128,6 +128,7 @@ pub(crate) mod tests {
             plan: 0,
             commits: 12,
             peer_port: 9101,
+            quarantined: 0,
         }
     }
 
@@ -138,6 +139,7 @@ pub(crate) mod tests {
             targets: Vec::new(),
             plan: 0,
             step: 0,
+            policy: zones::Policy::default(),
         };
         let mut old = Server::new("s2".parse().unwrap(), want);
         old.host = Some(Host {

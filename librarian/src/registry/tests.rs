@@ -134,6 +134,7 @@ async fn crash_keeps_all_that_was_acknowledged() {
         targets: vec![server("s5")],
         plan: 4,
         step: 1,
+        policy: zones::Policy::default(),
     };
     let wants = WantsChange {
         plan: 4,
@@ -363,6 +364,7 @@ async fn wants_are_written_only_under_the_current_plan_and_from_wants_that_stand
         targets: vec![server("s5")],
         plan: 1,
         step,
+        policy: zones::Policy::default(),
     };
     let change = |plan, from: &Want, step| WantsChange {
         plan,

@@ -1,10 +1,11 @@
 //! Reading the registry.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLockReadGuard;
-use zones::{Address, Domain, Register, ServerName};
+use zones::{Address, Domain, Level, Register, ServerName};
 
 use super::entry::{Plan, Reconcile, Serials};
 use super::index::Index;
@@ -79,6 +80,16 @@ impl<'a> View<'a> {
             .unwrap_or_default();
         let rows = self.index.registers.from(&key).take(most);
         rows.map(|id| self.index.registers.register(id)).collect()
+    }
+
+    /// Objects that are not deleted, by the level that their registers say.
+    #[must_use]
+    pub fn objects_by_level(&self) -> BTreeMap<Level, u64> {
+        let mut counts = BTreeMap::new();
+        for level in self.index.registers.levels() {
+            *counts.entry(level).or_default() += 1;
+        }
+        counts
     }
 
     /// The servers of the pool by name.

@@ -300,6 +300,7 @@ async fn policy_is_the_transition_table_on_the_pool_as_it_is() {
         targets: Vec::new(),
         plan: 0,
         step: 1,
+        policy: zones::Policy::default(),
     };
     let wants = WantsChange {
         wants: BTreeMap::from([(server("s2"), cordon)]),

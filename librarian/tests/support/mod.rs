@@ -275,6 +275,7 @@ impl Server {
             plan,
             commits: 1,
             peer_port: 9101,
+            quarantined: 0,
         };
         let here = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
         let update = build_has_update(&self.domain, 8, &self.name, &has, 9001, &here).unwrap();

@@ -64,7 +64,7 @@ impl Destination {
                 // While the copy is being noted, its confirmation follows.
                 if !noting {
                     let staged = copy.as_ref().map(|copy| copy.revision);
-                    self.send(Reply::Ready { tx: self.tx, staged });
+                    self.send(ready(self.tx, staged));
                 }
             }
             State::Reserving
@@ -93,7 +93,7 @@ impl Destination {
             noting: false,
             reading: Reading::At(now + self.settings.idle_check),
         };
-        self.send(Reply::Ready { tx: self.tx, staged });
+        self.send(ready(self.tx, staged));
     }
 
     /// The source has sealed: its digests must be those of what we wrote and read back.
@@ -244,5 +244,14 @@ impl Destination {
             | State::Ended(_) => return,
         };
         self.open_writes(tx);
+    }
+}
+
+/// What the newest version is, who sends this knows.
+fn ready(tx: Tx, staged: Option<u64>) -> Reply {
+    Reply::Ready {
+        tx,
+        staged,
+        newest: None,
     }
 }

@@ -17,7 +17,7 @@ impl Source {
             Reply::Reserved { tx } if tx == self.tx => self.reserved(),
             Reply::Refused { tx, why: _ } if tx == self.tx => self.turned_down(now, Why::Refused),
             Reply::Dropped { tx } if tx == self.tx => self.turned_down(now, Why::Dropped),
-            Reply::Ready { tx, staged } if tx == self.tx => self.ready(staged),
+            Reply::Ready { tx, staged, newest: _ } if tx == self.tx => self.ready(staged),
             Reply::Staged { tx, revision } if tx == self.tx => self.staged(now, revision),
             Reply::Damaged { tx } if tx == self.tx => self.damaged(now),
             Reply::NotCommitted { tx, ask, staged, busy } if tx == self.tx => self.still_open(now, ask, staged, busy),
@@ -25,7 +25,7 @@ impl Source {
             Reply::Reserved { tx: _ }
             | Reply::Refused { tx: _, why: _ }
             | Reply::Dropped { tx: _ }
-            | Reply::Ready { tx: _, staged: _ }
+            | Reply::Ready { .. }
             | Reply::Staged { tx: _, revision: _ }
             | Reply::Damaged { tx: _ }
             | Reply::NotCommitted {

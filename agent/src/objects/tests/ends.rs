@@ -106,6 +106,9 @@ fn crashed(at: &str, journal: Journal) -> Change {
         writes: Vec::new(),
         tx: None,
         from: None,
+        received: None,
+        quarantined: None,
+        migrated_from: None,
     })
 }
 

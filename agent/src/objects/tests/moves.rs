@@ -175,6 +175,9 @@ async fn new_owner_shows_the_object_at_once_and_writes_it_after_the_wait() {
         writes: Vec::new(),
         tx: None,
         from: None,
+        received: None,
+        quarantined: None,
+        migrated_from: None,
     };
     let insert = (address("1"), Change::Insert(arriving));
     place.objects.commit(vec![insert]).await.unwrap();

@@ -290,8 +290,11 @@ impl<O: Outside> Engine<O> {
                 }
                 Action::Read { question } => self.wish(id, Side::Destination, Asked::Read { address, question }),
                 Action::Change { old, new } => self.wish(id, Side::Destination, Asked::Change { old, new }),
-                Action::Send(reply) => {
+                Action::Send(mut reply) => {
                     let peer = incoming.machine.source().clone();
+                    if let Reply::Ready { newest, .. } = &mut reply {
+                        *newest = self.parts.objects.stepper().newest(&incoming.offer.kind);
+                    }
                     self.outside.send(&peer, &address, &Either::Reply(reply));
                 }
                 Action::Persist(step) => self.note_destination(id, address, step),
@@ -362,7 +365,7 @@ impl<O: Outside> Engine<O> {
             id,
             number,
             level,
-            store: Arc::clone(self.parts.objects.store()),
+            objects: Arc::clone(&self.parts.objects),
             reservation: self.incoming[&id].reservation.clone(),
         })
     }

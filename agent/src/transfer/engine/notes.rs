@@ -11,6 +11,7 @@ use crate::migration::guard::{Guard, stands};
 use crate::migration::{destination, source};
 use crate::objects::{BatchStep, Local, Objects, StepError, WriteGate};
 use crate::store::{Change, Content, Digests, Entry, Journal, NewEntry, OpenWait};
+use crate::transfer::copying::InHand;
 use crate::transfer::engine::incoming::Incoming;
 use crate::vault::Digest;
 
@@ -245,6 +246,7 @@ impl<O: Outside> Engine<O> {
                     },
                     tx: Some(tx),
                     from: Some(from),
+                    received: None,
                     ..entry.keep()
                 });
                 let step = BatchStep::Arrived {
@@ -376,7 +378,7 @@ fn arriving(incoming: &Incoming, journal: Journal) -> Change {
         epoch: machine.epoch().next(),
         revision: in_hand.map_or(offer.revision, |in_hand| in_hand.copy.revision),
         kind: in_hand.map_or_else(|| offer.kind.clone(), |in_hand| in_hand.copy.kind.clone()),
-        schema: in_hand.map_or(offer.schema, |in_hand| in_hand.copy.schema),
+        schema: in_hand.map_or(offer.schema, |in_hand| in_hand.form.schema),
         level: in_hand.map_or(offer.level, |in_hand| in_hand.copy.level),
         journal,
         properties: in_hand.map_or(Content::Absent, |in_hand| in_hand.properties()),
@@ -384,6 +386,9 @@ fn arriving(incoming: &Incoming, journal: Journal) -> Change {
         writes: in_hand.map(|in_hand| in_hand.writes()).unwrap_or_default(),
         tx: None,
         from: Some(machine.source().clone()),
+        received: in_hand.and_then(InHand::received),
+        quarantined: in_hand.and_then(|in_hand| in_hand.form.quarantined.clone()),
+        migrated_from: in_hand.and_then(InHand::received).map(|received| received.schema),
     };
     match incoming.row {
         Some(seq) => Change::Replace { seq, entry },

@@ -15,7 +15,8 @@ use crate::migration::wire::{Either, Reply, Request};
 use crate::migration::{Digests, Settings};
 use crate::objects::{Busy, MoveGuard, NotOwned};
 use crate::store::{Entry, Journal};
-use crate::transfer::copying::{ShipFault, Shipment, Shipped};
+use crate::transfer::copying::{Back, ShipFault, Shipment, Shipped};
+use crate::vault::StreamId;
 
 /// Longest seal budget of an object whose seals were broken before.
 const SEAL_BUDGET_MAX: Duration = Duration::from_secs(2);
@@ -31,6 +32,10 @@ pub(super) struct Outgoing {
     /// The copy that is kept after the object was let go.
     pub(super) moved: Option<Arc<Entry>>,
     shipped: Option<Shipped>,
+    /// The newest version of the object's type that the destination reads, if it has versions of it.
+    newest: Option<u32>,
+    /// What became of the properties of one stream that the destination does not read.
+    back: Option<(StreamId, Option<Back>)>,
     /// The number of the closing that is wanted.
     closing: Option<u32>,
     /// Since when it takes a place among the sealed.
@@ -40,6 +45,47 @@ pub(super) struct Outgoing {
     /// Whether all it does is to remove a copy that was given away.
     reclaims: bool,
     _guard: Option<MoveGuard>,
+}
+
+/// What waits for properties that are being stepped back.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Then {
+    /// The copy is sent.
+    Ship {
+        /// What the destination has.
+        staged: Option<u64>,
+    },
+    /// The gate is closed, and the object sealed.
+    Seal {
+        /// The closing's number.
+        number: u32,
+    },
+}
+
+/// What became of properties that a destination does not read.
+pub(crate) struct SteppedBack {
+    pub(super) id: Id,
+    pub(super) entry: Arc<Entry>,
+    pub(super) then: Then,
+    pub(super) back: Result<Option<Back>, ShipFault>,
+}
+
+impl Outgoing {
+    /// The version that the properties of an entry have still to be stepped back to, if they have.
+    fn has_to_step_back(&self, entry: &Entry) -> Option<u32> {
+        let stream = entry.properties.as_ref()?.id;
+        let known = self.back.as_ref().is_some_and(|(of, _)| *of == stream);
+        self.newest.filter(|newest| entry.schema > *newest && !known)
+    }
+
+    /// The properties of an entry as they are sent, if not as they are.
+    fn back_of(&self, entry: &Entry) -> Option<&Back> {
+        let stream = entry.properties.as_ref()?.id;
+        self.back
+            .as_ref()
+            .filter(|(of, _)| *of == stream)
+            .and_then(|(_, back)| back.as_ref())
+    }
 }
 
 /// What an entry offers.
@@ -123,6 +169,8 @@ impl<O: Outside> Engine<O> {
             reclaims: reclaims.is_some(),
             moved: reclaims,
             shipped: None,
+            newest: None,
+            back: None,
             closing: None,
             sealed_since: None,
             _guard: guard,
@@ -346,7 +394,12 @@ impl<O: Outside> Engine<O> {
             self.feed_source(id, Input::TakenOver);
             return;
         };
-        let shipment = Shipment::new(entry, outgoing.machine.tx(), staged, outgoing.shipped);
+        if let Some(newest) = outgoing.has_to_step_back(&entry) {
+            self.to_step_back.push_back((id, entry, newest, Then::Ship { staged }));
+            return;
+        }
+        let back = outgoing.back_of(&entry).cloned();
+        let shipment = Shipment::new(entry, outgoing.machine.tx(), staged, outgoing.shipped, back);
         if shipment.is_small() {
             self.to_ship.push_back((id, shipment));
             return;
@@ -426,6 +479,14 @@ impl<O: Outside> Engine<O> {
         };
         match closed {
             Ok(entry) => {
+                if let Some(newest) = outgoing.has_to_step_back(&entry) {
+                    self.to_step_back.push_back((id, entry, newest, Then::Seal { number }));
+                    return;
+                }
+                let digests = match outgoing.back_of(&entry) {
+                    Some(back) => back.over(digests(&entry)),
+                    None => digests(&entry),
+                };
                 let difference_octets = match &outgoing.shipped {
                     Some(shipped) => shipped.difference_octets(&entry),
                     None => entry.plain_octets(),
@@ -437,13 +498,33 @@ impl<O: Outside> Engine<O> {
                     Input::Closed {
                         number,
                         revision: entry.revision,
-                        digests: digests(&entry),
+                        digests,
                         difference_octets,
                         librarian_answered,
                     },
                 );
             }
             Err(NotOwned) => self.feed_source(id, Input::TakenOver),
+        }
+    }
+
+    /// Properties were stepped back, or cannot be.
+    pub(super) fn stepped_back(&mut self, stepped: SteppedBack) {
+        let SteppedBack { id, entry, then, back } = stepped;
+        let Some(outgoing) = self.outgoing.get_mut(&id) else {
+            return;
+        };
+        match (back, &entry.properties) {
+            (Ok(back), Some(stream)) => outgoing.back = Some((stream.id, back)),
+            (Ok(_), None) => {}
+            (Err(fault), _) => {
+                self.shipped(id, Err(fault));
+                return;
+            }
+        }
+        match then {
+            Then::Ship { staged } => self.ship(id, &entry.address, staged),
+            Then::Seal { number } => self.closed(id, number, Ok(entry)),
         }
     }
 
@@ -458,7 +539,12 @@ impl<O: Outside> Engine<O> {
         match (id.filter(of_peer), reply) {
             // While another registry is told what is here, no ownership changes; the destination says it again.
             (Some(_), Reply::Fenced { .. }) if !self.outside.is_trusted() => {}
-            (Some(id), reply) => self.feed_source(id, Input::Peer(reply)),
+            (Some(id), reply) => {
+                if let (Reply::Ready { newest, .. }, Some(outgoing)) = (&reply, self.outgoing.get_mut(&id)) {
+                    outgoing.newest = *newest;
+                }
+                self.feed_source(id, Input::Peer(reply));
+            }
             (None, Reply::Fenced { epoch }) => {
                 // The machine is gone; the journal says whether this agent has stopped.
                 let stopped = self

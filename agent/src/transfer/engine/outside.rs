@@ -9,6 +9,7 @@ use tracing::error;
 use zones::{Address, Register, ServerName};
 
 use super::notes::{self, Note, Noted};
+use super::outgoing::{SteppedBack, Then};
 use super::{Id, Side};
 use crate::clock::BootInstant;
 use crate::control::Wanted;
@@ -16,7 +17,7 @@ use crate::migration::wire::Either;
 use crate::migration::{ChangeOutcome, Question, UnexpectedInput};
 use crate::objects::{Local, NotOwned, Objects};
 use crate::store::Entry;
-use crate::transfer::copying::{self, Arrival, ShipFault, Shipment, Shipped, Written};
+use crate::transfer::copying::{self, Arrival, Back, ShipFault, Shipment, Shipped, Written};
 
 /// Everything around an engine.
 pub trait Outside {
@@ -132,6 +133,9 @@ pub enum Said {
     Changed(ChangeOutcome),
 }
 
+/// Properties to be stepped back to a version, and what waits for it.
+pub(super) type ToStepBack = (Id, Arc<Entry>, u32, Then);
+
 /// Work that takes time: on a thread that may block, or at a moment of virtual time.
 #[derive(Debug)]
 pub struct Job(pub(super) Work);
@@ -140,6 +144,8 @@ pub struct Job(pub(super) Work);
 pub(super) enum Work {
     /// Opens small copies for their lanes.
     Frame(Vec<(Id, Shipment)>),
+    /// Steps properties back for destinations of an older release.
+    StepBack(Vec<ToStepBack>),
     /// Writes small copies and reads them back.
     Write(Vec<Arrival>),
     /// Makes steps durable, in one commit.
@@ -157,6 +163,7 @@ type Framed = Result<(BytesMut, Shipped), ShipFault>;
 
 pub(super) enum Ended {
     Framed(Vec<(Id, Framed)>),
+    SteppedBack(Vec<SteppedBack>),
     Written(Vec<Written>),
     NotedBatch(Vec<Noted>),
     Noted(Noted),
@@ -173,6 +180,7 @@ impl std::fmt::Debug for Ended {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Ended::Framed(_) => "framed",
+            Ended::SteppedBack(_) => "stepped back",
             Ended::Written(_) => "written",
             Ended::NotedBatch(_) => "noted together",
             Ended::Noted(_) => "noted",
@@ -187,6 +195,7 @@ impl Job {
     pub fn kind(&self) -> &'static str {
         match &self.0 {
             Work::Frame(_) => "open copies",
+            Work::StepBack(_) => "step back",
             Work::Write(_) => "write copies",
             Work::Note(_) | Work::Alone(_) => "note steps",
         }
@@ -196,7 +205,7 @@ impl Job {
     #[must_use]
     pub fn steps(&self) -> Vec<&'static str> {
         match &self.0 {
-            Work::Frame(_) | Work::Write(_) => Vec::new(),
+            Work::Frame(_) | Work::StepBack(_) | Work::Write(_) => Vec::new(),
             Work::Note(notes) => notes.iter().map(Note::name).collect(),
             Work::Alone(note) => vec![note.name()],
         }
@@ -219,8 +228,22 @@ impl Job {
                 let framed = shipments.into_iter().map(frame).collect();
                 (Some(Done(Ended::Framed(framed))), Vec::new())
             }
+            Work::StepBack(entries) => {
+                let back = |(id, entry, newest, then): ToStepBack| SteppedBack {
+                    id,
+                    then,
+                    back: Back::make(&entry, newest, objects).map_err(|error| {
+                        let fault: &(dyn std::error::Error + 'static) = &error;
+                        error!(object = %entry.address, fault, "a copy cannot be read");
+                        ShipFault::from(&error)
+                    }),
+                    entry,
+                };
+                let stepped = entries.into_iter().map(back).collect();
+                (Some(Done(Ended::SteppedBack(stepped))), Vec::new())
+            }
             Work::Write(arrivals) => {
-                let written = copying::write_small(objects.store(), arrivals);
+                let written = copying::write_small(objects, arrivals);
                 (Some(Done(Ended::Written(written))), Vec::new())
             }
             Work::Note(steps) => {
@@ -240,7 +263,7 @@ impl Job {
     pub(crate) async fn run_in_turn(self, objects: &Arc<Objects>) -> Option<Done> {
         match self.0 {
             Work::Alone(note) => Some(Done(Ended::Noted(notes::alone(objects, *note).await))),
-            Work::Frame(_) | Work::Write(_) | Work::Note(_) => self.run(objects.local()).0,
+            Work::Frame(_) | Work::StepBack(_) | Work::Write(_) | Work::Note(_) => self.run(objects.local()).0,
         }
     }
 }

@@ -387,6 +387,7 @@ async fn backup_that_knows_a_later_plan_than_a_server_knows_its_role_better() {
         parent: 0,
         goal: Goal::Settle,
         homes: BTreeMap::new(),
+        policy: zones::Policy::default(),
     };
     let plan = Plan {
         number: plan.number,
@@ -399,6 +400,7 @@ async fn backup_that_knows_a_later_plan_than_a_server_knows_its_role_better() {
         targets: Vec::new(),
         plan: 5,
         step: 1,
+        policy: zones::Policy::default(),
     };
     let wants = WantsChange {
         plan: 5,

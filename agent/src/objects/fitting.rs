@@ -1,0 +1,192 @@
+//! In which version the properties of a write are kept.
+//!
+//! | the object's type       | the properties are in       | kept                                                             |
+//! |-------------------------|-----------------------------|------------------------------------------------------------------|
+//! | has schemas here        | the object's version        | as they are                                                      |
+//! |                         | an older one                | stepped forward to the object's                                  |
+//! |                         | a newer one that may be written | as they are                                                  |
+//! |                         | one that may not be written | not: 422                                                         |
+//! | has none                | the object's or a newer one | as they are                                                      |
+//! |                         | an older one                | merged over those that are here, in the object's version        |
+//!
+//! A new object, and one that gets another type, is stepped forward to the newest version that may be written; it stays as it
+//! came where that fails. Specification: DESIGN.md section 10.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use zones::{Address, ObjectType};
+
+use super::Objects;
+use super::body::{blocking, staging};
+use super::local::Local;
+use super::steps::KIND;
+use super::words::WriteError;
+use super::writing::{Prepared, writable};
+use crate::store::{Entry, StreamSpec};
+use crate::vault::{Part, properties};
+
+/// What is to be done with the properties of a write.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Fit {
+    Keep,
+    Step { from: u32, to: u32 },
+    Merge,
+}
+
+impl Local {
+    /// Brings the properties of a write to the version of the object that is here, or those of a new one to the newest that may
+    /// be written; in the object's turn. Blocks, unless [`Local::fits`].
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError::Schema`] and those of the disk.
+    pub fn fit(&self, address: &Address, entry: Option<&Entry>, put: Prepared) -> Result<Prepared, WriteError> {
+        let Some(octets) = put.octets.clone() else {
+            return Ok(put);
+        };
+        match entry {
+            Some(entry) if put.kind.as_ref().is_none_or(|kind| *kind == entry.kind) => {
+                self.fit_over(entry, put, octets)
+            }
+            Some(_) | None => self.fit_new(address, put, octets),
+        }
+    }
+
+    /// Whether a write needs no fitting.
+    #[must_use]
+    pub fn fits(&self, entry: Option<&Entry>, put: &Prepared) -> bool {
+        let Some(entry) = entry else {
+            return put.octets.is_none() || self.stepper().newest(&kind(put)).is_none();
+        };
+        let same = put.kind.as_ref().is_none_or(|kind| *kind == entry.kind)
+            && put.schema.is_none_or(|schema| schema == entry.schema);
+        let known = put.write_id.is_some_and(|id| {
+            let mut records = entry.writes.iter();
+            records.any(|record| record.id == id && record.client == put.client)
+        });
+        // A repetition, and what is not to be written, are answered as they are.
+        put.octets.is_none() || same || known || writable(entry).is_err()
+    }
+
+    fn fit_over(&self, entry: &Entry, put: Prepared, octets: Bytes) -> Result<Prepared, WriteError> {
+        let (address, kept) = (&entry.address, entry.schema);
+        match self.judge(&entry.kind, put.schema.unwrap_or(kept), kept)? {
+            Fit::Keep => Ok(put),
+            Fit::Step { from, to } => {
+                let stepped = self.stepper().bring(&entry.kind, from, to, &octets);
+                let octets = stepped.map_err(|error| WriteError::Schema {
+                    why: format!(
+                        "the properties are in schema {from}, the object in {to}, and they cannot be stepped forward: {}",
+                        error.reason()
+                    ),
+                })?;
+                self.replace_properties(address, put, octets, to)
+            }
+            Fit::Merge => {
+                let octets = self.merge(entry, &octets)?;
+                self.replace_properties(address, put, octets, kept)
+            }
+        }
+    }
+
+    fn fit_new(&self, address: &Address, put: Prepared, octets: Bytes) -> Result<Prepared, WriteError> {
+        let kind = kind(&put);
+        let Some(newest) = self.stepper().newest(&kind) else {
+            return Ok(put);
+        };
+        match self.judge(&kind, put.schema.unwrap_or(1), newest)? {
+            Fit::Step { from, to } => match self.stepper().bring(&kind, from, to, &octets) {
+                Ok(octets) => self.replace_properties(address, put, octets, to),
+                Err(error) => {
+                    tracing::info!(%address, why = error.reason(), "a new object is kept in the version that it came in");
+                    Ok(put)
+                }
+            },
+            Fit::Keep | Fit::Merge => Ok(put),
+        }
+    }
+
+    /// What is done with properties in version `from` of an object in version `kept`.
+    fn judge(&self, kind: &ObjectType, from: u32, kept: u32) -> Result<Fit, WriteError> {
+        match self.stepper().newest(kind) {
+            _ if from == kept => Ok(Fit::Keep),
+            None if from > kept => Ok(Fit::Keep),
+            None => Ok(Fit::Merge),
+            Some(newest) if from > newest => Err(WriteError::Schema {
+                why: format!(
+                    "schema {from} of {kind} may not be written now: the pool writes up to {newest}, later ones when an upgrade \
+                     is finalized"
+                ),
+            }),
+            Some(_) if from > kept => Ok(Fit::Keep),
+            Some(_) => Ok(Fit::Step { from, to: kept }),
+        }
+    }
+
+    /// The properties that are here, with those of a write over them.
+    fn merge(&self, entry: &Entry, octets: &[u8]) -> Result<Bytes, WriteError> {
+        let failed = |what: String| WriteError::Failed { what };
+        let mut merged = match &entry.properties {
+            Some(_) => {
+                let here = self.store().read_all(entry, Part::Properties);
+                let here = here.map_err(|error| failed(error.to_string()))?;
+                properties::read(&here).map_err(|error| failed(error.to_string()))?
+            }
+            None => serde_json::Map::new(),
+        };
+        merged.extend(properties::read(octets).map_err(|error| failed(error.to_string()))?);
+        let merged = properties::canonical(&merged).map_err(|error| failed(error.to_string()))?;
+        Ok(Bytes::from(merged))
+    }
+
+    fn replace_properties(
+        &self,
+        address: &Address,
+        put: Prepared,
+        octets: Bytes,
+        schema: u32,
+    ) -> Result<Prepared, WriteError> {
+        let allowed = self.settings.properties_max;
+        if octets.len() as u64 > allowed {
+            return Err(WriteError::TooLarge {
+                what: "properties, in the object's schema,",
+                octets: octets.len() as u64,
+                allowed,
+            });
+        }
+        let spec = StreamSpec {
+            address: address.clone(),
+            part: Part::Properties,
+            level: self.level_of(address),
+            octets_hint: Some(octets.len() as u64),
+            reservation: None,
+        };
+        let staged = self.store().write_small(vec![(spec, octets)]).map_err(staging)?;
+        Ok(Prepared {
+            properties: staged.into_iter().next(),
+            schema: Some(schema),
+            ..put
+        })
+    }
+}
+
+fn kind(put: &Prepared) -> ObjectType {
+    put.kind.clone().unwrap_or_else(|| KIND.parse().expect("a legal type"))
+}
+
+impl Objects {
+    /// Brings the properties of a write to the version in which they are kept, in the object's turn.
+    pub(super) async fn fit(
+        &self,
+        address: &Address,
+        entry: Option<&Arc<Entry>>,
+        put: Prepared,
+    ) -> Result<Prepared, WriteError> {
+        if self.fits(entry.map(|entry| &**entry), &put) {
+            return Ok(put);
+        }
+        let (local, address, entry) = (Arc::clone(&self.local), address.clone(), entry.cloned());
+        blocking(move || local.fit(&address, entry.as_deref(), put)).await
+    }
+}

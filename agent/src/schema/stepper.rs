@@ -1,0 +1,236 @@
+//! What becomes of properties on their way: forward as an object arrives or is written, back as it leaves for an older release
+//! or is read in an older version.
+//!
+//! Specification: DESIGN.md section 10.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use serde_json::{Map, Value};
+use tracing::{error, warn};
+use zones::{Address, ObjectType, Steps};
+
+use super::step::{RunStep, StepError};
+use super::r#type::{Schemas, Step};
+use super::upgrade::{MigrateError, Migrated, Through};
+use crate::vault::properties;
+
+/// Longest reason that is kept with an object that could not be stepped.
+pub const REASON_OCTETS_MAX: usize = 200;
+/// Longest properties that are stepped on their way: longer ones are refused on writing, by default long before.
+pub const STEPPED_OCTETS_MAX: u64 = 16 << 20;
+
+/// A runner of steps that many threads share.
+pub type Runner = Box<dyn RunStep + Send + Sync>;
+
+impl RunStep for Runner {
+    fn run(&self, step: &Step, properties: &[u8]) -> Result<Vec<u8>, StepError> {
+        (**self).run(step, properties)
+    }
+
+    fn compile(&self, step: &Step) -> Result<(), StepError> {
+        (**self).compile(step)
+    }
+}
+
+/// The schemas of this release, and who runs their steps.
+pub struct Stepper {
+    schemas: Arc<Schemas>,
+    runner: Runner,
+    /// Whether contract steps run.
+    all: AtomicBool,
+    stepped: AtomicU64,
+    quarantined: AtomicU64,
+}
+
+/// How the properties of an object are kept here.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Form {
+    /// Their version.
+    pub schema: u32,
+    /// Why they are not in a later one.
+    pub quarantined: Option<String>,
+}
+
+impl Form {
+    /// As they came.
+    #[must_use]
+    pub fn as_it_is(schema: u32) -> Form {
+        Form {
+            schema,
+            quarantined: None,
+        }
+    }
+}
+
+/// What was done since the start.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Counts {
+    /// Objects whose properties were stepped as they arrived.
+    pub stepped: u64,
+    /// Objects that came as they were since a step failed.
+    pub quarantined: u64,
+}
+
+impl std::fmt::Debug for Stepper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stepper")
+            .field("all", &self.all)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Default for Stepper {
+    fn default() -> Self {
+        Stepper::new(Schemas::default(), Box::new(super::step::InProcess::default()))
+    }
+}
+
+impl Stepper {
+    /// Steps of these schemas; contract steps wait for [`Stepper::obey`].
+    #[must_use]
+    pub fn new(schemas: impl Into<Arc<Schemas>>, runner: Runner) -> Stepper {
+        Stepper {
+            schemas: schemas.into(),
+            runner,
+            all: AtomicBool::new(false),
+            stepped: AtomicU64::new(0),
+            quarantined: AtomicU64::new(0),
+        }
+    }
+
+    /// Takes which steps the pool's plan lets run.
+    pub fn obey(&self, steps: Steps) {
+        self.all.store(steps == Steps::All, Ordering::Relaxed);
+    }
+
+    /// The schemas.
+    #[must_use]
+    pub fn schemas(&self) -> &Schemas {
+        &self.schemas
+    }
+
+    /// What was done since the start.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        Counts {
+            stepped: self.stepped.load(Ordering::Relaxed),
+            quarantined: self.quarantined.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The newest version of a type that may be written now; `None` for a type that this release knows nothing of and keeps as
+    /// it is.
+    #[must_use]
+    pub fn newest(&self, kind: &ObjectType) -> Option<u32> {
+        let one = self.schemas.get(kind)?;
+        let (first, _) = one.versions().next()?;
+        Some(self.schemas.target(kind, first, self.through()))
+    }
+
+    /// Whether properties of this type and version would be changed on arrival, or looked at.
+    #[must_use]
+    pub fn touches(&self, kind: &ObjectType, schema: u32) -> bool {
+        let target = self.schemas.target(kind, schema, self.through());
+        self.schemas.get(kind).is_some_and(|one| one.version(schema).is_none()) || target != schema
+    }
+
+    /// Brings properties that arrive to the newest version that may be written; where that fails they stay as they are, with
+    /// the reason. Blocks.
+    #[must_use]
+    pub fn arrive(&self, address: &Address, kind: &ObjectType, schema: u32, octets: &Bytes) -> (Bytes, Form) {
+        let target = self.schemas.target(kind, schema, self.through());
+        match self.step(kind, schema, target, octets) {
+            Ok(Some(stepped)) => {
+                self.stepped.fetch_add(1, Ordering::Relaxed);
+                (stepped, Form::as_it_is(target))
+            }
+            Ok(None) => (octets.clone(), Form::as_it_is(schema)),
+            Err(failed) if failed.is_of_server() => {
+                // Nothing is said of the object: its next move tries again.
+                error!(object = %address, reason = failed.reason(), "steps cannot be run on this server: an object comes as it is");
+                (octets.clone(), Form::as_it_is(schema))
+            }
+            Err(failed) => {
+                self.quarantined.fetch_add(1, Ordering::Relaxed);
+                let mut reason = failed.reason();
+                warn!(object = %address, reason, "an object comes as it is: a schema step failed");
+                truncate(&mut reason);
+                let quarantined = Some(reason);
+                (octets.clone(), Form { schema, quarantined })
+            }
+        }
+    }
+
+    /// Brings properties back, for an older release or a reader that wants an older version; or forward to `to`. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`MigrateError`].
+    pub fn bring(&self, kind: &ObjectType, schema: u32, to: u32, octets: &Bytes) -> Result<Bytes, MigrateError> {
+        let stepped = self.step(kind, schema, to, octets)?;
+        Ok(stepped.unwrap_or_else(|| octets.clone()))
+    }
+
+    /// The same of properties that were read.
+    ///
+    /// # Errors
+    ///
+    /// [`MigrateError`].
+    pub fn bring_read(
+        &self,
+        kind: &ObjectType,
+        schema: u32,
+        to: u32,
+        properties: &Map<String, Value>,
+    ) -> Result<Migrated, MigrateError> {
+        if schema <= to {
+            self.schemas.upgrade(&self.runner, kind, schema, to, properties)
+        } else {
+            self.schemas.downgrade(&self.runner, kind, schema, to, properties)
+        }
+    }
+
+    fn through(&self) -> Through {
+        match self.all.load(Ordering::Relaxed) {
+            true => Through::All,
+            false => Through::Expand,
+        }
+    }
+
+    /// The stepped properties; `None` if no step is between the versions.
+    fn step(&self, kind: &ObjectType, from: u32, to: u32, octets: &Bytes) -> Result<Option<Bytes>, MigrateError> {
+        let no_version = |version| MigrateError::NoVersion {
+            kind: kind.clone(),
+            version,
+        };
+        match self.schemas.get(kind) {
+            Some(one) if one.version(from).is_none() => return Err(no_version(from)),
+            None if from != to => return Err(no_version(to)),
+            Some(_) | None if from == to => return Ok(None),
+            Some(_) | None => {}
+        }
+        let unreadable = |why: String| MigrateError::Step {
+            kind: kind.clone(),
+            from,
+            to,
+            source: StepError::NoObject { why },
+        };
+        let before =
+            properties::read(octets).map_err(|_| unreadable("the properties before it are none".to_owned()))?;
+        let after = self.bring_read(kind, from, to, &before)?;
+        let octets = properties::canonical(&after.properties).map_err(|error| unreadable(error.to_string()))?;
+        Ok(Some(Bytes::from(octets)))
+    }
+}
+
+fn truncate(reason: &mut String) {
+    if reason.len() > REASON_OCTETS_MAX {
+        let end = (0..=REASON_OCTETS_MAX)
+            .rev()
+            .find(|at| reason.is_char_boundary(*at))
+            .unwrap_or(0);
+        reason.truncate(end);
+    }
+}

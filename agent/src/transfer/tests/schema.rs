@@ -1,0 +1,235 @@
+//! Real agents of two releases, whose schemas differ.
+
+use zones::{Policy, Steps};
+
+use super::*;
+use crate::schema::{InProcess, Schemas};
+
+/// The object whose step fails.
+const UNLUCKY: usize = 13;
+
+/// Versions of type `file` up to `newest`: 2 says the number in another word as well, 3 in that word alone.
+fn release(newest: u32) -> Arc<Stepper> {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::create_dir(&file).unwrap();
+    let write = |name: String, text: &str| std::fs::write(file.join(name), text).unwrap();
+    let required = [r#"["n"]"#, r#"["n", "number"]"#, r#"["number"]"#];
+    for version in 1..=newest {
+        let required = required[version as usize - 1];
+        write(
+            format!("{version}.schema.json"),
+            &format!(
+                r#"{{"$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object", "required": {required}}}"#
+            ),
+        );
+    }
+    if newest >= 2 {
+        let forward = format!("# expand\nif .n == {UNLUCKY} then error(\"unlucky\") else .number = .n end");
+        write("1-to-2.jq".to_owned(), &forward);
+        write("2-to-1.jq".to_owned(), "del(.number)");
+    }
+    if newest >= 3 {
+        write("2-to-3.jq".to_owned(), "# contract\ndel(.n)");
+        write("3-to-2.jq".to_owned(), ".n = .number");
+    }
+    let schemas = Schemas::load(dir.path()).unwrap();
+    Arc::new(Stepper::new(schemas, Box::new(InProcess::default())))
+}
+
+fn contract_steps() -> Policy {
+    Policy {
+        steps: Steps::All,
+        ..Policy::default()
+    }
+}
+
+async fn drain(from: &Agent, to: &Agent, objects: u64) {
+    from.want(Role::Draining, &[to.name]);
+    to.want(Role::Serving, &[]);
+    to.until_owned(objects).await;
+    from.until_owned(0).await;
+}
+
+async fn assert_schemas(agent: &Agent, stub: &Stub, schema: u32, properties: impl Fn(usize) -> serde_json::Value) {
+    for n in 0..40 {
+        let (schema, properties) = match n {
+            UNLUCKY => (1, json!({"n": n})),
+            _ => (schema, properties(n)),
+        };
+        let entry = agent.objects.entry(&address(n)).unwrap();
+        let read = agent.read(&address(n)).await.unwrap();
+        assert_eq!((entry.schema, entry.revision), (schema, 1), "{}", entry.address);
+        assert_eq!(read, (properties, body(n).unwrap_or_default()), "{}", entry.address);
+        assert_eq!(stub.register(&address(n)).unwrap().schema, schema, "{}", entry.address);
+        assert_eq!(entry.received, None);
+    }
+}
+
+fn quarantined(agent: &Agent) -> Vec<Address> {
+    let entries = agent.objects.entries();
+    let quarantined = entries.iter().filter(|entry| entry.quarantined.is_some());
+    quarantined.map(|entry| entry.address.clone()).collect()
+}
+
+/// Small objects, with a body and without, and large ones on streams of their own.
+#[tokio::test(flavor = "multi_thread")]
+async fn object_is_stepped_where_it_arrives_and_back_where_it_leaves_for_an_older_release() {
+    let (pool, stub) = (pool(), Stub::start().await);
+    let s1 = Agent::of_release(&pool, &stub, "s1", release(1)).await;
+    let s2 = Agent::of_release(&pool, &stub, "s2", release(3)).await;
+    let s3 = Agent::of_release(&pool, &stub, "s3", release(3)).await;
+    fill(&s1, 40).await;
+    let first: Vec<_> = (0..40)
+        .map(|n| s1.objects.entry(&address(n)).unwrap().digests())
+        .collect();
+    // Before finalize: up to the contract step.
+    drain(&s1, &s2, 40).await;
+    assert_schemas(&s2, &stub, 2, |n| json!({"n": n, "number": n})).await;
+    let entry = s2.objects.entry(&address(UNLUCKY)).unwrap();
+    let reason = entry.quarantined.clone().expect("its step fails");
+    assert!(reason.starts_with("file 1 to 2: the step raised an error"), "{reason}");
+    assert_eq!(entry.digests(), first[UNLUCKY], "it moved as it was");
+    // It holds the places of its copy, and with them the disk.
+    drop(entry);
+    assert_eq!((s2.stepper.counts().stepped, s2.stepper.counts().quarantined), (39, 1));
+    let s2 = s2.restart(&pool, &stub).await;
+    assert_eq!(quarantined(&s2), [address(UNLUCKY)]);
+    // After it: all.
+    s3.objects.obey(&contract_steps());
+    drain(&s2, &s3, 40).await;
+    assert_schemas(&s3, &stub, 3, |n| json!({"number": n})).await;
+    assert_eq!(quarantined(&s3), [address(UNLUCKY)]);
+    // Back to the first release, which reads what it once wrote, bit for bit.
+    drain(&s3, &s1, 40).await;
+    assert_schemas(&s1, &stub, 1, |n| json!({"n": n})).await;
+    for (n, first) in first.iter().enumerate() {
+        assert_eq!(s1.objects.entry(&address(n)).unwrap().digests(), *first, "{n}");
+    }
+    assert_eq!(quarantined(&s1), [], "it reads all of them");
+}
+
+/// What cannot be stepped back goes as it is, and is listed where nobody can read it.
+#[tokio::test(flavor = "multi_thread")]
+async fn object_of_a_later_version_does_not_hold_up_a_drain_to_an_older_release() {
+    let (pool, stub) = (pool(), Stub::start().await);
+    let s1 = Agent::of_release(&pool, &stub, "s1", release(2)).await;
+    let s2 = Agent::of_release(&pool, &stub, "s2", release(1)).await;
+    s1.put_in(Some(2), &address(1), 1, None).await.unwrap();
+    // Its number is missing, so it is no properties of version 2; a step back does not mind.
+    s1.put_in(Some(2), &address(2), 2, None).await.unwrap();
+    let lost = Agent::of_release(&pool, &stub, "s3", Arc::default()).await;
+    drain(&s1, &lost, 2).await;
+    // A release that has no schemas of the type keeps it as it is, and steps nothing back.
+    drain(&lost, &s2, 2).await;
+    for n in [1, 2] {
+        let entry = s2.objects.entry(&address(n)).unwrap();
+        assert_eq!(entry.schema, 2);
+        let reason = entry.quarantined.clone().expect("version 2 is not known");
+        assert_eq!(reason, "file has no version 2 in this release's schemas");
+        assert_eq!(s2.read(&address(n)).await.unwrap().0, json!({"n": n}));
+    }
+    // Where it is known again, it is in no quarantine.
+    drain(&s2, &s1, 2).await;
+    assert_eq!(quarantined(&s1), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_in_the_older_version_go_on_while_releases_change() {
+    const OBJECTS: usize = 12;
+    let (pool, stub) = (pool(), Stub::start().await);
+    let s1 = Arc::new(Agent::of_release(&pool, &stub, "s1", release(1)).await);
+    let s2 = Arc::new(Agent::of_release(&pool, &stub, "s2", release(2)).await);
+    let numbers = |n: usize| (100..).step_by(1000).map(move |thousand| thousand + n);
+    for n in 0..OBJECTS {
+        s1.put_in(Some(1), &address(n), 0, None).await.unwrap();
+    }
+    let (stop, stopped) = watch::channel(false);
+    let writers: Vec<_> = (0..OBJECTS)
+        .map(|n| {
+            let agents = [Arc::clone(&s1), Arc::clone(&s2)];
+            let stopped = stopped.clone();
+            tokio::spawn(async move {
+                let (mut at, mut last, mut writes) = (0, 0, 0);
+                for number in numbers(n).take_while(|_| !*stopped.borrow()) {
+                    // A client of the old release, which follows its object.
+                    loop {
+                        match agents[at].put_in(Some(1), &address(n), number, None).await {
+                            Ok(_) => break,
+                            Err(WriteError::Party { .. } | WriteError::Elsewhere { .. }) => at = 1 - at,
+                            Err(WriteError::Unavailable { .. }) => tokio::task::yield_now().await,
+                            Err(error) => panic!("{error}"),
+                        }
+                    }
+                    (last, writes) = (number, writes + 1);
+                }
+                (last, writes)
+            })
+        })
+        .collect();
+    let objects = OBJECTS as u64;
+    for _ in 0..3 {
+        drain(&s1, &s2, objects).await;
+        drain(&s2, &s1, objects).await;
+    }
+    drain(&s1, &s2, objects).await;
+    stop.send_replace(true);
+    for (n, writer) in writers.into_iter().enumerate() {
+        let (last, writes) = timeout(PATIENCE, writer).await.unwrap().unwrap();
+        assert_eq!(
+            s2.read(&address(n)).await.unwrap().0,
+            json!({"n": last, "number": last})
+        );
+        let entry = s2.objects.entry(&address(n)).unwrap();
+        assert_eq!(
+            (entry.schema, entry.revision),
+            (2, writes + 1),
+            "every write was applied once"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn write_is_kept_in_the_version_of_its_object() {
+    let (pool, stub) = (pool(), Stub::start().await);
+    let s1 = Agent::of_release(&pool, &stub, "s1", release(3)).await;
+    let at = address(1);
+    // A new object comes to the newest version that may be written; where its step fails it stays as it came.
+    s1.put_in(Some(1), &at, 1, None).await.unwrap();
+    assert_eq!(s1.read(&at).await.unwrap().0, json!({"n": 1, "number": 1}));
+    s1.put_in(Some(1), &address(2), UNLUCKY, None).await.unwrap();
+    assert_eq!(s1.objects.entry(&address(2)).unwrap().schema, 1);
+    // A write in an older one is stepped forward, or refused.
+    s1.put_in(Some(1), &at, 2, None).await.unwrap();
+    assert_eq!(s1.read(&at).await.unwrap().0, json!({"n": 2, "number": 2}));
+    let refused = s1.put_in(Some(1), &at, UNLUCKY, None).await.unwrap_err();
+    assert!(
+        refused.to_string().contains("cannot be stepped forward: file 1 to 2"),
+        "{refused}"
+    );
+    // Before finalize nothing is written that the old release cannot read.
+    let refused = s1.put_in(Some(3), &at, 3, None).await.unwrap_err();
+    assert!(refused.to_string().contains("the pool writes up to 2"), "{refused}");
+    assert_eq!(s1.read(&at).await.unwrap().0, json!({"n": 2, "number": 2}));
+    s1.objects.obey(&contract_steps());
+    s1.put_in(Some(3), &at, 3, None).await.unwrap();
+    assert_eq!(s1.objects.entry(&at).unwrap().schema, 3);
+    // Without a version it is that of the object.
+    s1.put(&at, 4, None).await.unwrap();
+    assert_eq!(s1.objects.entry(&at).unwrap().schema, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn owner_without_steps_merges_an_older_write_over_what_is_there() {
+    let (pool, stub) = (pool(), Stub::start().await);
+    let s1 = Agent::of_release(&pool, &stub, "s1", release(2)).await;
+    let s2 = Agent::of_release(&pool, &stub, "s2", Arc::default()).await;
+    s1.put_in(Some(1), &address(1), 1, None).await.unwrap();
+    drain(&s1, &s2, 1).await;
+    s2.put_in(Some(1), &address(1), 5, None).await.unwrap();
+    assert_eq!(s2.read(&address(1)).await.unwrap().0, json!({"n": 5, "number": 1}));
+    assert_eq!(s2.objects.entry(&address(1)).unwrap().schema, 2);
+    s2.put_in(Some(7), &address(1), 6, None).await.unwrap();
+    assert_eq!(s2.read(&address(1)).await.unwrap().0, json!({"n": 6}));
+    assert_eq!(s2.objects.entry(&address(1)).unwrap().schema, 7);
+}

@@ -1,0 +1,99 @@
+//! Schema steps in real processes: of a running server, and of a dry run over one that was stopped.
+
+mod web;
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use integration::harness::{Pool, run};
+use serde_json::{Value, json};
+use web::{Asker, DEMO, ask};
+
+#[test]
+fn dry_run_over_a_stopped_server_tells_what_would_become_of_each_object_and_changes_none() -> Result<()> {
+    let schemas = Path::new(env!("CARGO_MANIFEST_DIR")).join("../agent/schemas");
+    let mut pool = Pool::builder(DEMO).servers(1).free(0).start()?;
+    let client = pool.add_client("alice", &["read:*", "write:*"])?.display().to_string();
+    let record = |path: &Value| {
+        json!({
+            "type": "file", "created_at": "2026-01-02", "updated_at": "2026-01-02",
+            "data": {"name": "b.md", "type": "file", "extension": ".md", "path": path, "content": "Sea"},
+        })
+    };
+    for (address, kind, properties) in [
+        ("1.1", "file", record(&json!("C:\\Sea\\b.md"))),
+        ("1.2", "file", record(&json!(["C:", "Sea"]))),
+        ("1.3", "photo", json!({"title": "Sea"})),
+    ] {
+        let properties = properties.to_string();
+        let args = [
+            "put",
+            address,
+            "--client",
+            &client,
+            "--type",
+            kind,
+            "--properties",
+            &properties,
+        ];
+        pool.agent(&args, b"")?;
+    }
+    pool.stop_server("s1")?;
+    let dir = pool.server("s1")?.dir.display().to_string();
+    let schemas = schemas.display().to_string();
+    let dry_run = |more: &[&str]| {
+        let mut args = vec!["agent", "schema", "dry-run", "--dir", &dir];
+        args.extend(more);
+        run(DEMO, &args)
+    };
+
+    let without = dry_run(&[])?;
+    ensure!(
+        !without.status.success() && without.stderr.contains("--schemas"),
+        "{without:?}"
+    );
+    for _ in 0..2 {
+        let tried = dry_run(&["--schemas", &schemas, "--json"])?;
+        ensure!(tried.status.code() == Some(1), "{tried:?}");
+        let report: Value = serde_json::from_str(&tried.stdout).with_context(|| format!("{tried:?}"))?;
+        let counts = [&report["objects"], &report["upgraded"], &report["unchanged"]];
+        ensure!(counts == [&json!(3), &json!(1), &json!(1)], "{report}");
+        ensure!(report["by_versions"] == json!({"file 1 to 4": 1}), "{report}");
+        ensure!(report["quarantined"][0]["address"] == "1.2", "{report}");
+        ensure!(report["quarantined"][0]["schema"] == 1, "{report}");
+    }
+    let text = dry_run(&["--schemas", &schemas, "--expand-only"])?.stdout;
+    ensure!(text.contains("quarantined: 1.2 (file 1): file 1 to 2"), "{text}");
+    ensure!(text.contains("file 1 to 2: 1\n"), "{text}");
+    pool.start_server("s1")?;
+    let stat = pool.agent(&["stat", "1.1", "--client", &client, "--json"], b"")?.stdout;
+    let stat: Value = serde_json::from_str(&stat)?;
+    ensure!((&stat["schema"], &stat["revision"]) == (&json!(1), &json!(1)), "{stat}");
+    Ok(())
+}
+
+/// The steps run in a process that the server starts of its own program, whatever program that is.
+#[test]
+fn running_server_steps_a_new_object_as_far_as_the_plan_lets_it_and_a_reader_asks_for_another_version() -> Result<()> {
+    let schemas = Path::new(env!("CARGO_MANIFEST_DIR")).join("../agent/schemas");
+    let schemas = schemas.canonicalize()?.display().to_string();
+    let builder = Pool::builder(DEMO).servers(1).free(0).agent_setting("schemas", schemas);
+    let pool = builder.start()?;
+    let dir = pool.add_client("alice", &["read:*", "write:*"])?;
+    let client = dir.display().to_string();
+    let record = json!({
+        "type": "file", "created_at": "2026-01-02", "updated_at": "2026-01-02",
+        "data": {"name": "b.md", "type": "file", "extension": ".md", "path": "C:\\Sea\\b.md", "content": "Sea"},
+    });
+    let properties = record.to_string();
+    pool.agent(&["put", "1.1", "--client", &client, "--properties", &properties], b"")?;
+    let alice = Asker::client(&dir);
+    let read = |path: &str| ask(&pool, &alice, "s1", path, &[])?.expect(200)?.json();
+    let now = read("/objects/1.1")?;
+    // Version 3 takes a contract step, and no plan has asked for these.
+    ensure!(now["schema"] == 2 && now["revision"] == 1, "{now}");
+    ensure!(now["properties"]["octets"] == 3, "{now}");
+    let before = read("/objects/1.1?schema=1")?;
+    ensure!(before["schema"] == 1 && before["properties"] == record, "{before}");
+    Ok(())
+}
