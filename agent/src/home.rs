@@ -171,14 +171,23 @@ impl Home {
     /// [`HomeError`].
     pub fn open_store(&self) -> Result<(Store, Vec<Arc<Entry>>), HomeError> {
         let disk = self.disk()?;
+        let vault = self.vault(&disk)?;
+        Ok(Store::open(disk, vault, &self.store_settings())?)
+    }
+
+    /// The keys of this server, made at the first start.
+    ///
+    /// # Errors
+    ///
+    /// [`HomeError`] where they are lost or do not open.
+    pub fn vault(&self, disk: &Arc<dyn Disk>) -> Result<Arc<Vault>, HomeError> {
         let fresh = self.is_fresh();
         if fresh && self.dir.join("index.redb").exists() {
             return Err(HomeError::KeyringLost { path: self.dir.clone() });
         }
-        let provider = self.provider(&disk, fresh)?;
+        let provider = self.provider(disk, fresh)?;
         let pool_key = PoolKey::from_file(&self.dir.join("pool.key"))?;
-        let vault = Arc::new(Vault::new(provider, pool_key));
-        Ok(Store::open(disk, vault, &self.store_settings())?)
+        Ok(Arc::new(Vault::new(provider, pool_key)))
     }
 
     /// Takes the directory for this process.

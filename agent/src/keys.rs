@@ -159,7 +159,6 @@ impl Keeper {
     }
 
     /// Writes Prometheus text.
-    #[must_use]
     pub fn metrics(&self) -> impl Fn(&mut String) + Send + Sync + use<> {
         let (figures, store) = (Arc::clone(&self.figures), Arc::clone(&self.store));
         move |out| show(&figures, store.vault().provider().is_up(), out)

@@ -24,19 +24,14 @@ pub(super) struct Check {
 impl Check {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let home = Home::open(&self.dir)?;
-        let secret = home.keyring_secret()?;
+        let disk = home.disk()?;
+        let vault = home.vault(&disk)?;
         let bar = progress::things(0, "{bar:30} {pos}/{len} copies {eta}");
-        let report = check(
-            &self.dir,
-            &home.config.volumes(&self.dir),
-            &secret,
-            &home.store_settings(),
-            |report, total| {
-                bar.set_length(total);
-                bar.set_position(report.copies);
-                GoOn::Yes
-            },
-        )
+        let report = check(disk, vault, &home.store_settings(), |report, total| {
+            bar.set_length(total);
+            bar.set_position(report.copies);
+            GoOn::Yes
+        })
         .context("check the copies on this server")?;
         bar.finish_and_clear();
         if self.json {

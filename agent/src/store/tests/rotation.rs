@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::*;
+use crate::store::commit::Prepared;
 use crate::store::rotation::{BATCH_ROWS, GENERATIONS_MAX, Rotation, RotationError, Step};
 use crate::store::simulated::SimulatedDisk;
 use crate::vault::Generation;
@@ -146,6 +147,33 @@ fn copies_that_go_or_change_meanwhile_stay_as_they_became() {
     assert_eq!(store.entries().len(), entries.len() - 1);
     assert_eq!(store.entries().last().unwrap().revision, 7);
     assert_eq!(bodies(&store).len(), entries.len() - 1);
+}
+
+/// Both where the removal was durable before, and where it shares the transaction.
+#[test]
+fn rewrapping_brings_no_removed_copy_back() {
+    for together in [false, true] {
+        let disk = SimulatedDisk::default();
+        let store = filled(&disk);
+        let count = store.entries().len();
+        let gone = store.entries()[0].clone();
+        let rewrapped = Prepared::rewrapped((*gone).clone());
+        let remove = Change::Remove { seq: gone.seq };
+        match together {
+            false => {
+                store.commit(vec![remove]).unwrap();
+                store.apply(vec![rewrapped]).unwrap();
+            }
+            true => {
+                let mut changes = vec![rewrapped];
+                changes.extend(commit::prepare_all(&store.shared, vec![remove]).unwrap());
+                store.apply(changes).unwrap();
+            }
+        }
+        assert_eq!(store.entries().len(), count - 1, "{together}");
+        drop(store);
+        assert_eq!(open(&disk.restart(1), 2).entries().len(), count - 1, "{together}");
+    }
 }
 
 #[test]
