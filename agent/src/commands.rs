@@ -117,12 +117,18 @@ impl Command {
             Command::Stat(stat) => asynchronous(stat.run()),
             Command::Rm(rm) => asynchronous(rm.run()),
             Command::Ls(ls) => asynchronous(ls.run()),
-            Command::Check(check) => check.run(),
-            Command::Keys(keys) => keys.run(),
+            Command::Check(check) => hardened(|| check.run()),
+            Command::Keys(keys) => hardened(|| keys.run()),
             Command::Schema(schema) => schema.run(),
             Command::SchemaStep(step) => step.run(),
         }
     }
+}
+
+/// Runs what opens the keys of a server: like the agent, it leaves no core.
+fn hardened(work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    crate::vault::harden::forbid_core_dumps().context("forbid core dumps")?;
+    work()
 }
 
 fn asynchronous(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {

@@ -643,6 +643,38 @@ mod tests {
         }
     }
 
+    /// The environment is the process's, so the test runs itself in one of its own, as systemd starts a service.
+    #[test]
+    fn credential_of_systemd_opens_the_keyring() {
+        if std::env::var_os("CREDENTIALS_DIRECTORY").is_some() {
+            let secret = Secret::from_credential("keyring").unwrap();
+            let disk = SimulatedDisk::default();
+            drop(create(&disk, &secret).unwrap());
+            assert!(open(&disk, &key(5)).is_ok());
+            assert!(matches!(
+                Secret::from_credential("another"),
+                Err(KeyringError::Secret { .. })
+            ));
+            return;
+        }
+        assert!(matches!(
+            Secret::from_credential("keyring"),
+            Err(KeyringError::NoCredentials { .. })
+        ));
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("keyring"), [5; 32]).unwrap();
+        let inside = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "vault::keyring::tests::credential_of_systemd_opens_the_keyring",
+            ])
+            .env("CREDENTIALS_DIRECTORY", dir.path())
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&inside.stdout);
+        assert!(inside.status.success() && told.contains("1 passed"), "{told}");
+    }
+
     #[test]
     fn secrets_are_read_in_both_shapes() {
         let dir = tempfile::tempdir().unwrap();
