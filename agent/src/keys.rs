@@ -29,8 +29,10 @@ pub const STATUS: &str = "keys.status";
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Time between two batches, so that others' commits come through.
 const BATCH_PAUSE: Duration = Duration::from_millis(5);
+/// The same while a key that does not open holds a generation: each look reads every row.
+const HELD_EVERY: Duration = Duration::from_secs(10);
 /// Looks between two reports when nothing happens.
-const REPORT_LOOKS: u32 = 10;
+const REPORT_LOOKS: u32 = 30;
 /// Least time between two generations that are begun because the server is free.
 const FREE_EVERY_S: u64 = 60;
 
@@ -141,6 +143,8 @@ pub struct Keeper {
     figures: Arc<Figures>,
     /// Commits of the index when a generation was last ended for a free server, and when that was.
     freed: Option<(u64, u64)>,
+    /// Commits of the index when it was last found to hold copies.
+    holds: Option<u64>,
 }
 
 impl Keeper {
@@ -155,6 +159,7 @@ impl Keeper {
             rotation: Rotation::new(max_age),
             figures: Arc::default(),
             freed: None,
+            holds: None,
         }
     }
 
@@ -179,13 +184,15 @@ impl Keeper {
                 return;
             };
             self = this;
+            let answered = outcome.is_ok();
             let (pause, news) = match outcome {
                 Ok(Step::Idle) => (LOOK_EVERY, false),
                 Ok(done @ (Step::Waiting | Step::Held(_))) => {
                     let told = told(&done);
                     let news = step != told;
                     step = told;
-                    (LOOK_EVERY, news)
+                    let held = matches!(done, Step::Held(_));
+                    (if held { HELD_EVERY } else { LOOK_EVERY }, news)
                 }
                 Ok(done @ (Step::Begun(_) | Step::Rewrapped { .. } | Step::Destroyed(_))) => {
                     step = told(&done);
@@ -203,7 +210,7 @@ impl Keeper {
                     (LOOK_EVERY, false)
                 }
             };
-            failed &= pause == LOOK_EVERY && !news;
+            failed &= !answered;
             looks += 1;
             if news || looks >= REPORT_LOOKS || looks == 1 {
                 looks = 1;
@@ -247,12 +254,18 @@ impl Keeper {
     }
 
     /// Whether this server has become free, holds no copy, and its current generation may have wrapped something.
-    fn is_freed(&self, now: u64) -> bool {
+    fn is_freed(&mut self, now: u64) -> bool {
         let free = self.wanted.borrow().role() == Some(Role::Free);
+        let commits = self.store.commits();
         let unused = self
             .freed
-            .is_some_and(|(commits, at)| commits == self.store.commits() || now < at + FREE_EVERY_S);
-        free && !unused && self.store.generations().is_empty()
+            .is_some_and(|(ended, at)| ended == commits || now < at + FREE_EVERY_S);
+        if !free || unused || self.holds == Some(commits) {
+            return false;
+        }
+        let empty = self.store.generations().is_empty();
+        self.holds = (!empty).then_some(commits);
+        empty
     }
 }
 

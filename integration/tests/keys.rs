@@ -47,6 +47,7 @@ fn keys_end_while_the_server_serves_and_a_lost_keyring_comes_back() -> Result<()
         .servers(2)
         .agent_setting("store.capacity", "16MiB")
         .agent_setting("store.volume_step", "1MiB")
+        .agent_setting("moves.retire_after", "1s")
         .start()?;
     let client = pool.add_client("app", &["read:*", "write:*"])?;
     let client = client.to_str().context("client's directory")?.to_owned();

@@ -27,6 +27,9 @@ pub const GENERATIONS_MAX: usize = 16;
 /// Most rows whose data keys are wrapped anew in one commit.
 pub const BATCH_ROWS: usize = 256;
 
+/// Rows that are looked at under one hold of the lock.
+const SCAN_ROWS: usize = 4096;
+
 /// Why a step could not be made. The next one begins anew.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -229,24 +232,35 @@ impl Store {
     #[must_use]
     pub fn generations(&self) -> BTreeMap<Generation, u64> {
         let mut named = BTreeMap::new();
-        for entry in self.shared.live.read().values() {
+        self.scan(|entry| {
             let own: BTreeSet<Generation> = entry.streams().map(|(_, stream)| stream.kek_generation).collect();
             for generation in own {
                 *named.entry(generation).or_insert(0) += 1;
             }
-        }
+        });
         named
     }
 
     fn rows_under(&self, generations: &HashSet<Generation>) -> Vec<u64> {
-        let live = self.shared.live.read();
-        let under = |entry: &Entry| {
+        let mut rows = Vec::new();
+        self.scan(|entry| {
             let mut streams = entry.streams();
-            streams.any(|(_, stream)| generations.contains(&stream.kek_generation))
-        };
-        live.values()
-            .filter(|entry| under(entry))
-            .map(|entry| entry.seq)
-            .collect()
+            if streams.any(|(_, stream)| generations.contains(&stream.kek_generation)) {
+                rows.push(entry.seq);
+            }
+        });
+        rows
+    }
+
+    /// Looks at every row that is there from the beginning to the end of the scan. Commits and reads go on in between: rows
+    /// that come meanwhile are wrapped under the current generation anyway.
+    fn scan(&self, mut look: impl FnMut(&Entry)) {
+        let rows: Vec<u64> = self.shared.live.read().keys().copied().collect();
+        for some in rows.chunks(SCAN_ROWS) {
+            let live = self.shared.live.read();
+            some.iter()
+                .filter_map(|seq| live.get(seq))
+                .for_each(|entry| look(entry));
+        }
     }
 }
