@@ -8,6 +8,7 @@
 //! What a request may say is in small modules that know nothing of connections: address, range, condition, JSON. Absent here
 //! on purpose: who owns what (that is [`crate::objects`] and the register), and where octets lie.
 
+mod audit;
 mod caller;
 pub mod condition;
 mod counted;

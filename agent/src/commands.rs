@@ -51,7 +51,7 @@ enum Command {
     Rm(objects::Rm),
     /// List objects
     Ls(objects::Ls),
-    /// Verify every copy on this server; the agent must not run
+    /// Verify every copy on this server; beside a running agent, tell what its scrub has found
     Check(check::Check),
     /// The generations of keys on this server: how they stand, new ones, backups
     Keys(keys::Keys),

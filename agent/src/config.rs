@@ -37,6 +37,9 @@ pub struct Config {
     pub librarian: Librarian,
     /// Where this agent listens.
     pub listen: Listen,
+    /// The log of moves.
+    #[serde(default)]
+    pub audit: Audit,
     /// How much it keeps and how.
     #[serde(default)]
     pub store: Store,
@@ -52,6 +55,9 @@ pub struct Config {
     /// Bounds of moves.
     #[serde(default)]
     pub moves: Moves,
+    /// How copies are read to find damage.
+    #[serde(default)]
+    pub scrub: Scrub,
 }
 
 /// Where the librarian is.
@@ -90,6 +96,23 @@ pub struct Store {
     pub volume_step: Octets,
     /// Folder of the volumes; relative to the agent's directory.
     pub volumes: PathBuf,
+}
+
+/// The log of moves.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Audit {
+    /// How long an entry is kept.
+    #[serde(with = "humantime_serde")]
+    pub keep: Duration,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Audit {
+            keep: Duration::from_secs(400 * 24 * 3600),
+        }
+    }
 }
 
 /// What opens the keyring.
@@ -235,6 +258,26 @@ pub struct Moves {
     pub forward_for: Duration,
     /// Octets of payload in the first UDP packets between agents; larger ones are found by probing.
     pub mtu: u16,
+}
+
+/// How copies are read to find damage.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Scrub {
+    /// Most octets read a second.
+    pub rate: Octets,
+    /// Time from the end of one pass to the begin of the next.
+    #[serde(with = "humantime_serde")]
+    pub interval: Duration,
+}
+
+impl Default for Scrub {
+    fn default() -> Self {
+        Scrub {
+            rate: Octets(16 << 20),
+            interval: Duration::from_secs(7 * 24 * 3600),
+        }
+    }
 }
 
 impl Default for Store {
@@ -446,6 +489,14 @@ impl Config {
                 !(quic::MTU_MIN..=quic::MTU_MAX).contains(&self.moves.mtu),
                 "moves.mtu is between 1200 and 6550: beyond that ten packets at once no longer fit what the kernel takes",
             ),
+            (
+                self.scrub.rate.0 < 1 << 20,
+                "scrub.rate is at least 1MiB: slower, a pass does not end before copies rot",
+            ),
+            (
+                self.scrub.interval < Duration::from_secs(60),
+                "scrub.interval is at least 1m",
+            ),
         ];
         rules.iter().find(|(broken, _)| *broken).map(|(_, what)| *what)
     }
@@ -494,7 +545,9 @@ pub fn template(joined: &Joined) -> String {
     let access = Access::default();
     let moves = Moves::default();
     let keys = Keys::default();
+    let scrub = Scrub::default();
     let release = release();
+    let audit_keep = humantime_serde::re::humantime::format_duration(Audit::default().keep);
     let time = humantime_serde::re::humantime::format_duration;
     format!(
         r#"# Settings of one agent. Read once, at the start; unknown keys are refused.
@@ -539,6 +592,11 @@ capacity = "{capacity}"
 volume_step = "{volume_step}"
 # Folder of the volumes, relative to this file. Default "{volumes}". Moving it without its content loses every object.
 # volumes = "{volumes}"
+
+[audit]
+# How long entries of the log of moves are kept, such as "400days". Default {audit_keep}. Each takes about 600 octets of the index;
+# what is cut off can no longer be shown, and `librarian audit verify` goes on from there.
+# keep = "{audit_keep}"
 
 [keyring]
 # What opens the keyring, the sealed file with the keys of all objects: file:PATH (32 random octets, made at the first
@@ -602,6 +660,15 @@ volume_step = "{volume_step}"
 # is found by probing, up to 6550, and used: larger packets need less CPU. A value that a link does not carry costs every new
 # connection a fallback to 1200 and the probing anew.
 # mtu = {mtu}
+
+[scrub]
+# Most octets a second that are read in the background to find damaged copies (B, KiB, MiB, GiB), at least 1MiB. Default
+# {scrub_rate}. Less while clients or moves use the disk. High: the disk is busy, and clients feel it. Low: a pass takes longer
+# (1 TiB at 16MiB: 18 hours), and damage is found later.
+# rate = "{scrub_rate}"
+# Time from the end of one pass to the begin of the next, at least 1m. Default {scrub_interval}. Long: damage is found late, when
+# other copies may be damaged too, and an upgrade that asks for a recent pass waits. Short: the disk is read all the time.
+# interval = "{scrub_interval}"
 "#,
         default_capacity = store.capacity,
         volume_step_default = store.volume_step,
@@ -622,6 +689,8 @@ volume_step = "{volume_step}"
         reserve_for = time(moves.reserve_for),
         forward_for = time(moves.forward_for),
         mtu = moves.mtu,
+        scrub_rate = scrub.rate,
+        scrub_interval = time(scrub.interval),
     )
 }
 
@@ -691,6 +760,7 @@ mod tests {
         let shown = read(&uncommented(&template(&joined()))).unwrap();
         assert_eq!(format!("{:?}", shown.access), format!("{:?}", Access::default()));
         assert_eq!(format!("{:?}", shown.moves), format!("{:?}", Moves::default()));
+        assert_eq!(format!("{:?}", shown.scrub), format!("{:?}", Scrub::default()));
         assert_eq!(shown.keyring.secret, KeyringSecret::default());
         assert_eq!(shown.release, release());
         assert!(shown.listen.metrics.is_some() && !shown.listen.advertise.is_empty());

@@ -105,6 +105,8 @@ pub struct Figures {
     pub quarantined: u64,
     /// Commits of the index.
     pub commits: u64,
+    /// The end of the log of moves.
+    pub audit: Option<zones::audit::Head>,
 }
 
 /// What is told of this server.
@@ -199,6 +201,7 @@ impl Control {
                 commits: figures.commits,
                 peer_port: told.peer_port,
                 quarantined: figures.quarantined,
+                audit: figures.audit,
             }
         };
         let (heard, wishes) = tokio::join!(

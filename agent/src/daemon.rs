@@ -34,6 +34,7 @@ use crate::objects::{Objects, Settings};
 use crate::reconcile::Reconciler;
 use crate::register::{Phase, Registers, Trust};
 use crate::schema::{Children, Limits, Stepper};
+use crate::scrub::Scrubber;
 use crate::transfer::{Room, Transfer, TransferSettings};
 use crate::vault::{harden, suite};
 
@@ -161,6 +162,7 @@ struct Agent {
     _control: AbortOnDropHandle<()>,
     _reconciler: AbortOnDropHandle<()>,
     _keeper: AbortOnDropHandle<()>,
+    _scrubber: Scrubber,
     _policy: AbortOnDropHandle<()>,
 }
 
@@ -257,6 +259,11 @@ impl Agent {
         let keeper = Keeper::new(&home.dir, Arc::clone(objects.store()), keys_wanted, config.keys.max_age);
         sources.push(Box::new(keeper.metrics()));
         let keeper = AbortOnDropHandle::new(tokio::spawn(keeper.run()));
+        let others = Arc::clone(&objects);
+        let used = move || others.figures().heat + others.store().commits();
+        let scrubber =
+            Scrubber::start(&home.dir, Arc::clone(objects.store()), &config.scrub, used).context("start the scrub")?;
+        sources.push(Box::new(scrubber.metrics()));
         let metrics = match config.listen.metrics {
             Some(address) => Some(bind(address, "listen.metrics").await?),
             None => None,
@@ -302,6 +309,7 @@ impl Agent {
             _control: AbortOnDropHandle::new(control),
             _reconciler: reconciler,
             _keeper: keeper,
+            _scrubber: scrubber,
             _policy: policy,
         })
     }
@@ -410,6 +418,11 @@ fn show(objects: &Objects, out: &mut String) {
         "agent_index_commits_total",
         "Transactions of the index.",
         figures.commits,
+    );
+    counter(
+        "agent_audit_entries_total",
+        "Entries that the log of moves has ever had.",
+        objects.store().audit_head().count,
     );
     let steps = objects.stepper().counts();
     counter(

@@ -19,7 +19,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use certs::{Anchor, Identity, IdentityError, Peer, PeerError, Revoked, Who};
+use certs::{Anchor, Identity, IdentityError, Peer, PeerError, Revoked, SignError, Signer, Who};
 use rustls_pki_types::UnixTime;
 use zeroize::Zeroizing;
 use zones::TsigKey;
@@ -27,7 +27,7 @@ use zones::tsig::KeyError;
 
 use crate::config::{Config, ConfigError, KeyringSecret};
 use crate::schema::{LoadError, Schemas};
-use crate::store::{Disk, Entry, OpenError, RealDisk, Settings, Store};
+use crate::store::{Auditor, Disk, Entry, OpenError, RealDisk, Settings, Store};
 use crate::vault::guarded::Bounds;
 use crate::vault::keyring::credential;
 use crate::vault::pkcs11::{Token, TokenError, TokenSettings};
@@ -56,6 +56,8 @@ pub struct Home {
     pub anchor: Anchor,
     /// What signs its DNS messages.
     pub key: TsigKey,
+    /// What keeps and signs its log of moves.
+    pub auditor: Arc<Auditor>,
 }
 
 /// Why an agent's directory cannot be used.
@@ -73,6 +75,9 @@ pub enum HomeError {
         /// Why not.
         source: io::Error,
     },
+    /// The identity's key signs nothing.
+    #[error("use this server's identity")]
+    Sign(#[from] SignError),
     /// The identity's files do not fit each other.
     #[error("read this server's identity")]
     Identity(#[from] IdentityError),
@@ -155,8 +160,11 @@ impl Home {
         let path = dir.join("keys").join(format!("{}.key", config.name));
         let text = Zeroizing::new(read(&path)?);
         let key = TsigKey::from_bind_file(&text).map_err(|source| HomeError::Key { path, source })?;
+        let signer = Signer::new(&identity)?;
+        let auditor = Arc::new(Auditor::new(config.name.clone(), Some(signer), config.audit.keep));
         Ok(Home {
             dir: dir.to_owned(),
+            auditor,
             config,
             identity,
             anchor,
@@ -283,6 +291,7 @@ impl Home {
             step: config.volume_step.0,
             volume: VOLUME_OCTETS,
             cache: INDEX_CACHE_OCTETS,
+            auditor: Arc::clone(&self.auditor),
             ..Settings::default()
         }
     }

@@ -15,6 +15,7 @@ pub mod objects;
 pub mod reconcile;
 pub mod register;
 pub mod schema;
+pub mod scrub;
 pub mod store;
 pub mod transfer;
 pub mod vault;

@@ -152,6 +152,9 @@ impl Objects {
         loop {
             let changed = match self.look(address, BootInstant::now) {
                 Look::Shown(entry) => {
+                    if let Some(damage) = self.store.set_aside(&entry) {
+                        return Err(Miss::Damaged { what: damage.what });
+                    }
                     return Ok(Reading {
                         store: Arc::clone(&self.store),
                         entry,
@@ -215,8 +218,9 @@ impl Objects {
             capacity: self.store.usage().capacity,
             heat: self.requests.load(Ordering::Relaxed),
             errors: self.errors.load(Ordering::Relaxed),
-            unreadable: self.local.unreadable(),
+            unreadable: self.local.unreadable().max(self.store.damaged_count()),
             commits: self.store.commits(),
+            audit: Some(self.store.audit_head()),
         }
     }
 

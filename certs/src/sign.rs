@@ -3,12 +3,17 @@
 //! ECDSA P-256 with SHA-256, in the ASN.1 form of X.509 (RFC 5480, FIPS 186-5). What is signed begins with what it is for, so
 //! that no signature serves for anything else: TLS signs 64 spaces and a label of its own first (RFC 8446 section 4.4.3).
 
+use std::time::Duration;
+
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, UnparsedPublicKey};
-use rustls_pki_types::PrivateKeyDer;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
+use zones::ServerName;
 
-use crate::identity::Identity;
+use crate::identity::{Anchor, Identity};
+use crate::peer::{Revoked, Who};
 
 /// Signs in the name of one identity.
 pub struct Signer {
@@ -89,6 +94,31 @@ pub fn verify(certificate_der: &[u8], octets: &[u8], signature: &[u8]) -> Result
     UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, key)
         .verify(octets, signature)
         .map_err(|_| SignError::Signature)
+}
+
+/// Checks that a server of the pool signed: its certificate, which may have expired since, and the signature.
+///
+/// # Errors
+///
+/// [`SignError`]; [`SignError::Certificate`] also for one of another pool, or of somebody else.
+pub fn verify_of_server(
+    anchor: &Anchor,
+    certificate_pem: &str,
+    server: &ServerName,
+    octets: &[u8],
+    signature: &[u8],
+) -> Result<(), SignError> {
+    let der = CertificateDer::from_pem_slice(certificate_pem.as_bytes()).map_err(|_| SignError::Certificate)?;
+    let (_, certificate) = X509Certificate::from_der(&der).map_err(|_| SignError::Certificate)?;
+    let begins = u64::try_from(certificate.validity().not_before.timestamp()).map_err(|_| SignError::Certificate)?;
+    let then = UnixTime::since_unix_epoch(Duration::from_secs(begins));
+    let peer = anchor
+        .verify(&der, then, &Revoked::default())
+        .map_err(|_| SignError::Certificate)?;
+    match peer.who {
+        Who::Server(name) if name == *server => verify(&der, octets, signature),
+        Who::Server(_) | Who::Librarian | Who::Client { .. } => Err(SignError::Certificate),
+    }
 }
 
 #[cfg(test)]

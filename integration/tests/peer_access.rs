@@ -135,6 +135,7 @@ impl Stage {
             },
             "Open" => Request::Open { epoch, tx },
             "Copy" => Request::Copy(Copy {
+                origin: None,
                 epoch,
                 tx,
                 revision: 1,

@@ -383,6 +383,7 @@ fn messages(tx: Tx, epoch: Epoch, number: u64) -> Vec<Either> {
         reserve(tx, epoch, number.min(PART_OCTETS_MAX)),
         Request::Open { epoch, tx },
         Request::Copy(Copy {
+            origin: None,
             epoch,
             tx,
             revision: number,

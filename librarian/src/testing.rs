@@ -212,6 +212,7 @@ pub(crate) fn has() -> Has {
         commits: 7,
         peer_port: 9100,
         quarantined: 0,
+        audit: None,
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::str::FromStr;
 
+use crate::audit::Head;
 use crate::server::Role;
 use crate::strings::{Strings, StringsError, illegal};
 
@@ -15,7 +16,7 @@ pub const RELEASE_OCTETS_MAX: usize = 32;
 /// What a server has, as its agent last said.
 ///
 /// Text, as character-strings of one TXT record, in this order: `v=hn1` `release=` `role=` `objects=` `bytes=`
-/// `capacity=` `load=` `heat=` `errors=` `unreadable=` `plan=` `commits=` `peer=` `quarantined=`.
+/// `capacity=` `load=` `heat=` `errors=` `unreadable=` `plan=` `commits=` `peer=` `quarantined=` `audit=`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Has {
     /// Release of the software, `[0-9A-Za-z.+-]{1,32}`.
@@ -44,13 +45,15 @@ pub struct Has {
     pub peer_port: u16,
     /// Objects that it owns and that a schema step failed on.
     pub quarantined: u64,
+    /// The end of its log of moves; `None` from a release without one.
+    pub audit: Option<Head>,
 }
 
 impl Has {
     /// The character-strings of the TXT record.
     #[must_use]
     pub fn strings(&self) -> Vec<String> {
-        vec![
+        let mut strings = vec![
             "v=hn1".to_owned(),
             format!("release={}", self.release),
             format!("role={}", self.role),
@@ -65,11 +68,14 @@ impl Has {
             format!("commits={}", self.commits),
             format!("peer={}", self.peer_port),
             format!("quarantined={}", self.quarantined),
-        ]
+        ];
+        strings.extend(self.audit.map(|audit| format!("audit={audit}")));
+        strings
     }
 
     /// Reads the character-strings of a TXT record. Reading accepts what [`Has::strings`] makes of a legal release,
-    /// and the same without its last string.
+    /// and the same
+    /// without its last strings.
     ///
     /// # Errors
     ///
@@ -98,6 +104,10 @@ impl Has {
             quarantined: match strings.is_empty() {
                 true => 0,
                 false => strings.number("quarantined")?,
+            },
+            audit: match strings.is_empty() {
+                true => None,
+                false => Some(strings.parse("audit")?),
             },
         };
         strings.end()?;

@@ -87,39 +87,50 @@ fn any_register() -> impl Strategy<Value = Register> {
 
 fn any_has() -> impl Strategy<Value = Has> {
     let numbers = proptest::array::uniform9(any::<u64>());
-    ("[0-9A-Za-z.+-]{1,32}", any_role(), numbers, any::<u32>(), any::<u16>()).prop_map(
-        |(
-            release,
-            role,
-            [
+    let audit = proptest::option::of(any::<(u64, [u8; 32])>());
+    (
+        "[0-9A-Za-z.+-]{1,32}",
+        any_role(),
+        numbers,
+        any::<u32>(),
+        any::<u16>(),
+        audit,
+    )
+        .prop_map(
+            |(
+                release,
+                role,
+                [
+                    objects,
+                    bytes,
+                    capacity,
+                    heat,
+                    errors,
+                    unreadable,
+                    plan,
+                    commits,
+                    quarantined,
+                ],
+                load,
+                peer_port,
+                audit,
+            )| Has {
+                release,
+                role,
                 objects,
                 bytes,
                 capacity,
+                load,
                 heat,
                 errors,
                 unreadable,
                 plan,
                 commits,
+                peer_port,
                 quarantined,
-            ],
-            load,
-            peer_port,
-        )| Has {
-            release,
-            role,
-            objects,
-            bytes,
-            capacity,
-            load,
-            heat,
-            errors,
-            unreadable,
-            plan,
-            commits,
-            peer_port,
-            quarantined,
-        },
-    )
+                audit: audit.map(|(count, hash)| zones::audit::Head { count, hash }),
+            },
+        )
 }
 
 fn any_claim() -> impl Strategy<Value = Claim> {

@@ -57,6 +57,7 @@ pub(super) fn router(access: Arc<Access>) -> Router {
             "/objects/{address}/body",
             get(get_body).merge(put(super::write::put_body)),
         )
+        .route("/audit", get(super::audit::page))
         .route("/healthz", get(|| async { "ok\n" }))
         .fallback(no_path)
         .method_not_allowed_fallback(no_method)
@@ -139,7 +140,7 @@ fn verb(method: &Method, path: &str) -> Verb {
     }
 }
 
-async fn no_path() -> Problem {
+pub(super) async fn no_path() -> Problem {
     Problem::new(
         StatusCode::NOT_FOUND,
         "there is no such path: objects are at /objects/ADDRESS, their bodies at /objects/ADDRESS/body, lists at /objects",
@@ -391,7 +392,8 @@ pub(super) fn damaged(address: &Address, error: &(dyn std::error::Error + 'stati
     tracing::error!(%address, error, "a copy cannot be read");
     Problem::new(
         StatusCode::INTERNAL_SERVER_ERROR,
-        "the copy of the object on this server cannot be read: ask another holder, and tell the operator",
+        "the copy of the object on this server is damaged or cannot be read, and is not served until it is repaired or the whole \
+         object is written anew: tell the operator, who finds it in the log and by `agent check`",
     )
 }
 

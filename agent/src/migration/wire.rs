@@ -30,6 +30,8 @@ pub const PART_OCTETS_MAX: u64 = 1 << 48;
 pub const COUNTED_MAX: u64 = (1 << 53) - 1;
 /// Most write ids of one object (DESIGN.md section 11).
 pub const WRITES_MAX: usize = 64;
+/// Longest text of what asked for a move, in octets.
+pub const ACTOR_OCTETS_MAX: usize = 64;
 /// Longest name of a client, in octets.
 pub const CLIENT_OCTETS_MAX: usize = 64;
 
@@ -184,6 +186,19 @@ pub struct Copy {
     pub body: Option<Part>,
     /// The write ids that the object remembers.
     pub writes: Vec<WriteId>,
+    /// Where it comes from, for the audit log; `None` from a release before it.
+    pub origin: Option<Origin>,
+}
+
+/// What the destination's audit log says of the source.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Origin {
+    /// The version that the properties were in, before the source stepped them back.
+    pub schema: u32,
+    /// Generation of the key-encryption key of its streams; `None` for an object without streams.
+    pub key: Option<u64>,
+    /// What asked for the move, at most [`ACTOR_OCTETS_MAX`] octets.
+    pub actor: String,
 }
 
 impl Copy {
@@ -368,7 +383,7 @@ impl Message for Request {
                 header.octets(&tx.0);
             }
             Request::Copy(copy) => {
-                header.begin(3, address, 9);
+                header.begin(3, address, if copy.origin.is_some() { 12 } else { 9 });
                 header.number(copy.epoch.0);
                 header.octets(&copy.tx.0);
                 header.number(copy.revision);
@@ -378,6 +393,11 @@ impl Message for Request {
                 header.part(copy.properties.as_ref());
                 header.part(copy.body.as_ref());
                 header.writes(&copy.writes);
+                if let Some(origin) = &copy.origin {
+                    header.number(origin.schema.into());
+                    header.optional(origin.key);
+                    header.text(&origin.actor);
+                }
             }
             Request::Seal { tx, revision, digests } => {
                 header.begin(4, address, 4);
@@ -435,6 +455,7 @@ impl Message for Request {
                     properties: fields.part()?,
                     body: fields.part()?,
                     writes: fields.writes()?,
+                    origin: fields.origin()?,
                 })
             }
             4 => {
@@ -796,6 +817,23 @@ impl Fields<'_, '_> {
         self.number().map(Some)
     }
 
+    fn origin(&mut self) -> Result<Option<Origin>, WireError> {
+        if self.left < 3 {
+            return Ok(None);
+        }
+        self.left -= 3;
+        let (schema, key) = (self.number_u32("schema")?, self.optional()?);
+        let actor = self.decoder.str()?;
+        if actor.len() > ACTOR_OCTETS_MAX {
+            return Err(WireError::Value("actor"));
+        }
+        Ok(Some(Origin {
+            schema,
+            key,
+            actor: actor.to_owned(),
+        }))
+    }
+
     /// Whether this message has a field beyond those that were read, which a later release added; it is to be read next.
     fn has_more(&mut self) -> bool {
         match self.left.checked_sub(1) {
@@ -937,20 +975,24 @@ mod tests {
             (epoch(), tx()).prop_map(|(epoch, tx)| Request::Open { epoch, tx }),
             (
                 (epoch(), tx(), 0..=COUNTED_MAX, kind(), any::<u32>(), level()),
-                (part(), part(), proptest::collection::vec(write(), 0..=64))
+                (part(), part(), proptest::collection::vec(write(), 0..=64)),
+                proptest::option::of((any::<u32>(), any::<Option<u64>>(), "[a-z0-9 ,]{0,64}"))
             )
                 .prop_map(
-                    |((epoch, tx, revision, kind, schema, level), (properties, body, writes))| Request::Copy(Copy {
-                        epoch,
-                        tx,
-                        revision,
-                        kind,
-                        schema,
-                        level,
-                        properties,
-                        body,
-                        writes
-                    })
+                    |((epoch, tx, revision, kind, schema, level), (properties, body, writes), origin)| Request::Copy(
+                        Copy {
+                            origin: origin.map(|(schema, key, actor)| Origin { schema, key, actor }),
+                            epoch,
+                            tx,
+                            revision,
+                            kind,
+                            schema,
+                            level,
+                            properties,
+                            body,
+                            writes
+                        }
+                    )
                 ),
             (tx(), 0..=COUNTED_MAX, digests()).prop_map(|(tx, revision, digests)| Request::Seal {
                 tx,
@@ -1057,6 +1099,7 @@ mod tests {
         };
         let copy = |octets| {
             Request::Copy(Copy {
+                origin: None,
                 epoch: Epoch(1),
                 tx: Tx([1; 16]),
                 revision: 1,

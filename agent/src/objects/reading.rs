@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt};
 
 use super::body::blocking;
 use crate::store::{Entry, ReadError, Store, StreamReader};
@@ -56,7 +56,8 @@ impl Reading {
     ///
     /// # Errors
     ///
-    /// [`ReadError`] where the data key does not open. A damaged chunk ends the stream with an error.
+    /// [`ReadError`] where the data key does not open, or the first piece is damaged. A damaged chunk behind it ends the stream
+    /// with an error.
     pub async fn body(
         &self,
         range: Range<u64>,
@@ -73,7 +74,11 @@ impl Reading {
                 Some(Arc::new(reader))
             }
         };
-        Ok(futures_util::stream::try_unfold((reader, range), next))
+        // Read before the answer begins, so that a copy without an intact begin is an error and no broken answer.
+        let first = next((reader, range)).await?;
+        let (first, rest) = first.map_or((None, None), |(first, place)| (Some(Ok(first)), Some(place)));
+        let rest = rest.unwrap_or((None, 0..0));
+        Ok(futures_util::stream::iter(first).chain(futures_util::stream::try_unfold(rest, next)))
     }
 }
 

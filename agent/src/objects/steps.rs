@@ -136,6 +136,7 @@ pub fn make(address: &Address, put: Prepared, level: Level, tx: Tx, now_ms: u64)
         received: None,
         quarantined: None,
         migrated_from: None,
+        audit: None,
     }
 }
 

@@ -15,6 +15,7 @@ use crate::register::stub::Stub;
 use crate::store::{Content, NewEntry, RealDisk};
 use crate::vault::{Keyring, PoolKey, Secret, SystemEntropy, Vault, VaultError};
 
+mod damaged;
 mod ends;
 mod moves;
 mod outage;

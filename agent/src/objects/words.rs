@@ -120,7 +120,10 @@ pub enum Miss {
         retry_after: Duration,
     },
     /// The copy on disk is damaged and no other one is known.
-    #[error("the copy of the object on this server is damaged: {what}")]
+    #[error(
+        "the copy of the object on this server is damaged and is not served until it is repaired or the whole object is written \
+         anew: {what}"
+    )]
     Damaged {
         /// What was found.
         what: String,

@@ -286,5 +286,6 @@ fn has(peer_port: u16, commits: u64) -> Has {
         commits,
         peer_port,
         quarantined: 0,
+        audit: None,
     }
 }

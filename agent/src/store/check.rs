@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use serde::Serialize;
+use zones::Address;
 
 use super::io::Disk;
-use super::scrub::{Damage, GoOn, ScrubReport, scrub};
-use super::{OpenError, Settings, Store};
+use super::scrub::{GoOn, ScrubReport, object, scrub};
+use super::{Damage, OpenError, Settings, Store};
 use crate::vault::Vault;
 
 /// What a check found.
@@ -18,6 +19,8 @@ pub struct CheckReport {
     pub octets: u64,
     /// Copies that are not as they were written.
     pub damaged: Vec<Damage>,
+    /// Copies of which nothing is known, since the key provider did not answer.
+    pub unread: u64,
     /// Rows of the index that cannot be used; nothing else is checked while there are any.
     pub rows: Vec<String>,
 }
@@ -26,7 +29,7 @@ impl CheckReport {
     /// Whether everything is as it was written.
     #[must_use]
     pub fn is_sound(&self) -> bool {
-        self.damaged.is_empty() && self.rows.is_empty()
+        self.damaged.is_empty() && self.unread == 0 && self.rows.is_empty()
     }
 }
 
@@ -39,7 +42,8 @@ pub enum CheckError {
     Open(#[source] OpenError),
 }
 
-/// Reads every copy on `disk`, with the keys of `vault`. `progress` is told after every copy how many there are.
+/// Reads every copy on `disk` with the keys of `vault`, or those of one object. `go_on` is asked after each piece, with its octets,
+/// and told how many copies and octets there are.
 ///
 /// # Errors
 ///
@@ -48,7 +52,8 @@ pub fn check(
     disk: Arc<dyn Disk>,
     vault: Arc<Vault>,
     settings: &Settings,
-    mut progress: impl FnMut(&ScrubReport, u64) -> GoOn,
+    only: Option<&Address>,
+    mut go_on: impl FnMut(&ScrubReport, u64, (u64, u64)) -> GoOn,
 ) -> Result<CheckReport, CheckError> {
     let (store, entries) = match Store::open(disk, vault, settings) {
         Ok(opened) => opened,
@@ -62,12 +67,24 @@ pub fn check(
             return Err(CheckError::Open(error));
         }
     };
-    let total = entries.len() as u64;
-    let report = scrub(&store, 0, |report| progress(report, total));
+    let wanted = entries
+        .iter()
+        .filter(|entry| entry.streams().next().is_some() && only.is_none_or(|only| entry.address == *only));
+    let total = wanted.fold((0, 0), |(copies, octets), entry| {
+        (copies + 1, octets + entry.plain_octets())
+    });
+    drop(entries);
+    let mut report = ScrubReport::default();
+    let mut go_on = |report: &ScrubReport, octets| go_on(report, octets, total);
+    match only {
+        Some(address) => object(&store, address, &mut report, &mut go_on),
+        None => scrub(&store, &mut report, &mut go_on),
+    };
     Ok(CheckReport {
         copies: report.copies,
         octets: report.octets,
         damaged: report.damaged,
+        unread: report.unread,
         rows: Vec::new(),
     })
 }

@@ -10,8 +10,9 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use super::Shared;
+use super::audit;
 use super::entry::{Change, Content, Entry, NewEntry, Stream};
-use super::index::{Applied, Index, IndexError};
+use super::index::{Applied, Group, Index, IndexError};
 use crate::vault::{Generation, Part, VaultError, WrappedDek};
 
 /// Changes of one group: bounds the transaction's memory.
@@ -62,6 +63,8 @@ pub(super) struct Prepared {
     adds: Option<(Box<Entry>, Vec<u8>)>,
     /// The same copy under the same number, its data keys wrapped anew; left out if the copy is gone by then.
     rewraps: Option<(Box<Entry>, Vec<u8>)>,
+    /// Its entry of the audit log.
+    line: Option<String>,
 }
 
 impl Prepared {
@@ -72,6 +75,7 @@ impl Prepared {
             removes: None,
             adds: None,
             rewraps: Some((Box::new(entry), row)),
+            line: None,
         }
     }
 }
@@ -103,6 +107,7 @@ fn prepare(shared: &Shared, change: Change) -> Result<Prepared, CommitError> {
                 removes: Some(seq),
                 adds: None,
                 rewraps: None,
+                line: None,
             });
         }
         Change::Insert(entry) => (None, entry),
@@ -111,12 +116,23 @@ fn prepare(shared: &Shared, change: Change) -> Result<Prepared, CommitError> {
             (Some(old.ok_or(CommitError::NoSuchEntry { seq })?), entry)
         }
     };
+    let note = entry.audit;
     let entry = wrap(shared, old.as_deref(), entry)?;
+    let line = match &old {
+        Some(old) => {
+            audit::line(shared.auditor.me(), old, &entry, note).map_err(|what| CommitError::Contradiction {
+                address: entry.address.clone(),
+                what,
+            })?
+        }
+        None => None,
+    };
     let row = entry.encode_row();
     Ok(Prepared {
         removes: old.map(|old| old.seq),
         adds: Some((Box::new(entry), row)),
         rewraps: None,
+        line,
     })
 }
 
@@ -231,6 +247,7 @@ fn commit_group(shared: &Shared, index: &mut Index, group: Vec<Request>) {
     let mut rewrapped: Vec<(Arc<Entry>, Vec<u8>)> = Vec::new();
     let mut answers: Vec<(SyncSender<Reply>, Vec<Arc<Entry>>)> = Vec::new();
     let mut next_seq = index.next_seq;
+    let mut lines = Vec::new();
     {
         let live = shared.live.read();
         for Request { changes, reply } in group {
@@ -243,7 +260,14 @@ fn commit_group(shared: &Shared, index: &mut Index, group: Vec<Request>) {
             }
             gone.extend(&own);
             let mut entries = Vec::new();
-            for Prepared { removes, adds, rewraps } in changes {
+            for Prepared {
+                removes,
+                adds,
+                rewraps,
+                line,
+            } in changes
+            {
+                lines.extend(line);
                 removed.extend(removes);
                 if let Some((mut entry, row)) = adds {
                     entry.seq = next_seq;
@@ -267,12 +291,19 @@ fn commit_group(shared: &Shared, index: &mut Index, group: Vec<Request>) {
     );
     // Data first: a durable row never names blocks that are not.
     let outcome = match shared.space.sync() {
-        Ok(()) => index.apply(&removed, &added, next_seq, &shared.space.grown()),
+        Ok(()) => index.apply(&Group {
+            removed: &removed,
+            added: &added,
+            next_seq,
+            grown: &shared.space.grown(),
+            lines: &lines,
+        }),
         Err(error) => Applied::Failed(IndexError::Io(error)),
     };
     match outcome {
         Applied::Done => {
             shared.space.set_index_octets(index.octets());
+            *shared.audit_head.write() = index.ends.head;
             let old: Vec<Option<Arc<Entry>>> = {
                 let mut live = shared.live.write();
                 let fresh = answers.iter().flat_map(|(_, entries)| entries);

@@ -9,6 +9,7 @@ use minicbor::{Decode, Encode};
 use uuid::Uuid;
 use zones::{Address, Epoch, Level, ObjectType, ServerName, Tx};
 
+use super::audit::AuditNote;
 use super::cbor;
 use super::space::Extents;
 use super::stream::StagedStream;
@@ -58,7 +59,7 @@ pub struct Entry {
     /// The server that handed the object over; requests that it forwards are taken. None where the object was made.
     #[cbor(n(11), with = "cbor::option_text", has_nil)]
     pub from: Option<ServerName>,
-    /// The properties as the source has them, while a copy arrives whose properties were stepped to another version here.
+    /// The copy as it came, while it arrives.
     #[n(12)]
     pub received: Option<Received>,
     /// Why the properties are not in a later version: a schema step failed when the object arrived.
@@ -69,16 +70,28 @@ pub struct Entry {
     pub migrated_from: Option<u32>,
 }
 
-/// Properties in the source's form.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Encode, Decode)]
+/// An arriving copy as it came: for the comparison at the seal, and for the audit log.
+#[derive(Clone, Debug, Eq, PartialEq, Encode, Decode)]
 #[cbor(map)]
 pub struct Received {
-    /// Their version.
+    /// Version of its properties as they came.
     #[n(0)]
     pub schema: u32,
     /// Their digest.
     #[n(1)]
-    pub properties: Digest,
+    pub properties: Option<Digest>,
+    /// The version that the source had them in, before it stepped them back.
+    #[n(2)]
+    pub schema_before: u32,
+    /// The object's level at the source.
+    #[n(3)]
+    pub level: u8,
+    /// Generation of the source's key-encryption key, if it told.
+    #[n(4)]
+    pub key: Option<u64>,
+    /// What asked for the move, in the source's words.
+    #[n(5)]
+    pub actor: String,
 }
 
 /// What a copy is, and what was sent for it (DESIGN.md section 11). Each variant is durable before what it names is sent.
@@ -331,6 +344,7 @@ pub struct NewEntry {
     pub received: Option<Received>,
     pub quarantined: Option<String>,
     pub migrated_from: Option<u32>,
+    pub audit: Option<AuditNote>,
 }
 
 /// One change of the index. All changes of one commit are applied together or not at all.
@@ -374,7 +388,8 @@ impl Entry {
             writes: self.writes.clone(),
             tx: self.tx,
             from: self.from.clone(),
-            received: self.received,
+            received: self.received.clone(),
+            audit: None,
             quarantined: self.quarantined.clone(),
             migrated_from: self.migrated_from,
         }
@@ -544,7 +559,7 @@ mod tests {
             prop::option::of(tx()),
             prop::option::of(server()),
             any::<Option<u32>>(),
-            prop::option::of(any::<(u32, [u8; 32])>()),
+            prop::option::of(any::<(u32, Option<[u8; 32]>, u32, u8, Option<u64>)>()),
             prop::option::of("[a-z ]{0,40}"),
         );
         (words, numbers, journal(), streams, writes, last).prop_map(
@@ -569,9 +584,13 @@ mod tests {
                 writes,
                 tx,
                 from,
-                received: received.map(|(schema, properties)| Received {
+                received: received.map(|(schema, properties, schema_before, level, key)| Received {
                     schema,
-                    properties: Digest(properties),
+                    properties: properties.map(Digest),
+                    schema_before,
+                    level,
+                    key,
+                    actor: "plan 7".to_owned(),
                 }),
                 quarantined,
                 migrated_from,

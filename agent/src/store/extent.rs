@@ -313,6 +313,7 @@ fn masks(block: u32, blocks: u32) -> impl Iterator<Item = (usize, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::tests::chance::{DEVIATION_MAX, counts, deviation};
     use crate::vault::entropy::tests::SeededEntropy;
     use proptest::prelude::*;
     use std::collections::HashSet;
@@ -374,21 +375,6 @@ mod tests {
         assert!(seen.iter().all(|&count| (880..1120).contains(&count)), "{seen:?}");
     }
 
-    /// How far counts are from what was expected of them: Pearson's chi-squared, as a number of standard deviations from what chance
-    /// gives (Wilson and Hilferty 1931: its cube root is close to normal).
-    fn deviation(cells: impl ExactSizeIterator<Item = (u32, f64)>) -> f64 {
-        let freedom = cells.len() as f64 - 1.0;
-        let squares = cells.map(|(count, expected)| {
-            assert!(expected >= 5.0, "too few for the statistic");
-            (f64::from(count) - expected).powi(2) / expected
-        });
-        let chance = 2.0 / (9.0 * freedom);
-        ((squares.sum::<f64>() / freedom).cbrt() - (1.0 - chance)) / chance.sqrt()
-    }
-
-    /// Chance passes this once in thirty thousand tries; the seeds are fixed, so a passing test stays so.
-    const DEVIATION_MAX: f64 = 4.0;
-
     /// A disk of 16 regions on two volumes of which `percent` is taken at random, with its free blocks.
     fn filled(seed: u64, percent: u64) -> (SeededEntropy, FreeMap, Vec<(u32, u32)>) {
         let entropy = SeededEntropy::new(seed);
@@ -416,12 +402,6 @@ mod tests {
             })
             .collect();
         (free.len(), places)
-    }
-
-    fn counts(cells: usize, seen: impl Iterator<Item = usize>) -> Vec<u32> {
-        let mut counts = vec![0; cells];
-        seen.for_each(|cell| counts[cell] += 1);
-        counts
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! | `entries` | seq    | row (STORE.md section 3)                                         |
 //! | `meta`    | name   | `format`, `commits` (+1 a transaction), `next_seq` (never falls) |
 //! | `grown`   | volume | its blocks that are filled and durable                           |
+//! | `audit`, `audit_head` |  | the log of moves (`audit.rs`)                          |
 //!
 //! Every transaction is durable on return. redb's quick repair stays off: it makes every commit 12 to 53 % slower to
 //! save 0.2 s per million rows at a start after a crash, and the start reads every row anyway.
@@ -13,9 +14,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 
+use super::audit::{self, Auditor, Ends};
 use super::entry::Entry;
 use super::io::{Disk, DiskFile, VOLUMES};
 use crate::vault::Generation;
@@ -99,14 +101,35 @@ pub fn named_generations(disk: &Arc<dyn Disk>) -> Result<BTreeMap<Generation, u6
     if !disk.list("")?.iter().any(|name| name == FILE) {
         return Ok(named);
     }
-    let (_, found) = Index::open(Arc::clone(disk), CACHE_OCTETS)?;
-    for entry in found.entries {
+    let database = prepare(database(disk.open(FILE)?, CACHE_OCTETS)?)?;
+    let transaction = database.begin_read()?;
+    for row in transaction.open_table(ENTRIES)?.iter()? {
+        let (seq, row) = row?;
+        // A row that is no entry names nothing; the start refuses it.
+        let Ok(entry) = Entry::decode_row(seq.value(), row.value()) else {
+            continue;
+        };
         let own: BTreeSet<Generation> = entry.streams().map(|(_, stream)| stream.kek_generation).collect();
         for generation in own {
             *named.entry(generation).or_insert(0) += 1;
         }
     }
     Ok(named)
+}
+
+/// One group of changes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Group<'a> {
+    /// Rows that go.
+    pub(crate) removed: &'a [u64],
+    /// Rows that come, by numbers from the index's next one on; one with a number that is there has its row replaced.
+    pub(crate) added: &'a [(u64, Vec<u8>)],
+    /// The number after them.
+    pub(crate) next_seq: u64,
+    /// Blocks of each volume that are filled.
+    pub(crate) grown: &'a [u32],
+    /// Entries of the audit log.
+    pub(crate) lines: &'a [String],
 }
 
 /// What became of a transaction.
@@ -120,20 +143,29 @@ pub(crate) enum Applied {
     Failed(IndexError),
 }
 
+/// The database; `None` after a failure that reopening did not heal. Only the committer writes, and puts another one in its place.
+pub(crate) type Opened = Arc<RwLock<Option<Database>>>;
+
 /// The open index, used by the committer alone.
 #[derive(Debug)]
 pub(crate) struct Index {
     disk: Arc<dyn Disk>,
     cache_octets: usize,
-    /// `None` after a failure that reopening did not heal.
-    database: Option<Database>,
+    /// Readers of the audit log share it.
+    database: Opened,
+    auditor: Arc<Auditor>,
+    pub(super) ends: Ends,
     file: Arc<dyn DiskFile>,
     pub(crate) commits: u64,
     pub(crate) next_seq: u64,
 }
 
 impl Index {
-    pub(crate) fn open(disk: Arc<dyn Disk>, cache_octets: usize) -> Result<(Index, Found), IndexError> {
+    pub(crate) fn open(
+        disk: Arc<dyn Disk>,
+        cache_octets: usize,
+        auditor: Arc<Auditor>,
+    ) -> Result<(Index, Found), IndexError> {
         if !disk.list("")?.iter().any(|name| name == FILE) {
             if !disk.list(VOLUMES)?.is_empty() {
                 return Err(IndexError::Missing);
@@ -148,13 +180,15 @@ impl Index {
         let mut index = Index {
             disk,
             cache_octets,
-            database: None,
+            database: Arc::default(),
+            ends: audit::ends(&database, auditor.me())?,
+            auditor,
             file,
             commits: 0,
             next_seq: 1,
         };
         let found = index.load(&database)?;
-        index.database = Some(database);
+        *index.database.write() = Some(database);
         Ok((index, found))
     }
 
@@ -184,27 +218,39 @@ impl Index {
         Ok(found)
     }
 
+    /// The database, for readers of the audit log.
+    pub(super) fn opened(&self) -> Opened {
+        Arc::clone(&self.database)
+    }
+
     /// The file's length.
     pub(crate) fn octets(&self) -> u64 {
         self.file.len().unwrap_or(0)
     }
 
-    /// Applies one group of changes in one transaction. New numbers of `added` are below `next_seq`, which the counter rises to;
-    /// a number that is there already has its row replaced.
-    pub(crate) fn apply(&mut self, removed: &[u64], added: &[(u64, Vec<u8>)], next_seq: u64, grown: &[u32]) -> Applied {
-        let Some(database) = &self.database else {
+    /// Applies one group of changes in one transaction.
+    pub(crate) fn apply(&mut self, group: &Group<'_>) -> Applied {
+        let next_seq = group.next_seq;
+        let opened = Arc::clone(&self.database);
+        let reading = opened.read();
+        let Some(database) = &*reading else {
             return Applied::Failed(IndexError::Io(io::Error::other(
                 "the index failed before: restart the agent",
             )));
         };
         let commits = self.commits + 1;
-        match write(database, removed, added, commits, next_seq, grown) {
-            Ok(()) => {
+        let written = write(database, group, commits, (&self.auditor, self.ends));
+        match written {
+            Ok(ends) => {
                 self.commits = commits;
                 self.next_seq = next_seq;
+                self.ends = ends;
                 Applied::Done
             }
-            Err(error) => self.reopen(error, commits, next_seq),
+            Err(error) => {
+                drop(reading);
+                self.reopen(error, commits, next_seq)
+            }
         }
     }
 
@@ -214,7 +260,9 @@ impl Index {
             error = &cause as &dyn std::error::Error,
             "index commit failed, opening the index anew"
         );
-        self.database = None;
+        let opened = Arc::clone(&self.database);
+        let mut opened = opened.write();
+        *opened = None;
         let attempt = (|| {
             self.file = self.disk.open(FILE)?;
             let database = database(self.file.clone(), self.cache_octets)?;
@@ -223,11 +271,13 @@ impl Index {
                 let meta = transaction.open_table(META)?;
                 meta.get("commits")?.map_or(0, |value| value.value())
             };
-            Ok::<_, IndexError>((database, found))
+            let ends = audit::ends(&database, self.auditor.me())?;
+            Ok::<_, IndexError>((database, found, ends))
         })();
         match attempt {
-            Ok((database, found)) => {
-                self.database = Some(database);
+            Ok((database, found, ends)) => {
+                *opened = Some(database);
+                self.ends = ends;
                 if found == commits {
                     self.commits = commits;
                     self.next_seq = next_seq;
@@ -273,34 +323,35 @@ fn database(file: Arc<dyn DiskFile>, cache_octets: usize) -> Result<Database, In
 
 fn write(
     database: &Database,
-    removed: &[u64],
-    added: &[(u64, Vec<u8>)],
+    group: &Group<'_>,
     commits: u64,
-    next_seq: u64,
-    grown: &[u32],
-) -> Result<(), IndexError> {
+    (auditor, mut ends): (&Auditor, Ends),
+) -> Result<Ends, IndexError> {
     let mut transaction = database.begin_write()?;
     transaction.set_durability(Durability::Immediate)?;
     {
         let mut entries = transaction.open_table(ENTRIES)?;
-        for seq in removed {
+        for seq in group.removed {
             entries.remove(seq)?;
         }
-        for (seq, row) in added {
+        for (seq, row) in group.added {
             entries.insert(seq, row.as_slice())?;
         }
         let mut meta = transaction.open_table(META)?;
         meta.insert("commits", commits)?;
-        meta.insert("next_seq", next_seq)?;
+        meta.insert("next_seq", group.next_seq)?;
         let mut table = transaction.open_table(GROWN)?;
-        for (volume, &blocks) in (0_u32..).zip(grown) {
+        for (volume, &blocks) in (0_u32..).zip(group.grown) {
             if table.get(volume)?.is_none_or(|known| known.value() != blocks) {
                 table.insert(volume, blocks)?;
             }
         }
     }
+    if !group.lines.is_empty() {
+        ends = audit::append(&transaction, auditor, ends, group.lines)?;
+    }
     transaction.commit()?;
-    Ok(())
+    Ok(ends)
 }
 
 /// redb over the store's seam.

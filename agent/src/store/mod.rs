@@ -11,6 +11,8 @@
 //!
 //! Specification: DESIGN.md section 9, STORE.md.
 
+mod aside;
+mod audit;
 mod cbor;
 pub mod check;
 mod commit;
@@ -30,10 +32,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
+use zones::audit::Head;
 
+pub use aside::Damage;
+pub use audit::{AuditNote, AuditPage, Auditor, SignedHead};
 pub use commit::CommitError;
 pub use entry::{Change, Content, Digests, Entry, Journal, NewEntry, OpenWait, Received, Stream, WriteRecord};
 pub use extent::Extent;
@@ -43,6 +49,7 @@ pub use stream::{ReadError, StagedStream, StreamError, StreamReader, StreamSpec,
 
 use crate::vault::envelope::Sealed;
 use crate::vault::{Dek, Opener, Part, ProviderError, StreamKey, Suite, Vault, VaultError};
+use aside::Aside;
 use extent::{BLOCK_OCTETS, REGION_BLOCKS};
 use index::{BadRow, Index, IndexError};
 use space::{Sizes, Space};
@@ -66,6 +73,8 @@ pub struct Settings {
     pub cache: usize,
     /// Who commits and grows volumes.
     pub work: Work,
+    /// Whose log of moves is kept, and how.
+    pub auditor: Arc<Auditor>,
 }
 
 /// Who does the store's work that others wait for.
@@ -86,6 +95,11 @@ impl Default for Settings {
             volume: 64 << 30,
             cache: 16 << 20,
             work: Work::Threads,
+            auditor: Arc::new(Auditor::new(
+                "unnamed".parse().expect("a legal name"),
+                None,
+                Duration::MAX,
+            )),
         }
     }
 }
@@ -170,6 +184,10 @@ struct Shared {
     /// The last is held by every commit from before it wraps keys until it is answered; a rotation adds one to learn when
     /// those that may still wrap under an older generation have ended.
     pages: Mutex<Vec<Arc<()>>>,
+    auditor: Arc<Auditor>,
+    audit_head: RwLock<Head>,
+    database: index::Opened,
+    aside: Arc<Aside>,
 }
 
 impl Shared {
@@ -221,7 +239,7 @@ impl Store {
         vault: Arc<Vault>,
         settings: &Settings,
     ) -> Result<(Store, Vec<Arc<Entry>>), OpenError> {
-        let (index, found) = Index::open(disk.clone(), settings.cache)?;
+        let (index, found) = Index::open(disk.clone(), settings.cache, Arc::clone(&settings.auditor))?;
         let space =
             Space::open(disk, vault.entropy().clone(), settings.sizes(), found.grown).map_err(OpenError::Volume)?;
         space.set_index_octets(index.octets());
@@ -252,6 +270,10 @@ impl Store {
             live: RwLock::new(entries.iter().map(|entry| (entry.seq, entry.clone())).collect()),
             commits: AtomicU64::new(index.commits),
             pages: Mutex::new(vec![Arc::default()]),
+            auditor: Arc::clone(&settings.auditor),
+            audit_head: RwLock::new(index.ends.head),
+            database: index.opened(),
+            aside: Arc::default(),
         });
         let worker = match settings.work {
             Work::Threads => Worker::start(&shared, index).map_err(OpenError::Volume)?,
@@ -310,8 +332,20 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`ReadError::NoPart`]; [`ReadError::Vault`] when the data key does not open, or is not the one of the stream.
+    /// [`ReadError::NoPart`]; [`ReadError::SetAside`] for a copy that is known to be damaged; [`ReadError::Vault`] when the data
+    /// key does not open, or is not the one of the stream.
     pub fn reader(&self, entry: &Entry, part: Part) -> Result<StreamReader, ReadError> {
+        if let Some(damage) = self.set_aside(entry) {
+            return Err(ReadError::SetAside {
+                address: entry.address.clone(),
+                what: damage.what,
+            });
+        }
+        self.reader_anyway(entry, part)
+    }
+
+    /// A reader, whether the copy is set aside or not: for those who look whether it is good.
+    fn reader_anyway(&self, entry: &Entry, part: Part) -> Result<StreamReader, ReadError> {
         let stream = entry.stream(part).ok_or(ReadError::NoPart { part })?;
         let sealed = Sealed {
             id: stream.id,
@@ -328,7 +362,8 @@ impl Store {
             Opener::new(&sealed, &entry.address, part, entry.level)?,
             stream.digest,
             stream.extents.clone(),
-        ))
+        )
+        .watched(&self.shared.aside, entry, part))
     }
 
     /// The data key of one part of an entry, unwrapped.
@@ -440,6 +475,32 @@ impl Store {
         self.shared.commits.load(Ordering::Acquire)
     }
 
+    /// The end of the log of moves.
+    #[must_use]
+    pub fn audit_head(&self) -> Head {
+        *self.shared.audit_head.read()
+    }
+
+    /// Who signs that log.
+    #[must_use]
+    pub fn auditor(&self) -> &Arc<Auditor> {
+        &self.shared.auditor
+    }
+
+    /// Entries of that log behind a number, at most so many, with the head of the same moment. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`IndexError`] when the index cannot be read.
+    pub fn audit(&self, after: u64, limit: usize) -> Result<AuditPage, IndexError> {
+        match &*self.shared.database.read() {
+            Some(database) => audit::page(database, after, limit),
+            None => Err(IndexError::Io(std::io::Error::other(
+                "the index failed before: restart the agent",
+            ))),
+        }
+    }
+
     /// How full it is.
     #[must_use]
     pub fn usage(&self) -> Usage {
@@ -467,6 +528,75 @@ impl Store {
             .collect();
         forwards.sort_unstable_by_key(|entry| entry.seq);
         (forwards, live.keys().copied().max().unwrap_or(0))
+    }
+
+    /// What is wrong with an entry, if one of its streams is set aside: then it is neither served nor moved.
+    #[must_use]
+    pub fn set_aside(&self, entry: &Entry) -> Option<Damage> {
+        self.shared.aside.of(entry)
+    }
+
+    /// Every stream that is set aside.
+    #[must_use]
+    pub fn damaged(&self) -> Vec<Damage> {
+        self.shared.aside.all()
+    }
+
+    /// How many streams are set aside.
+    #[must_use]
+    pub fn damaged_count(&self) -> u64 {
+        self.shared.aside.count()
+    }
+
+    /// Sets aside again what was so before a restart, as far as it is still here.
+    pub fn set_aside_again(&self, known: &[Damage]) {
+        if known.is_empty() {
+            return;
+        }
+        let known: HashMap<(&str, &str), &Damage> = known
+            .iter()
+            .map(|damage| ((damage.address.as_str(), damage.stream.as_str()), damage))
+            .collect();
+        for entry in self.shared.live.read().values() {
+            for (_, stream) in entry.streams() {
+                if let Some(damage) = known.get(&(entry.address.as_str(), stream.id.to_string().as_str())) {
+                    self.shared.aside.set(&stream.extents, (*damage).clone());
+                }
+            }
+        }
+    }
+
+    /// Numbers of the entries that a filter takes, rising.
+    fn numbers(&self, filter: impl Fn(&Entry) -> bool) -> Vec<u64> {
+        let live = self.shared.live.read();
+        let mut numbers: Vec<u64> = live
+            .values()
+            .filter(|entry| filter(entry))
+            .map(|entry| entry.seq)
+            .collect();
+        numbers.sort_unstable();
+        numbers
+    }
+
+    fn entry(&self, seq: u64) -> Option<Arc<Entry>> {
+        self.shared.live.read().get(&seq).cloned()
+    }
+
+    fn read_well(&self, entry: &Entry, part: Part) {
+        if entry
+            .stream(part)
+            .is_some_and(|stream| self.shared.aside.clear(&stream.extents))
+        {
+            tracing::warn!(object = %entry.address, %part, seq = entry.seq, "copy reads well again and is served: watch this disk");
+        }
+    }
+
+    fn read_badly(&self, entry: &Entry, part: Part, error: &ReadError) -> Damage {
+        let stream = entry.stream(part).expect("it was read");
+        let damage = Damage::of(entry, part, stream, chain(error));
+        tracing::error!(object = %entry.address, %part, seq = entry.seq, what = damage.what, "copy is damaged and set aside");
+        self.shared.aside.set(&stream.extents, damage.clone());
+        damage
     }
 
     /// The vault that it seals with.
@@ -524,6 +654,17 @@ impl Worker {
             threads: vec![committer?, grower?],
         })
     }
+}
+
+/// An error with its causes.
+fn chain(error: &ReadError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
 }
 
 /// Grows before anybody waits for it. A failure here is told to whoever next needs the room.

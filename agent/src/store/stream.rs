@@ -11,7 +11,10 @@ use bytes::{Buf, Bytes};
 use zeroize::Zeroizing;
 use zones::{Address, Level};
 
+use super::aside::{Aside, Damage};
+use super::entry::Entry;
 use super::extent::{BLOCK_OCTETS, Extent, REGION_BLOCKS, RUN_BLOCKS_MAX, blocks_of};
+use super::scrub::GoOn;
 use super::space::{Extents, Full, Reservation, Space};
 use crate::vault::entropy::{Noise, below};
 use crate::vault::envelope::{CHUNK_OCTETS, STREAM_OCTETS_MAX, Sealed};
@@ -78,6 +81,14 @@ pub enum ReadError {
         part: Part,
         /// The first damaged chunk; the number past the last one when only the digest differs.
         chunk: u64,
+    },
+    /// The copy was found damaged before, here or in its other part, and is set aside until it is written anew or repaired.
+    #[error("the copy of {address} is set aside: {what}")]
+    SetAside {
+        /// The object.
+        address: Address,
+        /// What was found.
+        what: String,
     },
     /// The disk failed.
     #[error("read {part} of {address}")]
@@ -479,6 +490,15 @@ pub struct StreamReader {
     extents: Arc<Extents>,
     /// Offset of each extent's end in the sealed stream.
     ends: Vec<u64>,
+    /// Where damage is noted; nowhere for a stream that no entry names.
+    watch: Option<Box<Watch>>,
+}
+
+struct Watch {
+    aside: Arc<Aside>,
+    id: StreamId,
+    seq: u64,
+    revision: u64,
 }
 
 impl StreamReader {
@@ -506,7 +526,21 @@ impl StreamReader {
             digest,
             extents,
             ends,
+            watch: None,
         }
+    }
+
+    /// The same reader, which sets the stream aside at the first damage that it meets.
+    pub(super) fn watched(mut self, aside: &Arc<Aside>, entry: &Entry, part: Part) -> Self {
+        self.watch = entry.stream(part).map(|stream| {
+            Box::new(Watch {
+                aside: aside.clone(),
+                id: stream.id,
+                seq: entry.seq,
+                revision: entry.revision,
+            })
+        });
+        self
     }
 
     /// Octets of its plaintext.
@@ -570,6 +604,30 @@ impl StreamReader {
         self.compare(hasher.finish())
     }
 
+    /// As [`StreamReader::verify`], from the disk itself, past the system's cache; asks after each piece whether to go on.
+    pub(super) fn verify_from_disk(
+        &self,
+        vault: &Vault,
+        mut go_on: impl FnMut(u64) -> GoOn,
+    ) -> Result<GoOn, ReadError> {
+        let mut hasher = vault.hasher();
+        let chunks = self.opener.chunks();
+        let mut first = 0;
+        for extent in self.extents.iter() {
+            self.space.forget_cached(*extent);
+        }
+        while first < chunks {
+            let last = (first + READ_CHUNKS_MAX).min(chunks) - 1;
+            let octets = self.open(first, last)?;
+            hasher.update(&octets);
+            if go_on(octets.len() as u64) == GoOn::Stop {
+                return Ok(GoOn::Stop);
+            }
+            first = last + 1;
+        }
+        self.compare(hasher.finish()).map(|()| GoOn::Yes)
+    }
+
     /// Opens every chunk, in order, those of padding included. An empty stream has one, too.
     pub(crate) fn each(&self, mut take: impl FnMut(Bytes)) -> Result<(), ReadError> {
         let chunks = self.opener.chunks();
@@ -590,12 +648,29 @@ impl StreamReader {
         }
     }
 
+    /// The error for a damaged chunk. The stream is set aside: nothing more of it is served.
     fn damaged(&self, chunk: u64) -> ReadError {
-        ReadError::Damaged {
+        let error = ReadError::Damaged {
             address: self.address.clone(),
             part: self.part,
             chunk,
+        };
+        if let Some(watch) = &self.watch {
+            let damage = Damage {
+                address: self.address.to_string(),
+                seq: watch.seq,
+                revision: watch.revision,
+                part: self.part.to_string(),
+                stream: watch.id.to_string(),
+                octets: self.plain_octets(),
+                digest: data_encoding::HEXLOWER.encode(&self.digest.0),
+                what: error.to_string(),
+            };
+            if watch.aside.set(&self.extents, damage) {
+                tracing::error!(object = %self.address, part = %self.part, seq = watch.seq, chunk, "copy is damaged and set aside");
+            }
         }
+        error
     }
 
     /// Reads and opens the chunks `first..=last`.

@@ -11,12 +11,16 @@ use crate::vault::entropy::Noise;
 use crate::vault::entropy::tests::SeededEntropy;
 use crate::vault::{Entropy, Keyring, PoolKey, Secret};
 
+mod audit;
 mod basic;
+pub(crate) mod chance;
 mod damage;
 mod full;
 mod levels;
+mod places;
 mod power;
 mod rotation;
+mod tampering;
 
 /// The key that opens every test's keyring.
 pub(crate) fn secret() -> Secret {
@@ -88,6 +92,7 @@ pub(crate) fn new_entry(address: &Address, revision: u64, body: Content) -> NewE
         received: None,
         quarantined: None,
         migrated_from: None,
+        audit: None,
     }
 }
 

@@ -10,7 +10,7 @@ use zones::{Address, Level, Tx};
 use super::engine::{Done, Id};
 use crate::migration::guard::{Guard, stands};
 use crate::migration::wire::{
-    Copy, Either, INLINE_OCTETS_MAX, PART_OCTETS_MAX, Part as WirePart, Request, WriteId, write_frame,
+    Copy, Either, INLINE_OCTETS_MAX, Origin, PART_OCTETS_MAX, Part as WirePart, Request, WriteId, write_frame,
 };
 use crate::migration::{CopyFacts, Digest, Digests};
 use crate::objects::Local;
@@ -19,7 +19,7 @@ use crate::store::{
     Content, Entry, ReadError, Received, Reservation, StagedStream, Store, StreamError, StreamSpec, WriteRecord,
 };
 use crate::vault::envelope::STREAM_OCTETS_MAX;
-use crate::vault::{Part, StreamId};
+use crate::vault::{Part, ProviderError, StreamId, VaultError};
 
 const _: () = assert!(PART_OCTETS_MAX == STREAM_OCTETS_MAX, "a part is a stream of the store");
 
@@ -43,9 +43,13 @@ pub enum ShipFault {
 impl From<&ReadError> for ShipFault {
     fn from(error: &ReadError) -> ShipFault {
         match error {
-            ReadError::Damaged { .. } | ReadError::Io { .. } => ShipFault::Unreadable,
             // The key provider may answer again.
-            ReadError::Vault(_) | ReadError::NoPart { .. } => ShipFault::Broken,
+            ReadError::Vault(VaultError::Provider(ProviderError::Unavailable { .. })) | ReadError::NoPart { .. } => {
+                ShipFault::Broken
+            }
+            ReadError::Damaged { .. } | ReadError::SetAside { .. } | ReadError::Io { .. } | ReadError::Vault(_) => {
+                ShipFault::Unreadable
+            }
         }
     }
 }
@@ -172,6 +176,14 @@ impl Shipment {
             properties,
             body: part(&entry.body, before.and_then(|before| before.body)),
             writes: entry.writes.iter().map(write_id).collect(),
+            origin: Some(Origin {
+                schema: entry.schema,
+                key: entry
+                    .streams()
+                    .map(|(_, stream)| u64::from(stream.kek_generation.0))
+                    .min(),
+                actor: String::new(),
+            }),
         };
         Shipment {
             entry,
@@ -179,6 +191,14 @@ impl Shipment {
             shipped,
             back,
         }
+    }
+
+    /// Says what asked for the move.
+    pub(crate) fn asked_by(mut self, actor: &str) -> Shipment {
+        if let Some(origin) = &mut self.copy.origin {
+            actor.clone_into(&mut origin.actor);
+        }
+        self
     }
 
     /// The object.
@@ -277,6 +297,8 @@ pub(crate) struct InHand {
     pub(crate) copy: Copy,
     /// How its properties are kept here.
     pub(crate) form: Form,
+    /// Its level at the source.
+    level_from: Level,
 }
 
 /// Why a copy did not arrive.
@@ -341,7 +363,7 @@ impl Pieces {
 
 impl InHand {
     /// A copy that takes the place of `before`; `None` if it keeps what is not there, or keeps something else.
-    pub(crate) fn new(copy: Copy, mut pieces: Pieces, before: Option<&InHand>) -> Option<InHand> {
+    pub(crate) fn new(copy: Copy, level_from: Level, mut pieces: Pieces, before: Option<&InHand>) -> Option<InHand> {
         let same = |part: Option<WirePart>, before: Option<WirePart>| match part {
             Some(part) if !part.follows => before.is_some_and(|before| before.digest == part.digest),
             Some(_) | None => true,
@@ -355,31 +377,59 @@ impl InHand {
             (None, Some(before)) if copy.properties.is_some() => before.form.clone(),
             (None, _) => Form::as_it_is(copy.schema),
         };
-        (fits && pieces.over(before)).then_some(InHand { pieces, copy, form })
+        (fits && pieces.over(before)).then_some(InHand {
+            pieces,
+            copy,
+            form,
+            level_from,
+        })
     }
 
     /// What a row says, after a restart.
     pub(crate) fn of_row(entry: &Entry, tx: Tx) -> InHand {
         let mut copy = Shipment::new(Arc::new(entry.clone()), tx, None, None, None).copy;
-        if let (Some(received), Some(properties)) = (entry.received, &mut copy.properties) {
+        let mut level_from = entry.level;
+        if let Some(received) = &entry.received {
             copy.schema = received.schema;
-            properties.digest = received.properties.0;
+            if let (Some(part), Some(digest)) = (&mut copy.properties, received.properties) {
+                part.digest = digest.0;
+            }
+            level_from = Level(received.level);
+            copy.origin = Some(Origin {
+                schema: received.schema_before,
+                key: received.key,
+                actor: received.actor.clone(),
+            });
         }
         let form = Form {
             schema: entry.schema,
             quarantined: entry.quarantined.clone(),
         };
         let pieces = Pieces::kept(&copy);
-        InHand { pieces, copy, form }
+        InHand {
+            pieces,
+            copy,
+            form,
+            level_from,
+        }
     }
 
-    /// What the row has to keep of the source's form, so that the seal's digests can be compared after a restart.
-    pub(crate) fn received(&self) -> Option<Received> {
-        let properties = self.copy.properties.filter(|_| self.copy.schema != self.form.schema)?;
-        Some(Received {
+    /// What the row keeps of the copy as it came: the seal's digests are compared with it after a restart, too.
+    pub(crate) fn received(&self) -> Received {
+        let origin = self.copy.origin.as_ref();
+        Received {
             schema: self.copy.schema,
-            properties: crate::vault::Digest(properties.digest),
-        })
+            properties: self.copy.properties.map(|part| crate::vault::Digest(part.digest)),
+            schema_before: origin.map_or(self.copy.schema, |origin| origin.schema),
+            level: self.level_from.0,
+            key: origin.and_then(|origin| origin.key),
+            actor: origin.map(|origin| origin.actor.clone()).unwrap_or_default(),
+        }
+    }
+
+    /// The version that its properties were in, if they were stepped.
+    pub(crate) fn migrated_from(&self) -> Option<u32> {
+        (self.copy.schema != self.form.schema).then_some(self.copy.schema)
     }
 
     /// The row names all of it now.
@@ -662,4 +712,30 @@ fn pieces(
         }
     }
     if good { Ok(pieces) } else { Err(CopyFault::Damaged) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Only an answer that may come later is waited for: whatever else was tried again would be so for ever.
+    #[test]
+    fn copy_whose_data_key_does_not_open_ends_its_move_and_a_silent_key_provider_does_not() {
+        let wrapped = VaultError::Wrapped {
+            stream: StreamId([1; 16]),
+            generation: crate::vault::Generation(1),
+        };
+        assert_eq!(ShipFault::from(&ReadError::Vault(wrapped)), ShipFault::Unreadable);
+        let silent = ProviderError::Unavailable {
+            provider: "pkcs11",
+            source: "no answer".into(),
+        };
+        let silent = ReadError::Vault(VaultError::Provider(silent));
+        assert_eq!(ShipFault::from(&silent), ShipFault::Broken);
+        let aside = ReadError::SetAside {
+            address: "3.1".parse().unwrap(),
+            what: "found before".to_owned(),
+        };
+        assert_eq!(ShipFault::from(&aside), ShipFault::Unreadable);
+    }
 }

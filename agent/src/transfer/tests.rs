@@ -754,6 +754,7 @@ async fn copy_below_the_floor_or_of_an_unknown_level_is_refused_whatever_was_off
     );
     for level in [1, 4] {
         let copy = Copy {
+            origin: None,
             epoch,
             tx,
             revision: 1,

@@ -11,6 +11,11 @@ use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 pub trait Entropy: fmt::Debug + Send + Sync {
     /// Fills `octets`.
     fn fill(&self, octets: &mut [u8]);
+
+    /// Fills `octets` that are to be a key: nothing of them stays behind in a buffer of the source.
+    fn fill_key(&self, octets: &mut [u8]) {
+        self.fill(octets);
+    }
 }
 
 /// The operating system's randomness, stretched per thread by ChaCha12 and renewed every 64 KiB (`rand::rng`).
@@ -20,6 +25,11 @@ pub struct SystemEntropy;
 impl Entropy for SystemEntropy {
     fn fill(&self, octets: &mut [u8]) {
         rand::rng().fill_bytes(octets);
+    }
+
+    /// From the operating system itself: the stretched octets lie in the thread's buffer until later ones take their place.
+    fn fill_key(&self, octets: &mut [u8]) {
+        getrandom::fill(octets).expect("the operating system gives randomness once it is up");
     }
 }
 

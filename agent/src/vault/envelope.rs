@@ -293,8 +293,11 @@ pub(crate) fn unwrap(
     if plain_octets > STREAM_OCTETS_MAX && suite.pads() || suite.padded_octets(plain_octets) != padded_octets {
         return Err(failed());
     }
+    // Copied from place to place: a value on its way would lie on the stack, too.
+    let mut boxed = Dek(Box::new([0; 32]));
+    boxed.0.copy_from_slice(dek);
     Ok(StreamKey {
-        dek: Dek(Box::new(*dek)),
+        dek: boxed,
         plain_octets,
     })
 }
@@ -379,7 +382,7 @@ impl Sealer {
         hasher: Hasher,
     ) -> Self {
         let mut dek = Dek(Box::new([0; 32]));
-        entropy.fill(dek.0.as_mut_slice());
+        entropy.fill_key(dek.0.as_mut_slice());
         let id = StreamId(array(entropy));
         let prefix = array(entropy);
         let binding = ChunkBinding::new(address, id, part, level);

@@ -11,7 +11,7 @@ use agent::migration::wire::{Either, write_frame};
 use agent::migration::{Settings as Times, UnexpectedInput};
 use agent::objects::{Local, NotOwned, Open, Settings};
 use agent::register::Trust;
-use agent::store::{self, Entry, Store, Work};
+use agent::store::{self, Auditor, Entry, Store, Work};
 use agent::transfer::engine::{Engine, Id, Job, Outside, Parts, Side, Wish};
 use agent::transfer::{Counters, Shipment, TransferSettings};
 use agent::vault::{Entropy, Generation, Kek, KeyProvider, Known, PoolKey, ProviderError, Vault};
@@ -245,7 +245,12 @@ pub(super) fn times() -> Times {
     }
 }
 
-fn open(disk: &Platter, seed: u64, number: u8) -> Result<(Store, Vec<Arc<Entry>>), store::OpenError> {
+fn open(
+    disk: &Platter,
+    name: &ServerName,
+    seed: u64,
+    number: u8,
+) -> Result<(Store, Vec<Arc<Entry>>), store::OpenError> {
     let entropy: Arc<dyn Entropy> = Arc::new(Seeded(Mutex::new(StdRng::seed_from_u64(seed))));
     let vault = Vault::with_entropy(Box::new(OneKey([number; 32])), PoolKey::new([9; 32]), entropy);
     let settings = store::Settings {
@@ -254,6 +259,8 @@ fn open(disk: &Platter, seed: u64, number: u8) -> Result<(Store, Vec<Arc<Entry>>
         volume: 8 << 20,
         cache: 1 << 20,
         work: Work::Caller,
+        // Nobody signs: a signature takes longer than all the rest of an event.
+        auditor: Arc::new(Auditor::new(name.clone(), None, std::time::Duration::MAX)),
     };
     Store::open(Arc::new(disk.clone()), Arc::new(vault), &settings)
 }
@@ -305,7 +312,7 @@ impl Machine {
 
 impl Process {
     fn on(disk: &Platter, name: &ServerName, seed: u64, number: u8, release: u8) -> Result<Process, store::OpenError> {
-        let (store, entries) = open(disk, seed, number)?;
+        let (store, entries) = open(disk, name, seed, number)?;
         let local = Local::new(
             Arc::new(store),
             entries,

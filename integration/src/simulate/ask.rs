@@ -72,6 +72,7 @@ impl World {
                     commits: local.store().commits(),
                     peer_port: 9101,
                     quarantined: totals.quarantined,
+                    audit: Some(local.store().audit_head()),
                 };
                 let addresses = [std::net::IpAddr::from([192, 0, 2, agent as u8 + 1])];
                 (

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use agent::store::{Entry, Journal};
 use agent::vault::{Part, StreamId};
+use zones::audit::{self, Head, Verifier};
 use zones::{Address, Register, ServerName, State};
 
 use super::agent::Machine;
@@ -35,6 +36,8 @@ pub(super) struct Check {
     reconciles: bool,
     touched: BTreeSet<usize>,
     streams: BTreeMap<StreamId, (usize, Address, bool)>,
+    /// Changes of owner, by object and epoch; none once a registry was restored: what it forgot may happen again.
+    moves: Option<BTreeMap<(Address, u64), ServerName>>,
 }
 
 impl Check {
@@ -50,6 +53,7 @@ impl Check {
             reconciles: false,
             touched: BTreeSet::new(),
             streams: BTreeMap::new(),
+            moves: Some(BTreeMap::new()),
         }
     }
 
@@ -231,6 +235,7 @@ impl World {
         let view = self.librarian.process.registry.view();
         if !view.reconcile().open {
             self.check.reconciles = true;
+            self.check.moves = None;
             return Ok(());
         }
         let opens = std::mem::take(&mut self.check.reconciles);
@@ -271,6 +276,15 @@ impl World {
                         old.schema, register.schema, register.owner
                     ));
                 }
+            }
+            if let (Some(moves), Some(old)) = (&mut self.check.moves, &before)
+                && old.owner != register.owner
+                && let Some(twice) = moves.insert((address.clone(), register.epoch.0), register.owner.clone())
+            {
+                return Err(format!(
+                    "I4: {address} moves to {twice} and {} at one epoch",
+                    register.owner
+                ));
             }
             let is_new = seen.texts.insert(text(register));
             // No change rests on the text of a deleted one, so a reconcile may find it again.
@@ -356,6 +370,41 @@ impl World {
         }
     }
 
+    /// I7 (end): every log is whole, and its entries are the moves that were committed.
+    pub(super) fn verify_logs(&self) -> Result<(), String> {
+        let mut left = self.check.moves.clone();
+        for machine in &self.machines {
+            let store = machine.process.local.store();
+            let page = store.audit(0, usize::MAX).map_err(|error| error.to_string())?;
+            let head = store.audit_head();
+            let mut verifier = Verifier::new(Head::first(&machine.name), None);
+            for (number, line) in &page.entries {
+                verifier.line(*number, line);
+                let entry = audit::Entry::read(line).map_err(|error| format!("I7: {error}"))?;
+                let Some(left) = &mut left else { continue };
+                let owner = left.remove(&(entry.address.clone(), entry.epoch));
+                if owner.as_ref() != Some(&machine.name) || entry.to != machine.name {
+                    return Err(format!(
+                        "I7: the log of {} has a move that was not: {entry:?}",
+                        machine.name
+                    ));
+                }
+            }
+            verifier
+                .end(head)
+                .map_err(|fault| format!("I7: the log of {}: {fault}", machine.name))?;
+            if page.head.is_some_and(|signed| signed.head != head.to_string()) {
+                return Err(format!("I7: the log of {} has another head than is kept", machine.name));
+            }
+        }
+        match left.and_then(|left| left.into_iter().next()) {
+            Some(((address, epoch), owner)) => Err(format!(
+                "I7: {owner} took {address} at epoch {epoch}, and its log does not say so"
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// I4, I5.
     fn verify_copies(&self) -> Result<(), String> {
         let rows: Vec<Vec<std::sync::Arc<Entry>>> = self
@@ -408,6 +457,7 @@ impl World {
 
     /// What must hold when faults have stopped and everything is quiet.
     pub(super) fn check_end(&self) -> Result<(), String> {
+        self.verify_logs()?;
         for machine in &self.machines {
             let usage = machine.process.local.store().usage();
             if usage.reserved != 0 {

@@ -92,6 +92,13 @@ pub(crate) fn search(dir: &Path, secrets: &[Secret]) -> Result<(Vec<Found>, usiz
     Ok((found, searched))
 }
 
+/// Searches octets for secrets: the number of each that is there, and how it is spelled.
+pub(crate) fn search_octets(octets: &[u8], secrets: &[Secret]) -> Vec<(usize, &'static str)> {
+    let mut found = Vec::new();
+    Needles::new(secrets).find(octets, |secret, form| found.push((secret, form)));
+    found
+}
+
 /// All forms of all secrets, to be sought in one pass.
 struct Needles {
     forms: Vec<(usize, &'static str, Vec<u8>)>,
@@ -159,6 +166,10 @@ fn a_secret_is_found_in_every_form_wherever_it_begins() -> Result<()> {
         }
     }
     std::fs::write(&file, &octets[..31])?;
+    anyhow::ensure!(
+        search_octets(&octets, std::slice::from_ref(&secret)) == [(0, "raw")],
+        "in memory"
+    );
     anyhow::ensure!(search(dir.path(), &[secret])?.0.is_empty(), "a part is not the whole");
     Ok(())
 }

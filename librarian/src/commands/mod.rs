@@ -4,6 +4,7 @@
 //! Exit status: 0 done, 1 failed, 2 wrong usage. What was asked for goes to standard output, everything else to standard
 //! error. Errors say what to do.
 
+mod audit;
 mod client;
 mod init;
 mod invite;
@@ -173,6 +174,22 @@ Objects come to a new level, and through contract steps, when they move. A floor
         contract_steps: bool,
         #[command(flatten)]
         follow: Follow,
+    },
+    /// The moves of objects, as the servers' logs have them; and whether these are whole.
+    #[command(after_help = "Examples:
+  librarian audit 3.1.2.1.023
+  librarian audit export > moves.jsonl
+  librarian audit verify --json
+
+An object's address may be written with a leading `=`, such as `=verify`.")]
+    Audit {
+        /// An address; `verify` checks all logs against the heads that the librarian keeps, `export` prints every entry as a
+        /// line of JSON.
+        #[arg(value_name = "ADDRESS|verify|export")]
+        what: String,
+        /// Print JSON: an array of logs for `verify`, else an entry a line.
+        #[arg(long)]
+        json: bool,
     },
     /// Save the registry to a file, while it serves or not; the file is read back.
     #[command(after_help = "Example:
@@ -394,6 +411,14 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Pool { json } => show::pool(&dir, json),
         Command::Drain { server, into, follow } => moves::drain(&dir, &server, into.as_ref(), follow),
         Command::Refill { server, follow } => moves::refill(&dir, &server, follow),
+        Command::Audit { what, json } => match what.as_str() {
+            "verify" => audit::verify(&dir, json),
+            "export" => audit::list(&dir, None, true),
+            address => {
+                let address = address.strip_prefix('=').unwrap_or(address);
+                audit::list(&dir, Some(&address.parse()?), json)
+            }
+        },
         Command::Policy {
             level: None,
             floor: None,

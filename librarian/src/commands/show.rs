@@ -134,6 +134,13 @@ fn overview(pool: &Pool) -> String {
             server.quarantined, server.name
         )
     }));
+    let doubtful = pool.servers.iter().filter(|server| server.log_is_doubtful);
+    lines.extend(doubtful.map(|server| {
+        format!(
+            "the log of moves of {} was cut back or rewritten: `librarian audit verify`",
+            server.name
+        )
+    }));
     if pool.servers.is_empty() {
         lines.push("no server has joined yet: librarian invite s1".to_owned());
     }

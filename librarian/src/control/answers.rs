@@ -101,6 +101,8 @@ fn one(view: &View<'_>, server: &registry::Server) -> Server {
         errors: has.map_or(0, |has| has.errors),
         unreadable: has.map_or(0, |has| has.unreadable),
         quarantined: has.map_or(0, |has| has.quarantined),
+        audit: server.audit.map(|audit| audit.to_string()),
+        log_is_doubtful: server.log_is_doubtful(),
         plan: has.map_or(0, |has| has.plan),
         addresses: server
             .host

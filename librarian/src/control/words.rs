@@ -196,6 +196,12 @@ pub struct Server {
     /// Objects that a schema step failed on.
     #[serde(default)]
     pub quarantined: u64,
+    /// The end of its log of moves that is kept here: `COUNT:HASH`.
+    #[serde(default)]
+    pub audit: Option<String>,
+    /// Whether its log is not the one that it told of before.
+    #[serde(default)]
+    pub log_is_doubtful: bool,
     /// The highest plan it knows.
     pub plan: u64,
     /// Its addresses.

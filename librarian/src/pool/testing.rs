@@ -26,6 +26,7 @@ pub(super) fn has(plan: u64, objects: u64) -> Has {
         commits: 0,
         peer_port: 1,
         quarantined: 0,
+        audit: None,
     }
 }
 

@@ -326,6 +326,7 @@ fn joined(draft: &mut Draft<'_>, name: &ServerName, role: Role) {
         Some(mut server) if reconcile.written_off.remove(name) => {
             server.lost = false;
             server.host = None;
+            server.audit = None;
             server.want = first(role, server.want.step + 1);
             draft.put_server(server);
             draft.put_reconcile(reconcile);

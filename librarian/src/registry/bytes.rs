@@ -54,6 +54,11 @@ impl Writer {
 pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Reader<'a> {
+    /// Whether nothing follows.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     fn take(&mut self, octets: usize) -> Result<&'a [u8], Damaged> {
         let (taken, rest) = self.0.split_at_checked(octets).ok_or(Damaged("it ends early"))?;
         self.0 = rest;

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | 1 | register | address, epoch u64, tx 16 octets, state u8 (0 stable, 1 moving, 2 deleted), owner, `to` if moving, holders, type, schema u32, level u8 |
 //! | 2 | node | zone u8 (0 apex, 1 tree), owner name in wire form, RRsets: type u16, TTL u32, list of RDATA uncompressed; no RRset: the name is gone |
-//! | 3 | server | name, lost u8, want strings, then u8 1 and HTTPS port u16, addresses as text, has strings, or u8 0 |
+//! | 3 | server | name, lost u8, want strings, then u8 1 and HTTPS port u16, addresses as text, has strings, or u8 0; head of its log of moves, or nothing |
 //! | 4 | plan | number u64, parent u64, document behind u32 |
 //! | 5 | serials | obj, tree, pool, each u32 |
 //! | 6 | reconcile | open u8, names of servers that were written off |
@@ -261,6 +261,9 @@ fn write_server(out: &mut Writer, server: &Server) {
         }
         None => out.u8(0),
     }
+    if let Some(audit) = &server.audit {
+        string(out, audit.to_string());
+    }
 }
 
 fn read_server(from: &mut Reader<'_>) -> Result<Server, Damaged> {
@@ -279,6 +282,10 @@ fn read_server(from: &mut Reader<'_>) -> Result<Server, Damaged> {
             addresses,
             has,
         });
+    }
+    // A release before logs of moves ended here.
+    if !from.is_empty() {
+        server.audit = Some(from.parsed()?);
     }
     Ok(server)
 }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use zones::audit::Head;
 use zones::{Has, Role, ServerName, Want, Wish};
 
 /// Most addresses that a server may have.
@@ -23,7 +24,7 @@ pub struct Host {
 ///
 /// | field | lasts |
 /// |---|---|
-/// | name, want, lost | over a restart |
+/// | name, want, lost, audit | over a restart |
 /// | host | port, addresses, release and the index's commit counter over a restart; the rest as they were at the last change of these |
 /// | seen, todos | until the process ends |
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +39,8 @@ pub struct Server {
     pub lost: bool,
     /// Where it is; `None` until its agent has said so.
     pub host: Option<Host>,
+    /// The end of its log of moves, as far as it was ever told: a log that is cut back or rewritten is found by it.
+    pub audit: Option<Head>,
     /// When its agent last said so to this process.
     pub seen: Option<Instant>,
 }
@@ -51,6 +54,7 @@ impl Server {
             todos: Vec::new(),
             lost: false,
             host: None,
+            audit: None,
             seen: None,
         }
     }
@@ -65,6 +69,27 @@ impl Server {
     #[must_use]
     pub fn has(&self) -> Option<&Has> {
         self.host.as_ref().map(|host| &host.has)
+    }
+
+    /// Takes the end of its log of moves. One that does not follow from what was told before is not taken, and stays to be seen.
+    pub(crate) fn told_of_log(&mut self, told: Option<Head>) {
+        let Some(told) = told else { return };
+        let follows = self.audit.is_none_or(|kept| told.count > kept.count || told == kept);
+        if follows {
+            self.audit = Some(told);
+        } else {
+            tracing::error!(server = %self.name, kept = ?self.audit.map(|kept| kept.to_string()), %told, "a log of moves was cut back or rewritten");
+        }
+    }
+
+    /// Whether its log of moves is not the one that it told of before.
+    #[must_use]
+    pub fn log_is_doubtful(&self) -> bool {
+        match (self.audit, self.has().and_then(|has| has.audit)) {
+            (Some(kept), Some(told)) => kept != told,
+            (Some(_), None) => self.host.is_some(),
+            (None, _) => false,
+        }
     }
 
     /// Whether its lease runs.
@@ -95,7 +120,7 @@ impl Server {
                 )
             })
         };
-        self.want != new.want || self.lost != new.lost || kept(self) != kept(new)
+        self.want != new.want || self.lost != new.lost || self.audit != new.audit || kept(self) != kept(new)
     }
 
     /// Whether `new` differs in something that answers about objects are made of, so that serials must rise.
@@ -129,6 +154,7 @@ pub(crate) mod tests {
             commits: 12,
             peer_port: 9101,
             quarantined: 0,
+            audit: None,
         }
     }
 
@@ -157,5 +183,41 @@ pub(crate) mod tests {
         assert_eq!(change(|new| new.host.as_mut().unwrap().https_port += 1), (true, true));
         assert_eq!(change(|new| new.want.role = Role::Cordoned), (true, true));
         assert_eq!(change(|new| new.seen = Some(Instant::now())), (false, false));
+    }
+
+    #[test]
+    fn log_that_is_cut_back_or_rewritten_does_not_take_the_place_of_the_one_that_was_told() {
+        let mut server = Server::new(
+            "s2".parse().unwrap(),
+            Want {
+                role: Role::Serving,
+                targets: Vec::new(),
+                plan: 0,
+                step: 0,
+                policy: zones::Policy::default(),
+            },
+        );
+        let told = |count, octet| {
+            Some(Head {
+                count,
+                hash: [octet; 32],
+            })
+        };
+        let mut tell = |head| {
+            server.told_of_log(head);
+            server.host = Some(Host {
+                https_port: 1,
+                addresses: Vec::new(),
+                has: Has { audit: head, ..has() },
+            });
+            (server.audit, server.log_is_doubtful())
+        };
+        assert_eq!(tell(told(3, 1)), (told(3, 1), false));
+        assert_eq!(tell(told(5, 2)), (told(5, 2), false));
+        for doubtful in [told(4, 9), told(5, 3), None] {
+            assert_eq!(tell(doubtful), (told(5, 2), true));
+        }
+        assert_eq!(tell(told(5, 2)), (told(5, 2), false), "the log came back");
+        assert_eq!(tell(told(6, 4)), (told(6, 4), false));
     }
 }

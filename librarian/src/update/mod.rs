@@ -125,6 +125,7 @@ fn speak(draft: &mut Draft<'_>, by: &By, update: &Update, received: Instant) -> 
         )));
     };
     let mut server = server.clone();
+    server.told_of_log(said.has.audit);
     server.host = Some(Host {
         https_port: said.https_port,
         addresses: said.addresses,

@@ -178,6 +178,7 @@ async fn new_owner_shows_the_object_at_once_and_writes_it_after_the_wait() {
         received: None,
         quarantined: None,
         migrated_from: None,
+        audit: None,
     };
     let insert = (address("1"), Change::Insert(arriving));
     place.objects.commit(vec![insert]).await.unwrap();
@@ -187,6 +188,7 @@ async fn new_owner_shows_the_object_at_once_and_writes_it_after_the_wait() {
     place
         .objects
         .became_owner(&address("1"), WriteGate::Held, |entry| NewEntry {
+            audit: Some(crate::store::AuditNote { unix_ms: 1 }),
             epoch: Epoch(3),
             journal: Journal::Active { wait },
             ..entry.keep()

@@ -136,7 +136,7 @@ impl<O: Outside> Engine<O> {
         if !wanted.may_start(now) {
             return;
         }
-        self.single(&wanted.todos, now);
+        self.single(&wanted.todos, wanted.plan, now);
         match wanted.want {
             Some(want) if want.role == Role::Draining && !want.targets.is_empty() => self.everything(&want, now),
             Some(_) | None => {
@@ -149,7 +149,7 @@ impl<O: Outside> Engine<O> {
     }
 
     /// Wishes for single objects.
-    fn single(&mut self, todos: &[Wish], now: BootInstant) {
+    fn single(&mut self, todos: &[Wish], plan: u64, now: BootInstant) {
         for wish in todos {
             let (address, server) = match wish {
                 Wish::Move { address, server } => (address, server),
@@ -163,7 +163,8 @@ impl<O: Outside> Engine<O> {
                 continue;
             }
             // A wish stays until the controller takes it away, so one that is under way or done is met often.
-            match self.begin(address, server, self.drain.broken_seals(address)) {
+            let actor = format!("wish, plan {plan}");
+            match self.begin(address, server, self.drain.broken_seals(address), actor) {
                 Ok(()) => info!(object = %address, target = %server, "a wished move begins"),
                 Err(Busy::NotOwned | Busy::Moving | Busy::Opening) => {}
             }
@@ -202,7 +203,8 @@ impl<O: Outside> Engine<O> {
                 return;
             };
             self.drain.queue.pop_front();
-            match self.begin(&address, &target, self.drain.broken_seals(&address)) {
+            let actor = format!("drain, plan {}", want.plan);
+            match self.begin(&address, &target, self.drain.broken_seals(&address), actor) {
                 Ok(()) => {}
                 Err(busy @ (Busy::NotOwned | Busy::Moving | Busy::Opening)) => {
                     debug!(object = %address, %busy, "object is not moved now");

@@ -31,7 +31,7 @@ pub(super) struct Incoming {
     /// The copy that is whole.
     pub(super) in_hand: Option<InHand>,
     /// The copy that is being received.
-    receiving: Option<(u64, Copy)>,
+    receiving: Option<(u64, Copy, Level)>,
     reservation: Option<Arc<Reservation>>,
     /// Whether it passes through memory.
     small: bool,
@@ -395,7 +395,7 @@ impl<O: Outside> Engine<O> {
         };
         self.copies += 1;
         let number = self.copies;
-        incoming.receiving = Some((number, Copy { level, ..copy.clone() }));
+        incoming.receiving = Some((number, Copy { level, ..copy.clone() }, copy.level));
         self.feed_destination(id, Input::CopyBegan);
         Some((number, level))
     }
@@ -405,19 +405,21 @@ impl<O: Outside> Engine<O> {
         let Some(incoming) = self.incoming.get_mut(&id) else {
             return;
         };
-        let Some((_, copy)) = incoming.receiving.take_if(|(receiving, _)| *receiving == number) else {
+        let Some((_, copy, level_from)) = incoming.receiving.take_if(|(receiving, ..)| *receiving == number) else {
             // Given up for a later one.
             return;
         };
         let input = match outcome {
-            Ok(pieces) if incoming.machine.takes_copy() => match InHand::new(copy, pieces, incoming.in_hand.as_ref()) {
-                Some(in_hand) => {
-                    let facts = in_hand.facts();
-                    incoming.in_hand = Some(in_hand);
-                    Input::Copied(facts)
+            Ok(pieces) if incoming.machine.takes_copy() => {
+                match InHand::new(copy, level_from, pieces, incoming.in_hand.as_ref()) {
+                    Some(in_hand) => {
+                        let facts = in_hand.facts();
+                        incoming.in_hand = Some(in_hand);
+                        Input::Copied(facts)
+                    }
+                    None => Input::CopyDamaged,
                 }
-                None => Input::CopyDamaged,
-            },
+            }
             Ok(_) => Input::CopyFailed,
             Err(CopyFault::Damaged | CopyFault::ReadBack(_)) => {
                 info!(object = %incoming.machine.address(), "a copy arrived damaged");

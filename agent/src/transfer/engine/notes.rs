@@ -10,7 +10,7 @@ use super::{Engine, Id, Job, NOTES_MAX, NOTES_RUNNING_MAX, Outside, Side};
 use crate::migration::guard::{Guard, stands};
 use crate::migration::{destination, source};
 use crate::objects::{BatchStep, Local, Objects, StepError, WriteGate};
-use crate::store::{Change, Content, Digests, Entry, Journal, NewEntry, OpenWait};
+use crate::store::{AuditNote, Change, Content, Digests, Entry, Journal, NewEntry, OpenWait};
 use crate::transfer::copying::InHand;
 use crate::transfer::engine::incoming::Incoming;
 use crate::vault::Digest;
@@ -240,6 +240,7 @@ impl<O: Outside> Engine<O> {
                 (Kind::Row, arriving(Journal::CommitSent { from, tx, commit_tx }))
             }
             destination::Step::Active { tx, wait: true, .. } => {
+                let unix_ms = self.outside.unix_ms();
                 let change = Box::new(move |entry: &Entry| NewEntry {
                     journal: Journal::Active {
                         wait: Some(OpenWait { from: from.clone() }),
@@ -247,6 +248,7 @@ impl<O: Outside> Engine<O> {
                     tx: Some(tx),
                     from: Some(from),
                     received: None,
+                    audit: Some(AuditNote { unix_ms }),
                     ..entry.keep()
                 });
                 let step = BatchStep::Arrived {
@@ -386,9 +388,10 @@ fn arriving(incoming: &Incoming, journal: Journal) -> Change {
         writes: in_hand.map(|in_hand| in_hand.writes()).unwrap_or_default(),
         tx: None,
         from: Some(machine.source().clone()),
-        received: in_hand.and_then(InHand::received),
+        received: in_hand.map(InHand::received),
+        audit: None,
         quarantined: in_hand.and_then(|in_hand| in_hand.form.quarantined.clone()),
-        migrated_from: in_hand.and_then(InHand::received).map(|received| received.schema),
+        migrated_from: in_hand.and_then(InHand::migrated_from),
     };
     match incoming.row {
         Some(seq) => Change::Replace { seq, entry },

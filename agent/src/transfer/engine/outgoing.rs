@@ -36,6 +36,8 @@ pub(super) struct Outgoing {
     newest: Option<u32>,
     /// What became of the properties of one stream that the destination does not read.
     back: Option<(StreamId, Option<Back>)>,
+    /// What asked for the move.
+    actor: String,
     /// The number of the closing that is wanted.
     closing: Option<u32>,
     /// Since when it takes a place among the sealed.
@@ -109,7 +111,13 @@ pub(super) fn digests(entry: &Entry) -> Digests {
 
 impl<O: Outside> Engine<O> {
     /// Begins to move an object; why not, if it cannot be now.
-    pub(super) fn begin(&mut self, address: &Address, to: &ServerName, broken_seals: u32) -> Result<(), Busy> {
+    pub(super) fn begin(
+        &mut self,
+        address: &Address,
+        to: &ServerName,
+        broken_seals: u32,
+        actor: String,
+    ) -> Result<(), Busy> {
         if self.outgoing_by_address.contains_key(address) {
             return Err(Busy::Moving);
         }
@@ -152,11 +160,18 @@ impl<O: Outside> Engine<O> {
         let machine = Source::begin(self.outside.now(), begin, settings).map_err(|_| Busy::Opening)?;
         let octets = entry.plain_octets();
         self.window.open(octets);
-        self.add_outgoing(machine, octets, None, Some(guard));
+        self.add_outgoing(machine, octets, None, Some(guard), actor);
         Ok(())
     }
 
-    fn add_outgoing(&mut self, machine: Source, octets: u64, reclaims: Option<Arc<Entry>>, guard: Option<MoveGuard>) {
+    fn add_outgoing(
+        &mut self,
+        machine: Source,
+        octets: u64,
+        reclaims: Option<Arc<Entry>>,
+        guard: Option<MoveGuard>,
+        actor: String,
+    ) {
         let id = self.new_id();
         if reclaims.is_none() {
             self.outgoing_by_address.insert(machine.address().clone(), id);
@@ -171,6 +186,7 @@ impl<O: Outside> Engine<O> {
             shipped: None,
             newest: None,
             back: None,
+            actor,
             closing: None,
             sealed_since: None,
             _guard: guard,
@@ -212,7 +228,7 @@ impl<O: Outside> Engine<O> {
         let octets = entry.plain_octets();
         self.window.open(octets);
         let guard = self.parts.objects.begin_move(&entry.address).ok();
-        self.add_outgoing(machine, octets, None, guard);
+        self.add_outgoing(machine, octets, None, guard, "taken up after a restart".to_owned());
         true
     }
 
@@ -259,7 +275,7 @@ impl<O: Outside> Engine<O> {
             };
             let machine = Source::recover(now, recovered, settings);
             self.reclaiming += 1;
-            self.add_outgoing(machine, 0, Some(entry), None);
+            self.add_outgoing(machine, 0, Some(entry), None, String::new());
         }
     }
 
@@ -399,7 +415,8 @@ impl<O: Outside> Engine<O> {
             return;
         }
         let back = outgoing.back_of(&entry).cloned();
-        let shipment = Shipment::new(entry, outgoing.machine.tx(), staged, outgoing.shipped, back);
+        let shipment =
+            Shipment::new(entry, outgoing.machine.tx(), staged, outgoing.shipped, back).asked_by(&outgoing.actor);
         if shipment.is_small() {
             self.to_ship.push_back((id, shipment));
             return;
