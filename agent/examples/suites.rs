@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use agent::vault::envelope::{CHUNK_OCTETS, Sealed};
-use agent::vault::{Generation, Kek, KeyProvider, Opener, Part, PoolKey, ProviderError, Vault};
+use agent::vault::{Generation, Kek, KeyProvider, Known, Opener, Part, PoolKey, ProviderError, Vault};
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
 use chacha20poly1305::{Tag, XChaCha20Poly1305, XNonce};
 use zones::{Address, Level};
@@ -20,6 +20,10 @@ const OCTETS: usize = 16 << 20;
 struct NoKey;
 
 impl KeyProvider for NoKey {
+    fn name(&self) -> &'static str {
+        "no key"
+    }
+
     fn current(&self) -> Result<(Generation, Kek), ProviderError> {
         self.kek(Generation(1)).map(|kek| (Generation(1), kek))
     }
@@ -28,12 +32,13 @@ impl KeyProvider for NoKey {
         Err(ProviderError::NoGeneration { generation })
     }
 
-    fn generations(&self) -> Vec<Generation> {
-        Vec::new()
+    fn generations(&self) -> Result<Vec<Known>, ProviderError> {
+        Ok(Vec::new())
     }
 
     fn begin_generation(&self) -> Result<Generation, ProviderError> {
         Err(ProviderError::Unavailable {
+            provider: self.name(),
             source: "there is no key".into(),
         })
     }

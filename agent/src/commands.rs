@@ -1,4 +1,4 @@
-//! The command line: `agent join|run|get|put|stat|rm|ls|check|schema`.
+//! The command line: `agent join|run|get|put|stat|rm|ls|check|keys|schema`.
 //!
 //! Exit status 0 done, 1 failed, 2 wrong usage. What a command is asked for goes to standard output, everything else to
 //! standard error. Long work shows its progress on a terminal and stays silent in a pipe.
@@ -7,6 +7,7 @@ mod address;
 mod check;
 mod files;
 mod join;
+mod keys;
 mod log;
 mod objects;
 mod progress;
@@ -52,6 +53,8 @@ enum Command {
     Ls(objects::Ls),
     /// Verify every copy on this server; beside a running agent, tell what its scrub has found
     Check(check::Check),
+    /// The generations of keys on this server: how they stand, new ones, backups
+    Keys(keys::Keys),
     /// Check schemas, write the next one, try its steps on the objects here
     Schema(schema::Schema),
     /// Run schema steps for the agent that starts this
@@ -114,11 +117,18 @@ impl Command {
             Command::Stat(stat) => asynchronous(stat.run()),
             Command::Rm(rm) => asynchronous(rm.run()),
             Command::Ls(ls) => asynchronous(ls.run()),
-            Command::Check(check) => check.run(),
+            Command::Check(check) => hardened(|| check.run()),
+            Command::Keys(keys) => hardened(|| keys.run()),
             Command::Schema(schema) => schema.run(),
             Command::SchemaStep(step) => step.run(),
         }
     }
+}
+
+/// Runs what opens the keys of a server: like the agent, it leaves no core.
+fn hardened(work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    crate::vault::harden::forbid_core_dumps().context("forbid core dumps")?;
+    work()
 }
 
 fn asynchronous(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {

@@ -46,6 +46,9 @@ pub struct Config {
     /// What opens the keyring.
     #[serde(default)]
     pub keyring: Keyring,
+    /// Who keeps the keys, and how long one serves.
+    #[serde(default)]
+    pub keys: Keys,
     /// Bounds of client access.
     #[serde(default)]
     pub access: Access,
@@ -174,6 +177,45 @@ impl<'de> Deserialize<'de> for KeyringSecret {
     }
 }
 
+/// Who keeps the key-encryption keys, and how long one serves.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Keys {
+    /// Who keeps them.
+    pub provider: KeyKeeper,
+    /// Age at which a generation ends: then nothing that was removed before it ended opens any more.
+    #[serde(with = "humantime_serde")]
+    pub max_age: Duration,
+    /// How long reads go on while the provider does not answer.
+    #[serde(with = "humantime_serde")]
+    pub cache_for: Duration,
+    /// The token, where `provider` is `pkcs11`.
+    pub pkcs11: Option<Pkcs11>,
+}
+
+/// Who keeps the key-encryption keys.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyKeeper {
+    /// A sealed file in the agent's directory.
+    #[default]
+    Keyring,
+    /// A token behind PKCS#11.
+    Pkcs11,
+}
+
+/// A token behind PKCS#11.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pkcs11 {
+    /// The vendor's library.
+    pub module: PathBuf,
+    /// Label of the token.
+    pub token: String,
+    /// Where its PIN is: the first line of a file, or a credential of systemd.
+    pub pin: KeyringSecret,
+}
+
 /// Bounds of client access.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -244,6 +286,17 @@ impl Default for Store {
             capacity: Octets(64 << 30),
             volume_step: Octets(64 << 20),
             volumes: PathBuf::from("volumes"),
+        }
+    }
+}
+
+impl Default for Keys {
+    fn default() -> Self {
+        Keys {
+            provider: KeyKeeper::default(),
+            max_age: Duration::from_secs(24 * 3600),
+            cache_for: Duration::from_secs(600),
+            pkcs11: None,
         }
     }
 }
@@ -402,6 +455,18 @@ impl Config {
                 self.store.volume_step > self.store.capacity,
                 "store.volume_step is at most store.capacity",
             ),
+            (
+                self.keys.max_age < Duration::from_secs(60),
+                "keys.max_age is at least 1m: every generation costs a commit for each 256 objects",
+            ),
+            (
+                self.keys.cache_for < Duration::from_secs(10),
+                "keys.cache_for is at least 10s",
+            ),
+            (
+                (self.keys.provider == KeyKeeper::Pkcs11) != self.keys.pkcs11.is_some(),
+                "keys.provider is pkcs11 exactly where there is a table [keys.pkcs11] with module, token and pin",
+            ),
             (self.access.connections_max == 0, "access.connections_max is at least 1"),
             (self.access.requests_max == 0, "access.requests_max is at least 1"),
             (
@@ -479,6 +544,7 @@ pub fn template(joined: &Joined) -> String {
     let volume_step = store.volume_step.min(*capacity);
     let access = Access::default();
     let moves = Moves::default();
+    let keys = Keys::default();
     let scrub = Scrub::default();
     let release = release();
     let audit_keep = humantime_serde::re::humantime::format_duration(Audit::default().keep);
@@ -538,6 +604,23 @@ volume_step = "{volume_step}"
 # keyring and this secret can open every object here; without the secret nobody can, so keep a copy elsewhere.
 # secret = "{secret}"
 
+[keys]
+# Who keeps the key-encryption keys: keyring (the sealed file above) or pkcs11 (a token, such as an HSM; described in
+# [keys.pkcs11]). Default keyring. It cannot be changed for a directory with objects in it: drain the server first.
+# provider = "keyring"
+# Age at which a key ends. All data keys are then wrapped anew and the old key is destroyed, so that nothing that was removed
+# before opens any more, whatever is left of it on disk. Default {max_age}, at least 1m. Short costs writes of the index; long
+# leaves what was removed open, for that long, to who gets the keys and the disk.
+# max_age = "{max_age}"
+# How long objects can be read after the key provider has stopped answering; writes are refused at once. Default {cache_for}.
+# Long keeps keys in memory without the provider's consent.
+# cache_for = "{cache_for}"
+# The token: the vendor's library, the token's label, and its PIN as file:PATH (first line) or credential:NAME (of systemd).
+#   [keys.pkcs11]
+#   module = "/usr/lib/softhsm/libsofthsm2.so"
+#   token = "hypernet"
+#   pin = "credential:pin"
+
 [access]
 # Most client connections at once. Default {connections_max}. Too few: clients wait to connect. Each costs about 100 KiB.
 # connections_max = {connections_max}
@@ -591,6 +674,8 @@ volume_step = "{volume_step}"
         volume_step_default = store.volume_step,
         volumes = store.volumes.display(),
         secret = KeyringSecret::default(),
+        max_age = time(keys.max_age),
+        cache_for = time(keys.cache_for),
         connections_max = access.connections_max,
         requests_max = access.requests_max,
         properties_max = access.properties_max,

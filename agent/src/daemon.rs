@@ -26,14 +26,15 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::access::Access;
 use crate::access::metrics::{self, Source};
+use crate::age;
 use crate::control::{Control, Figures, Told, Wanted};
 use crate::home::Home;
+use crate::keys::Keeper;
 use crate::objects::{Objects, Settings};
 use crate::reconcile::Reconciler;
 use crate::register::{Phase, Registers, Trust};
 use crate::schema::{Children, Limits, Stepper};
 use crate::scrub::Scrubber;
-use crate::store::Store;
 use crate::transfer::{Room, Transfer, TransferSettings};
 use crate::vault::{harden, suite};
 
@@ -55,6 +56,10 @@ const STEPPING_CHILDREN_MAX: usize = 2;
 const WRITTEN_OFF: &str = "this server was written off when the registry was reconciled, and others own what it had: keep its \
                            directory if anything in it is missed, empty it otherwise, and join anew with a token of `librarian \
                            invite NAME --again`";
+
+/// Why an agent whose index is old does not serve.
+const OLD_INDEX: &str = "the index of this server is older than what it reported: it is an old copy; restore the newest one, or \
+                         join anew with an empty directory";
 
 /// What the ready line says.
 #[derive(Debug, Serialize)]
@@ -124,8 +129,10 @@ async fn serve(home: Home) -> Result<()> {
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "SIGINT",
         () = agent.written_off.cancelled() => "written off",
+        () = agent.old_index.cancelled() => "the index is old",
     };
     let written_off = agent.written_off.is_cancelled();
+    let old_index = agent.old_index.is_cancelled();
     watchdog.abort();
     notify(&[NotifyState::Stopping]);
     tracing::info!(why, "stopping");
@@ -133,6 +140,9 @@ async fn serve(home: Home) -> Result<()> {
     tracing::info!("stopped");
     if written_off {
         bail!(WRITTEN_OFF);
+    }
+    if old_index {
+        bail!(OLD_INDEX);
     }
     Ok(())
 }
@@ -147,8 +157,11 @@ struct Agent {
     transfer: Transfer,
     /// Cancelled when this server was written off.
     written_off: CancellationToken,
+    /// Cancelled when the librarian tells, late, that this index is older than what was reported.
+    old_index: CancellationToken,
     _control: AbortOnDropHandle<()>,
     _reconciler: AbortOnDropHandle<()>,
+    _keeper: AbortOnDropHandle<()>,
     _scrubber: Scrubber,
     _policy: AbortOnDropHandle<()>,
 }
@@ -170,7 +183,15 @@ impl Agent {
             home.key.clone(),
             Arc::new(trust),
         ));
-        check_index(&registers, &store).await?;
+        let commits = store.commits();
+        let confirmed = match age::ask(&registers, commits).await {
+            Ok(answer) => answer.map(|()| true)?,
+            Err(error) => {
+                // What is here can be served without the librarian; open entries wait for it one by one.
+                tracing::warn!(%error, "starting without the librarian");
+                false
+            }
+        };
         if *registers.trust().watch().borrow() == Phase::WrittenOff {
             bail!(WRITTEN_OFF);
         }
@@ -210,6 +231,7 @@ impl Agent {
             .with_context(|| format!("listen on {} (listen.peer)", config.listen.peer))?;
         let peer = transfer.local_addr().context("read the port of listen.peer")?;
         let written_off = CancellationToken::new();
+        let keys_wanted = wanted.clone();
         let reconciler = Reconciler {
             registers: Arc::clone(&registers),
             objects: Arc::clone(&objects),
@@ -234,6 +256,9 @@ impl Agent {
         sources.push(Box::new(move |out| out.push_str(&moves.metrics())));
         let shown = Arc::clone(&objects);
         sources.push(Box::new(move |out| show(&shown, out)));
+        let keeper = Keeper::new(&home.dir, Arc::clone(objects.store()), keys_wanted, config.keys.max_age);
+        sources.push(Box::new(keeper.metrics()));
+        let keeper = AbortOnDropHandle::new(tokio::spawn(keeper.run()));
         let others = Arc::clone(&objects);
         let used = move || others.figures().heat + others.store().commits();
         let scrubber =
@@ -256,7 +281,18 @@ impl Agent {
             peer_port: peer.port(),
             addresses: addresses(&config.listen.advertise, https)?,
         };
-        let control = tokio::spawn(control.run(told, figures(Arc::clone(&objects))));
+        let old_index = CancellationToken::new();
+        let control = {
+            let (old_index, figures) = (old_index.clone(), figures(Arc::clone(&objects)));
+            tokio::spawn(async move {
+                if !confirmed && let Err(error) = age::ask_until_answered(&registers, commits).await {
+                    tracing::error!(%error, "this server does not serve");
+                    old_index.cancel();
+                    return;
+                }
+                control.run(told, figures).await;
+            })
+        };
         Ok(Agent {
             ready: Ready {
                 name: config.name.to_string(),
@@ -269,8 +305,10 @@ impl Agent {
             metrics,
             transfer,
             written_off,
+            old_index,
             _control: AbortOnDropHandle::new(control),
             _reconciler: reconciler,
+            _keeper: keeper,
             _scrubber: scrubber,
             _policy: policy,
         })
@@ -289,24 +327,6 @@ impl Agent {
             && let Ok(Err(error)) = metrics.await
         {
             tracing::warn!(%error, "metrics ended badly");
-        }
-    }
-}
-
-/// An index older than what this server once reported has lost objects and writes: it must not serve.
-async fn check_index(registers: &Registers, store: &Store) -> Result<()> {
-    match registers.has(registers.me()).await {
-        Ok(Some(has)) if has.commits > store.commits() => bail!(
-            "the index of this server has {} commits, and it reported {} before: it is an old copy; restore the newest \
-             one, or join anew with an empty directory",
-            store.commits(),
-            has.commits
-        ),
-        Ok(_) => Ok(()),
-        Err(error) => {
-            // What is here can be served without the librarian; open entries wait for it one by one.
-            tracing::warn!(%error, "starting without the librarian");
-            Ok(())
         }
     }
 }

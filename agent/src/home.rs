@@ -8,6 +8,8 @@
 //! | `keys/keyring.key`                     | what opens the keyring, unless settings say otherwise   |
 //! | `pool.key`                             | the pool's key of digests                               |
 //! | `keyring`, `index.redb`, `volumes/`    | the store (STORE.md)                                    |
+//! | `kek.<generation>`                     | instead of `keyring`: keys that a PKCS#11 token opens   |
+//! | `keys.status`, `keys.rotate`           | how key generations stand; asks for a new one           |
 //! | `plan`                                 | the highest plan number seen                            |
 //! | `incarnation`                          | the registry that is believed, and those before it      |
 
@@ -26,7 +28,13 @@ use zones::tsig::KeyError;
 use crate::config::{Config, ConfigError, KeyringSecret};
 use crate::schema::{LoadError, Schemas};
 use crate::store::{Auditor, Disk, Entry, OpenError, RealDisk, Settings, Store};
-use crate::vault::{Entropy, Keyring, KeyringError, PoolKey, Secret, SystemEntropy, Vault, VaultError};
+use crate::vault::guarded::Bounds;
+use crate::vault::keyring::credential;
+use crate::vault::pkcs11::{Token, TokenError, TokenSettings};
+use crate::vault::{
+    Entropy, Guarded, KeyProvider, Keyring, KeyringError, PoolKey, ProviderError, Secret, SystemEntropy, Vault,
+    VaultError,
+};
 
 /// Name of the keyring's file.
 const KEYRING: &str = "keyring";
@@ -109,6 +117,12 @@ pub enum HomeError {
     /// The keyring does not open.
     #[error("open the keyring")]
     Keyring(#[from] KeyringError),
+    /// The PKCS#11 token does not take this server.
+    #[error("open the PKCS#11 token")]
+    Token(#[from] TokenError),
+    /// The key provider does not answer.
+    #[error("get this server's keys")]
+    Provider(#[from] ProviderError),
     /// The pool's key of digests.
     #[error("read the pool key")]
     PoolKey(#[from] VaultError),
@@ -164,25 +178,87 @@ impl Home {
     ///
     /// [`HomeError`].
     pub fn open_store(&self) -> Result<(Store, Vec<Arc<Entry>>), HomeError> {
-        let lost = |source| HomeError::Disk {
-            path: self.dir.clone(),
-            source,
-        };
-        let disk: Arc<dyn Disk> =
-            Arc::new(RealDisk::with_volumes(&self.dir, &self.config.volumes(&self.dir)).map_err(lost)?);
-        let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
-        let fresh = !self.dir.join(KEYRING).exists();
+        let disk = self.disk()?;
+        let vault = self.vault(&disk)?;
+        Ok(Store::open(disk, vault, &self.store_settings())?)
+    }
+
+    /// The keys of this server, made at the first start.
+    ///
+    /// # Errors
+    ///
+    /// [`HomeError`] where they are lost or do not open.
+    pub fn vault(&self, disk: &Arc<dyn Disk>) -> Result<Arc<Vault>, HomeError> {
+        let fresh = self.is_fresh();
         if fresh && self.dir.join("index.redb").exists() {
             return Err(HomeError::KeyringLost { path: self.dir.clone() });
         }
-        let secret = self.secret(fresh)?;
-        let keyring = match fresh {
-            true => Keyring::create(Arc::clone(&disk), &secret, entropy)?,
-            false => Keyring::open(Arc::clone(&disk), &secret, entropy)?,
-        };
+        let provider = self.provider(disk, fresh)?;
         let pool_key = PoolKey::from_file(&self.dir.join("pool.key"))?;
-        let vault = Arc::new(Vault::new(Box::new(keyring), pool_key));
-        Ok(Store::open(disk, vault, &self.store_settings())?)
+        Ok(Arc::new(Vault::new(provider, pool_key)))
+    }
+
+    /// Takes the directory for this process.
+    ///
+    /// # Errors
+    ///
+    /// [`HomeError::Disk`] where another agent has it.
+    pub fn disk(&self) -> Result<Arc<dyn Disk>, HomeError> {
+        let disk = RealDisk::with_volumes(&self.dir, &self.config.volumes(&self.dir));
+        Ok(Arc::new(disk.map_err(|source| HomeError::Disk {
+            path: self.dir.clone(),
+            source,
+        })?))
+    }
+
+    /// The keys of this server, guarded against a provider that hangs; made at the first start.
+    fn provider(&self, disk: &Arc<dyn Disk>, fresh: bool) -> Result<Box<dyn KeyProvider>, HomeError> {
+        let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
+        let keys = &self.config.keys;
+        let inner: Box<dyn KeyProvider> = match &keys.pkcs11 {
+            None => {
+                let secret = self.secret(fresh)?;
+                Box::new(match fresh {
+                    true => Keyring::create(Arc::clone(disk), &secret, entropy)?,
+                    false => Keyring::open(Arc::clone(disk), &secret, entropy)?,
+                })
+            }
+            Some(token) => Box::new(Token::open(
+                Arc::clone(disk),
+                entropy,
+                TokenSettings {
+                    module: token.module.clone(),
+                    token: token.token.clone(),
+                    pin: self.pin(&token.pin)?,
+                    server: self.config.name.to_string(),
+                },
+                fresh,
+            )?),
+        };
+        let bounds = Bounds {
+            cache_for: keys.cache_for,
+            ..Bounds::default()
+        };
+        Ok(Box::new(Guarded::start(inner, bounds)?))
+    }
+
+    /// Whether this directory has no keys yet.
+    fn is_fresh(&self) -> bool {
+        let names = |name: &str| name == KEYRING || crate::vault::pkcs11::is_key_file(name);
+        let found = fs::read_dir(&self.dir)
+            .is_ok_and(|files| files.flatten().any(|file| file.file_name().to_str().is_some_and(names)));
+        !found
+    }
+
+    fn pin(&self, from: &KeyringSecret) -> Result<Zeroizing<String>, HomeError> {
+        let path = match from {
+            KeyringSecret::File(path) | KeyringSecret::Passphrase(path) => self.dir.join(path),
+            KeyringSecret::Credential(name) => credential(name)?,
+        };
+        match Secret::from_passphrase_file(&path)? {
+            Secret::Passphrase(pin) => Ok(pin),
+            Secret::Key(_) => unreachable!("a passphrase was asked for"),
+        }
     }
 
     /// The schemas and steps that this server works with; without the setting there are none, and every object is kept as it is.

@@ -1,6 +1,7 @@
 //! Keeps objects on one server, serves them to applications and moves them to other agents.
 
 pub mod access;
+pub mod age;
 pub mod client;
 pub mod clock;
 pub mod commands;
@@ -8,6 +9,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod home;
+pub mod keys;
 pub mod migration;
 pub mod objects;
 pub mod reconcile;

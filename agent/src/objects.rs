@@ -47,6 +47,7 @@ pub use moving::{MoveGuard, NotOwned, StepError};
 pub use reading::Reading;
 pub use turn::Turn;
 pub use words::{Busy, Condition, Delete, Miss, Put, ReadGate, Summary, WriteError, WriteGate, Written};
+pub(crate) use writing::KEYS_RETRY;
 pub use writing::Prepared;
 
 use crate::clock::BootInstant;

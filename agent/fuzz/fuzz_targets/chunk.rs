@@ -4,7 +4,7 @@
 use std::sync::LazyLock;
 
 use agent::vault::envelope::{CHUNK_OCTETS, Sealed};
-use agent::vault::provider::{Generation, Kek, KeyProvider, ProviderError};
+use agent::vault::provider::{Generation, Kek, KeyProvider, Known, ProviderError};
 use agent::vault::{Opener, Part, PoolKey, Vault};
 use libfuzzer_sys::fuzz_target;
 use zones::{Address, Level};
@@ -13,6 +13,10 @@ use zones::{Address, Level};
 struct NoKey;
 
 impl KeyProvider for NoKey {
+    fn name(&self) -> &'static str {
+        "no key"
+    }
+
     fn current(&self) -> Result<(Generation, Kek), ProviderError> {
         self.kek(Generation(1)).map(|kek| (Generation(1), kek))
     }
@@ -21,8 +25,8 @@ impl KeyProvider for NoKey {
         Err(ProviderError::NoGeneration { generation })
     }
 
-    fn generations(&self) -> Vec<Generation> {
-        Vec::new()
+    fn generations(&self) -> Result<Vec<Known>, ProviderError> {
+        Ok(Vec::new())
     }
 
     fn begin_generation(&self) -> Result<Generation, ProviderError> {

@@ -42,8 +42,8 @@ use crate::access::problem::Problem;
 use crate::access::range::RangeRequest;
 use crate::access::target;
 use crate::access::{HYPERNET_EPOCH, HYPERNET_SIZE, HYPERNET_TYPE};
-use crate::objects::{Delete, Miss, Reading};
-use crate::store::Entry;
+use crate::objects::{Delete, KEYS_RETRY, Miss, Reading};
+use crate::store::{Entry, ReadError};
 
 /// Every path of client access.
 pub(super) fn router(access: Arc<Access>) -> Router {
@@ -381,6 +381,14 @@ pub(super) fn no_write_grant(address: &Address) -> Problem {
 
 /// The answer for a copy that cannot be read.
 pub(super) fn damaged(address: &Address, error: &(dyn std::error::Error + 'static)) -> Problem {
+    if let Some(ReadError::Vault(vault)) = error.downcast_ref()
+        && let Some(why) = vault.outage()
+    {
+        return Problem::unavailable(
+            format!("the object cannot be read at this moment: {why}; ask again"),
+            KEYS_RETRY,
+        );
+    }
     tracing::error!(%address, error, "a copy cannot be read");
     Problem::new(
         StatusCode::INTERNAL_SERVER_ERROR,
@@ -446,4 +454,27 @@ pub(super) fn page(objects: &[crate::objects::Summary], next: Option<&Address>) 
         })
         .collect();
     axum::Json(json!({ "objects": objects, "next": next.map(Address::as_str) })).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vault::{ProviderError, VaultError};
+
+    #[test]
+    fn read_that_waits_for_the_key_provider_is_503_and_names_it() {
+        let away = ProviderError::Unavailable {
+            provider: "pkcs11",
+            source: "pulled out".into(),
+        };
+        let problem = damaged(&"1.1".parse().unwrap(), &ReadError::Vault(VaultError::Provider(away)));
+        assert_eq!(problem.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(format!("{problem:?}").contains("pkcs11"), "{problem:?}");
+        assert!(format!("{problem:?}").contains("retry-after"), "{problem:?}");
+        let lost = ProviderError::NoGeneration {
+            generation: crate::vault::Generation(1),
+        };
+        let problem = damaged(&"1.1".parse().unwrap(), &ReadError::Vault(VaultError::Provider(lost)));
+        assert_eq!(problem.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    }
 }

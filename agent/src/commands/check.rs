@@ -9,10 +9,10 @@ use super::address::Target;
 use super::objects::{print, print_json};
 use super::progress;
 use crate::config::Octets;
-use crate::home::Home;
+use crate::home::{Home, HomeError};
 use crate::scrub::{Pace, State};
 use crate::store::Damage;
-use crate::store::check::{CheckError, check};
+use crate::store::check::check;
 use crate::store::scrub::GoOn;
 
 #[derive(Debug, clap::Args)]
@@ -41,16 +41,21 @@ pub(super) struct Check {
 impl Check {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let home = Home::open(&self.dir)?;
-        let secret = home.keyring_secret()?;
+        let disk = match home.disk() {
+            Err(HomeError::Disk { source, .. }) if source.kind() == std::io::ErrorKind::WouldBlock => {
+                return self.running();
+            }
+            disk => disk?,
+        };
+        let vault = home.vault(&disk)?;
         let bar = progress::things(
             0,
             "{bar:30} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} {msg}",
         );
         let mut pace = Pace::new(self.rate.map_or(0, |rate| rate.0), || 0);
         let report = check(
-            &self.dir,
-            &home.config.volumes(&self.dir),
-            &secret,
+            disk,
+            vault,
             &home.store_settings(),
             self.address.as_ref().map(|target| &target.0),
             |report, octets, (copies_total, octets_total)| {
@@ -62,10 +67,7 @@ impl Check {
             },
         );
         bar.finish_and_clear();
-        let report = match report {
-            Err(CheckError::Disk(error)) if error.kind() == std::io::ErrorKind::WouldBlock => return self.running(),
-            report => report.context("check the copies on this server")?,
-        };
+        let report = report.context("check the copies on this server")?;
         if self.json {
             print_json(&report)?;
         } else {

@@ -18,6 +18,7 @@ use crate::vault::{Keyring, PoolKey, Secret, SystemEntropy, Vault, VaultError};
 mod damaged;
 mod ends;
 mod moves;
+mod outage;
 
 /// One agent's objects on a disk of their own, and its librarian.
 pub(super) struct Place {
@@ -33,13 +34,22 @@ impl Place {
     }
 
     fn with(stub: Stub, dir: tempfile::TempDir) -> Place {
-        let disk = Arc::new(RealDisk::open(dir.path()).unwrap());
+        let disk: Arc<dyn crate::store::Disk> = Arc::new(RealDisk::open(dir.path()).unwrap());
         let secret = Secret::Key(Zeroizing::new([7; 32]));
         let entropy = Arc::new(SystemEntropy);
         let keyring = Keyring::open(disk.clone(), &secret, entropy.clone())
             .or_else(|_| Keyring::create(disk.clone(), &secret, entropy.clone()))
             .unwrap();
-        let vault = Arc::new(Vault::new(Box::new(keyring), PoolKey::new([9; 32])));
+        Place::with_keys(stub, dir, disk, Box::new(keyring))
+    }
+
+    fn with_keys(
+        stub: Stub,
+        dir: tempfile::TempDir,
+        disk: Arc<dyn crate::store::Disk>,
+        provider: Box<dyn crate::vault::KeyProvider>,
+    ) -> Place {
+        let vault = Arc::new(Vault::new(provider, PoolKey::new([9; 32])));
         let settings = crate::store::Settings {
             capacity: 32 << 20,
             step: 1 << 20,

@@ -299,8 +299,19 @@ pub(super) fn holds(condition: Condition, revision: Option<u64>) -> Result<(), W
     }
 }
 
+/// When asking again makes sense while the key provider is away.
+pub(crate) const KEYS_RETRY: Duration = Duration::from_secs(5);
+
 /// What a client is told when the index does not take a change.
 pub(super) fn uncommitted(error: &CommitError) -> WriteError {
+    if let CommitError::Vault(vault) = error
+        && let Some(why) = vault.outage()
+    {
+        return WriteError::Unavailable {
+            why,
+            retry_after: KEYS_RETRY,
+        };
+    }
     tracing::error!(error = error as &dyn std::error::Error, "a change cannot be committed");
     WriteError::Failed {
         what: error.to_string(),

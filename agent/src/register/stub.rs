@@ -28,6 +28,8 @@ pub(crate) struct Pool {
     pub(crate) want: Option<Want>,
     /// QUIC ports of servers on loopback.
     pub(crate) peers: HashMap<ServerName, u16>,
+    /// Commits that these servers reported.
+    pub(crate) commits: u64,
     /// Server updates taken.
     pub(crate) told: u32,
     /// Update messages taken, and changes in them.
@@ -194,7 +196,7 @@ impl Stub {
             && let Some(port) = pool.peers.get(&server)
         {
             let data = match question.query_type() {
-                RecordType::TXT => RData::TXT(TXT::new(has(*port).strings())),
+                RecordType::TXT => RData::TXT(TXT::new(has(*port, pool.commits).strings())),
                 RecordType::SRV => RData::SRV(SRV::new(0, 0, 443, question.name().clone())),
                 RecordType::A => RData::A(Ipv4Addr::LOCALHOST.into()),
                 _ => return,
@@ -269,7 +271,7 @@ fn label(name: &Name) -> String {
     name.to_string().trim_end_matches('.').to_owned()
 }
 
-fn has(peer_port: u16) -> Has {
+fn has(peer_port: u16, commits: u64) -> Has {
     Has {
         release: "0.1.0".to_owned(),
         role: Role::Serving,
@@ -281,7 +283,7 @@ fn has(peer_port: u16) -> Has {
         errors: 0,
         unreadable: 0,
         plan: 0,
-        commits: 0,
+        commits,
         peer_port,
         quarantined: 0,
         audit: None,

@@ -1,15 +1,14 @@
 //! `agent check`: verifies every copy of a stopped agent's directory.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
 use zones::Address;
 
-use super::io::RealDisk;
+use super::io::Disk;
 use super::scrub::{GoOn, ScrubReport, object, scrub};
 use super::{Damage, OpenError, Settings, Store};
-use crate::vault::{Keyring, KeyringError, PoolKey, Secret, SystemEntropy, Vault, VaultError};
+use crate::vault::Vault;
 
 /// What a check found.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -38,37 +37,24 @@ impl CheckReport {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckError {
-    /// Another process has it, or it cannot be reached.
-    #[error("open the agent's directory")]
-    Disk(#[from] std::io::Error),
-    /// The keyring does not open.
-    #[error("open the keyring")]
-    Keyring(#[from] KeyringError),
-    /// The pool key cannot be read.
-    #[error("read the pool key")]
-    Vault(#[from] VaultError),
     /// The index or a volume cannot be opened.
     #[error("open the store")]
     Open(#[source] OpenError),
 }
 
-/// Reads every copy below `dir`, or those of one object. `go_on` is asked after each piece, with its octets, and told how many copies and octets there are.
+/// Reads every copy on `disk` with the keys of `vault`, or those of one object. `go_on` is asked after each piece, with its octets,
+/// and told how many copies and octets there are.
 ///
 /// # Errors
 ///
 /// [`CheckError`] when nothing could be read. Damage is no error: it is in the report.
 pub fn check(
-    dir: &Path,
-    volumes: &Path,
-    secret: &Secret,
+    disk: Arc<dyn Disk>,
+    vault: Arc<Vault>,
     settings: &Settings,
     only: Option<&Address>,
     mut go_on: impl FnMut(&ScrubReport, u64, (u64, u64)) -> GoOn,
 ) -> Result<CheckReport, CheckError> {
-    let disk = Arc::new(RealDisk::with_volumes(dir, volumes)?);
-    let keyring = Keyring::open(disk.clone(), secret, Arc::new(SystemEntropy))?;
-    let pool_key = PoolKey::from_file(&dir.join("pool.key"))?;
-    let vault = Arc::new(Vault::new(Box::new(keyring), pool_key));
     let (store, entries) = match Store::open(disk, vault, settings) {
         Ok(opened) => opened,
         Err(OpenError::Rows(faults)) => {

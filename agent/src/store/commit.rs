@@ -56,32 +56,45 @@ pub(crate) struct Request {
     reply: SyncSender<Reply>,
 }
 
+/// One change, its keys wrapped and its row encoded.
 #[derive(Debug)]
-struct Prepared {
+pub(super) struct Prepared {
     removes: Option<u64>,
     adds: Option<(Box<Entry>, Vec<u8>)>,
+    /// The same copy under the same number, its data keys wrapped anew; left out if the copy is gone by then.
+    rewraps: Option<(Box<Entry>, Vec<u8>)>,
     /// Its entry of the audit log.
     line: Option<String>,
 }
 
-/// Prepares changes on the caller's thread, hands them to the committer and waits for its answer.
-pub(crate) fn submit(shared: &Shared, queue: &SyncSender<Request>, changes: Vec<Change>) -> Reply {
-    let changes = changes
-        .into_iter()
-        .map(|change| prepare(shared, change))
-        .collect::<Result<_, _>>()?;
+impl Prepared {
+    /// An entry whose data keys were wrapped anew and in which nothing else differs.
+    pub(super) fn rewrapped(entry: Entry) -> Prepared {
+        let row = entry.encode_row();
+        Prepared {
+            removes: None,
+            adds: None,
+            rewraps: Some((Box::new(entry), row)),
+            line: None,
+        }
+    }
+}
+
+/// Prepares changes on the caller's thread.
+pub(super) fn prepare_all(shared: &Shared, changes: Vec<Change>) -> Result<Vec<Prepared>, CommitError> {
+    changes.into_iter().map(|change| prepare(shared, change)).collect()
+}
+
+/// Hands changes to the committer and waits for its answer.
+pub(super) fn submit(queue: &SyncSender<Request>, changes: Vec<Prepared>) -> Reply {
     let (reply, answer) = sync_channel(1);
     let gone = || CommitError::Failed(Arc::new(io::Error::other("the committer is gone")));
     queue.send(Request { changes, reply }).map_err(|_| gone())?;
     answer.recv().map_err(|_| gone())?
 }
 
-/// Prepares and commits changes on the caller's thread.
-pub(crate) fn here(shared: &Shared, index: &mut Index, changes: Vec<Change>) -> Reply {
-    let changes = changes
-        .into_iter()
-        .map(|change| prepare(shared, change))
-        .collect::<Result<_, _>>()?;
+/// Commits changes on the caller's thread.
+pub(super) fn here(shared: &Shared, index: &mut Index, changes: Vec<Prepared>) -> Reply {
     let (reply, answer) = sync_channel(1);
     commit_group(shared, index, vec![Request { changes, reply }]);
     answer.recv().expect("every request of a group is answered")
@@ -93,6 +106,7 @@ fn prepare(shared: &Shared, change: Change) -> Result<Prepared, CommitError> {
             return Ok(Prepared {
                 removes: Some(seq),
                 adds: None,
+                rewraps: None,
                 line: None,
             });
         }
@@ -117,6 +131,7 @@ fn prepare(shared: &Shared, change: Change) -> Result<Prepared, CommitError> {
     Ok(Prepared {
         removes: old.map(|old| old.seq),
         adds: Some((Box::new(entry), row)),
+        rewraps: None,
         line,
     })
 }
@@ -196,7 +211,7 @@ fn wrap(shared: &Shared, old: Option<&Entry>, new: NewEntry) -> Result<Entry, Co
                 if old_binding == binding && stream.kek_generation == current {
                     continue;
                 }
-                let key = (shared.vault).unwrap(stream.kek_generation, &stream.wrapped_dek, &old_binding)?;
+                let key = shared.stream_key(old, part)?;
                 shared.vault.wrap(&key, &binding)?
             }
         };
@@ -229,6 +244,7 @@ fn commit_group(shared: &Shared, index: &mut Index, group: Vec<Request>) {
     let mut removed: Vec<u64> = Vec::new();
     let mut gone: HashSet<u64> = HashSet::new();
     let mut added: Vec<(u64, Vec<u8>)> = Vec::new();
+    let mut rewrapped: Vec<(Arc<Entry>, Vec<u8>)> = Vec::new();
     let mut answers: Vec<(SyncSender<Reply>, Vec<Arc<Entry>>)> = Vec::new();
     let mut next_seq = index.next_seq;
     let mut lines = Vec::new();
@@ -244,7 +260,13 @@ fn commit_group(shared: &Shared, index: &mut Index, group: Vec<Request>) {
             }
             gone.extend(&own);
             let mut entries = Vec::new();
-            for Prepared { removes, adds, line } in changes {
+            for Prepared {
+                removes,
+                adds,
+                rewraps,
+                line,
+            } in changes
+            {
                 lines.extend(line);
                 removed.extend(removes);
                 if let Some((mut entry, row)) = adds {
@@ -253,13 +275,20 @@ fn commit_group(shared: &Shared, index: &mut Index, group: Vec<Request>) {
                     next_seq += 1;
                     entries.push(Arc::from(entry));
                 }
+                rewrapped.extend(rewraps.map(|(entry, row)| (Arc::from(entry), row)));
             }
             answers.push((reply, entries));
         }
+        rewrapped.retain(|(entry, _)| live.contains_key(&entry.seq) && !gone.contains(&entry.seq));
     }
     if answers.is_empty() {
         return;
     }
+    added.extend(
+        rewrapped
+            .iter_mut()
+            .map(|(entry, row)| (entry.seq, std::mem::take(row))),
+    );
     // Data first: a durable row never names blocks that are not.
     let outcome = match shared.space.sync() {
         Ok(()) => index.apply(&Group {
@@ -277,7 +306,8 @@ fn commit_group(shared: &Shared, index: &mut Index, group: Vec<Request>) {
             *shared.audit_head.write() = index.ends.head;
             let old: Vec<Option<Arc<Entry>>> = {
                 let mut live = shared.live.write();
-                for entry in answers.iter().flat_map(|(_, entries)| entries) {
+                let fresh = answers.iter().flat_map(|(_, entries)| entries);
+                for entry in fresh.chain(rewrapped.iter().map(|(entry, _)| entry)) {
                     live.insert(entry.seq, entry.clone());
                 }
                 removed.iter().map(|seq| live.remove(seq)).collect()

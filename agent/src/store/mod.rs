@@ -20,6 +20,7 @@ pub mod entry;
 pub mod extent;
 pub mod index;
 pub mod io;
+pub mod rotation;
 pub mod scrub;
 #[cfg(test)]
 pub(crate) mod simulated;
@@ -180,10 +181,32 @@ struct Shared {
     /// Every entry of the index.
     live: RwLock<HashMap<u64, Arc<Entry>>>,
     commits: AtomicU64,
+    /// The last is held by every commit from before it wraps keys until it is answered; a rotation adds one to learn when
+    /// those that may still wrap under an older generation have ended.
+    pages: Mutex<Vec<Arc<()>>>,
     auditor: Arc<Auditor>,
     audit_head: RwLock<Head>,
     database: index::Opened,
     aside: Arc<Aside>,
+}
+
+impl Shared {
+    /// The data key of one part of an entry, as it is wrapped now: its generation may have ended since `entry` was read.
+    fn stream_key(&self, entry: &Entry, part: Part) -> Result<StreamKey, VaultError> {
+        let find = || {
+            let live = self.live.read().get(&entry.seq).cloned();
+            let generation = |entry: &Entry| entry.stream(part).map(|stream| stream.kek_generation);
+            let newer = live.filter(|live| generation(live) != generation(entry));
+            let entry = newer.as_deref().unwrap_or(entry);
+            let stream = entry.stream(part).expect("a number names one copy with the same parts");
+            stream_key(&self.vault, entry, part, stream)
+        };
+        match find() {
+            // It was wrapped anew between the look at it and the question for its key.
+            Err(VaultError::Provider(ProviderError::NoGeneration { .. })) => find(),
+            found => found,
+        }
+    }
 }
 
 /// The store of one agent.
@@ -246,6 +269,7 @@ impl Store {
             vault,
             live: RwLock::new(entries.iter().map(|entry| (entry.seq, entry.clone())).collect()),
             commits: AtomicU64::new(index.commits),
+            pages: Mutex::new(vec![Arc::default()]),
             auditor: Arc::clone(&settings.auditor),
             audit_head: RwLock::new(index.ends.head),
             database: index.opened(),
@@ -327,7 +351,7 @@ impl Store {
             id: stream.id,
             prefix: stream.nonce_prefix,
             suite: Suite::from_number(stream.suite)?,
-            key: stream_key(&self.shared.vault, entry, part, stream)?,
+            key: self.shared.stream_key(entry, part)?,
             commitment: stream.commitment,
             digest: stream.digest,
         };
@@ -348,8 +372,8 @@ impl Store {
     ///
     /// As [`Store::reader`].
     pub fn data_key(&self, entry: &Entry, part: Part) -> Result<Dek, ReadError> {
-        let stream = entry.stream(part).ok_or(ReadError::NoPart { part })?;
-        Ok(stream_key(&self.shared.vault, entry, part, stream)?.dek)
+        entry.stream(part).ok_or(ReadError::NoPart { part })?;
+        Ok(self.shared.stream_key(entry, part)?.dek)
     }
 
     /// A reader of a stream that no entry names yet.
@@ -431,11 +455,15 @@ impl Store {
     ///
     /// [`CommitError`].
     pub fn commit(&self, changes: Vec<Change>) -> Result<Vec<Arc<Entry>>, CommitError> {
+        let _page = self.shared.pages.lock().last().cloned();
+        let changes = commit::prepare_all(&self.shared, changes)?;
+        self.apply(changes)
+    }
+
+    /// Hands prepared changes to whoever commits, and waits.
+    fn apply(&self, changes: Vec<commit::Prepared>) -> Result<Vec<Arc<Entry>>, CommitError> {
         match &self.worker {
-            Worker::Threads { queue, .. } => {
-                let queue = queue.as_ref().expect("the store lives");
-                commit::submit(&self.shared, queue, changes)
-            }
+            Worker::Threads { queue, .. } => commit::submit(queue.as_ref().expect("the store lives"), changes),
             Worker::Caller(index) => commit::here(&self.shared, &mut index.lock(), changes),
         }
     }

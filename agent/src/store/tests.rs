@@ -19,6 +19,7 @@ mod full;
 mod levels;
 mod places;
 mod power;
+mod rotation;
 mod tampering;
 
 /// The key that opens every test's keyring.

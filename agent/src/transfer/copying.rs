@@ -727,6 +727,7 @@ mod tests {
         };
         assert_eq!(ShipFault::from(&ReadError::Vault(wrapped)), ShipFault::Unreadable);
         let silent = ProviderError::Unavailable {
+            provider: "pkcs11",
             source: "no answer".into(),
         };
         let silent = ReadError::Vault(VaultError::Provider(silent));

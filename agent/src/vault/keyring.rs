@@ -3,6 +3,8 @@
 //! The secret that opens it comes from outside: a systemd credential, a file on other storage, or a passphrase. Writing
 //! replaces the file in one step, so a crash leaves the old or the new one. Octets: STORE.md section 7.
 
+pub mod backup;
+
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,7 +19,7 @@ use parking_lot::Mutex;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::entropy::{Entropy, array};
-use super::provider::{Generation, Kek, KeyProvider, ProviderError};
+use super::provider::{Generation, Kek, KeyProvider, Known, ProviderError};
 use super::suite::TAG_OCTETS;
 use crate::store::io::Disk;
 
@@ -26,6 +28,9 @@ pub const FILE: &str = "keyring";
 
 /// What the file begins with.
 const FORMAT: &str = "hn-keyring-1";
+
+/// What the provider is called.
+const NAME: &str = "keyring";
 
 /// Longest file that is read: far above what 2^10 generations need.
 const FILE_OCTETS_MAX: u64 = 128 * 1024;
@@ -97,10 +102,19 @@ impl Secret {
     ///
     /// [`KeyringError::NoCredentials`] outside such a service, and as [`Secret::from_key_file`].
     pub fn from_credential(name: &str) -> Result<Secret, KeyringError> {
-        let directory = std::env::var_os("CREDENTIALS_DIRECTORY")
-            .ok_or_else(|| KeyringError::NoCredentials { name: name.to_owned() })?;
-        Secret::from_key_file(&PathBuf::from(directory).join(name))
+        Secret::from_key_file(&credential(name)?)
     }
+}
+
+/// Where systemd has put a credential of this service.
+///
+/// # Errors
+///
+/// [`KeyringError::NoCredentials`] outside a service that has credentials.
+pub fn credential(name: &str) -> Result<PathBuf, KeyringError> {
+    let directory = std::env::var_os("CREDENTIALS_DIRECTORY")
+        .ok_or_else(|| KeyringError::NoCredentials { name: name.to_owned() })?;
+    Ok(PathBuf::from(directory).join(name))
 }
 
 fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyringError> {
@@ -235,7 +249,7 @@ pub struct Keyring {
 impl fmt::Debug for Keyring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Keyring")
-            .field("generations", &self.generations())
+            .field("current", &self.content.lock().current)
             .finish_non_exhaustive()
     }
 }
@@ -309,6 +323,7 @@ impl Keyring {
         let mut content = shown.clone();
         let generation = change(&mut content)?;
         self.write(&content).map_err(|source| ProviderError::Unavailable {
+            provider: NAME,
             source: Box::new(KeyringError::File(source)),
         })?;
         *shown = content;
@@ -419,11 +434,15 @@ fn seal_key(protector: &Protector, secret: &Secret) -> Result<Zeroizing<[u8; 32]
     }
 }
 
-fn unix_s() -> u64 {
+pub(super) fn unix_s() -> u64 {
     SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs())
 }
 
 impl KeyProvider for Keyring {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
     fn current(&self) -> Result<(Generation, Kek), ProviderError> {
         let generation = self.content.lock().current;
         Ok((generation, self.kek(generation)?))
@@ -439,8 +458,12 @@ impl KeyProvider for Keyring {
             .ok_or(ProviderError::NoGeneration { generation })
     }
 
-    fn generations(&self) -> Vec<Generation> {
-        self.content.lock().keys.iter().map(|key| key.generation).collect()
+    fn generations(&self) -> Result<Vec<Known>, ProviderError> {
+        let known = |key: &Key| Known {
+            generation: key.generation,
+            made_unix_s: key.created_unix_s,
+        };
+        Ok(self.content.lock().keys.iter().map(known).collect())
     }
 
     fn begin_generation(&self) -> Result<Generation, ProviderError> {
@@ -487,6 +510,11 @@ mod tests {
 
     fn passphrase(text: &str) -> Secret {
         Secret::Passphrase(Zeroizing::new(text.to_owned()))
+    }
+
+    fn numbers(keyring: &Keyring) -> Vec<u32> {
+        let known = keyring.generations().unwrap();
+        known.iter().map(|known| known.generation.0).collect()
     }
 
     fn entropy() -> Arc<dyn Entropy> {
@@ -543,7 +571,7 @@ mod tests {
             Err(ProviderError::NoGeneration { .. })
         ));
         let again = open(&disk, &key(1)).unwrap();
-        assert_eq!(again.generations(), [Generation(2)]);
+        assert_eq!(numbers(&again), [2]);
         assert_eq!(again.begin_generation().unwrap(), Generation(3));
     }
 
@@ -554,7 +582,7 @@ mod tests {
         disk.cut_power_after(0);
         assert!(keyring.begin_generation().is_err());
         assert_eq!(keyring.current().unwrap().0, Generation(1));
-        assert_eq!(open(&disk.restart(1), &key(1)).unwrap().generations(), [Generation(1)]);
+        assert_eq!(numbers(&open(&disk.restart(1), &key(1)).unwrap()), [1]);
     }
 
     #[test]
@@ -599,11 +627,52 @@ mod tests {
         }
     }
 
+    #[test]
+    fn keyring_keeps_the_rules_of_providers() {
+        let disk = SimulatedDisk::default();
+        crate::vault::conformance::check(|| match open(&disk, &key(1)) {
+            Ok(keyring) => Box::new(keyring),
+            Err(_) => Box::new(create(&disk, &key(1)).unwrap()),
+        });
+    }
+
     proptest! {
         #[test]
         fn any_octets_are_refused_without_a_panic(octets: Vec<u8>) {
             prop_assert!(check_octets(&octets, &key(1)).is_err());
         }
+    }
+
+    /// The environment is the process's, so the test runs itself in one of its own, as systemd starts a service.
+    #[test]
+    fn credential_of_systemd_opens_the_keyring() {
+        if std::env::var_os("CREDENTIALS_DIRECTORY").is_some() {
+            let secret = Secret::from_credential("keyring").unwrap();
+            let disk = SimulatedDisk::default();
+            drop(create(&disk, &secret).unwrap());
+            assert!(open(&disk, &key(5)).is_ok());
+            assert!(matches!(
+                Secret::from_credential("another"),
+                Err(KeyringError::Secret { .. })
+            ));
+            return;
+        }
+        assert!(matches!(
+            Secret::from_credential("keyring"),
+            Err(KeyringError::NoCredentials { .. })
+        ));
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("keyring"), [5; 32]).unwrap();
+        let inside = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "vault::keyring::tests::credential_of_systemd_opens_the_keyring",
+            ])
+            .env("CREDENTIALS_DIRECTORY", dir.path())
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&inside.stdout);
+        assert!(inside.status.success() && told.contains("1 passed"), "{told}");
     }
 
     #[test]

@@ -10,10 +10,13 @@
 //!
 //! Specification: DESIGN.md section 9, STORE.md sections 4 to 7.
 
+pub mod conformance;
 pub mod entropy;
 pub mod envelope;
+pub mod guarded;
 pub mod harden;
 pub mod keyring;
+pub mod pkcs11;
 pub mod properties;
 pub mod provider;
 pub mod suite;
@@ -27,8 +30,9 @@ use zones::{Address, Level};
 
 pub use entropy::{Entropy, SystemEntropy};
 pub use envelope::{Binding, Dek, Opener, Part, Sealer, StreamId, StreamKey, WrappedDek};
+pub use guarded::Guarded;
 pub use keyring::{Keyring, KeyringError, Secret};
-pub use provider::{Generation, Kek, KeyProvider, ProviderError};
+pub use provider::{Generation, Kek, KeyProvider, Known, ProviderError};
 pub use suite::{Commitment, Suite};
 
 /// Key of all digests of the pool (BLAKE3 keyed mode), so that digests confirm no guesses. Equal on every server.
@@ -186,6 +190,23 @@ pub enum VaultError {
         /// The lowest that is taken.
         floor: Level,
     },
+}
+
+impl VaultError {
+    /// What a client is told, where the key provider does not answer and asking again later helps.
+    #[must_use]
+    pub fn outage(&self) -> Option<&'static str> {
+        match self {
+            VaultError::Provider(error) => error.outage(),
+            VaultError::PoolKey
+            | VaultError::PoolKeyFile { .. }
+            | VaultError::Wrapped { .. }
+            | VaultError::Commitment { .. }
+            | VaultError::Suite { .. }
+            | VaultError::Level { .. }
+            | VaultError::BelowFloor { .. } => None,
+        }
+    }
 }
 
 /// The release that errors name.

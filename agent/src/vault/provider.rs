@@ -45,12 +45,21 @@ impl fmt::Debug for Kek {
     }
 }
 
+/// A generation whose key exists.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Known {
+    /// Its number.
+    pub generation: Generation,
+    /// When its key was made.
+    pub made_unix_s: u64,
+}
+
 /// Why a provider gave no key.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProviderError {
     /// This generation was destroyed, or never was here.
-    #[error("no key of generation {generation}: it was destroyed, or the keyring is older than the index")]
+    #[error("no key of generation {generation}: it was destroyed, or the keys are older than the index")]
     NoGeneration {
         /// The one asked for.
         generation: Generation,
@@ -62,15 +71,51 @@ pub enum ProviderError {
         generation: Generation,
     },
     /// The guardian does not answer; ask again.
-    #[error("key provider does not answer")]
+    #[error("key provider {provider} does not answer")]
     Unavailable {
+        /// Its name in the settings.
+        provider: &'static str,
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
-/// Keeps the key-encryption keys of one server. Calls may block; they come from blocking threads.
+impl ProviderError {
+    /// What a client is told, where asking again later helps.
+    #[must_use]
+    pub fn outage(&self) -> Option<&'static str> {
+        match self {
+            ProviderError::NoGeneration { .. } | ProviderError::Current { .. } => None,
+            ProviderError::Unavailable {
+                provider: "keyring", ..
+            } => Some("this server's key provider, keyring, does not answer"),
+            ProviderError::Unavailable { provider: "pkcs11", .. } => {
+                Some("this server's key provider, pkcs11, does not answer")
+            }
+            ProviderError::Unavailable { .. } => Some("this server's key provider does not answer"),
+        }
+    }
+}
+
+/// Keeps the key-encryption keys of one server: where an HSM, or Cerberus, plugs in.
+///
+/// A provider of another make keeps these rules, which [`super::conformance`] tests:
+///
+/// - Numbers of generations rise from 1 by 1 or more and are never given again, not even after a crash or reopening.
+/// - The current generation is the highest. There always is one.
+/// - A generation's KEK is 32 octets, the same at every call, after reopening too, and that of no other generation.
+/// - What [`KeyProvider::begin_generation`] returns is durable; a crash before leaves the generation before as the current
+///   one.
+/// - What [`KeyProvider::destroy`] has answered never comes back. A crash in the midst leaves it whole or gone.
+/// - "No such key" and "no answer" are different errors: the agent retries the second, and takes the first as final.
+///
+/// Calls may block and even hang: the agent makes them on a thread of their own and gives up waiting
+/// ([`super::guarded::Guarded`]). The provider keeps KEKs wrapped under a key that never leaves it, and unwraps one into the
+/// agent's memory when asked; it sees neither data keys nor plaintext.
 pub trait KeyProvider: fmt::Debug + Send + Sync {
+    /// What it is called in settings, errors and the status.
+    fn name(&self) -> &'static str;
+
     /// The generation that wraps new data keys, with its key.
     ///
     /// # Errors
@@ -85,8 +130,12 @@ pub trait KeyProvider: fmt::Debug + Send + Sync {
     /// [`ProviderError::NoGeneration`], [`ProviderError::Unavailable`].
     fn kek(&self, generation: Generation) -> Result<Kek, ProviderError>;
 
-    /// Generations whose key still exists, rising.
-    fn generations(&self) -> Vec<Generation>;
+    /// Generations whose key still exists, rising; the last is the current one.
+    ///
+    /// # Errors
+    ///
+    /// [`ProviderError::Unavailable`].
+    fn generations(&self) -> Result<Vec<Known>, ProviderError>;
 
     /// Makes a new generation the current one; durable on return.
     ///
@@ -101,6 +150,11 @@ pub trait KeyProvider: fmt::Debug + Send + Sync {
     ///
     /// [`ProviderError::Current`], [`ProviderError::NoGeneration`], [`ProviderError::Unavailable`].
     fn destroy(&self, generation: Generation) -> Result<(), ProviderError>;
+
+    /// Whether it answers; `false` where writes are to be refused.
+    fn is_up(&self) -> bool {
+        true
+    }
 }
 
 #[cfg(test)]
@@ -112,6 +166,10 @@ pub(crate) mod tests {
     pub(crate) struct OneKey;
 
     impl KeyProvider for OneKey {
+        fn name(&self) -> &'static str {
+            "one key"
+        }
+
         fn current(&self) -> Result<(Generation, Kek), ProviderError> {
             Ok((Generation(1), Kek::new([3; 32])))
         }
@@ -124,12 +182,16 @@ pub(crate) mod tests {
             }
         }
 
-        fn generations(&self) -> Vec<Generation> {
-            vec![Generation(1)]
+        fn generations(&self) -> Result<Vec<Known>, ProviderError> {
+            Ok(vec![Known {
+                generation: Generation(1),
+                made_unix_s: 0,
+            }])
         }
 
         fn begin_generation(&self) -> Result<Generation, ProviderError> {
             Err(ProviderError::Unavailable {
+                provider: self.name(),
                 source: "there is one key only".into(),
             })
         }

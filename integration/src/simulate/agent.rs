@@ -14,7 +14,7 @@ use agent::register::Trust;
 use agent::store::{self, Auditor, Entry, Store, Work};
 use agent::transfer::engine::{Engine, Id, Job, Outside, Parts, Side, Wish};
 use agent::transfer::{Counters, Shipment, TransferSettings};
-use agent::vault::{Entropy, Generation, Kek, KeyProvider, PoolKey, ProviderError, Vault};
+use agent::vault::{Entropy, Generation, Kek, KeyProvider, Known, PoolKey, ProviderError, Vault};
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
@@ -202,6 +202,10 @@ impl Entropy for Seeded {
 struct OneKey([u8; 32]);
 
 impl KeyProvider for OneKey {
+    fn name(&self) -> &'static str {
+        "one key"
+    }
+
     fn current(&self) -> Result<(Generation, Kek), ProviderError> {
         Ok((Generation(1), Kek::new(self.0)))
     }
@@ -213,12 +217,16 @@ impl KeyProvider for OneKey {
         }
     }
 
-    fn generations(&self) -> Vec<Generation> {
-        vec![Generation(1)]
+    fn generations(&self) -> Result<Vec<Known>, ProviderError> {
+        Ok(vec![Known {
+            generation: Generation(1),
+            made_unix_s: 0,
+        }])
     }
 
     fn begin_generation(&self) -> Result<Generation, ProviderError> {
         Err(ProviderError::Unavailable {
+            provider: self.name(),
             source: "there is one key only".into(),
         })
     }

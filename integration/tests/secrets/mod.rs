@@ -24,7 +24,8 @@ pub(crate) fn keys_of_objects(pool: &Pool, server: &str) -> Result<Vec<Secret>> 
     let home = Home::open(&pool.server(server)?.dir)?;
     let (store, entries) = home.open_store()?;
     let mut secrets = Vec::new();
-    for generation in store.vault().provider().generations() {
+    for known in store.vault().provider().generations()? {
+        let generation = known.generation;
         let kek = store.vault().provider().kek(generation)?;
         secrets.push(Secret::new(&format!("KEK {generation} of {server}"), kek.octets(), &[]));
     }
