@@ -337,8 +337,8 @@ mod tests {
         let foreign_shop = foreign.issue_at(&client("shop", &[]), now());
         let try_out = |client: &Identity, server: &Identity, name: &str| {
             talk(
-                client_config(&client, anchor).expect("config"),
-                server_config(&server, anchor).expect("config"),
+                client_config(client, anchor).expect("config"),
+                server_config(server, anchor).expect("config"),
                 name,
             )
         };
