@@ -278,3 +278,17 @@ async fn object_that_gets_another_type_is_in_a_version_of_that_type() {
         put(&bare, kind, None).await.unwrap();
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn write_in_a_version_that_only_the_owner_knows_is_sent_on_to_it() {
+    let (pool, stub) = (pool(), Stub::start().await);
+    let s1 = Agent::of_release(&pool, &stub, "s1", release(1)).await;
+    let s2 = Agent::of_release(&pool, &stub, "s2", release(2)).await;
+    let at = address(1);
+    s2.put(&at, 1, None).await.unwrap();
+    assert_eq!(s2.objects.entry(&at).unwrap().schema, 2);
+    let sent_on = s1.put_in(Some(2), &at, 2, None).await.unwrap_err();
+    assert!(matches!(sent_on, WriteError::Elsewhere { .. }), "{sent_on}");
+    let new = s1.put_in(Some(2), &address(2), 2, None).await.unwrap_err();
+    assert!(matches!(new, WriteError::Schema { .. }), "{new}");
+}
