@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
-use zones::Address;
+use zones::{Address, Level};
 
 use super::Objects;
 use super::words::WriteError;
@@ -62,7 +62,7 @@ impl Objects {
             }
         }
         let staged = match writer {
-            None if piece.len() <= SMALL_OCTETS => self.stage_small(address, Part::Body, piece.freeze()).await?,
+            None if piece.len() <= SMALL_OCTETS => self.stage_small(address, Part::Body, None, piece.freeze()).await?,
             writer => {
                 let spec = self.spec(address, Part::Body, content_length);
                 let writer = self.write_piece(writer, spec, piece.freeze()).await?;
@@ -93,10 +93,15 @@ impl Objects {
         &self,
         address: &Address,
         part: Part,
+        level: Option<Level>,
         octets: Bytes,
     ) -> Result<StagedStream, WriteError> {
         let store = Arc::clone(&self.store);
         let spec = self.spec(address, part, Some(octets.len() as u64));
+        let spec = StreamSpec {
+            level: level.unwrap_or(spec.level),
+            ..spec
+        };
         let mut staged = blocking(move || store.write_small(vec![(spec, octets)]))
             .await
             .map_err(staging)?;

@@ -174,7 +174,7 @@ impl Local {
         let spec = StreamSpec {
             address: address.clone(),
             part: Part::Properties,
-            level: self.level_of(address),
+            level: put.level().unwrap_or_else(|| self.level_of(address)),
             octets_hint: Some(octets.len() as u64),
             reservation: None,
         };

@@ -113,10 +113,12 @@ pub fn may_make(put: &Prepared, now_ms: u64) -> Result<(), WriteError> {
     }
 }
 
-/// The first row of an object: the copy, and that its register is about to be sent under `tx`.
+/// The first row of an object: the copy, and that its register is about to be sent under `tx`. Its level is that of its parts,
+/// which may have been taken before `level` was asked for.
 #[must_use]
 pub fn make(address: &Address, put: Prepared, level: Level, tx: Tx, now_ms: u64) -> NewEntry {
     let writes = ids::remember(&[], put.record(1, now_ms), now_ms);
+    let level = put.level().unwrap_or(level);
     NewEntry {
         address: address.clone(),
         epoch: Epoch::FIRST,

@@ -191,6 +191,22 @@ async fn wanted_level_is_for_new_objects_and_a_rewrite_keeps_its_own() {
     }
 }
 
+#[tokio::test]
+async fn object_is_made_though_the_pool_asks_for_more_while_its_body_is_taken() {
+    let place = Place::new().await;
+    let want = |wanted| {
+        let levels = Levels::new(zones::Level(1), zones::Level(wanted)).unwrap();
+        place.objects.set_levels(levels);
+    };
+    want(1);
+    let body = Some(place.body("1.2", &[7; 100_001]).await);
+    want(2);
+    place.put("1.2", Put { body, ..put(1) }).await.unwrap();
+    assert_eq!(place.objects.entry(&address("1.2")).unwrap().level.0, 1);
+    assert_eq!(place.properties("1.2").await, json!({"n": 1}));
+    assert_eq!(place.stub.register(&address("1.2")).unwrap().level.0, 1);
+}
+
 #[test]
 fn levels_that_cannot_be_kept_are_refused() {
     use zones::Level;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
-use zones::{Address, ObjectType};
+use zones::{Address, Level, ObjectType};
 
 use super::forwards::gone_to;
 use super::ids::WriteId;
@@ -47,6 +47,12 @@ pub struct Prepared {
 }
 
 impl Prepared {
+    /// What its parts are sealed at.
+    pub(super) fn level(&self) -> Option<Level> {
+        let part = self.body.as_ref().or(self.properties.as_ref());
+        part.map(StagedStream::level)
+    }
+
     pub(super) fn id(&self) -> Option<WriteId<'_>> {
         self.write_id.map(|id| WriteId {
             client: &self.client,
@@ -182,7 +188,9 @@ impl Objects {
                 }
                 let json = Bytes::from(json);
                 octets = Some(json.clone());
-                Some(self.stage_small(address, Part::Properties, json).await?)
+                // A body may have been taken for long: what is asked of new objects may have risen meanwhile.
+                let level = body.as_ref().map(|body| body.staged.level());
+                Some(self.stage_small(address, Part::Properties, level, json).await?)
             }
         };
         let body = body.map(|StagedBody { staged }| staged);

@@ -150,6 +150,12 @@ impl StagedStream {
         self.inner.part
     }
 
+    /// The level that it is sealed at.
+    #[must_use]
+    pub fn level(&self) -> Level {
+        self.inner.level
+    }
+
     /// Its random name.
     #[must_use]
     pub fn id(&self) -> StreamId {
