@@ -14,6 +14,7 @@
 //! here: those that are there are in a version of the former type. Specification: DESIGN.md section 10.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use zones::{Address, ObjectType};
@@ -24,8 +25,12 @@ use super::local::Local;
 use super::steps::KIND;
 use super::words::WriteError;
 use super::writing::{Prepared, writable};
+use crate::schema::MigrateError;
 use crate::store::{Entry, StreamSpec};
 use crate::vault::{Part, properties};
+
+/// When asking again makes sense while steps cannot be run.
+const STEPS_RETRY: Duration = Duration::from_secs(1);
 
 /// What is to be done with the properties of a write.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -91,12 +96,7 @@ impl Local {
             Fit::Keep => Ok(put),
             Fit::Step { from, to } => {
                 let stepped = self.stepper().bring(&entry.kind, from, to, &octets);
-                let octets = stepped.map_err(|error| WriteError::Schema {
-                    why: format!(
-                        "the properties are in schema {from}, the object in {to}, and they cannot be stepped forward: {}",
-                        error.reason()
-                    ),
-                })?;
+                let octets = stepped.map_err(|error| unstepped(&error, from, to))?;
                 self.replace_properties(address, put, octets, to)
             }
             Fit::Merge => {
@@ -184,6 +184,23 @@ impl Local {
             schema: Some(schema),
             ..put
         })
+    }
+}
+
+/// Why properties of a write are not in the object's version.
+fn unstepped(error: &MigrateError, from: u32, to: u32) -> WriteError {
+    if error.is_of_server() {
+        tracing::error!(reason = error.reason(), "steps cannot be run on this server");
+        return WriteError::Unavailable {
+            why: "schema steps cannot be run on this server at this moment",
+            retry_after: STEPS_RETRY,
+        };
+    }
+    WriteError::Schema {
+        why: format!(
+            "the properties are in schema {from}, the object in {to}, and they cannot be stepped forward: {}",
+            error.reason()
+        ),
     }
 }
 

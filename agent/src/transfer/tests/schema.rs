@@ -1,15 +1,38 @@
 //! Real agents of two releases, whose schemas differ.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use zones::{Policy, Steps};
 
 use super::*;
-use crate::schema::{InProcess, Schemas};
+use crate::schema::stepper::Runner;
+use crate::schema::{InProcess, RunStep, Schemas, Step, StepError};
 
 /// The object whose step fails.
 const UNLUCKY: usize = 13;
 
+/// Runs steps as long as its process does.
+struct Mortal(Arc<AtomicBool>);
+
+impl RunStep for Mortal {
+    fn run(&self, step: &Step, properties: &[u8]) -> Result<Vec<u8>, StepError> {
+        match self.0.load(Ordering::Relaxed) {
+            true => InProcess::default().run(step, properties),
+            false => Err(StepError::Child(std::io::Error::other("out of memory"))),
+        }
+    }
+
+    fn compile(&self, step: &Step) -> Result<(), StepError> {
+        InProcess::default().compile(step)
+    }
+}
+
 /// Versions of type `file` up to `newest`: 2 says the number in another word as well, 3 in that word alone.
 fn release(newest: u32) -> Arc<Stepper> {
+    release_run_by(newest, Box::new(InProcess::default()))
+}
+
+fn release_run_by(newest: u32, runner: Runner) -> Arc<Stepper> {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     std::fs::create_dir(&file).unwrap();
@@ -34,7 +57,7 @@ fn release(newest: u32) -> Arc<Stepper> {
         write("3-to-2.jq".to_owned(), ".n = .number");
     }
     let schemas = Schemas::load(dir.path()).unwrap();
-    Arc::new(Stepper::new(schemas, Box::new(InProcess::default())))
+    Arc::new(Stepper::new(schemas, runner))
 }
 
 fn contract_steps() -> Policy {
@@ -291,4 +314,21 @@ async fn write_in_a_version_that_only_the_owner_knows_is_sent_on_to_it() {
     assert!(matches!(sent_on, WriteError::Elsewhere { .. }), "{sent_on}");
     let new = s1.put_in(Some(2), &address(2), 2, None).await.unwrap_err();
     assert!(matches!(new, WriteError::Schema { .. }), "{new}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn write_is_not_the_clients_fault_while_the_server_cannot_run_steps() {
+    let (pool, stub) = (pool(), Stub::start().await);
+    let lives = Arc::new(AtomicBool::new(true));
+    let stepper = release_run_by(2, Box::new(Mortal(Arc::clone(&lives))));
+    let s1 = Agent::of_release(&pool, &stub, "s1", stepper).await;
+    let at = address(1);
+    s1.put(&at, 1, None).await.unwrap();
+    lives.store(false, Ordering::Relaxed);
+    let waits = s1.put_in(Some(1), &at, 2, None).await.unwrap_err();
+    assert!(matches!(waits, WriteError::Unavailable { .. }), "{waits}");
+    lives.store(true, Ordering::Relaxed);
+    s1.put_in(Some(1), &at, 2, None).await.unwrap();
+    let unlucky = s1.put_in(Some(1), &at, UNLUCKY, None).await.unwrap_err();
+    assert!(matches!(unlucky, WriteError::Schema { .. }), "{unlucky}");
 }
