@@ -562,7 +562,10 @@ impl Leave {
     ) -> Result<(), CopyFault> {
         let head = copy.properties.ok_or(CopyFault::Damaged)?;
         let (octets, form) = arrived(&self.objects, address, copy, head, octets)?;
-        let spec = spec(address, Part::Properties, self.level, octets.len() as u64);
+        let spec = StreamSpec {
+            reservation: self.reservation.clone(),
+            ..spec(address, Part::Properties, self.level, octets.len() as u64)
+        };
         let staged = self.objects.store().write_small(vec![(spec, octets)])?;
         let staged = staged.into_iter().next().expect("one stream for each wish");
         pieces.set_properties(Fresh(staged), form);
