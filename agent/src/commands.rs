@@ -5,7 +5,7 @@
 
 mod address;
 mod check;
-mod files;
+pub(crate) mod files;
 mod join;
 mod keys;
 mod log;
