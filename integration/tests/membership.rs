@@ -201,3 +201,41 @@ async fn certificate_is_renewed_under_load_and_after_a_restart() -> Result<()> {
     pool.librarian(&["audit", "verify"])?;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn renewed_certificate_has_the_present_grants_and_a_revoked_one_is_not_renewed() -> Result<()> {
+    let pool = Pool::builder(DEMO).servers(1).free(0).start()?;
+    pool.add_client("alice", &["read:*", "write:*"])?;
+    let (old, anchor) = identity(&pool.client_dir("alice"), "client")?;
+    let ns = host(&pool, "ns");
+    let http = reqwest::Client::builder()
+        .tls_backend_preconfigured(certs::tls::client_config(&old, &anchor)?)
+        .resolve(&ns, pool.https())
+        .no_proxy()
+        .build()?;
+    let url = |path: &str| format!("https://{ns}:{}{path}", pool.https().port());
+    let renew = async || -> Result<(u16, String, certs::Request)> {
+        let request = certs::Request::new()?;
+        let message = serde_json::json!({"request": request.pem()});
+        let answer = http.post(url("/renew")).json(&message).send().await?;
+        Ok((answer.status().as_u16(), answer.text().await?, request))
+    };
+    pool.librarian(&["client", "grant", "alice", "--grant", "read:3.1"])?;
+    let (status, text, request) = renew().await?;
+    ensure!(status == 200, "{status}: {text}");
+    let answer: certs::RenewAnswer = serde_json::from_str(&text)?;
+    let renewed = request.complete(&answer.certificate)?;
+    let list = certs::Revocations::default();
+    let peer = certs::Peer::read(renewed.certificate(), certs::UnixTime::now(), &list)?;
+    let certs::Who::Client { name, grants } = peer.who else {
+        bail!("it is another's: {:?}", peer.who);
+    };
+    let grants: Vec<String> = grants.iter().map(ToString::to_string).collect();
+    ensure!((name.as_str(), grants) == ("alice", vec!["read:3.1".to_owned()]));
+    // The list is for servers.
+    ensure!(http.get(url("/revocations")).send().await?.status() == 403);
+    pool.librarian(&["revoke", "alice"])?;
+    let (status, text, _) = renew().await?;
+    ensure!(status == 403 && text.contains("revoked"), "{status}: {text}");
+    Ok(())
+}
