@@ -1,6 +1,5 @@
 //! Who was revoked, whose grants have changed and whose certificate was renewed, on connections that are open meanwhile.
 
-#[allow(dead_code, reason = "more is asked of it elsewhere")]
 mod web;
 
 use std::path::Path;
