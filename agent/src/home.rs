@@ -144,7 +144,7 @@ impl Home {
     pub fn open(dir: &Path) -> Result<Home, HomeError> {
         let config = Config::read(dir)?;
         let identity_dir = dir.join("identity");
-        membership::settle(dir).map_err(|source| HomeError::Disk {
+        membership::settle(&identity_dir, "server").map_err(|source| HomeError::Disk {
             path: identity_dir.clone(),
             source,
         })?;

@@ -9,11 +9,13 @@
 
 use std::fmt::Write as _;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use certs::join::{MESSAGE_OCTETS_MAX, RENEW_PATH, REVOCATIONS_PATH};
 use certs::revocation::DOCUMENT_OCTETS_MAX;
@@ -23,6 +25,7 @@ use tokio::time::MissedTickBehavior;
 use zeroize::Zeroizing;
 
 use crate::access::metrics;
+use crate::client::Settings;
 use crate::commands::files;
 use crate::config;
 use crate::home::Home;
@@ -301,21 +304,10 @@ impl Membership {
 
     /// Gets a certificate for a fresh key and shows it from now on.
     async fn ask_renewal(&mut self, now: UnixTime) -> Result<(), AskError> {
-        let request = Request::new()?;
-        let message = RenewRequest {
-            request: request.pem().to_owned(),
-        };
-        let asking = self.http.post(format!("{}{RENEW_PATH}", self.base)).json(&message);
-        let text = body(asking.send().await?, MESSAGE_OCTETS_MAX).await?;
-        let answer: RenewAnswer = serde_json::from_slice(&text)?;
-        let identity = request.complete(&answer.certificate)?;
-        let peer = Peer::read(identity.certificate(), now, &Revocations::default())?;
-        if peer.who != self.peer.who {
-            return Err(AskError::Another(peer.who.owner()));
-        }
+        let (identity, peer) = fresh(&self.http, &self.base, &self.peer, now).await?;
         let signer = Signer::new(&identity)?;
-        let (dir, kept) = (self.dir.clone(), identity.clone());
-        let written = tokio::task::spawn_blocking(move || keep(&dir, &kept)).await;
+        let (folder, kept) = (self.dir.join("identity"), identity.clone());
+        let written = tokio::task::spawn_blocking(move || keep(&folder, "server", &kept)).await;
         let written = written.expect("writing files does not panic");
         written.map_err(|error| AskError::Write(format!("{error:#}")))?;
         self.current.renew(&identity)?;
@@ -324,6 +316,47 @@ impl Membership {
         self.peer = peer;
         Ok(())
     }
+}
+
+/// Asks for a certificate for a fresh key, in the name of whoever `http` shows the certificate of.
+async fn fresh(http: &reqwest::Client, base: &str, asking: &Peer, now: UnixTime) -> Result<(Identity, Peer), AskError> {
+    let request = Request::new()?;
+    let message = RenewRequest {
+        request: request.pem().to_owned(),
+    };
+    let answer = http.post(format!("{base}{RENEW_PATH}")).json(&message).send().await?;
+    let answer: RenewAnswer = serde_json::from_slice(&body(answer, MESSAGE_OCTETS_MAX).await?)?;
+    let identity = request.complete(&answer.certificate)?;
+    let peer = Peer::read(identity.certificate(), now, &Revocations::default())?;
+    match peer.who.owner() == asking.who.owner() {
+        true => Ok((identity, peer)),
+        false => Err(AskError::Another(peer.who.owner())),
+    }
+}
+
+/// Renews the certificate of an application, whose files are in `dir`; returns the last second of the new one.
+///
+/// # Errors
+///
+/// Why not, in words that say what to do; the old certificate stays as it is.
+pub async fn renew_client(dir: &Path, librarian: SocketAddr) -> anyhow::Result<UnixTime> {
+    let settings = Settings::read(dir)?;
+    let now = UnixTime::now();
+    let peer = Peer::read(settings.identity.certificate(), now, &Revocations::default())
+        .context("the certificate cannot renew itself any more: `librarian client add --replace` makes a new one")?;
+    let host = certs::tls_name(&settings.domain, "ns");
+    let http = reqwest::Client::builder()
+        .tls_backend_preconfigured(certs::tls::client_config(&settings.identity, &settings.anchor)?)
+        .resolve(&host, librarian)
+        .no_proxy()
+        .https_only(true)
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(WAIT)
+        .build()?;
+    let base = format!("https://{host}:{}", librarian.port());
+    let (identity, peer) = fresh(&http, &base, &peer, now).await?;
+    keep(dir, "client", &identity)?;
+    Ok(peer.not_after)
 }
 
 async fn body(mut answer: reqwest::Response, octets_max: usize) -> Result<Vec<u8>, AskError> {
@@ -345,16 +378,18 @@ async fn body(mut answer: reqwest::Response, octets_max: usize) -> Result<Vec<u8
     }
 }
 
-/// The names of key and certificate, and of those that are to take their places.
-const PAIR: [(&str, &str); 2] = [("server.key.next", "server.key"), ("server.pem.next", "server.pem")];
+/// A key or certificate that is to take the place of the old one, and that place.
+fn place(folder: &Path, stem: &str, kind: &str) -> (PathBuf, PathBuf) {
+    let place = folder.join(format!("{stem}.{kind}"));
+    (folder.join(format!("{stem}.{kind}.next")), place)
+}
 
 /// Puts key and certificate in the place of the old ones: after a crash at any moment [`settle`] leaves a pair.
-fn keep(dir: &Path, identity: &Identity) -> anyhow::Result<()> {
-    let folder = dir.join("identity");
+fn keep(folder: &Path, stem: &str, identity: &Identity) -> anyhow::Result<()> {
     let key = Zeroizing::new(identity.key_pem().to_owned());
-    files::write(&folder.join(PAIR[0].0), &key)?;
-    files::write(&folder.join(PAIR[1].0), identity.certificate_pem())?;
-    Ok(settle(dir)?)
+    files::write(&place(folder, stem, "key").0, &key)?;
+    files::write(&place(folder, stem, "pem").0, identity.certificate_pem())?;
+    Ok(settle(folder, stem)?)
 }
 
 /// Ends a renewal that a crash left half done: from the moment on when the new certificate is whole, the new pair counts.
@@ -362,13 +397,12 @@ fn keep(dir: &Path, identity: &Identity) -> anyhow::Result<()> {
 /// # Errors
 ///
 /// The system's.
-pub fn settle(dir: &Path) -> io::Result<()> {
-    let folder = dir.join("identity");
-    let [key, certificate] = PAIR.map(|(next, place)| (folder.join(next), folder.join(place)));
+pub fn settle(folder: &Path, stem: &str) -> io::Result<()> {
+    let [key, certificate] = ["key", "pem"].map(|kind| place(folder, stem, kind));
     if certificate.0.exists() {
         if key.0.exists() {
             std::fs::rename(&key.0, &key.1)?;
-            std::fs::File::open(&folder)?.sync_all()?;
+            std::fs::File::open(folder)?.sync_all()?;
         }
         std::fs::rename(&certificate.0, &certificate.1)?;
     } else if key.0.exists() {
@@ -376,7 +410,7 @@ pub fn settle(dir: &Path) -> io::Result<()> {
     } else {
         return Ok(());
     }
-    std::fs::File::open(&folder)?.sync_all()
+    std::fs::File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]
@@ -409,7 +443,7 @@ mod tests {
             if certificate {
                 write("server.pem.next", "new");
             }
-            settle(dir.path()).unwrap();
+            settle(&folder, "server").unwrap();
             assert_eq!(pair(dir.path()), (expected.to_owned(), expected.to_owned()));
             assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2);
         }

@@ -243,7 +243,11 @@ mod tests {
         assert!(!list.changes.contains_key("server:s1"));
         assert_eq!((list.number, list.changes.len()), (NOW_S + life + 1, 2));
         list.change(&server("s4"), None, at(NOW_S));
-        assert_eq!(list.number, NOW_S + life + 2, "a clock that was put back does not put the number back");
+        assert_eq!(
+            list.number,
+            NOW_S + life + 2,
+            "a clock that was put back does not put the number back"
+        );
     }
 
     #[test]

@@ -231,6 +231,16 @@ async fn renewed_certificate_has_the_present_grants_and_a_revoked_one_is_not_ren
     };
     let grants: Vec<String> = grants.iter().map(ToString::to_string).collect();
     ensure!((name.as_str(), grants) == ("alice", vec!["read:3.1".to_owned()]));
+    // The same by command, on the application's files.
+    let dir = pool.client_dir("alice").display().to_string();
+    let before = std::fs::read_to_string(pool.client_dir("alice").join("client.key"))?;
+    let librarian = pool.https().to_string();
+    pool.agent(&["renew", "--client", &dir, "--librarian", &librarian], b"")?;
+    ensure!(
+        std::fs::read_to_string(pool.client_dir("alice").join("client.key"))? != before,
+        "its key is a fresh one"
+    );
+    pool.agent(&["ls", "--client", &dir], b"")?;
     // The list is for servers.
     ensure!(http.get(url("/revocations")).send().await?.status() == 403);
     pool.librarian(&["revoke", "alice"])?;
