@@ -189,6 +189,12 @@ async fn real_objects_come_through_two_generations_and_three_levels_and_back() -
     let verified = pool.librarian(&["audit", "verify", "--json"])?;
     let verified: Value = serde_json::from_str(&verified.stdout)?;
     ensure!(verified[0]["faults"] == Value::Array(Vec::new()), "{verified}");
+    let one = objects.keys().next().context("an object")?.to_string();
+    let of_one = pool.librarian(&["audit", &one])?.stdout;
+    ensure!(
+        of_one.lines().count() == 3 && of_one.contains("s1 to s2, epoch 2"),
+        "{of_one}"
+    );
     let log = pool.librarian(&["audit", "export"])?.stdout;
     let entries = log.lines().map(|line| Entry::read(line.as_bytes()));
     let entries = entries.collect::<Result<Vec<_>, _>>()?;
