@@ -6,14 +6,14 @@
 //! mistake is let in again by a new certificate, and a row is needed no longer than certificates live.
 //!
 //! ```json
-//! {"number": 7, "changes": {"client:alice": {"issued_before": 1764300001, "grants": ["read:3.1"]},
+//! {"number": 1764300500, "changes": {"client:alice": {"issued_before": 1764300001, "grants": ["read:3.1"]},
 //!                           "server:s3": {"issued_before": 1764300500}}}
 //! ```
 //!
 //! A row with grants may also say `void_before`: certificates issued before that second were revoked, and what is granted to their
 //! owner since is not for them.
 //!
-//! Numbers rise with every change; an agent never goes back to a lower one. Specification: PROTOCOL.md section 10.
+//! Numbers rise with every change, and are the time at least; an agent never goes back to a lower one. Specification: PROTOCOL.md section 10.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -32,7 +32,7 @@ pub const DOCUMENT_OCTETS_MAX: usize = 8 << 20;
 /// What has changed since certificates were issued.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Revocations {
-    /// Rises with every change; 0 before the first.
+    /// Rises with every change, to the Unix time at least; 0 before the first.
     pub number: u64,
     changes: BTreeMap<String, Change>,
 }
@@ -157,7 +157,8 @@ impl Revocations {
     /// Makes void what `who` has been issued so far, or gives it other grants. What no certificate that lives can need any
     /// more is forgotten.
     pub fn change(&mut self, who: &Who, grants: Option<Grants>, now: UnixTime) {
-        self.number = self.number.saturating_add(1);
+        // At least the time: a list that was lost and begun anew is not older than the one that servers have.
+        self.number = self.number.saturating_add(1).max(now.as_secs());
         let lives = |second: u64| second.saturating_add(LIFETIME.as_secs()) > now.as_secs();
         self.changes.retain(|_, change| lives(change.issued_before));
         let before = self.changes.get(&who.owner());
@@ -259,7 +260,7 @@ mod tests {
         assert_eq!(list.standing(&peer(&pool, &alice, NOW_S + 1)), Standing::Good);
         list.change(&alice, None, at(NOW_S + 9));
         assert_eq!(list.standing(&old), Standing::Revoked);
-        assert_eq!(list.number, 2);
+        assert_eq!(list.number, NOW_S + 9);
     }
 
     #[test]
@@ -303,7 +304,13 @@ mod tests {
         assert!(list.changes.contains_key("server:s1"));
         list.change(&server("s3"), None, at(NOW_S + life + 1));
         assert!(!list.changes.contains_key("server:s1"));
-        assert_eq!((list.number, list.changes.len()), (3, 2));
+        assert_eq!((list.number, list.changes.len()), (NOW_S + life + 1, 2));
+        list.change(&server("s4"), None, at(NOW_S));
+        assert_eq!(
+            list.number,
+            NOW_S + life + 2,
+            "a clock that was put back does not put the number back"
+        );
     }
 
     #[test]
