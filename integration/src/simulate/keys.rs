@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use agent::store::Entry;
 use agent::store::rotation::Step;
-use agent::vault::{Generation, Kek, KeyProvider, Known, ProviderError};
+use agent::vault::{Generation, Kek, KeyProvider, Known, ProviderError, StreamId};
 use parking_lot::Mutex;
 
 use super::clock::{MS, S, Time};
@@ -161,8 +161,8 @@ pub(super) fn deeds(seed: u64, ends: Time, agents: usize, kinds: &BTreeSet<&'sta
 pub(super) struct Uses {
     /// Wrapped data keys by server, generation and nonce.
     wrapped: BTreeMap<(usize, Generation, Vec<u8>), Vec<u8>>,
-    /// Nonce prefixes of streams, by stream.
-    prefixes: BTreeMap<agent::vault::StreamId, Vec<u8>>,
+    /// Streams by the nonce prefix of their chunks.
+    prefixes: BTreeMap<Vec<u8>, StreamId>,
 }
 
 impl Uses {
@@ -187,9 +187,12 @@ impl Uses {
                     entry.address
                 ));
             }
-            let prefix = (self.prefixes.entry(stream.id)).or_insert_with(|| stream.nonce_prefix.to_vec());
-            if prefix[..] != stream.nonce_prefix[..] {
-                return Err(format!("I6: stream {:?} has two nonce prefixes", stream.id));
+            let known = *(self.prefixes.entry(stream.nonce_prefix.to_vec())).or_insert(stream.id);
+            if known != stream.id {
+                return Err(format!(
+                    "I6: streams {known:?} and {:?} have one nonce prefix",
+                    stream.id
+                ));
             }
         }
         Ok(())
@@ -272,6 +275,12 @@ impl World {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn guardian_keeps_the_rules_of_a_provider() {
+        let guardian = Guardian::new(1);
+        agent::vault::conformance::check(|| Box::new(guardian.clone()));
+    }
 
     #[test]
     fn numbers_are_never_given_again_and_what_was_destroyed_stays_so() {
