@@ -26,8 +26,8 @@ mod write;
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
-use certs::{Anchor, Identity, Revocations, TlsError};
+use certs::tls::Current;
+use certs::{Anchor, TlsError};
 use http::HeaderName;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -35,6 +35,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
+use crate::membership::Revoked;
 use crate::objects::Objects;
 use metrics::Metrics;
 
@@ -55,7 +56,7 @@ pub const HYPERNET_SIZE: HeaderName = HeaderName::from_static("hypernet-size");
 pub struct Access {
     objects: Arc<Objects>,
     anchor: Anchor,
-    revoked: ArcSwap<Revocations>,
+    revoked: Revoked,
     bounds: config::Access,
     requests: Arc<Semaphore>,
     metrics: Arc<Metrics>,
@@ -83,19 +84,20 @@ impl Access {
     /// [`AccessError`].
     pub fn new(
         objects: Arc<Objects>,
-        identity: &Identity,
+        current: &Arc<Current>,
         anchor: &Anchor,
+        revoked: Revoked,
         bounds: config::Access,
     ) -> Result<Access, AccessError> {
         let protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        let mut server = certs::tls::server_config(identity, anchor)?;
+        let mut server = certs::tls::renewed_server_config(current, anchor)?;
         server.alpn_protocols.clone_from(&protocols);
-        let mut client = certs::tls::client_config(identity, anchor)?;
+        let mut client = certs::tls::renewed_client_config(current, anchor)?;
         client.alpn_protocols = protocols;
         Ok(Access {
             objects,
             anchor: anchor.clone(),
-            revoked: ArcSwap::default(),
+            revoked,
             requests: Arc::new(Semaphore::new(bounds.requests_max)),
             bounds,
             metrics: Arc::default(),
@@ -110,11 +112,6 @@ impl Access {
         Arc::clone(&self.metrics)
     }
 
-    /// Takes a new set of revoked certificates: it counts from the next request on, also on open connections.
-    pub fn set_revoked(&self, revoked: Revocations) {
-        self.revoked.store(Arc::new(revoked));
-    }
-
     /// Serves the port until `stop`; then running requests end, within 10 seconds.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
         let port = listen::Port {
@@ -122,6 +119,7 @@ impl Access {
             metrics: Arc::clone(&self.metrics),
             connections_max: self.bounds.connections_max,
             idle_timeout: self.bounds.idle_timeout,
+            revoked: Arc::clone(&self.revoked),
             router: serve::router(self),
         };
         listen::serve(listener, port, stop).await;

@@ -1,17 +1,18 @@
-//! The command line: `agent join|run|get|put|stat|rm|ls|check|keys|schema`.
+//! The command line: `agent join|run|get|put|stat|rm|ls|renew|check|keys|schema`.
 //!
 //! Exit status 0 done, 1 failed, 2 wrong usage. What a command is asked for goes to standard output, everything else to
 //! standard error. Long work shows its progress on a terminal and stays silent in a pipe.
 
 mod address;
 mod check;
-mod files;
+pub(crate) mod files;
 mod join;
 mod keys;
 mod log;
 mod objects;
 mod progress;
 mod put;
+mod renew;
 mod schema;
 mod schema_step;
 
@@ -51,6 +52,8 @@ enum Command {
     Rm(objects::Rm),
     /// List objects
     Ls(objects::Ls),
+    /// Renew the certificate of an application
+    Renew(renew::Renew),
     /// Verify every copy on this server; beside a running agent, tell what its scrub has found
     Check(check::Check),
     /// The generations of keys on this server: how they stand, new ones, backups
@@ -117,6 +120,7 @@ impl Command {
             Command::Stat(stat) => asynchronous(stat.run()),
             Command::Rm(rm) => asynchronous(rm.run()),
             Command::Ls(ls) => asynchronous(ls.run()),
+            Command::Renew(renew) => asynchronous(renew.run()),
             Command::Check(check) => hardened(|| check.run()),
             Command::Keys(keys) => hardened(|| keys.run()),
             Command::Schema(schema) => schema.run(),

@@ -37,6 +37,9 @@ pub struct Config {
     pub librarian: Librarian,
     /// Where this agent listens.
     pub listen: Listen,
+    /// This server's certificate, and those of others.
+    #[serde(default)]
+    pub certificates: Certificates,
     /// The log of moves.
     #[serde(default)]
     pub audit: Audit,
@@ -96,6 +99,27 @@ pub struct Store {
     pub volume_step: Octets,
     /// Folder of the volumes; relative to the agent's directory.
     pub volumes: PathBuf,
+}
+
+/// This server's certificate, and those of others.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Certificates {
+    /// Age at which the certificate is renewed; it lives 7 days.
+    #[serde(with = "humantime_serde")]
+    pub renew_after: Duration,
+    /// How often the librarian is asked who was revoked.
+    #[serde(with = "humantime_serde")]
+    pub revocations_every: Duration,
+}
+
+impl Default for Certificates {
+    fn default() -> Self {
+        Certificates {
+            renew_after: Duration::from_secs(2 * 24 * 3600),
+            revocations_every: Duration::from_secs(5),
+        }
+    }
 }
 
 /// The log of moves.
@@ -547,6 +571,9 @@ pub fn template(joined: &Joined) -> String {
     let keys = Keys::default();
     let scrub = Scrub::default();
     let release = release();
+    let certificates = Certificates::default();
+    let renew_after = humantime_serde::re::humantime::format_duration(certificates.renew_after);
+    let revocations_every = humantime_serde::re::humantime::format_duration(certificates.revocations_every);
     let audit_keep = humantime_serde::re::humantime::format_duration(Audit::default().keep);
     let time = humantime_serde::re::humantime::format_duration;
     format!(
@@ -592,6 +619,13 @@ capacity = "{capacity}"
 volume_step = "{volume_step}"
 # Folder of the volumes, relative to this file. Default "{volumes}". Moving it without its content loses every object.
 # volumes = "{volumes}"
+
+[certificates]
+# Age at which this server's certificate is renewed; it lives 7 days. Default {renew_after}. Later leaves less time to notice that
+# renewals fail; earlier costs the librarian a signature each time.
+# renew_after = "{renew_after}"
+# How often the librarian is asked who was revoked. Default {revocations_every}. For so long a revoked client or server is still let in.
+# revocations_every = "{revocations_every}"
 
 [audit]
 # How long entries of the log of moves are kept, such as "400days". Default {audit_keep}. Each takes about 600 octets of the index;

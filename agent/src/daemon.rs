@@ -30,6 +30,7 @@ use crate::age;
 use crate::control::{Control, Figures, Told, Wanted};
 use crate::home::Home;
 use crate::keys::Keeper;
+use crate::membership::Membership;
 use crate::objects::{Objects, Settings};
 use crate::reconcile::Reconciler;
 use crate::register::{Phase, Registers, Trust};
@@ -164,6 +165,7 @@ struct Agent {
     _keeper: AbortOnDropHandle<()>,
     _scrubber: Scrubber,
     _policy: AbortOnDropHandle<()>,
+    _membership: AbortOnDropHandle<()>,
 }
 
 impl Agent {
@@ -218,8 +220,10 @@ impl Agent {
         let open = objects.recover();
         let stop = CancellationToken::new();
 
+        let membership = Membership::new(&home)?;
         let room = Room {
-            identity: home.identity.clone(),
+            current: membership.current(),
+            revoked: membership.revoked(),
             anchor: home.anchor.clone(),
             objects: Arc::clone(&objects),
             store: Arc::clone(objects.store()),
@@ -244,8 +248,9 @@ impl Agent {
         let https = listener.local_addr().context("read the port of listen.https")?;
         let access = Access::new(
             Arc::clone(&objects),
-            &home.identity,
+            &membership.current(),
             &home.anchor,
+            membership.revoked(),
             config.access.clone(),
         )?;
         let access = Arc::new(access);
@@ -256,6 +261,8 @@ impl Agent {
         sources.push(Box::new(move |out| out.push_str(&moves.metrics())));
         let shown = Arc::clone(&objects);
         sources.push(Box::new(move |out| show(&shown, out)));
+        sources.push(Box::new(membership.metrics()));
+        let membership = AbortOnDropHandle::new(tokio::spawn(membership.run()));
         let keeper = Keeper::new(&home.dir, Arc::clone(objects.store()), keys_wanted, config.keys.max_age);
         sources.push(Box::new(keeper.metrics()));
         let keeper = AbortOnDropHandle::new(tokio::spawn(keeper.run()));
@@ -311,6 +318,7 @@ impl Agent {
             _keeper: keeper,
             _scrubber: scrubber,
             _policy: policy,
+            _membership: membership,
         })
     }
 

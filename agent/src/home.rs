@@ -26,6 +26,7 @@ use zones::TsigKey;
 use zones::tsig::KeyError;
 
 use crate::config::{Config, ConfigError, KeyringSecret};
+use crate::membership;
 use crate::schema::{LoadError, Schemas};
 use crate::store::{Auditor, Disk, Entry, OpenError, RealDisk, Settings, Store};
 use crate::vault::guarded::Bounds;
@@ -143,6 +144,10 @@ impl Home {
     pub fn open(dir: &Path) -> Result<Home, HomeError> {
         let config = Config::read(dir)?;
         let identity_dir = dir.join("identity");
+        membership::settle(&identity_dir, "server").map_err(|source| HomeError::Disk {
+            path: identity_dir.clone(),
+            source,
+        })?;
         let certificate = read(&identity_dir.join("server.pem"))?;
         let key = Zeroizing::new(read(&identity_dir.join("server.key"))?);
         let anchor = Anchor::from_pem(&read(&identity_dir.join("ca.pem"))?)?;

@@ -10,6 +10,7 @@ pub mod control;
 pub mod daemon;
 pub mod home;
 pub mod keys;
+pub mod membership;
 pub mod migration;
 pub mod objects;
 pub mod reconcile;

@@ -28,7 +28,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use certs::{Anchor, Identity};
+use certs::Anchor;
+use certs::tls::Current;
 use quinn::Endpoint;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -36,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::control::Wanted;
+use crate::membership::Revoked;
 use crate::migration::Settings;
 use crate::migration::window::WindowSettings;
 use crate::objects::Objects;
@@ -237,7 +239,9 @@ impl Barrier {
 #[derive(Debug)]
 pub struct Room {
     /// This server's certificate.
-    pub identity: Identity,
+    pub current: Arc<Current>,
+    /// Who was revoked.
+    pub revoked: Revoked,
     /// The pool's authority.
     pub anchor: Anchor,
     /// The objects.
@@ -259,12 +263,16 @@ impl Transfer {
     ///
     /// [`QuicError`] when the port cannot be opened or the settings do not serve.
     pub fn start(settings: TransferSettings, room: Room) -> Result<Transfer, QuicError> {
-        let endpoint = quic::open(settings.listen, settings.mtu, &room.identity, &room.anchor)?;
+        let endpoint = quic::open(settings.listen, settings.mtu, &room.current, &room.anchor)?;
         let (events, inbox) = mpsc::channel(EVENTS_MAX);
         let (wishes, to_fulfil) = mpsc::channel(librarian::WAITING_MAX);
         let counters = Arc::new(Counters::default());
         let stop = CancellationToken::new();
-        tokio::spawn(link::accept(endpoint.clone(), events.clone()));
+        tokio::spawn(link::accept(
+            endpoint.clone(),
+            Arc::clone(&room.revoked),
+            events.clone(),
+        ));
         tokio::spawn(librarian::run(Arc::clone(&room.registers), to_fulfil, events.clone()));
         let parts = Parts {
             me: room.registers.me().clone(),
@@ -279,6 +287,7 @@ impl Transfer {
             registers: room.registers,
             wanted: room.wanted,
             endpoint: endpoint.clone(),
+            revoked: room.revoked,
             events: events.clone(),
             wishes,
             stop: stop.clone(),

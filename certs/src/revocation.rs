@@ -6,11 +6,14 @@
 //! mistake is let in again by a new certificate, and a row is needed no longer than certificates live.
 //!
 //! ```json
-//! {"number": 7, "changes": {"client:alice": {"issued_before": 1764300001, "grants": ["read:3.1"]},
+//! {"number": 1764300500, "changes": {"client:alice": {"issued_before": 1764300001, "grants": ["read:3.1"]},
 //!                           "server:s3": {"issued_before": 1764300500}}}
 //! ```
 //!
-//! Numbers rise with every change; an agent never goes back to a lower one. Specification: PROTOCOL.md section 10.
+//! A row with grants may also say `void_before`: certificates issued before that second were revoked, and what is granted to their
+//! owner since is not for them.
+//!
+//! Numbers rise with every change, and are the time at least; an agent never goes back to a lower one. Specification: PROTOCOL.md section 10.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -29,7 +32,7 @@ pub const DOCUMENT_OCTETS_MAX: usize = 8 << 20;
 /// What has changed since certificates were issued.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Revocations {
-    /// Rises with every change; 0 before the first.
+    /// Rises with every change, to the Unix time at least; 0 before the first.
     pub number: u64,
     changes: BTreeMap<String, Change>,
 }
@@ -41,6 +44,8 @@ struct Change {
     issued_before: u64,
     /// The grants that these have now; without any they are void.
     grants: Option<Grants>,
+    /// Those that were issued before this second were revoked, and stay so whatever is granted since; 0 if none were.
+    void_before: u64,
 }
 
 /// Why a document is not understood.
@@ -75,6 +80,13 @@ struct Row {
     issued_before: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     grants: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "is_none")]
+    void_before: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_none(second: &u64) -> bool {
+    *second == 0
 }
 
 /// What a certificate is still good for.
@@ -110,8 +122,12 @@ impl Revocations {
                 Some(grants) => grants,
                 None => None,
             };
-            let issued_before = row.issued_before;
-            Ok((owner, Change { issued_before, grants }))
+            let change = Change {
+                issued_before: row.issued_before,
+                grants,
+                void_before: row.void_before,
+            };
+            Ok((owner, change))
         });
         Ok(Revocations {
             number: document.number,
@@ -127,6 +143,7 @@ impl Revocations {
             let row = Row {
                 issued_before: change.issued_before,
                 grants: grants.map(|grants| grants.iter().map(ToString::to_string).collect()),
+                void_before: change.void_before,
             };
             (owner.clone(), row)
         });
@@ -140,11 +157,25 @@ impl Revocations {
     /// Makes void what `who` has been issued so far, or gives it other grants. What no certificate that lives can need any
     /// more is forgotten.
     pub fn change(&mut self, who: &Who, grants: Option<Grants>, now: UnixTime) {
-        self.number += 1;
-        let issued_before = now.as_secs() + 1;
-        self.changes
-            .retain(|_, change| change.issued_before + LIFETIME.as_secs() > now.as_secs());
-        self.changes.insert(who.owner(), Change { issued_before, grants });
+        // At least the time: a list that was lost and begun anew is not older than the one that servers have.
+        self.number = self.number.saturating_add(1).max(now.as_secs());
+        let lives = |second: u64| second.saturating_add(LIFETIME.as_secs()) > now.as_secs();
+        self.changes.retain(|_, change| lives(change.issued_before));
+        let before = self.changes.get(&who.owner());
+        // Certificates may have been issued at the first second that was free; the clock may have been set back since.
+        let issued_before = before.map_or(0, |before| before.issued_before);
+        let issued_before = now.as_secs().max(issued_before).saturating_add(1);
+        let void_before = match (&grants, before) {
+            (None, _) | (Some(_), None) => 0,
+            (Some(_), Some(before)) if before.grants.is_none() => before.issued_before,
+            (Some(_), Some(before)) => before.void_before,
+        };
+        let change = Change {
+            issued_before,
+            grants,
+            void_before,
+        };
+        self.changes.insert(who.owner(), change);
     }
 
     /// What a certificate is still good for.
@@ -152,6 +183,7 @@ impl Revocations {
     pub fn standing(&self, peer: &Peer) -> Standing<'_> {
         let issued = peer.not_after.as_secs().saturating_sub(LIFETIME.as_secs());
         match self.changes.get(&peer.who.owner()) {
+            Some(change) if issued < change.void_before => Standing::Revoked,
             Some(change) if issued < change.issued_before => match &change.grants {
                 Some(grants) => Standing::Granted(grants),
                 None => Standing::Revoked,
@@ -228,7 +260,39 @@ mod tests {
         assert_eq!(list.standing(&peer(&pool, &alice, NOW_S + 1)), Standing::Good);
         list.change(&alice, None, at(NOW_S + 9));
         assert_eq!(list.standing(&old), Standing::Revoked);
-        assert_eq!(list.number, 2);
+        assert_eq!(list.number, NOW_S + 9);
+    }
+
+    #[test]
+    fn what_was_revoked_stays_revoked_when_its_owner_is_let_in_again_and_gets_other_grants() {
+        let pool = Pool::new(1);
+        let alice = client("alice", &["read:3"]);
+        let grants = Grants::new(vec!["read:3.1".parse().unwrap()]).unwrap();
+        let mut list = Revocations::default();
+        let stolen = peer(&pool, &alice, NOW_S);
+        list.change(&alice, None, at(NOW_S + 5));
+        let fresh = peer(&pool, &alice, NOW_S + 6);
+        for at_s in [NOW_S + 9, NOW_S + 20] {
+            list.change(&alice, Some(grants.clone()), at(at_s));
+            let read = Revocations::read(list.to_json().as_bytes()).unwrap();
+            assert_eq!(read.standing(&stolen), Standing::Revoked);
+            assert_eq!(read.standing(&fresh), Standing::Granted(&grants));
+        }
+        list.change(&alice, None, at(NOW_S + 30));
+        assert_eq!(list.standing(&fresh), Standing::Revoked);
+    }
+
+    #[test]
+    fn certificate_of_the_first_free_second_is_revoked_by_a_later_change_though_the_clock_did_not_go_on() {
+        let pool = Pool::new(1);
+        let alice = client("alice", &["read:3"]);
+        let mut list = Revocations::default();
+        list.change(&alice, Some(Grants::new(Vec::new()).unwrap()), at(NOW_S));
+        let fresh = peer(&pool, &alice, list.free_from(&alice).as_secs());
+        for now_s in [NOW_S, NOW_S - 500] {
+            list.change(&alice, None, at(now_s));
+            assert_eq!(list.standing(&fresh), Standing::Revoked);
+        }
     }
 
     #[test]
@@ -240,7 +304,13 @@ mod tests {
         assert!(list.changes.contains_key("server:s1"));
         list.change(&server("s3"), None, at(NOW_S + life + 1));
         assert!(!list.changes.contains_key("server:s1"));
-        assert_eq!((list.number, list.changes.len()), (3, 2));
+        assert_eq!((list.number, list.changes.len()), (NOW_S + life + 1, 2));
+        list.change(&server("s4"), None, at(NOW_S));
+        assert_eq!(
+            list.number,
+            NOW_S + life + 2,
+            "a clock that was put back does not put the number back"
+        );
     }
 
     #[test]
@@ -259,7 +329,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn document_comes_back(number: u64, names in proptest::collection::vec("[a-z][a-z0-9]{0,8}", 0..6), at_s in 0_u64..1 << 40) {
+        fn document_comes_back(number: u64, names in proptest::collection::vec("[a-c]", 0..6), at_s in 0_u64..1 << 40) {
             let mut list = Revocations { number: number / 2, ..Revocations::default() };
             for (place, name) in names.iter().enumerate() {
                 let grants = (place % 2 == 0).then(|| Grants::new(vec!["read:3.1".parse().unwrap()]).unwrap());

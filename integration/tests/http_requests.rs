@@ -297,14 +297,16 @@ fn refused_requests_say_what_to_do() -> Result<()> {
     let stage = stage()?;
     let json = ["-H", "Content-Type: application/json"];
     let put = |text: &'static str| [&["-L", "-X", "PUT", "-d", text], &json[..]].concat();
-    let cases: [(&str, Vec<&str>, u16, &str); 14] = [
+    let cases: [(&str, Vec<&str>, u16, &str); 16] = [
         ("/objects/1.2@v3", vec![], 400, "versions are not kept"),
         ("/objects/1.2@latest", vec![], 400, "ask for 1.2"),
         ("/objects/1..2", vec![], 400, "single dots"),
         ("/objects/9.9", vec!["-L"], 404, "check the address"),
         ("/other", vec![], 404, "/objects/ADDRESS"),
         ("/objects/1.2", vec!["-X", "POST", "-d", ""], 405, "PUT"),
-        ("/objects/1.2?schema=2", vec![], 400, "schema"),
+        ("/objects/1.2?schema=2", vec![], 406, "schema"),
+        ("/objects/1.2?schema=0", vec![], 400, "schema=N"),
+        ("/objects/1.2/body?schema=1", vec![], 400, "schema=N"),
         ("/objects?undr=1", vec![], 400, "under="),
         ("/objects/6.1", put(r#"{"a":1}"#), 400, "properties"),
         ("/objects/6.1", put(r#"{"properties":{"a":1,"a":2}}"#), 400, "twice"),

@@ -90,7 +90,7 @@ mod tests {
             }
         });
         let list = read(dir.path()).unwrap();
-        assert_eq!(list.number, 8);
+        assert_eq!(list.number, 1_780_000_007);
         let free = UnixTime::since_unix_epoch(Duration::from_secs(1_780_000_001));
         for number in 0..8 {
             assert_eq!(

@@ -92,8 +92,10 @@ fn malformed_requests_get_a_sentence_and_use_nothing_up() {
         assert!(reply.text().contains("\"detail\""), "{what}");
     }
     assert_eq!(post(&token, "/join", &vec![b' '; 100_000]).unwrap().status, 413);
-    assert_eq!(post(&token, "/renew", b"").unwrap().status, 501);
-    assert_eq!(post(&token, "/revocations", b"").unwrap().status, 501);
+    // Nobody without a certificate of the pool.
+    assert_eq!(post(&token, "/renew", b"{}").unwrap().status, 403);
+    let revocations = b"GET /revocations HTTP/1.1\r\nHost: x\r\n\r\n";
+    assert_eq!(send(&token, revocations).unwrap().status, 403);
     assert_eq!(post(&token, "/", b"").unwrap().status, 404);
     assert_eq!(
         send(&token, b"GET /join HTTP/1.1\r\nHost: x\r\n\r\n").unwrap().status,

@@ -50,10 +50,20 @@ pub struct Has {
 }
 
 impl Has {
-    /// The character-strings of the TXT record.
+    /// The character-strings of the TXT record as its agent sends it.
     #[must_use]
     pub fn strings(&self) -> Vec<String> {
-        let mut strings = vec![
+        let mut strings = self.answered();
+        strings.push(format!("quarantined={}", self.quarantined));
+        strings.extend(self.audit.map(|audit| format!("audit={audit}")));
+        strings
+    }
+
+    /// The character-strings that the librarian answers with: those of the release before schemas, which reads exactly these
+    /// and finds its peers by them. No agent has a use for the others.
+    #[must_use]
+    pub fn answered(&self) -> Vec<String> {
+        vec![
             "v=hn1".to_owned(),
             format!("release={}", self.release),
             format!("role={}", self.role),
@@ -67,15 +77,11 @@ impl Has {
             format!("plan={}", self.plan),
             format!("commits={}", self.commits),
             format!("peer={}", self.peer_port),
-            format!("quarantined={}", self.quarantined),
-        ];
-        strings.extend(self.audit.map(|audit| format!("audit={audit}")));
-        strings
+        ]
     }
 
-    /// Reads the character-strings of a TXT record. Reading accepts what [`Has::strings`] makes of a legal release,
-    /// and the same
-    /// without its last strings.
+    /// Reads the character-strings of a TXT record. Reading accepts what [`Has::strings`] makes of a legal release, and the
+    /// same without its last strings.
     ///
     /// # Errors
     ///
@@ -158,6 +164,15 @@ mod tests {
     }
 
     #[test]
+    fn answer_is_what_the_release_before_schemas_reads() {
+        let has = Has {
+            audit: Some(Head::first(&"s2".parse().unwrap())),
+            ..TEXT.parse().unwrap()
+        };
+        assert_eq!(has.answered().join(" "), TEXT.replace(" quarantined=3", ""));
+    }
+
+    #[test]
     fn has_record_in_another_order_or_spelling_is_refused() {
         let swapped = TEXT.replace("objects=12 bytes=3400", "bytes=3400 objects=12");
         assert!(matches!(
@@ -172,7 +187,7 @@ mod tests {
             padded.parse::<Has>(),
             Err(StringsError::Value { key: "objects", .. })
         ));
-        let longer = format!("{TEXT} more=1");
+        let longer = format!("{TEXT} audit=7:{} more=1", "0a".repeat(32));
         assert!(matches!(
             longer.parse::<Has>(),
             Err(StringsError::Key {

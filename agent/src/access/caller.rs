@@ -10,7 +10,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use certs::{Anchor, Grants, Peer, Revocations, UnixTime, Who};
+use certs::{Anchor, Grants, Peer, Revocations, Standing, UnixTime, Who};
 use data_encoding::BASE64;
 use http::{HeaderMap, HeaderName, StatusCode};
 use rustls_pki_types::CertificateDer;
@@ -44,6 +44,14 @@ pub(super) struct Caller {
     pub(super) via: Option<(ServerName, u8)>,
 }
 
+/// What a client may do now: grants may have changed since its certificate was issued.
+fn grants_now(revoked: &Revocations, peer: &Peer, said: &Grants) -> Grants {
+    match revoked.standing(peer) {
+        Standing::Granted(grants) => grants.clone(),
+        Standing::Good | Standing::Revoked => said.clone(),
+    }
+}
+
 impl Caller {
     /// Finds out whose request it is.
     ///
@@ -71,7 +79,7 @@ impl Caller {
             )),
             Who::Client { name, grants } => Ok(Caller {
                 name: name.to_string(),
-                grants: grants.clone(),
+                grants: grants_now(revoked, &connection.peer, grants),
                 certificate: connection.certificate.clone(),
                 via: None,
             }),
@@ -88,9 +96,10 @@ impl Caller {
                 };
                 let certificate = byte_sequence(carried.as_bytes()).ok_or_else(false_client)?;
                 let peer = anchor.verify(&certificate, now, revoked).map_err(|_| false_client())?;
-                let Who::Client { name, grants } = peer.who else {
+                let Who::Client { name, grants } = &peer.who else {
                     return Err(false_client());
                 };
+                let grants = grants_now(revoked, &peer, grants);
                 let hops = hops(headers).ok_or_else(|| {
                     Problem::new(
                         StatusCode::BAD_REQUEST,

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use certs::{Peer, Revocations, Who};
+use certs::{Peer, Who};
 use http::Request;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -29,6 +29,7 @@ use tracing::{debug, warn};
 use crate::access::caller::{ConnectionPeer, now};
 use crate::access::metrics::Metrics;
 use crate::access::wire::Wire;
+use crate::membership::Revoked;
 
 /// Longest TLS handshake.
 const HANDSHAKE_WAIT: Duration = Duration::from_secs(5);
@@ -49,6 +50,8 @@ const STREAM_WINDOW: u32 = 512 * 1024;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 /// How long running requests may go on after a stop.
 const STOP_WAIT: Duration = Duration::from_secs(10);
+/// How often it is looked whether who is connected is still to be served.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Wait after a failed accept: out of file descriptors, mostly.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -61,6 +64,8 @@ pub(super) struct Port {
     /// Longest time for the headers of a request, longest idle time of an HTTP/1.1 connection, and longest standstill of a
     /// client that is to take octets.
     pub(super) idle_timeout: Duration,
+    /// Who was revoked.
+    pub(super) revoked: Revoked,
 }
 
 /// Serves until `stop`; then running requests end, within a bound.
@@ -129,13 +134,13 @@ async fn greet(port: &Port, stream: TcpStream) -> Option<(Wire, ConnectionPeer)>
         }
     };
     let certificate = stream.get_ref().1.peer_certificates()?.first()?.clone().into_owned();
-    match Peer::read(&certificate, now(), &Revocations::default()) {
+    match Peer::read(&certificate, now(), &port.revoked.load()) {
         Ok(peer) => Some((
             Wire::new(stream, port.idle_timeout),
             ConnectionPeer { certificate, peer },
         )),
         Err(error) => {
-            warn!(%error, "a certificate of this pool's authority cannot be read");
+            warn!(%error, "a certificate of this pool's authority is not good");
             None
         }
     }
@@ -185,9 +190,18 @@ async fn converse(port: &Port, wire: Wire, peer: ConnectionPeer, stop: Cancellat
     };
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(wire), service));
     let mut ending = false;
+    let mut looks = tokio::time::interval(LOOK_EVERY);
     let ended = loop {
         tokio::select! {
             ended = connection.as_mut() => break ended,
+            // What runs on it ends with it: a download may take hours.
+            _ = looks.tick() => match peer.peer.check(now(), &port.revoked.load()) {
+                Ok(()) => continue,
+                Err(error) => {
+                    warn!(%error, who = ?peer.peer.who, "connection is cut");
+                    return;
+                }
+            },
             () = stop.cancelled(), if !ending => ending = true,
             // Answers that still run go on; a connection without any ends.
             () = asked.idle(port.idle_timeout), if !ending => ending = true,

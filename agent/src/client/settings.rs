@@ -122,6 +122,11 @@ impl Settings {
             path: dir.to_owned(),
             source,
         };
+        // A renewal that was interrupted is ended first.
+        crate::membership::settle(dir, "client").map_err(|source| SettingsError::Read {
+            path: dir.join("client.pem"),
+            source,
+        })?;
         let key = zeroize::Zeroizing::new(text("client.key".as_ref())?);
         Ok(Settings {
             domain: file

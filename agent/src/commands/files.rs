@@ -18,7 +18,7 @@ pub(super) fn make_directory(path: &Path) -> anyhow::Result<()> {
 }
 
 /// Writes a file for this user only, durable on return; takes the place of one that is there.
-pub(super) fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+pub(crate) fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     let write = || {
         let parent = path.parent().unwrap_or(Path::new("."));
         let mut name = path.file_name().unwrap_or_default().to_owned();

@@ -10,7 +10,8 @@
 //! |                         | an older one                | merged over those that are here, in the object's version        |
 //!
 //! A new object, and one that gets another type, is stepped forward to the newest version that may be written; it stays as it
-//! came where that fails. Specification: DESIGN.md section 10.
+//! came where that fails. An object gets another type only with the properties of that type, where either type has schemas
+//! here: those that are there are in a version of the former type. Specification: DESIGN.md section 10.
 
 use std::sync::Arc;
 
@@ -43,13 +44,20 @@ impl Local {
     /// [`WriteError::Schema`] and those of the disk.
     pub fn fit(&self, address: &Address, entry: Option<&Entry>, put: Prepared) -> Result<Prepared, WriteError> {
         let Some(octets) = put.octets.clone() else {
-            return Ok(put);
+            return match entry {
+                Some(entry) if self.loses_schema(entry, &put) => retyped(entry, put),
+                Some(_) | None => Ok(put),
+            };
         };
         match entry {
             Some(entry) if put.kind.as_ref().is_none_or(|kind| *kind == entry.kind) => {
                 self.fit_over(entry, put, octets)
             }
-            Some(_) | None => self.fit_new(address, put, octets),
+            Some(_) | None => {
+                // The version that the object was in is one of its former type.
+                let schema = put.schema.or(Some(1));
+                self.fit_new(address, Prepared { schema, ..put }, octets)
+            }
         }
     }
 
@@ -66,7 +74,15 @@ impl Local {
             records.any(|record| record.id == id && record.client == put.client)
         });
         // A repetition, and what is not to be written, are answered as they are.
-        put.octets.is_none() || same || known || writable(entry).is_err()
+        let nothing = put.octets.is_none() && !self.loses_schema(entry, put);
+        nothing || same || known || writable(entry).is_err()
+    }
+
+    /// Whether a write gives the object another type, and the version that its properties are in means nothing in that.
+    fn loses_schema(&self, entry: &Entry, put: &Prepared) -> bool {
+        let has_schemas = |kind: &ObjectType| self.stepper().newest(kind).is_some();
+        let other = put.kind.as_ref().filter(|kind| **kind != entry.kind);
+        other.is_some_and(|kind| has_schemas(kind) || has_schemas(&entry.kind))
     }
 
     fn fit_over(&self, entry: &Entry, put: Prepared, octets: Bytes) -> Result<Prepared, WriteError> {
@@ -168,6 +184,20 @@ impl Local {
             schema: Some(schema),
             ..put
         })
+    }
+}
+
+/// A write without properties of an object that gets another type.
+fn retyped(entry: &Entry, put: Prepared) -> Result<Prepared, WriteError> {
+    match (&put.kind, &entry.properties) {
+        (Some(kind), Some(_)) => Err(WriteError::Schema {
+            why: format!(
+                "the object is a {} with properties in schema {}: send the properties of a {kind} when it becomes one",
+                entry.kind, entry.schema
+            ),
+        }),
+        (Some(_), None) => Ok(Prepared { schema: Some(1), ..put }),
+        (None, _) => Ok(put),
     }
 }
 

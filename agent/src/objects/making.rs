@@ -29,6 +29,8 @@ impl Objects {
         self.takes_new(address)?;
         let now_ms = clock::unix_ms();
         steps::may_make(&put, now_ms)?;
+        // Only now: an object that is elsewhere has a type and version of its own, and its owner other schemas perhaps.
+        let put = self.fit(address, None, put).await?;
         let _open = self.openings.try_acquire().map_err(|_| settling())?;
         let tx = Tx(rand::random());
         let new = steps::make(address, put, self.level_of(address), tx, now_ms);

@@ -217,7 +217,6 @@ impl Objects {
 
     async fn write(self: Arc<Self>, address: &Address, turn: &Turn, put: Prepared) -> Result<Written, WriteError> {
         let Some(entry) = turn.current() else {
-            let put = self.fit(address, None, put).await?;
             return self.make(address, put).await;
         };
         let may_be_repeated = put.id().is_some();

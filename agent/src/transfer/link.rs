@@ -23,9 +23,12 @@ use zones::{Address, Domain, ServerName};
 use super::large;
 use super::quic::Identified;
 use super::shell::Event;
+use crate::membership::Revoked;
 use crate::migration::wire::{Either, FRAME_OCTETS_MAX, LANE, LARGE, WireError, read_frame, take_frame, write_frame};
 use crate::register::Registers;
 
+/// How often it is looked whether a peer is still to be talked to.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Lanes that each side opens.
 const LANES: usize = 4;
 /// Most octets that wait for a lane; a peer that lets so many gather does not read any more.
@@ -120,7 +123,17 @@ impl Link {
         ));
         let watched = connection.clone();
         tokio::spawn(async move {
-            let why = watched.closed().await;
+            let mut looks = tokio::time::interval(LOOK_EVERY);
+            let why = loop {
+                tokio::select! {
+                    why = watched.closed() => break why,
+                    _ = looks.tick() => {}
+                }
+                if !peer.is_good() {
+                    warn!(peer = %peer.name, "a peer's certificate is no longer good");
+                    close(&watched, Close::Stranger);
+                }
+            };
             debug!(peer = %peer.name, %why, "connection closed");
             let lost = Event::LinkLost {
                 peer: peer.name.clone(),
@@ -331,10 +344,11 @@ pub(crate) fn dial(
     registers: Arc<Registers>,
     domain: Domain,
     peer: ServerName,
+    revoked: Revoked,
     events: mpsc::Sender<Event>,
 ) {
     tokio::spawn(async move {
-        let event = match Box::pin(connect(&endpoint, &registers, &domain, &peer)).await {
+        let event = match Box::pin(connect(&endpoint, &registers, &domain, &peer, &revoked)).await {
             Ok((connection, identified)) => Event::Linked {
                 connection,
                 identified,
@@ -355,6 +369,7 @@ async fn connect(
     registers: &Registers,
     domain: &Domain,
     peer: &ServerName,
+    revoked: &Revoked,
 ) -> Result<(Connection, Identified), String> {
     let place = Box::pin(registers.peer(peer))
         .await
@@ -370,7 +385,7 @@ async fn connect(
             }
         };
         match timeout(HANDSHAKE, connecting).await {
-            Ok(Ok(connection)) => match Identified::of(&connection) {
+            Ok(Ok(connection)) => match Identified::of(&connection, revoked) {
                 Some(identified) if identified.name == *peer => return Ok((connection, identified)),
                 Some(_) | None => {
                     close(&connection, Close::Stranger);
@@ -385,7 +400,7 @@ async fn connect(
 }
 
 /// Takes connections of other agents until the endpoint closes.
-pub(crate) async fn accept(endpoint: Endpoint, events: mpsc::Sender<Event>) {
+pub(crate) async fn accept(endpoint: Endpoint, revoked: Revoked, events: mpsc::Sender<Event>) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     while let Some(incoming) = endpoint.accept().await {
         // Who calls must first show that it hears what is said to its address (RFC 9000 section 8.1.2). That keeps nothing
@@ -401,9 +416,9 @@ pub(crate) async fn accept(endpoint: Endpoint, events: mpsc::Sender<Event>) {
             incoming.refuse();
             continue;
         };
-        let events = events.clone();
+        let (events, revoked) = (events.clone(), Arc::clone(&revoked));
         tokio::spawn(async move {
-            let taken = timeout(HANDSHAKE, take(incoming)).await;
+            let taken = timeout(HANDSHAKE, take(incoming, &revoked)).await;
             drop(permit);
             if let Ok(Some((connection, identified))) = taken {
                 let event = Event::Linked {
@@ -417,7 +432,7 @@ pub(crate) async fn accept(endpoint: Endpoint, events: mpsc::Sender<Event>) {
     }
 }
 
-async fn take(incoming: Incoming) -> Option<(Connection, Identified)> {
+async fn take(incoming: Incoming, revoked: &Revoked) -> Option<(Connection, Identified)> {
     let from = incoming.remote_address();
     let connection = match incoming.accept() {
         Ok(connecting) => match connecting.await {
@@ -432,7 +447,7 @@ async fn take(incoming: Incoming) -> Option<(Connection, Identified)> {
             return None;
         }
     };
-    let identified = Identified::of(&connection);
+    let identified = Identified::of(&connection, revoked);
     if identified.is_none() {
         warn!(%from, "somebody who is no agent of this pool asked for the peer port");
         close(&connection, Close::Stranger);

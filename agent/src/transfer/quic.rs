@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use certs::{Anchor, Identity, Peer, Revocations, Who, tls};
+use certs::tls::Current;
+use certs::{Anchor, Peer, Who, tls};
 use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{Connection, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
@@ -15,6 +16,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use socket2::{Domain as SocketDomain, Protocol, Socket, Type};
 use zones::ServerName;
 
+use crate::membership::Revoked;
 use crate::migration::wire::ALPN;
 
 /// Smallest UDP payload that QUIC allows (RFC 9000 section 14).
@@ -74,16 +76,16 @@ pub enum QuicError {
 /// # Errors
 ///
 /// [`QuicError`].
-pub fn open(address: SocketAddr, mtu: u16, identity: &Identity, anchor: &Anchor) -> Result<Endpoint, QuicError> {
+pub fn open(address: SocketAddr, mtu: u16, current: &Arc<Current>, anchor: &Anchor) -> Result<Endpoint, QuicError> {
     if !(MTU_MIN..=MTU_MAX).contains(&mtu) {
         return Err(QuicError::Mtu { mtu });
     }
     let transport = Arc::new(transport(mtu));
-    let mut server = tls::server_config(identity, anchor)?;
+    let mut server = tls::renewed_server_config(current, anchor)?;
     server.alpn_protocols = vec![ALPN.to_vec()];
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(server)?));
     server.transport_config(Arc::clone(&transport));
-    let mut client = tls::client_config(identity, anchor)?;
+    let mut client = tls::renewed_client_config(current, anchor)?;
     client.alpn_protocols = vec![ALPN.to_vec()];
     let mut client = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(client)?));
     client.transport_config(transport);
@@ -134,18 +136,20 @@ fn socket(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
 pub(crate) struct Identified {
     pub(crate) name: ServerName,
     peer: Peer,
+    revoked: Revoked,
 }
 
 impl Identified {
     /// Reads it from the certificate that the handshake has checked; `None` for anybody but a server of this pool.
-    pub(crate) fn of(connection: &Connection) -> Option<Identified> {
+    pub(crate) fn of(connection: &Connection, revoked: &Revoked) -> Option<Identified> {
         let chain = connection.peer_identity()?;
         let chain = chain.downcast::<Vec<CertificateDer<'static>>>().ok()?;
-        let peer = Peer::read(chain.first()?, UnixTime::now(), &Revocations::default()).ok()?;
+        let peer = Peer::read(chain.first()?, UnixTime::now(), &revoked.load()).ok()?;
         match &peer.who {
             Who::Server(name) => Some(Identified {
                 name: name.clone(),
                 peer,
+                revoked: Arc::clone(revoked),
             }),
             Who::Librarian | Who::Client { .. } => None,
         }
@@ -153,7 +157,7 @@ impl Identified {
 
     /// Whether the certificate is still good: asked for everything that arrives, not only at the handshake.
     pub(crate) fn is_good(&self) -> bool {
-        self.peer.check(UnixTime::now(), &Revocations::default()).is_ok()
+        self.peer.check(UnixTime::now(), &self.revoked.load()).is_ok()
     }
 }
 
@@ -168,7 +172,7 @@ mod tests {
             let refused = open(
                 "127.0.0.1:0".parse().unwrap(),
                 mtu,
-                &pool.identity("s1"),
+                &Current::new(&pool.identity("s1")).unwrap(),
                 &pool.anchor(),
             );
             assert!(matches!(refused, Err(QuicError::Mtu { .. })), "{mtu}");
@@ -177,7 +181,7 @@ mod tests {
             open(
                 "127.0.0.1:0".parse().unwrap(),
                 mtu,
-                &pool.identity("s1"),
+                &Current::new(&pool.identity("s1")).unwrap(),
                 &pool.anchor(),
             )
             .unwrap();

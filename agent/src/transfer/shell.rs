@@ -17,6 +17,7 @@ use super::quic::Identified;
 use super::ways::Ways;
 use crate::clock::{self, BootInstant};
 use crate::control::Wanted;
+use crate::membership::Revoked;
 use crate::migration::UnexpectedInput;
 use crate::migration::wire::{Copy, Either};
 use crate::objects::{NotOwned, Objects};
@@ -74,6 +75,7 @@ pub(crate) struct Shell {
     pub(crate) registers: Arc<Registers>,
     pub(crate) wanted: watch::Receiver<Wanted>,
     pub(crate) endpoint: Endpoint,
+    pub(crate) revoked: Revoked,
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) wishes: mpsc::Sender<Wish>,
     pub(crate) stop: CancellationToken,

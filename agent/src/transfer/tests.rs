@@ -148,7 +148,8 @@ impl Agent {
             },
         };
         let room = Room {
-            identity: pool.identity(name),
+            current: certs::tls::Current::new(&pool.identity(name)).unwrap(),
+            revoked: Arc::default(),
             anchor: pool.anchor(),
             objects: Arc::clone(&objects),
             store,
@@ -557,7 +558,7 @@ async fn dial(pool: &Pool, identity: &Identity, agent: &Agent) -> Connection {
     let endpoint = quic::open(
         "127.0.0.1:0".parse().unwrap(),
         quic::MTU_DEFAULT,
-        identity,
+        &certs::tls::Current::new(identity).unwrap(),
         &pool.anchor(),
     )
     .unwrap();
@@ -832,7 +833,7 @@ async fn only_agents_of_this_pool_are_talked_to() {
     let endpoint = quic::open(
         "127.0.0.1:0".parse().unwrap(),
         quic::MTU_DEFAULT,
-        &foreign.identity("s1"),
+        &certs::tls::Current::new(&foreign.identity("s1")).unwrap(),
         &foreign.anchor(),
     )
     .unwrap();

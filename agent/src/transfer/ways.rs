@@ -87,6 +87,7 @@ impl Shell {
             Arc::clone(&self.registers),
             self.domain.clone(),
             peer.clone(),
+            Arc::clone(&self.revoked),
             self.events.clone(),
         );
     }

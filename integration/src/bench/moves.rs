@@ -49,6 +49,12 @@ pub struct MoveOptions {
     /// How often each drain is measured, each time in a fresh pool; the median counts.
     #[arg(long, default_value_t = 1)]
     rounds: usize,
+    /// Level that objects rise to as they move the first time; those of 1 were put at it.
+    #[arg(long, default_value_t = 1)]
+    level: u8,
+    /// Run a schema step on every object as it moves the first time.
+    #[arg(long)]
+    steps: bool,
     /// Where the pools lie; the system's temporary directory if absent.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -78,7 +84,7 @@ pub fn run_moves(options: &MoveOptions, program: &Path) -> Result<()> {
     for (what, count, octets) in runs.into_iter().filter(|(_, count, octets)| *count > 0 && *octets > 0) {
         let (mut puts, mut new, mut used) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..options.rounds.max(1) {
-            let run = run(program, &parent, count, octets)?;
+            let run = run(options, program, &parent, (count, octets))?;
             println!(
                 "\n{count} objects ({what}): put in {:.1} s ({:.0}/s)",
                 run.put.as_secs_f64(),
@@ -175,9 +181,38 @@ impl Drained {
     }
 }
 
-fn run(program: &Path, parent: &Path, count: usize, octets: usize) -> Result<Run> {
+/// A type with one contract step, so that objects are put in its first version and come to the second by a move.
+fn write_schemas(dir: &Path) -> Result<()> {
+    let folder = dir.join("file");
+    std::fs::create_dir(&folder).context("make a directory of schemas")?;
+    let schema = |name: &str| {
+        serde_json::json!({
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "type": "object",
+            "required": [name],
+        })
+        .to_string()
+    };
+    for (file, text) in [
+        ("1.schema.json", schema("name")),
+        ("2.schema.json", schema("number")),
+        ("1-to-2.jq", "# contract\n.number = .name | del(.name)".to_owned()),
+        ("2-to-1.jq", "# exact\n.name = .number | del(.number)".to_owned()),
+    ] {
+        std::fs::write(folder.join(file), text).context("write a schema")?;
+    }
+    Ok(())
+}
+
+fn run(options: &MoveOptions, program: &Path, parent: &Path, (count, octets): (usize, usize)) -> Result<Run> {
+    let schemas = tempfile::tempdir_in(parent).context("make a directory of schemas")?;
+    write_schemas(schemas.path())?;
     let capacity = (count * octets / (1 << 20)) * 5 / 4 + count / 64 + 512;
-    let pool = Pool::builder(program)
+    let mut builder = Pool::builder(program);
+    if options.steps {
+        builder = builder.agent_setting("schemas", schemas.path().display().to_string());
+    }
+    let pool = builder
         .servers(2)
         .log("warn")
         .temporary_in(parent)
@@ -196,6 +231,12 @@ fn run(program: &Path, parent: &Path, count: usize, octets: usize) -> Result<Run
         .block_on(fill(&client, count, octets))
         .context("fill the pool")?;
     let put = start.elapsed();
+    if options.level > 1 || options.steps {
+        let level = options.level.to_string();
+        let mut policy = vec!["policy", "--level", &level];
+        policy.extend(options.steps.then_some("--contract-steps"));
+        pool.librarian(&policy).context("ask more of objects")?;
+    }
     let new = drain(&pool, "s1", "s2")?;
     let start = Instant::now();
     while metric(metrics_of(&pool, "s1")?, "agent_store_used_octets")? > 0 {

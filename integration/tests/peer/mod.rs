@@ -56,7 +56,12 @@ struct Heard {
 pub(crate) fn endpoint(identity: Option<&Identity>, anchor: &Anchor) -> Result<Endpoint> {
     let local = SocketAddr::from(([127, 0, 0, 1], 0));
     if let Some(identity) = identity {
-        return Ok(quic::open(local, quic::MTU_DEFAULT, identity, anchor)?);
+        return Ok(quic::open(
+            local,
+            quic::MTU_DEFAULT,
+            &certs::tls::Current::new(identity)?,
+            anchor,
+        )?);
     }
     let mut roots = RootCertStore::empty();
     roots.add(anchor.certificate().clone())?;

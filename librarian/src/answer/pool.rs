@@ -55,7 +55,7 @@ impl Question<'_> {
             return self.negative(Zone::Pool, Negative::NoData);
         };
         match self.kind {
-            RecordType::TXT if self.sight.control => self.texts(vec![host.has.strings()]),
+            RecordType::TXT if self.sight.control => self.texts(vec![host.has.answered()]),
             RecordType::A | RecordType::AAAA => {
                 let all = host.addresses.iter().copied().map(RData::from);
                 let asked = all.filter(|data| data.record_type() == self.kind);

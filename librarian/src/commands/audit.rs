@@ -261,14 +261,47 @@ impl Logs {
         if let Err(error) = certs::sign::verify_of_server(anchor, &signed.certificate, &name, &octets, &signature) {
             found.faults.push(format!("its head is not signed by {name}: {error}"));
         }
-        // What the librarian kept may be older than the read, and newer than what was cut off.
-        let mut verifier = Verifier::new(begin, kept);
-        for (number, line) in &lines {
-            verifier.line(*number, line);
-        }
-        if let Err(fault) = verifier.end(head) {
+        if let Err(fault) = follow(begin, head, kept, &lines) {
             found.faults.push(fault.to_string());
         }
         Ok(())
+    }
+}
+
+/// Follows the chain from where the log begins to its head.
+fn follow(begin: Head, head: Head, kept: Option<Head>, lines: &[(u64, Vec<u8>)]) -> Result<(), ChainFault> {
+    // What the librarian kept may be older than the read, and newer than what was cut off.
+    let mut verifier = Verifier::new(begin, kept);
+    // While the pages were read, moves may have gone on and cut entries off that an earlier page had.
+    for (number, line) in lines.iter().filter(|(number, _)| *number > begin.count) {
+        verifier.line(*number, line);
+    }
+    verifier.end(head)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_that_ages_while_its_pages_are_read_is_whole() {
+        let lines: Vec<(u64, Vec<u8>)> = (1..=4).map(|number| (number, vec![b'x'; 3])).collect();
+        let first = Head::first(&"s2".parse().unwrap());
+        let after = |count: usize| lines[..count].iter().fold(first, |head, (_, line)| head.next(line));
+        for cut in 0..4 {
+            assert_eq!(
+                follow(after(cut), after(4), Some(after(3)), &lines),
+                Ok(()),
+                "{cut} cut off"
+            );
+        }
+        assert!(
+            follow(after(2), after(4), None, &lines[..3]).is_err(),
+            "the last is missing"
+        );
+        assert!(
+            follow(after(2), after(4), None, &lines[3..]).is_err(),
+            "the third is missing"
+        );
     }
 }

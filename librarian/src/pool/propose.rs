@@ -93,6 +93,15 @@ pub enum PlanRefusal {
         /// The lowest level of an object.
         lowest: Level,
     },
+    /// An agent could not read its wants any more, and so would neither move anything nor take this plan.
+    #[error(
+        "{server} runs a release that knows no policies, and could not read the wants that say one: put the new release on every \
+         server first"
+    )]
+    OldRelease {
+        /// Which server.
+        server: ServerName,
+    },
     /// What was once asked of objects is asked for ever.
     #[error("the pool is at level {level}, floor {floor}, steps {steps}: a policy only rises")]
     LowerPolicy {
@@ -273,6 +282,11 @@ pub fn ask_more(sight: &Sight, policy: Policy, lowest: Option<Level>) -> Result<
             floor: now.floor,
             steps: now.steps,
         });
+    }
+    // Releases that know policies have a log of moves, too, and tell its end from their first round on.
+    let old = |seen: &Seen| seen.alive && seen.has.as_ref().is_some_and(|has| has.audit.is_none());
+    if let Some((server, _)) = sight.servers.iter().find(|(_, seen)| old(seen)) {
+        return Err(PlanRefusal::OldRelease { server: server.clone() });
     }
     // New objects are made at the level of the plan before until every server has heard of this one.
     let lowest = lowest.map_or(now.level, |lowest| lowest.min(now.level));

@@ -203,3 +203,17 @@ fn policy_that_falls_or_that_objects_could_not_follow_is_refused() {
     let risen = ask_more(&sight, policy(3, 2, Steps::All), lowest).unwrap();
     assert_eq!(risen.policy, policy(3, 2, Steps::All));
 }
+
+#[test]
+fn policy_waits_until_no_agent_that_is_heard_is_of_a_release_that_cannot_read_it() {
+    let mut sight = pool();
+    let asked = policy(2, 1, Steps::Expand);
+    let old = sight.servers.get_mut(&name("s2")).unwrap();
+    old.has.as_mut().unwrap().audit = None;
+    assert_eq!(
+        ask_more(&sight, asked, None),
+        Err(PlanRefusal::OldRelease { server: name("s2") })
+    );
+    sight.servers.get_mut(&name("s2")).unwrap().alive = false;
+    assert!(ask_more(&sight, asked, None).is_ok());
+}

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use zones::audit::Head;
 use zones::{Has, Role, ServerName, Want};
 
 use super::plan::Plan;
@@ -26,7 +27,7 @@ pub(super) fn has(plan: u64, objects: u64) -> Has {
         commits: 0,
         peer_port: 1,
         quarantined: 0,
-        audit: None,
+        audit: Some(Head::first(&name("s1"))),
     }
 }
 

@@ -94,7 +94,7 @@ fn host(name: &Name, server: &Server) -> Vec<(RecordType, Vec<RData>)> {
         all.filter(|data| data.record_type() == kind).collect()
     };
     let sets = [
-        (RecordType::TXT, vec![text(&host.has.strings())]),
+        (RecordType::TXT, vec![text(&host.has.answered())]),
         (
             RecordType::SRV,
             vec![RData::SRV(SRV::new(0, 0, host.https_port, name.clone()))],

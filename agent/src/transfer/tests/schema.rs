@@ -233,3 +233,62 @@ async fn owner_without_steps_merges_an_older_write_over_what_is_there() {
     assert_eq!(s2.read(&address(1)).await.unwrap().0, json!({"n": 6}));
     assert_eq!(s2.objects.entry(&address(1)).unwrap().schema, 7);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn object_that_gets_another_type_is_in_a_version_of_that_type() {
+    let (pool, stub) = (pool(), Stub::start().await);
+    let s1 = Agent::of_release(&pool, &stub, "s1", release(2)).await;
+    let (at, bare) = (address(1), address(2));
+    s1.put(&at, 1, None).await.unwrap();
+    assert_eq!(s1.objects.entry(&at).unwrap().schema, 2);
+    let put = async |at: &Address, kind: &str, properties: Option<serde_json::Value>| {
+        let stream = futures_util::stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(b"body"))]);
+        let body = Some(s1.objects.stage_body(at, None, stream).await?);
+        let properties = properties.map(|properties| properties.as_object().unwrap().clone());
+        let (client, condition) = ("app".to_owned(), Condition::Any);
+        let (kind, write_id, schema) = (Some(kind.parse().unwrap()), None, None);
+        s1.objects
+            .put(
+                at,
+                Put {
+                    client,
+                    write_id,
+                    condition,
+                    kind,
+                    schema,
+                    properties,
+                    body,
+                },
+            )
+            .await
+    };
+    let refused = put(&at, "photo", None).await.unwrap_err();
+    assert!(matches!(refused, WriteError::Schema { .. }), "{refused}");
+    put(&at, "photo", Some(json!({"n": 2}))).await.unwrap();
+    assert_eq!(s1.objects.entry(&at).unwrap().schema, 1);
+    put(&at, "file", Some(json!({"n": 3}))).await.unwrap();
+    assert_eq!(
+        s1.objects.entry(&at).unwrap().schema,
+        2,
+        "it is stepped as a new one is"
+    );
+    // The same type again is no change, and without properties there is nothing in a wrong version.
+    put(&at, "file", None).await.unwrap();
+    for kind in ["photo", "file"] {
+        put(&bare, kind, None).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn write_in_a_version_that_only_the_owner_knows_is_sent_on_to_it() {
+    let (pool, stub) = (pool(), Stub::start().await);
+    let s1 = Agent::of_release(&pool, &stub, "s1", release(1)).await;
+    let s2 = Agent::of_release(&pool, &stub, "s2", release(2)).await;
+    let at = address(1);
+    s2.put(&at, 1, None).await.unwrap();
+    assert_eq!(s2.objects.entry(&at).unwrap().schema, 2);
+    let sent_on = s1.put_in(Some(2), &at, 2, None).await.unwrap_err();
+    assert!(matches!(sent_on, WriteError::Elsewhere { .. }), "{sent_on}");
+    let new = s1.put_in(Some(2), &address(2), 2, None).await.unwrap_err();
+    assert!(matches!(new, WriteError::Schema { .. }), "{new}");
+}
