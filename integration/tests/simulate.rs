@@ -25,8 +25,11 @@ fn seeds() -> u64 {
 #[test]
 fn no_seed_breaks_an_invariant() {
     let mut pairs = BTreeSet::new();
+    let (mut steps, mut kinds) = (BTreeSet::new(), BTreeSet::new());
     let broken = run_seeds((0..seeds()).chain(FOUND), &all_kinds(), |outcome| {
-        pairs.extend(outcome.pairs.iter().cloned())
+        pairs.extend(outcome.pairs.iter().cloned());
+        steps.extend(outcome.steps.keys().copied());
+        kinds.extend(outcome.faults.keys().copied());
     });
     if let Some((script, outcome)) = broken {
         panic!(
@@ -41,6 +44,10 @@ fn no_seed_breaks_an_invariant() {
         "a move's usual ways are met: {}",
         coverage.reached()
     );
+    for step in ["keys begun", "keys rewrapped", "keys destroyed", "keys refused"] {
+        assert!(steps.contains(step), "{step} is not among {steps:?}");
+    }
+    assert!(kinds.contains("keys"), "guardians of keys do not answer: {kinds:?}");
 }
 
 #[test]

@@ -11,10 +11,11 @@ use agent::migration::wire::{Either, write_frame};
 use agent::migration::{Settings as Times, UnexpectedInput};
 use agent::objects::{Local, NotOwned, Open, Settings};
 use agent::register::Trust;
+use agent::store::rotation::Rotation;
 use agent::store::{self, Auditor, Entry, Store, Work};
 use agent::transfer::engine::{Engine, Id, Job, Outside, Parts, Side, Wish};
 use agent::transfer::{Counters, Shipment, TransferSettings};
-use agent::vault::{Entropy, Generation, Kek, KeyProvider, Known, PoolKey, ProviderError, Vault};
+use agent::vault::{Entropy, PoolKey, Vault};
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
@@ -24,6 +25,7 @@ use zones::{Address, ServerName, TsigKey};
 use super::clock::{Clocks, Time};
 use super::desk::Request;
 use super::disk::Platter;
+use super::keys::Guardian;
 use super::line::Line;
 use super::releases;
 
@@ -35,6 +37,11 @@ pub(super) struct Machine {
     pub(super) name: ServerName,
     pub(super) key: TsigKey,
     pub(super) disk: Platter,
+    pub(super) guardian: Guardian,
+    /// Its guardian of keys does not answer until then.
+    pub(super) silent_until: Time,
+    /// Somebody asked for a new generation of keys, which is not begun yet.
+    pub(super) wants_generation: bool,
     pub(super) clocks: Clocks,
     /// Counts the lives of its process: what was meant for an earlier one says nothing.
     pub(super) life: u32,
@@ -58,6 +65,7 @@ pub(super) struct Process {
     pub(super) closings: Vec<(Id, u32, Address)>,
     pub(super) line: Line,
     pub(super) look_at: Option<Time>,
+    pub(super) rotation: Rotation,
 }
 
 /// What the engine wants done.
@@ -197,45 +205,6 @@ impl Entropy for Seeded {
     }
 }
 
-/// A guardian of one key, which is no concern of a simulated pool.
-#[derive(Debug)]
-struct OneKey([u8; 32]);
-
-impl KeyProvider for OneKey {
-    fn name(&self) -> &'static str {
-        "one key"
-    }
-
-    fn current(&self) -> Result<(Generation, Kek), ProviderError> {
-        Ok((Generation(1), Kek::new(self.0)))
-    }
-
-    fn kek(&self, generation: Generation) -> Result<Kek, ProviderError> {
-        match generation {
-            Generation(1) => Ok(Kek::new(self.0)),
-            generation => Err(ProviderError::NoGeneration { generation }),
-        }
-    }
-
-    fn generations(&self) -> Result<Vec<Known>, ProviderError> {
-        Ok(vec![Known {
-            generation: Generation(1),
-            made_unix_s: 0,
-        }])
-    }
-
-    fn begin_generation(&self) -> Result<Generation, ProviderError> {
-        Err(ProviderError::Unavailable {
-            provider: self.name(),
-            source: "there is one key only".into(),
-        })
-    }
-
-    fn destroy(&self, generation: Generation) -> Result<(), ProviderError> {
-        Err(ProviderError::Current { generation })
-    }
-}
-
 /// Times of a move, short enough for a run and in the proportions of a pool.
 pub(super) fn times() -> Times {
     Times {
@@ -249,10 +218,10 @@ fn open(
     disk: &Platter,
     name: &ServerName,
     seed: u64,
-    number: u8,
+    guardian: &Guardian,
 ) -> Result<(Store, Vec<Arc<Entry>>), store::OpenError> {
     let entropy: Arc<dyn Entropy> = Arc::new(Seeded(Mutex::new(StdRng::seed_from_u64(seed))));
-    let vault = Vault::with_entropy(Box::new(OneKey([number; 32])), PoolKey::new([9; 32]), entropy);
+    let vault = Vault::with_entropy(Box::new(guardian.clone()), PoolKey::new([9; 32]), entropy);
     let settings = store::Settings {
         capacity: 24 << 20,
         step: 1 << 20,
@@ -269,11 +238,15 @@ impl Machine {
     pub(super) fn new(number: u8, key: TsigKey, clocks: Clocks, release: u8, seed: u64) -> Machine {
         let name: ServerName = format!("s{number}").parse().expect("a legal name");
         let disk = Platter::default();
-        let process = Process::on(&disk, &name, seed, number, release).expect("an empty disk makes a store");
+        let guardian = Guardian::new(number);
+        let process = Process::on(&disk, &name, seed, &guardian, release).expect("an empty disk makes a store");
         Machine {
             name,
             key,
             disk,
+            guardian,
+            silent_until: 0,
+            wants_generation: false,
             clocks,
             life: 0,
             process,
@@ -289,12 +262,11 @@ impl Machine {
         self.life += 1;
         self.started = false;
         self.disk = self.disk.cut(seed);
-        let number = self.name.as_str()[1..].parse().expect("a number");
         let mut process = Process::on(
             &self.disk,
             &self.name,
             super::dice(self.seed, u64::from(self.life), 4),
-            number,
+            &self.guardian,
             self.release,
         )?;
         process.engine.outside().seen = std::mem::take(&mut self.process.engine.outside().seen);
@@ -311,8 +283,14 @@ impl Machine {
 }
 
 impl Process {
-    fn on(disk: &Platter, name: &ServerName, seed: u64, number: u8, release: u8) -> Result<Process, store::OpenError> {
-        let (store, entries) = open(disk, name, seed, number)?;
+    fn on(
+        disk: &Platter,
+        name: &ServerName,
+        seed: u64,
+        guardian: &Guardian,
+        release: u8,
+    ) -> Result<Process, store::OpenError> {
+        let (store, entries) = open(disk, name, seed, guardian)?;
         let local = Local::new(
             Arc::new(store),
             entries,
@@ -358,6 +336,7 @@ impl Process {
             closings: Vec::new(),
             line: Line::default(),
             look_at: None,
+            rotation: Rotation::new(std::time::Duration::MAX),
         })
     }
 }

@@ -9,6 +9,7 @@ use zones::{Address, Register, ServerName, State};
 
 use super::agent::Machine;
 use super::desk::Reply;
+use super::keys::Uses;
 use super::linear::{OPERATIONS_MAX, Object, Operation, Outcome, is_linearizable};
 use super::releases::{NEWEST, is_unlucky};
 use super::script::{Script, address};
@@ -36,6 +37,7 @@ pub(super) struct Check {
     reconciles: bool,
     touched: BTreeSet<usize>,
     streams: BTreeMap<StreamId, (usize, Address, bool)>,
+    uses: Uses,
     /// Changes of owner, by object and epoch; none once a registry was restored: what it forgot may happen again.
     moves: Option<BTreeMap<(Address, u64), ServerName>>,
 }
@@ -53,6 +55,7 @@ impl Check {
             reconciles: false,
             touched: BTreeSet::new(),
             streams: BTreeMap::new(),
+            uses: Uses::default(),
             moves: Some(BTreeMap::new()),
         }
     }
@@ -301,7 +304,7 @@ impl World {
         Ok(())
     }
 
-    /// I6, I9.
+    /// I5 and I6 as far as keys go, I9.
     fn verify_rows(&mut self, agent: usize) -> Result<(), String> {
         let store = self.machines[agent].process.local.store();
         let usage = store.usage();
@@ -310,6 +313,7 @@ impl World {
         }
         for entry in store.entries() {
             self.verify_form(agent, &entry)?;
+            self.check.uses.row(agent, &self.machines[agent].guardian, &entry)?;
             for (part, stream) in entry.streams() {
                 if stream.suite != entry.level.0 {
                     return Err(format!(

@@ -83,10 +83,12 @@ pub enum Fate {
     Isolate(usize, Duration),
     /// A copy on disk rots.
     Rot(usize),
+    /// An agent's guardian of keys does not answer for so long: on no list but the script's.
+    Silent(usize, Duration),
 }
 
 /// A kind of fault, for choosing and counting.
-pub const KINDS: [&str; 14] = [
+pub const KINDS: [&str; 15] = [
     "loss",
     "duplication",
     "delay",
@@ -101,7 +103,11 @@ pub const KINDS: [&str; 14] = [
     "slow",
     "rot",
     "miswrite",
+    KEYS,
 ];
+
+/// The kind of a guardian of keys that does not answer.
+pub(super) const KEYS: &str = "keys";
 
 impl Fate {
     /// Its kind; `None` if nothing goes wrong.
@@ -126,6 +132,7 @@ impl Fate {
             Fate::Partition(..) | Fate::Isolate(..) => "partition",
             Fate::Rot(_) => "rot",
             Fate::Miswritten => "miswrite",
+            Fate::Silent(..) => KEYS,
         })
     }
 }

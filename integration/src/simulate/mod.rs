@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `world`, `peers` | events and what each of them does; messages between agents |
 //! | `network`, `clock`, `disk` | what is around the cores |
-//! | `agent`, `desk`, `serve`, `line`, `ask` | one agent: its process, requests, messages to the librarian |
+//! | `agent`, `desk`, `serve`, `line`, `ask`, `keys` | one agent: its process, requests, messages to the librarian, keys |
 //! | `librarian`, `reconcile` | the librarian's process; a registry that is lost or restored |
 //! | `client` | clients and their resolvers |
 //! | `faults`, `script`, `tricks`, `second` | what goes wrong and what is done; a second controller |
@@ -33,6 +33,7 @@ mod directed_pool;
 mod disk;
 mod faults;
 mod found;
+mod keys;
 mod late;
 mod librarian;
 mod line;

@@ -10,6 +10,7 @@ use super::dice;
 use super::directed;
 use super::directed_pool;
 use super::faults::{Fate, KINDS, OFTEN, Site, Source};
+use super::keys;
 use super::late::late;
 use super::second::Late;
 use super::tricks::Trick;
@@ -65,6 +66,8 @@ pub enum Deed {
     Handover(usize),
     /// Something rare.
     Trick(Trick),
+    /// An operator asks an agent for a new generation of keys.
+    Rotate(usize),
 }
 
 /// A deed that follows a step of a journal.
@@ -217,6 +220,7 @@ impl Script {
         }
         deeds.extend(registry_deeds(seed, ends, agents));
         deeds.extend(policy_deeds(seed, ends));
+        deeds.extend(keys::deeds(seed, ends, agents, kinds));
         deeds.sort_by_key(|(at, _)| *at);
         Script {
             seed,
@@ -305,7 +309,8 @@ impl Deed {
             | Deed::Restore
             | Deed::Rebuild
             | Deed::Handover(_)
-            | Deed::Trick(_) => None,
+            | Deed::Trick(_)
+            | Deed::Rotate(_) => None,
         }
     }
 }

@@ -7,7 +7,7 @@ use agent::objects::delete::{self, Delete};
 use agent::objects::steps::{self, Asked, Step};
 use agent::objects::{AskedTurn, Condition, Local, Look, Miss, Prepared, Turn, WriteError};
 use agent::register::RegisterRead;
-use agent::store::{Change, CommitError, Entry, StreamError, StreamSpec};
+use agent::store::{Change, CommitError, Entry, ReadError, StreamError, StreamSpec};
 use agent::vault::Part;
 use bytes::Bytes;
 use zones::{RegisterChange, Tx};
@@ -839,11 +839,22 @@ fn write_error(error: WriteError) -> Reply {
     }
 }
 
+/// What a reader is told of a copy that cannot be read.
+fn unread(error: &ReadError) -> Reply {
+    match error {
+        ReadError::Vault(error) if error.outage().is_some() => {
+            Reply::Unavailable("no answer from the guardian of keys")
+        }
+        _ => Reply::Damaged,
+    }
+}
+
 /// What a reader gets of a copy.
 pub(super) fn show(local: &Local, entry: &Entry) -> Reply {
-    let read = |part| local.store().read_all(entry, part);
-    let Ok(properties) = read(Part::Properties) else {
-        return Reply::Damaged;
+    let read = |part| local.store().read_all(entry, part).map_err(|error| unread(&error));
+    let properties = match read(Part::Properties) {
+        Ok(properties) => properties,
+        Err(reply) => return reply,
     };
     let Some(write) = releases::write_of(entry.schema, &properties) else {
         let text = String::from_utf8_lossy(&properties);
@@ -853,7 +864,7 @@ pub(super) fn show(local: &Local, entry: &Entry) -> Reply {
         match read(Part::Body) {
             Ok(octets) if octets == body(write, octets.len()) => {}
             Ok(_) => return Reply::Refused("I16: the body is of another write than the properties".to_owned()),
-            Err(_) => return Reply::Damaged,
+            Err(reply) => return reply,
         }
     }
     Reply::Seen(Object::Is {

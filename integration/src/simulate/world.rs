@@ -51,6 +51,10 @@ pub(super) enum Event {
     StartLibrarian(u32),
     Look(usize, u32),
     Control(usize, u32),
+    /// An agent looks at its keys.
+    Keys(usize, u32),
+    /// A guardian of keys answers again.
+    Answers(usize),
     Frames {
         from: usize,
         to: usize,
@@ -107,6 +111,8 @@ pub(super) enum Event {
 pub(super) enum Work {
     Job(Box<Job>),
     Request(u64),
+    /// A step of the rotation of keys.
+    Keys,
 }
 
 /// The pool, its network and its clients.
@@ -144,6 +150,8 @@ pub(super) struct World {
     /// Agents whose rounds' answers are kept back, and until when.
     hears_late: BTreeMap<usize, Time>,
     pub(super) tricks: Tricks,
+    /// The script rotates keys.
+    rotates: bool,
 }
 
 impl World {
@@ -203,6 +211,7 @@ impl World {
             held: Vec::new(),
             hears_late: BTreeMap::new(),
             tricks: Tricks::of(&script),
+            rotates: (script.deeds.iter()).any(|(_, deed)| matches!(deed, Deed::Rotate(_))),
             script,
         };
         for agent in 0..world.machines.len() {
@@ -310,6 +319,12 @@ impl World {
                     self.push(self.now + S, Event::Control(agent, life));
                 }
             }
+            Event::Keys(agent, life) => {
+                if self.is_alive(agent, life) {
+                    self.look_at_keys(agent, life);
+                }
+            }
+            Event::Answers(agent) => self.answers(agent),
             Event::Frames { from, to, link, octets } => self.frames(from, to, link, octets),
             Event::Large { .. } => self.large(event),
             Event::LargeEnd(agent, life, id, shipped) => {
@@ -447,6 +462,7 @@ impl World {
             }
             Deed::Backup | Deed::Restore | Deed::Rebuild | Deed::Handover(_) => self.registry_deed(deed),
             Deed::Trick(trick) => self.trick(trick, agent),
+            Deed::Rotate(agent) => self.rotate(agent),
             Deed::Put(..) | Deed::Read(..) | Deed::Delete(..) => unreachable!("clients' deeds were taken above"),
         }
     }
@@ -515,6 +531,7 @@ impl World {
             }
             Fate::Isolate(agent, pause) => self.isolate(agent, micros(pause)),
             Fate::Rot(agent) => self.rot(agent),
+            Fate::Silent(agent, pause) => self.silence(agent, micros(pause)),
             Fate::Pass
             | Fate::Lost
             | Fate::Twice
@@ -623,6 +640,11 @@ impl World {
         if machine.life != life || machine.started {
             return;
         }
+        if machine.silent_until > self.now {
+            // An agent does not start without its guardian of keys.
+            let until = machine.silent_until;
+            return self.push(until, Event::Start(agent, life));
+        }
         machine.started = true;
         machine.tick(self.now);
         let (plan, policy) = machine.disk.read_plan().unwrap_or_default();
@@ -691,6 +713,9 @@ impl World {
         self.line_send(agent, What::Remembered);
         let offset = dice(self.script.seed, agent as u64, 7) % (S / 2);
         self.push(self.now + offset, Event::Control(agent, life));
+        if self.rotates {
+            self.push(self.now, Event::Keys(agent, life));
+        }
         self.settle(agent);
     }
 
@@ -853,6 +878,10 @@ impl World {
                 self.comes_to(agent, "commit");
                 true
             }
+            Work::Keys => {
+                self.comes_to(agent, "keys");
+                true
+            }
         };
         let mut fate = if durable { self.decide(Site::Disk) } else { Fate::Pass };
         let life = self.machines[agent].life;
@@ -884,7 +913,7 @@ impl World {
                 self.note(|| format!("s{} {} {steps:?} {fate:?}", agent + 1, work_kind(&work)));
             }
         } else {
-            self.note(|| format!("s{} commits for a request {fate:?}", agent + 1));
+            self.note(|| format!("s{} {} {fate:?}", agent + 1, work_kind(&work)));
         }
         let disk = self.machines[agent].disk.clone();
         match fate {
@@ -908,6 +937,7 @@ impl World {
             | Fate::Miswritten
             | Fate::Held
             | Fate::Kept
+            | Fate::Silent(..)
             | Fate::Rot(_) => {}
         }
         self.machines[agent].tick(self.now);
@@ -936,6 +966,7 @@ impl World {
                 }
             }
             Work::Request(request) => self.commit_of_request(agent, request, disk.is_lost()),
+            Work::Keys => self.rotation_step(agent),
         }
         self.check.touched(agent);
         match fate {
@@ -965,6 +996,7 @@ impl World {
             | Fate::Miswritten
             | Fate::Held
             | Fate::Kept
+            | Fate::Silent(..)
             | Fate::Rot(_) => {}
         }
         self.settle(agent);
@@ -1094,6 +1126,7 @@ impl World {
             self.deed(Deed::Release, HERE);
             self.faults.stop();
             self.tricks.stop();
+            self.end_silences();
             self.network.heal();
             for machine in &mut self.machines {
                 machine.suspended_until = 0;
@@ -1148,6 +1181,9 @@ impl World {
             if !machine.process.requests.is_empty() {
                 return Some(format!("s{server} has {} requests", machine.process.requests.len()));
             }
+            if self.keys_wait(number) {
+                return Some(format!("s{server} rotates its keys"));
+            }
             let open = self.check.open_row(machine);
             if let Some(open) = open {
                 return Some(format!("s{server} has an open row {open}"));
@@ -1195,6 +1231,7 @@ impl Event {
         match self {
             Event::Look(agent, _)
             | Event::Control(agent, _)
+            | Event::Keys(agent, _)
             | Event::LargeEnd(agent, ..)
             | Event::LineLate(agent, ..)
             | Event::RequestTimer(agent, ..)
@@ -1213,6 +1250,7 @@ impl Event {
             | Event::Crash(..)
             | Event::Start(..)
             | Event::StartLibrarian(_)
+            | Event::Answers(_)
             | Event::LinkUp(..)
             | Event::LinkDown(..)
             | Event::Ask { .. }
@@ -1234,6 +1272,8 @@ impl Event {
             Event::StartLibrarian(_) => 3,
             Event::Look(agent, _) => 120 + *agent as u64,
             Event::Control(agent, _) => 130 + *agent as u64,
+            Event::Keys(agent, _) => 600 + *agent as u64,
+            Event::Answers(agent) => 610 + *agent as u64,
             Event::Frames { from, to, octets, .. } => 10_000 + (*from * 10 + *to) as u64 + 100 * octets.len() as u64,
             Event::Large { to, .. } => 140 + *to as u64,
             Event::LargeEnd(agent, ..) => 150 + *agent as u64,
@@ -1256,6 +1296,7 @@ impl Event {
 fn work_kind(work: &Work) -> &'static str {
     match work {
         Work::Job(job) => job.kind(),
-        Work::Request(_) => "commit",
+        Work::Request(_) => "commit for a request",
+        Work::Keys => "keys",
     }
 }
