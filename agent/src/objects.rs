@@ -42,6 +42,7 @@ use zones::Address;
 
 pub use batch::{BatchOutcome, BatchStep, StepChange};
 pub use body::StagedBody;
+pub(crate) use fitting::STEPS_RETRY;
 pub use local::{AskedTurn, Local, Look, Open};
 pub use moving::{MoveGuard, NotOwned, StepError};
 pub use reading::Reading;

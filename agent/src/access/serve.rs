@@ -42,7 +42,7 @@ use crate::access::problem::Problem;
 use crate::access::range::RangeRequest;
 use crate::access::target;
 use crate::access::{HYPERNET_EPOCH, HYPERNET_SIZE, HYPERNET_TYPE};
-use crate::objects::{Delete, KEYS_RETRY, Miss, Reading};
+use crate::objects::{Delete, KEYS_RETRY, Miss, Reading, STEPS_RETRY};
 use crate::store::{Entry, ReadError};
 
 /// Every path of client access.
@@ -218,13 +218,14 @@ impl Access {
         let brought = brought.await.expect("steps do not panic");
         brought.map_err(|error| {
             let (kind, schema) = (&reading.entry().kind, reading.entry().schema);
-            Problem::new(
-                StatusCode::NOT_ACCEPTABLE,
-                format!(
-                    "the object is a {kind} in schema {schema}, and cannot be told in schema {asked}: {}",
-                    error.reason()
-                ),
-            )
+            let detail = format!(
+                "the object is a {kind} in schema {schema}, and cannot be told in schema {asked}: {}",
+                error.reason()
+            );
+            match error.is_of_server() {
+                true => Problem::unavailable(detail, STEPS_RETRY),
+                false => Problem::new(StatusCode::NOT_ACCEPTABLE, detail),
+            }
         })
     }
 

@@ -30,7 +30,7 @@ use crate::store::{Entry, StreamSpec};
 use crate::vault::{Part, properties};
 
 /// When asking again makes sense while steps cannot be run.
-const STEPS_RETRY: Duration = Duration::from_secs(1);
+pub(crate) const STEPS_RETRY: Duration = Duration::from_secs(1);
 
 /// What is to be done with the properties of a write.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -24,7 +24,7 @@ use crate::vault::Digest;
 
 pub(super) const LINES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("audit");
 pub(super) const HEADS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("audit_head");
-const HEAD: &str = "head";
+pub(super) const HEAD: &str = "head";
 
 /// Old entries that one commit cuts off, at most: more than it adds in the long run, and no commit becomes a long one.
 const CUT_MAX: usize = 64;
@@ -240,16 +240,17 @@ pub(super) fn ends(database: &redb::Database, me: &ServerName) -> Result<Ends, I
     let Some(signed) = signed_head(&redb::ReadableDatabase::begin_read(database)?)? else {
         return Ok(fresh);
     };
-    let damaged = || {
-        IndexError::Io(std::io::Error::new(
-            std::io::ErrorKind::InvalidData,
-            "the head of the audit log cannot be read: restore the index",
-        ))
-    };
     Ok(Ends {
         anchor: signed.anchor.parse().map_err(|_| damaged())?,
         head: signed.head.parse().map_err(|_| damaged())?,
     })
+}
+
+fn damaged() -> IndexError {
+    IndexError::Io(std::io::Error::new(
+        std::io::ErrorKind::InvalidData,
+        "the head of the audit log cannot be read: restore the index",
+    ))
 }
 
 fn signed_head(transaction: &redb::ReadTransaction) -> Result<Option<SignedHead>, IndexError> {
@@ -259,8 +260,11 @@ fn signed_head(transaction: &redb::ReadTransaction) -> Result<Option<SignedHead>
         Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let row = table.get(HEAD)?;
-    Ok(row.and_then(|row| serde_json::from_slice(row.value()).ok()))
+    // A head that cannot be read is not a log that has not begun: the next entry would be written over the first.
+    table
+        .get(HEAD)?
+        .map(|row| serde_json::from_slice(row.value()).map_err(|_| damaged()))
+        .transpose()
 }
 
 /// Entries behind a number, at most so many, and the head of the same moment.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use agent::store::{Entry, Journal};
+use agent::store::{Entry, Extent, Journal};
 use agent::vault::{Part, StreamId};
 use zones::audit::{self, Head, Verifier};
 use zones::{Address, Register, ServerName, State};
@@ -27,6 +27,9 @@ struct Seen {
     history: Vec<Operation>,
 }
 
+/// The stream of a row's part, and its place on the disk.
+type Places = BTreeMap<(u64, Address, bool), (StreamId, Vec<Extent>)>;
+
 /// The judge.
 #[derive(Debug)]
 pub(super) struct Check {
@@ -37,6 +40,8 @@ pub(super) struct Check {
     reconciles: bool,
     touched: BTreeSet<usize>,
     streams: BTreeMap<StreamId, (usize, Address, bool)>,
+    /// Where the streams of every agent's rows were last seen.
+    places: BTreeMap<usize, Places>,
     uses: Uses,
     /// Changes of owner, by object and epoch; none once a registry was restored: what it forgot may happen again.
     moves: Option<BTreeMap<(Address, u64), ServerName>>,
@@ -55,6 +60,7 @@ impl Check {
             reconciles: false,
             touched: BTreeSet::new(),
             streams: BTreeMap::new(),
+            places: BTreeMap::new(),
             uses: Uses::default(),
             moves: Some(BTreeMap::new()),
         }
@@ -304,13 +310,15 @@ impl World {
         Ok(())
     }
 
-    /// I5 and I6 as far as keys go, I9.
+    /// I5 and I6 as far as keys go, I8, I9.
     fn verify_rows(&mut self, agent: usize) -> Result<(), String> {
         let store = self.machines[agent].process.local.store();
         let usage = store.usage();
         if usage.used + usage.reserved > usage.capacity {
             return Err(format!("I9: s{} uses {usage:?}", agent + 1));
         }
+        let former = self.check.places.remove(&agent).unwrap_or_default();
+        let mut places = Places::new();
         for entry in store.entries() {
             self.verify_form(agent, &entry)?;
             self.check.uses.row(agent, &self.machines[agent].guardian, &entry)?;
@@ -326,8 +334,22 @@ impl World {
                 if *known != place {
                     return Err(format!("I6: stream {:?} is at {known:?} and {place:?}", stream.id));
                 }
+                let key = (entry.seq, entry.address.clone(), part == Part::Body);
+                let extents = stream.extents.to_vec();
+                if let Some((id, old)) = former.get(&key)
+                    && *id != stream.id
+                    && let Some(both) = extents.iter().find(|new| old.iter().any(|old| overlap(old, new)))
+                {
+                    return Err(format!(
+                        "I8: {} is written at s{} where it was, at {both:?}",
+                        entry.address,
+                        agent + 1
+                    ));
+                }
+                places.insert(key, (stream.id, extents));
             }
         }
+        self.check.places.insert(agent, places);
         Ok(())
     }
 
@@ -537,4 +559,8 @@ impl World {
     pub(super) fn operations(&self) -> u64 {
         self.check.objects.values().map(|seen| seen.history.len() as u64).sum()
     }
+}
+
+fn overlap(one: &Extent, other: &Extent) -> bool {
+    one.volume == other.volume && one.block < other.block + other.blocks && other.block < one.block + one.blocks
 }

@@ -6,6 +6,7 @@ use redb::ReadableTable;
 use zones::audit::{Head, Verifier};
 
 use super::*;
+use crate::store::audit::{HEAD, HEADS};
 use crate::store::simulated::SimulatedDisk;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -240,4 +241,26 @@ fn change_of_the_log_on_disk_is_found() {
     store.commit(vec![taken(&copy, DAY)]).unwrap();
     assert_eq!(examine(&store, None), Ok(()));
     assert!(examine(&store, Some(kept)).is_err());
+}
+
+/// As if no entry had been made: the next one would be written over the first.
+#[test]
+fn head_that_cannot_be_read_is_not_taken_for_an_empty_log() {
+    let disk = SimulatedDisk::default();
+    play(&disk);
+    let store = open(&disk, 2, DAY).unwrap();
+    {
+        let database = store.shared.database.read();
+        let transaction = database.as_ref().unwrap().begin_write().unwrap();
+        let mut heads = transaction.open_table(HEADS).unwrap();
+        heads.insert(HEAD, &b"{"[..]).unwrap();
+        drop(heads);
+        transaction.commit().unwrap();
+    }
+    assert!(store.audit(0, 10).is_err());
+    drop(store);
+    let disk: Arc<dyn Disk> = Arc::new(disk.restart(1));
+    let opened = Store::open(disk.clone(), vault(&disk, 3), &audited(DAY));
+    let why = format!("{:#}", anyhow::Error::from(opened.expect_err("the index is refused")));
+    assert!(why.contains("the head of the audit log"), "{why}");
 }
