@@ -7,7 +7,7 @@ use super::*;
 use crate::store::commit::Prepared;
 use crate::store::rotation::{BATCH_ROWS, GENERATIONS_MAX, Rotation, RotationError, Step};
 use crate::store::simulated::SimulatedDisk;
-use crate::vault::Generation;
+use crate::vault::{Generation, WrappedDek};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -314,4 +314,58 @@ fn old_image_opens_with_the_old_keyring_only() {
             ReadError::Vault(VaultError::Provider(ProviderError::NoGeneration { .. }))
         ));
     }
+}
+
+/// Whether the raw octets of the index hold the wrapped key of a copy's body, as a generation that lives opens it.
+fn index_holds_key(disk: &SimulatedDisk, store: &Store, copy: &Entry) -> bool {
+    let stream = copy.body.as_ref().unwrap();
+    let binding = copy.binding(Part::Body, stream.suite).unwrap();
+    let length = stream.wrapped_dek.0.len();
+    let opens = |wrapped: &[u8]| {
+        let wrapped = WrappedDek(wrapped.to_vec());
+        (alive(store).into_iter()).any(|alive| store.vault().unwrap(Generation(alive), &wrapped, &binding).is_ok())
+    };
+    // A row is CBOR: the key stands behind the head of a byte string of its length.
+    let head = [0x58, u8::try_from(length).unwrap()];
+    let raw = disk.read(index::FILE).unwrap();
+    raw.windows(2 + length)
+        .any(|window| window.starts_with(&head) && opens(&window[2..]))
+}
+
+/// STORE.md section 8: old pages of the index may go on holding what was removed, until the generation ends.
+#[test]
+fn raw_index_holds_no_key_that_opens_a_copy_removed_a_rotation_ago() {
+    let disk = SimulatedDisk::default();
+    let store = filled(&disk);
+    let mut rotation = Rotation::new(DAY);
+    let copies = store.entries();
+    let remove = |copy: &Entry| store.commit(vec![Change::Remove { seq: copy.seq }]).unwrap();
+    let assert_kept = |copies: &[Arc<Entry>]| {
+        for copy in copies {
+            assert!(
+                index_holds_key(&disk, &store, copy),
+                "the search finds the key of {}",
+                copy.address
+            );
+        }
+    };
+    assert_kept(&copies);
+    // Removed before a rotation, in its midst, and after it, when the newest generation has wrapped their keys.
+    remove(&copies[0]);
+    rotation.step(&store, now(), true).unwrap();
+    remove(&copies[1]);
+    while rotation.step(&store, now(), false).unwrap() != Step::Idle {}
+    assert_kept(&store.entries());
+    remove(&copies[2]);
+    // The longest of the levels is the last.
+    remove(&copies[5]);
+    rotate(&store, &mut rotation).unwrap();
+    for gone in [0, 1, 2, 5].map(|number| &copies[number]) {
+        assert!(
+            !index_holds_key(&disk, &store, gone),
+            "{} can be opened yet",
+            gone.address
+        );
+    }
+    assert_kept(&store.entries());
 }
