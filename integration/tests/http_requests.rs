@@ -304,7 +304,7 @@ fn refused_requests_say_what_to_do() -> Result<()> {
         ("/objects/9.9", vec!["-L"], 404, "check the address"),
         ("/other", vec![], 404, "/objects/ADDRESS"),
         ("/objects/1.2", vec!["-X", "POST", "-d", ""], 405, "PUT"),
-        ("/objects/1.2?schema=2", vec![], 406, "schema"),
+        ("/objects/1.2?schema=2", vec!["-L"], 406, "schema"),
         ("/objects/1.2?schema=0", vec![], 400, "schema=N"),
         ("/objects/1.2/body?schema=1", vec![], 400, "schema=N"),
         ("/objects?undr=1", vec![], 400, "under="),
