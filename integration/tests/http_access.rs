@@ -329,11 +329,8 @@ fn certificate_that_ends_closes_its_open_connection() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     for version in ["1.1", "2"] {
         // Good for some seconds more.
-        let identity = ours.issue(
-            &client("brief", &["read:*"])?,
-            random_serial()?,
-            at(now_s() + 5 - WEEK_S),
-        )?;
+        let end = now_s() + 5;
+        let identity = ours.issue(&client("brief", &["read:*"])?, random_serial()?, at(end - WEEK_S))?;
         let mut tls = certs::tls::client_config(&identity, ours.anchor())?;
         tls.alpn_protocols = vec![if version == "2" {
             b"h2".to_vec()
@@ -349,19 +346,25 @@ fn certificate_that_ends_closes_its_open_connection() -> Result<()> {
             let until = Instant::now() + Duration::from_secs(30);
             let mut served = 0;
             while Instant::now() < until {
-                let answer = http.get(&url).send().await?;
-                match answer.status().as_u16() {
-                    200 => served += 1,
+                match http.get(&url).send().await {
+                    Ok(answer) if answer.status() == 200 => served += 1,
                     // A new connection would not have got through its handshake: this is the open one.
-                    403 => return Ok((served, answer.text().await?)),
-                    status => bail!("status {status}"),
+                    Ok(answer) => {
+                        let (status, why) = (answer.status(), answer.text().await?);
+                        ensure!(status == 403 && why.contains("expired"), "{status} {why}");
+                        return Ok(served);
+                    }
+                    // The server looks at open connections by itself, too: it has cut this one, and the next was not let in.
+                    Err(error) => {
+                        ensure!(now_s() >= end, "before its end: {:#}", anyhow::Error::from(error));
+                        return Ok(served);
+                    }
                 }
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
             bail!("the connection outlived its certificate")
         });
-        let (served, why) = refused?;
-        ensure!(served > 0 && why.contains("expired"), "{served} {why}");
+        ensure!(refused? > 0, "nothing was served on the connection");
         let again = runtime.block_on(async {
             let fresh = reqwest::Client::builder()
                 .tls_backend_preconfigured(certs::tls::client_config(&identity, ours.anchor())?)
