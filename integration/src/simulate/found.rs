@@ -14,6 +14,7 @@ use super::script::{Deed, Script};
 pub fn found() -> Vec<(u64, Script)> {
     vec![
         (1_321, step_waits_for_deletion()),
+        (1_496, refused_step_outlives_its_move()),
         (1_957, deleted_object_comes_back()),
         (209_492, only_copy_is_on_its_way()),
     ]
@@ -66,6 +67,18 @@ fn step_waits_for_deletion() -> Script {
         (336, Fate::Suspend(2, Duration::from_millis(1_812))),
     ];
     script(1_321, 3, 3, &deeds, &faults)
+}
+
+/// The source's keys were away when it wrote that it moves the object, and the move ended; that step was waited for ever after, and
+/// so was the report to the new registry.
+fn refused_step_outlives_its_move() -> Script {
+    let deeds = [
+        (2_626_050, Deed::Put(0, 2)),
+        (3_980_678, Deed::Move(2, 2)),
+        (4_444_289, Deed::Befall(Fate::Silent(0, Duration::from_millis(1_449)))),
+        (12_979_126, Deed::Rebuild),
+    ];
+    script(1_496, 4, 3, &deeds, &[])
 }
 
 /// A former owner told a new registry that the object was the deleter's, in the epoch of the deletion.

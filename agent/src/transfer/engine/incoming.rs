@@ -323,6 +323,7 @@ impl<O: Outside> Engine<O> {
 
     pub(super) fn arrived(&mut self, id: Id, address: &Address, outcome: Outcome) {
         self.incoming_by_address.remove(address);
+        self.refused_steps.remove(&(Side::Destination, id));
         if let Some(incoming) = self.incoming.remove(&id) {
             if incoming.small {
                 self.small_octets = self.small_octets.saturating_sub(incoming.offer.octets);

@@ -331,9 +331,14 @@ impl<O: Outside> Engine<O> {
             self.forwards.ended();
             return;
         }
+        let runs = match noted.side {
+            Side::Source => self.outgoing.contains_key(&id),
+            Side::Destination => self.incoming.contains_key(&id),
+        };
+        // A machine that ends takes its refused step with it: nobody tries that again.
         match &noted.outcome {
-            Outcome::Failed => self.refused_steps.insert((noted.side, id)),
-            Outcome::Durable(_) | Outcome::NotOwned => self.refused_steps.remove(&(noted.side, id)),
+            Outcome::Failed if runs => self.refused_steps.insert((noted.side, id)),
+            Outcome::Failed | Outcome::Durable(_) | Outcome::NotOwned => self.refused_steps.remove(&(noted.side, id)),
         };
         match (noted.side, noted.outcome) {
             (Side::Source, Outcome::Durable(entry)) => {

@@ -343,6 +343,7 @@ impl<O: Outside> Engine<O> {
     fn let_go(&mut self, id: Id, address: &Address) {
         self.unsealed(id, false);
         self.uncount(id);
+        self.refused_steps.remove(&(Side::Source, id));
         if let Some(outgoing) = self.outgoing.remove(&id) {
             self.outgoing_by_address.remove(address);
             self.parts.counters.moved_out(outgoing.octets);
@@ -357,6 +358,7 @@ impl<O: Outside> Engine<O> {
         let broken = outcome == Outcome::Stayed(Why::SealBudget);
         self.unsealed(id, broken);
         self.uncount(id);
+        self.refused_steps.remove(&(Side::Source, id));
         if let Some(outgoing) = self.outgoing.remove(&id) {
             if outgoing.reclaims {
                 self.reclaiming -= 1;
