@@ -56,7 +56,7 @@ impl Guardian {
         }
     }
 
-    fn set_answers(&self, answers: bool) {
+    pub(super) fn set_answers(&self, answers: bool) {
         self.state.lock().answers = answers;
     }
 

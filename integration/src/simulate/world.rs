@@ -603,7 +603,12 @@ impl World {
         self.note(|| format!("s{} crashes", agent + 1));
         self.faults.crashes += 1;
         let seed = self.faults.roll(110);
-        if let Err(error) = self.machines[agent].crash(seed) {
+        // The next life opens its store here and starts later, not before its guardian answers (`start`).
+        let machine = &mut self.machines[agent];
+        machine.guardian.set_answers(true);
+        let opened = machine.crash(seed);
+        machine.guardian.set_answers(machine.silent_until <= self.now);
+        if let Err(error) = opened {
             let error: &dyn std::error::Error = &error;
             let causes: Vec<String> = std::iter::successors(Some(error), |error| error.source())
                 .map(ToString::to_string)
