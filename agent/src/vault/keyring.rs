@@ -337,34 +337,50 @@ pub fn check_octets(octets: &[u8], secret: &Secret) -> Result<(), KeyringError> 
     open_octets(octets, secret).map(drop)
 }
 
+/// Reads a file of CBOR that is spelled the one way in which it is written; `Err` says what is wrong.
+///
+/// CBOR spells one thing in several ways (an array for a map, long forms of a number): by another one a changed file could open.
+fn read_spelled<T: Encode<()> + for<'b> Decode<'b, ()>>(
+    octets: &[u8],
+    is_of_this_format: impl FnOnce(&T) -> bool,
+) -> Result<T, &'static str> {
+    if octets.len() as u64 > FILE_OCTETS_MAX {
+        return Err("it is too long");
+    }
+    let file: T = minicbor::decode(octets).map_err(|_| "it is not CBOR of the right shape")?;
+    // A later format may be spelled otherwise: it is to be told as what it is.
+    if !is_of_this_format(&file) {
+        return Err("it names another format; run the release that wrote it, or a later one");
+    }
+    match minicbor::to_vec(&file).expect("a vector takes every octet") == octets {
+        true => Ok(file),
+        false => Err("it was changed: it is not spelled the way it is written"),
+    }
+}
+
+/// Opens what was sealed, the tag behind it; `None` where it does not open.
+fn unseal(key: &[u8; 32], nonce: [u8; 24], associated: &[u8], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let (text, tag) = sealed.split_last_chunk::<TAG_OCTETS>()?;
+    let mut text = Zeroizing::new(text.to_vec());
+    XChaCha20Poly1305::new(key.into())
+        .decrypt_inout_detached(
+            &XNonce::from(nonce),
+            associated,
+            text.as_mut_slice().into(),
+            &Tag::from(*tag),
+        )
+        .ok()?;
+    Some(text)
+}
+
 fn open_octets(octets: &[u8], secret: &Secret) -> Result<(Protector, Zeroizing<[u8; 32]>, Content), KeyringError> {
     let format = |what| KeyringError::Format { what };
-    if octets.len() as u64 > FILE_OCTETS_MAX {
-        return Err(format("it is too long"));
-    }
-    let file: File = minicbor::decode(octets).map_err(|_| format("it is not CBOR of the right shape"))?;
-    if file.format != FORMAT {
-        return Err(format(
-            "it names another format; run the release that wrote it, or a later one",
-        ));
-    }
-    // CBOR spells one thing in several ways (an array for a map, long forms of a number). Only the one way that this file
-    // is written counts, or a changed file could open.
-    if minicbor::to_vec(&file).expect("a vector takes every octet") != octets {
-        return Err(format("it was changed: it is not spelled the way it is written"));
+    let file: File = read_spelled(octets, |file: &File| file.format == FORMAT).map_err(format)?;
+    if file.sealed.len() < TAG_OCTETS {
+        return Err(format("it was cut"));
     }
     let seal_key = seal_key(&file.protector, secret)?;
-    let split = file.sealed.len().checked_sub(TAG_OCTETS).ok_or(format("it was cut"))?;
-    let tag: [u8; TAG_OCTETS] = file.sealed[split..].try_into().expect("split so");
-    let mut text = Zeroizing::new(file.sealed[..split].to_vec());
-    XChaCha20Poly1305::new((&*seal_key).into())
-        .decrypt_inout_detached(
-            &XNonce::from(file.nonce),
-            &associated(&file.protector),
-            text.as_mut_slice().into(),
-            &Tag::from(tag),
-        )
-        .map_err(|_| KeyringError::Wrong)?;
+    let text = unseal(&seal_key, file.nonce, &associated(&file.protector), &file.sealed).ok_or(KeyringError::Wrong)?;
     let content: Content = minicbor::decode(&text).map_err(|_| format("its content is not CBOR of the right shape"))?;
     let rising = content
         .keys

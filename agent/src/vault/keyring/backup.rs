@@ -7,12 +7,13 @@
 use std::collections::BTreeMap;
 
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
-use chacha20poly1305::{Tag, XChaCha20Poly1305, XNonce};
+use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use minicbor::{Decode, Encode};
 use zeroize::Zeroizing;
 
 use super::{
-    Content, FILE, FILE_OCTETS_MAX, Key, KeyringError, Protector, Secret, open_octets, seal_key, seal_octets, unix_s,
+    Content, FILE, Key, KeyringError, Protector, Secret, open_octets, read_spelled, seal_key, seal_octets, unix_s,
+    unseal,
 };
 use crate::store::io::Disk;
 use crate::vault::entropy::{Entropy, array};
@@ -129,34 +130,12 @@ pub fn make(
 
 fn open(octets: &[u8], secret: &Secret) -> Result<(Backup, Zeroizing<[u8; 32]>, Content), BackupError> {
     let format = |what| BackupError::Format { what };
-    if octets.len() as u64 > FILE_OCTETS_MAX {
-        return Err(format("it is too long"));
-    }
-    let backup: Backup = minicbor::decode(octets).map_err(|_| format("it is not CBOR of the right shape"))?;
-    if backup.format != FORMAT {
-        return Err(format(
-            "it names another format; run the release that wrote it, or a later one",
-        ));
-    }
-    if minicbor::to_vec(&backup).expect("memory takes all") != octets {
-        return Err(format("it was changed: it is not spelled the way it is written"));
+    let backup: Backup = read_spelled(octets, |backup: &Backup| backup.format == FORMAT).map_err(format)?;
+    if backup.sealed.len() < TAG_OCTETS {
+        return Err(format("it was cut"));
     }
     let key = seal_key(&backup.protector, secret)?;
-    let split = backup
-        .sealed
-        .len()
-        .checked_sub(TAG_OCTETS)
-        .ok_or(format("it was cut"))?;
-    let tag: [u8; TAG_OCTETS] = backup.sealed[split..].try_into().expect("split so");
-    let mut text = Zeroizing::new(backup.sealed[..split].to_vec());
-    XChaCha20Poly1305::new((&*key).into())
-        .decrypt_inout_detached(
-            &XNonce::from(backup.nonce),
-            &backup.associated(),
-            text.as_mut_slice().into(),
-            &Tag::from(tag),
-        )
-        .map_err(|_| BackupError::Wrong)?;
+    let text = unseal(&key, backup.nonce, &backup.associated(), &backup.sealed).ok_or(BackupError::Wrong)?;
     let content = minicbor::decode(&text).map_err(|_| format("its content is not CBOR of the right shape"))?;
     Ok((backup, key, content))
 }
