@@ -98,18 +98,9 @@ pub(crate) fn owned(entry: &Entry) -> bool {
 }
 
 fn place(entry: &Entry) -> Place {
-    match &entry.journal {
-        Journal::Reserved { .. } | Journal::Staged { .. } | Journal::Prepared { .. } | Journal::CommitSent { .. } => {
-            Place::Incoming
-        }
-        Journal::CreateSent { .. }
-        | Journal::Active { .. }
-        | Journal::Moving { .. }
-        | Journal::Sealed { .. }
-        | Journal::Moved { .. }
-        | Journal::Forward { .. }
-        | Journal::DeleteSent { .. }
-        | Journal::Tombstone { .. } => Place::Current,
+    match entry.journal.is_arriving() {
+        true => Place::Incoming,
+        false => Place::Current,
     }
 }
 

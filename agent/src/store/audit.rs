@@ -103,19 +103,6 @@ pub(super) fn line(
     new: &Entry,
     note: Option<AuditNote>,
 ) -> Result<Option<String>, &'static str> {
-    let arrives = match &old.journal {
-        Journal::Reserved { .. } | Journal::Staged { .. } | Journal::Prepared { .. } | Journal::CommitSent { .. } => {
-            true
-        }
-        Journal::CreateSent { .. }
-        | Journal::Active { .. }
-        | Journal::Moving { .. }
-        | Journal::Sealed { .. }
-        | Journal::Moved { .. }
-        | Journal::Forward { .. }
-        | Journal::DeleteSent { .. }
-        | Journal::Tombstone { .. } => false,
-    };
     let owned = match &new.journal {
         Journal::Active { wait: Some(wait) } => Some(&wait.from),
         Journal::Active { wait: None } => new.from.as_ref(),
@@ -131,7 +118,7 @@ pub(super) fn line(
         | Journal::Prepared { .. }
         | Journal::CommitSent { .. } => None,
     };
-    let Some(from) = owned.filter(|_| arrives) else {
+    let Some(from) = owned.filter(|_| old.journal.is_arriving()) else {
         return Ok(None);
     };
     let note = note.ok_or("a copy that arrived becomes the object only with an entry of the audit log")?;

@@ -225,6 +225,27 @@ pub enum Journal {
     },
 }
 
+impl Journal {
+    /// Whether the copy, or the space for it, is of an object that is another server's until a commit takes it.
+    #[must_use]
+    pub fn is_arriving(&self) -> bool {
+        match self {
+            Journal::Reserved { .. }
+            | Journal::Staged { .. }
+            | Journal::Prepared { .. }
+            | Journal::CommitSent { .. } => true,
+            Journal::CreateSent { .. }
+            | Journal::Active { .. }
+            | Journal::Moving { .. }
+            | Journal::Sealed { .. }
+            | Journal::Moved { .. }
+            | Journal::Forward { .. }
+            | Journal::DeleteSent { .. }
+            | Journal::Tombstone { .. } => false,
+        }
+    }
+}
+
 /// A new owner waits for the former one.
 #[derive(Clone, Debug, Eq, PartialEq, Encode, Decode)]
 #[cbor(map)]

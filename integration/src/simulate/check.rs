@@ -356,18 +356,7 @@ impl World {
     /// I7: what arrives is in the version that the server writes, or in quarantine; nothing is in a version that it cannot read
     /// without being in quarantine.
     fn verify_form(&self, agent: usize, entry: &Entry) -> Result<(), String> {
-        let arrives = match &entry.journal {
-            Journal::Staged { .. } | Journal::Prepared { .. } | Journal::CommitSent { .. } => true,
-            Journal::Reserved { .. }
-            | Journal::Active { .. }
-            | Journal::CreateSent { .. }
-            | Journal::Moving { .. }
-            | Journal::Sealed { .. }
-            | Journal::DeleteSent { .. }
-            | Journal::Moved { .. }
-            | Journal::Forward { .. }
-            | Journal::Tombstone { .. } => false,
-        };
+        let arrives = entry.journal.is_arriving();
         let newest = NEWEST[usize::from(self.machines[agent].release)];
         let object = entry
             .address
