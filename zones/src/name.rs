@@ -130,8 +130,9 @@ impl Domain {
     /// If `label` is no legal label: it is a [`crate::ServerName`] or a constant of ours.
     #[must_use]
     pub fn in_pool(&self, label: &str) -> Name {
+        // As octets: text would pass through IDNA, which refuses names such as `xn--a` that DNS takes.
         self.pool
-            .prepend_label(label)
+            .prepend_label(label.as_bytes())
             .expect("server names and our own labels are legal and short")
     }
 
@@ -436,6 +437,12 @@ mod tests {
                 assert_eq!(domain.address_of(&name.unwrap()).unwrap(), Some(address.folded()));
             }
         }
+    }
+
+    #[test]
+    fn server_named_like_broken_punycode_has_a_name() {
+        let name = domain().in_pool("xn--a");
+        assert_eq!(name.to_ascii(), "xn--a.pool.hypernet.internal.");
     }
 
     #[test]
