@@ -202,6 +202,7 @@ impl Control {
                 peer_port: told.peer_port,
                 quarantined: figures.quarantined,
                 audit: figures.audit,
+                upkeep: None,
             }
         };
         let (heard, wishes) = tokio::join!(
@@ -275,6 +276,7 @@ mod tests {
             plan,
             step,
             policy: zones::Policy::default(),
+            errand: zones::Errand::default(),
         }
     }
 

@@ -382,6 +382,7 @@ mod tests {
             plan: 1,
             step: 1,
             policy: zones::Policy::default(),
+            errand: zones::Errand::default(),
         };
         let (_, wanted) = watch::channel(Wanted {
             want: Some(want),

@@ -213,6 +213,7 @@ pub(crate) fn has() -> Has {
         peer_port: 9100,
         quarantined: 0,
         audit: None,
+        upkeep: None,
     }
 }
 

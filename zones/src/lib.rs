@@ -17,6 +17,7 @@ mod strings;
 pub mod transition;
 pub mod tsig;
 pub mod update;
+pub mod upkeep;
 pub mod want;
 
 pub use address::{Address, AddressError};
@@ -32,4 +33,5 @@ pub use strings::StringsError;
 pub use transition::{Actor, PoolView, Refusal, judge};
 pub use tsig::{Mac, Signed, TsigFailure, TsigKey};
 pub use update::{Change, Prerequisite, RegisterChange, Update, UpdateFormatError, read_update};
-pub use want::{Want, Wish};
+pub use upkeep::Upkeep;
+pub use want::{Errand, Want, Wish};

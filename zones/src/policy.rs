@@ -84,7 +84,7 @@ impl Policy {
 
     /// Reads what is left of a want's strings.
     pub(crate) fn from_rest<S: AsRef<[u8]>>(strings: &mut Strings<'_, S>) -> Result<Policy, StringsError> {
-        if strings.is_empty() {
+        if !strings.has("level") {
             return Ok(Policy::default());
         }
         let policy = Policy {

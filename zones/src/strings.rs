@@ -82,6 +82,28 @@ impl<'a, S: AsRef<[u8]>> Strings<'a, S> {
         self.rest.len() == 0
     }
 
+    /// Whether `key` is next.
+    pub(crate) fn has(&self, key: &'static str) -> bool {
+        let next = self.rest.as_slice().first().map(AsRef::as_ref);
+        next.and_then(|string| string.strip_prefix(key.as_bytes()))
+            .is_some_and(|rest| rest.first() == Some(&b'='))
+    }
+
+    /// Passes over what a later release says: `[a-z]+=` and anything.
+    pub(crate) fn later(&mut self) -> Result<(), StringsError> {
+        for string in self.rest.by_ref() {
+            let string = string.as_ref();
+            let key = string.iter().take_while(|c| c.is_ascii_lowercase()).count();
+            if key == 0 || string.get(key) != Some(&b'=') {
+                return Err(StringsError::Key {
+                    expected: "a later key",
+                    found: String::from_utf8_lossy(string).into_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// Nothing more may follow.
     pub(crate) fn end(&mut self) -> Result<(), StringsError> {
         match self.rest.next() {

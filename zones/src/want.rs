@@ -12,11 +12,13 @@
 use hickory_proto::rr::Name;
 
 use crate::address::Address;
+use crate::has::is_release;
 use crate::name::{Domain, Zone, label_count};
 use crate::policy::Policy;
 use crate::register::HOLDERS_MAX;
 use crate::server::{Role, ServerName};
 use crate::strings::{Strings, StringsError, illegal};
+use crate::upkeep::Arrivals;
 
 /// Most per-object wishes that a server is given at a time.
 pub const WISHES_MAX: usize = 64;
@@ -26,7 +28,7 @@ pub const TARGETS_MAX: usize = HOLDERS_MAX;
 /// What a server should do, as the controller wrote it. Ordered by (plan, step).
 ///
 /// Text, as character-strings of one TXT record, in this order: `v=hn1` `role=` `targets=s4,s5` `plan=` `step=`, then those of
-/// the [`Policy`].
+/// the [`Policy`], then those of the [`Errand`]. Strings of a later release may follow: they are passed over.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Want {
     /// The role it should take.
@@ -39,6 +41,51 @@ pub struct Want {
     pub step: u64,
     /// What the plan asks of objects.
     pub policy: Policy,
+    /// What else the server is to do in this role.
+    pub errand: Errand,
+}
+
+/// What a server is to do beside moving objects. Empty, it has no text: so a release that does not know it reads the want.
+///
+/// Text, each string only where it says something: `release=` `arrivals=s2:7` `sweep=`.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Errand {
+    /// The release that an upgrading server is to run.
+    pub release: Option<String>,
+    /// The moves that it is to count and to read back.
+    pub arrivals: Option<Arrivals>,
+    /// Octets a second that it may write anew to bring resting objects to what the plan asks for.
+    pub sweep: Option<u64>,
+}
+
+impl Errand {
+    fn strings(&self) -> impl Iterator<Item = String> {
+        [
+            self.release.as_ref().map(|release| format!("release={release}")),
+            self.arrivals.as_ref().map(|arrivals| format!("arrivals={arrivals}")),
+            self.sweep.map(|octets| format!("sweep={octets}")),
+        ]
+        .into_iter()
+        .flatten()
+    }
+
+    fn from_rest<S: AsRef<[u8]>>(strings: &mut Strings<'_, S>) -> Result<Errand, StringsError> {
+        let mut errand = Errand::default();
+        if strings.has("release") {
+            let release = strings.take("release")?;
+            if !is_release(release) {
+                return Err(illegal("release", release));
+            }
+            errand.release = Some(release.to_owned());
+        }
+        if strings.has("arrivals") {
+            errand.arrivals = Some(strings.parse("arrivals")?);
+        }
+        if strings.has("sweep") {
+            errand.sweep = Some(strings.number("sweep")?);
+        }
+        Ok(errand)
+    }
 }
 
 impl Want {
@@ -54,6 +101,7 @@ impl Want {
             format!("step={}", self.step),
         ];
         strings.extend(self.policy.strings());
+        strings.extend(self.errand.strings());
         strings
     }
 
@@ -85,8 +133,9 @@ impl Want {
             plan: strings.number("plan")?,
             step: strings.number("step")?,
             policy: Policy::from_rest(&mut strings)?,
+            errand: Errand::from_rest(&mut strings)?,
         };
-        strings.end()?;
+        strings.later()?;
         Ok(want)
     }
 
@@ -257,6 +306,9 @@ mod tests {
             "v=hn1 role=serving targets= plan=0 step=0",
             "v=hn1 role=serving targets= plan=8 step=0 level=2 floor=1 steps=expand",
             "v=hn1 role=serving targets= plan=9 step=0 level=3 floor=3 steps=all",
+            "v=hn1 role=upgrading targets= plan=9 step=4 release=2.0",
+            "v=hn1 role=serving targets= plan=9 step=2 level=2 floor=1 steps=expand arrivals=s2:8",
+            "v=hn1 role=serving targets= plan=9 step=2 level=2 floor=1 steps=all sweep=1000000",
         ] {
             let strings: Vec<&str> = text.split(' ').collect();
             assert_eq!(Want::from_strings(&strings).unwrap().strings(), strings);
@@ -272,12 +324,23 @@ mod tests {
             "level=2 floor=0 steps=all",
             "level=2 floor=1 steps=none",
             "level=2 floor=1",
-            "level=2 floor=1 steps=all more=1",
+            "level=2 floor=1 steps=all more",
+            "release=2;0",
+            "arrivals=s2",
+            "sweep=01",
         ] {
             let text = format!("v=hn1 role=serving targets= plan=9 step=0 {rest}");
             let strings: Vec<&str> = text.split(' ').collect();
             assert!(Want::from_strings(&strings).is_err(), "{rest}");
         }
+    }
+
+    #[test]
+    fn strings_of_a_later_release_are_passed_over() {
+        let now = "v=hn1 role=upgrading targets= plan=9 step=4 release=2.0";
+        let later = format!("{now} more=1 most=");
+        let read = |text: &str| Want::from_strings(&text.split(' ').collect::<Vec<_>>()).unwrap();
+        assert_eq!(read(&later), read(now));
     }
 
     #[test]
@@ -288,6 +351,7 @@ mod tests {
             plan,
             step,
             policy: Policy::default(),
+            errand: Errand::default(),
         };
         assert!(want(2, 0).supersedes(&want(1, 9)));
         assert!(want(2, 1).supersedes(&want(2, 0)));

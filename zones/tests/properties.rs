@@ -9,10 +9,11 @@ use zones::has::Has;
 use zones::query::{build_question, read_answer};
 use zones::report::{build_report, claims_that_fit, read_report};
 use zones::update::{build_has_update, build_register_update, changes_that_fit, read_has_update};
+use zones::upkeep::{Arrivals, Install, SchemaSet, Sum, Taken};
 use zones::want::PoolName;
 use zones::{
-    Address, Change, Claim, Claimed, Domain, Epoch, Incarnation, Level, Prerequisite, Register, RegisterChange, Report,
-    Role, ServerName, State, Tx, Want, Wish, Zone, read_update,
+    Address, Change, Claim, Claimed, Domain, Epoch, Errand, Incarnation, Level, Prerequisite, Register, RegisterChange,
+    Report, Role, ServerName, State, Tx, Upkeep, Want, Wish, Zone, read_update,
 };
 
 fn domain() -> Domain {
@@ -87,14 +88,14 @@ fn any_register() -> impl Strategy<Value = Register> {
 
 fn any_has() -> impl Strategy<Value = Has> {
     let numbers = proptest::array::uniform9(any::<u64>());
-    let audit = proptest::option::of(any::<(u64, [u8; 32])>());
+    let audit = any::<(u64, [u8; 32])>();
     (
         "[0-9A-Za-z.+-]{1,32}",
         any_role(),
         numbers,
         any::<u32>(),
         any::<u16>(),
-        audit,
+        proptest::option::of((audit, proptest::option::of(any_upkeep()))),
     )
         .prop_map(
             |(
@@ -113,7 +114,7 @@ fn any_has() -> impl Strategy<Value = Has> {
                 ],
                 load,
                 peer_port,
-                audit,
+                last,
             )| Has {
                 release,
                 role,
@@ -128,9 +129,55 @@ fn any_has() -> impl Strategy<Value = Has> {
                 commits,
                 peer_port,
                 quarantined,
-                audit: audit.map(|(count, hash)| zones::audit::Head { count, hash }),
+                audit: last.as_ref().map(|((count, hash), _)| zones::audit::Head {
+                    count: *count,
+                    hash: *hash,
+                }),
+                upkeep: last.and_then(|(_, upkeep)| upkeep),
             },
         )
+}
+
+fn any_arrivals() -> impl Strategy<Value = Arrivals> {
+    (any_server(), any::<u64>()).prop_map(|(from, since)| Arrivals { from, since })
+}
+
+fn any_upkeep() -> impl Strategy<Value = Upkeep> {
+    let release = "[0-9A-Za-z.+-]{1,32}";
+    let install = prop_oneof![
+        Just(Install::ByHand),
+        Just(Install::Ready),
+        release.prop_map(Install::Asked),
+        release.prop_map(Install::Failed),
+        release.prop_map(Install::Refused),
+    ];
+    let sum = || any::<(u64, u128)>().prop_map(|(count, digest)| Sum { count, digest });
+    let taken = (any_arrivals(), sum(), any::<(u64, u64)>()).prop_map(|(arrivals, sum, (verified, bad))| Taken {
+        arrivals,
+        sum,
+        verified,
+        bad,
+    });
+    let numbers = any::<(u8, u64, [u64; 7])>();
+    (numbers, install, sum(), proptest::option::of(taken)).prop_map(
+        |((suite, schemas, numbers), install, moved, taken)| {
+            let [open, retired, running, p99_us, newer, resting, tested] = numbers;
+            Upkeep {
+                suite,
+                schemas: SchemaSet(schemas),
+                open,
+                retired,
+                running,
+                p99_us,
+                newer,
+                resting,
+                tested,
+                install,
+                moved,
+                taken,
+            }
+        },
+    )
 }
 
 fn any_claim() -> impl Strategy<Value = Claim> {
@@ -311,13 +358,16 @@ proptest! {
         floor in 1_u8..,
         above in any::<u8>(),
         all in any::<bool>(),
+        release in proptest::option::of("[0-9A-Za-z.+-]{1,32}"),
+        arrivals in proptest::option::of(any_arrivals()),
+        sweep in any::<Option<u64>>(),
     ) {
         let policy = zones::Policy {
             level: zones::Level(floor.saturating_add(above)),
             floor: zones::Level(floor),
             steps: if all { zones::Steps::All } else { zones::Steps::Expand },
         };
-        let want = Want { role, targets: targets.into_iter().collect(), plan, step, policy };
+        let want = Want { role, targets: targets.into_iter().collect(), plan, step, policy, errand: Errand { release, arrivals, sweep } };
         prop_assert!(want.strings().iter().all(|string| string.len() <= 255));
         prop_assert_eq!(Want::from_strings(&want.strings()), Ok(want));
     }

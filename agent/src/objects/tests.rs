@@ -537,6 +537,7 @@ async fn server_that_is_not_serving_takes_no_new_object_but_writes() {
             plan: 1,
             step: 1,
             policy: zones::Policy::default(),
+            errand: zones::Errand::default(),
         });
     });
     let refused = place.put("2", put(1)).await;

@@ -287,5 +287,6 @@ fn has(peer_port: u16, commits: u64) -> Has {
         peer_port,
         quarantined: 0,
         audit: None,
+        upkeep: None,
     }
 }

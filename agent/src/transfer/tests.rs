@@ -182,6 +182,7 @@ impl Agent {
                 plan: 1,
                 step: 1,
                 policy: zones::Policy::default(),
+                errand: zones::Errand::default(),
             }),
             answered_at: Some(BootInstant::now() + Duration::from_secs(3600)),
             ..Wanted::default()

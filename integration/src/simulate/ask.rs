@@ -73,6 +73,7 @@ impl World {
                     peer_port: 9101,
                     quarantined: totals.quarantined,
                     audit: Some(local.store().audit_head()),
+                    upkeep: None,
                 };
                 let addresses = [std::net::IpAddr::from([192, 0, 2, agent as u8 + 1])];
                 (

@@ -255,6 +255,7 @@ async fn other_party_of_an_open_move_comes_second_and_gives_no_address() {
         plan: 0,
         step: 1,
         policy: zones::Policy::default(),
+        errand: zones::Errand::default(),
     };
     let wants = WantsChange {
         wants: [(server("s2"), want)].into(),
@@ -323,6 +324,7 @@ async fn free_and_cordoned_servers_are_no_place_for_new_objects() {
         plan: 0,
         step: 1,
         policy: zones::Policy::default(),
+        errand: zones::Errand::default(),
     };
     let wants = WantsChange {
         wants: [(server("s1"), cordoned)].into(),

@@ -196,6 +196,7 @@ mod tests {
             plan: 0,
             step: 7,
             policy: zones::Policy::default(),
+            errand: zones::Errand::default(),
         };
         write(&registry, &old, vec![("s1".parse().unwrap(), want)]).await;
         assert_eq!(look(&registry.view()).unwrap(), before);

@@ -231,6 +231,7 @@ fn freeze(sight: &Sight, plan: &Plan) -> Vec<(ServerName, Want)> {
                 plan: plan.number,
                 step: 0,
                 policy: plan.policy,
+                errand: zones::Errand::default(),
             };
             (name.clone(), want)
         })
@@ -276,6 +277,7 @@ fn wants(plan: &Plan, changes: &[(&ServerName, &Seen, Role, &[ServerName])]) -> 
                 plan: plan.number,
                 step: seen.want.step + 1,
                 policy: plan.policy,
+                errand: zones::Errand::default(),
             };
             ((*name).clone(), want)
         })

@@ -28,6 +28,7 @@ pub(super) fn has(plan: u64, objects: u64) -> Has {
         peer_port: 1,
         quarantined: 0,
         audit: Some(Head::first(&name("s1"))),
+        upkeep: None,
     }
 }
 
@@ -39,6 +40,7 @@ pub(super) fn seen(role: Role, objects: u64) -> Seen {
             plan: 0,
             step: 0,
             policy: zones::Policy::default(),
+            errand: zones::Errand::default(),
         },
         has: Some(has(0, objects)),
         alive: true,

@@ -281,6 +281,7 @@ fn open(draft: &mut Draft<'_>, plan: &Plan, roles: &BTreeMap<ServerName, (u64, R
             plan: plan.number,
             step: 0,
             policy,
+            errand: zones::Errand::default(),
         };
         server.todos = Vec::new();
         draft.put_server(server);
@@ -319,6 +320,7 @@ fn joined(draft: &mut Draft<'_>, name: &ServerName, role: Role) {
         plan,
         step,
         policy,
+        errand: zones::Errand::default(),
     };
     let mut reconcile: Reconcile = (**draft.reconcile()).clone();
     match draft.server(name).cloned() {

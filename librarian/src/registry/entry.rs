@@ -399,6 +399,7 @@ mod tests {
                 plan: 7,
                 step: 1,
                 policy: zones::Policy::default(),
+                errand: zones::Errand::default(),
             },
         );
         server.lost = true;

@@ -215,6 +215,7 @@ fn draft_server(draft: &mut Draft<'_>, change: &ServerChange) -> Result<(), Refu
                     plan: current_plan(draft),
                     step: 0,
                     policy,
+                    errand: zones::Errand::default(),
                 };
                 draft.put_server(Server::new(name.clone(), want));
             }

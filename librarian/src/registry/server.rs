@@ -155,6 +155,7 @@ pub(crate) mod tests {
             peer_port: 9101,
             quarantined: 0,
             audit: None,
+            upkeep: None,
         }
     }
 
@@ -166,6 +167,7 @@ pub(crate) mod tests {
             plan: 0,
             step: 0,
             policy: zones::Policy::default(),
+            errand: zones::Errand::default(),
         };
         let mut old = Server::new("s2".parse().unwrap(), want);
         old.host = Some(Host {
@@ -195,6 +197,7 @@ pub(crate) mod tests {
                 plan: 0,
                 step: 0,
                 policy: zones::Policy::default(),
+                errand: zones::Errand::default(),
             },
         );
         let told = |count, octet| {

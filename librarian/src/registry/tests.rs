@@ -135,6 +135,7 @@ async fn crash_keeps_all_that_was_acknowledged() {
         plan: 4,
         step: 1,
         policy: zones::Policy::default(),
+        errand: zones::Errand::default(),
     };
     let wants = WantsChange {
         plan: 4,
@@ -365,6 +366,7 @@ async fn wants_are_written_only_under_the_current_plan_and_from_wants_that_stand
         plan: 1,
         step,
         policy: zones::Policy::default(),
+        errand: zones::Errand::default(),
     };
     let change = |plan, from: &Want, step| WantsChange {
         plan,

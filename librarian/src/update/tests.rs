@@ -301,6 +301,7 @@ async fn policy_is_the_transition_table_on_the_pool_as_it_is() {
         plan: 0,
         step: 1,
         policy: zones::Policy::default(),
+        errand: zones::Errand::default(),
     };
     let wants = WantsChange {
         wants: BTreeMap::from([(server("s2"), cordon)]),

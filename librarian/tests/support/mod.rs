@@ -277,6 +277,7 @@ impl Server {
             peer_port: 9101,
             quarantined: 0,
             audit: None,
+            upkeep: None,
         };
         let here = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
         let update = build_has_update(&self.domain, 8, &self.name, &has, 9001, &here).unwrap();

@@ -401,6 +401,7 @@ async fn backup_that_knows_a_later_plan_than_a_server_knows_its_role_better() {
         plan: 5,
         step: 1,
         policy: zones::Policy::default(),
+        errand: zones::Errand::default(),
     };
     let wants = WantsChange {
         plan: 5,

@@ -1,0 +1,343 @@
+//! What a server that a pool can upgrade says beside the rest: the last strings of its *has* record.
+//!
+//! Gates are judged by it (UPGRADE.md): whether nothing is left on a server that is to be stopped, whether what it gave away
+//! is what another took, whether the new release works.
+//!
+//! Specification: DESIGN.md section 13, PROTOCOL.md section 4.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::has::is_release;
+use crate::server::ServerName;
+use crate::strings::{Strings, StringsError};
+
+/// What an agent says of itself that knows upgrades.
+///
+/// Text, in this order: `suite=` `schemas=` `open=` `retired=` `running=` `p99=` `newer=` `resting=` `tested=` `install=`
+/// `moved=` `taken=`.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Upkeep {
+    /// Highest level whose suite it knows.
+    pub suite: u8,
+    /// Names its set of schemas: the first 8 octets of a digest over them, 0 without any.
+    pub schemas: SchemaSet,
+    /// Rows of its journal that are open: copies that arrive, moves, creates and deletes that are not settled, waits.
+    pub open: u64,
+    /// Copies on its disk of objects that it gave away.
+    pub retired: u64,
+    /// Requests of clients that run now.
+    pub running: u64,
+    /// The 99th percentile of the time that clients waited lately, in microseconds; 0 when there were too few.
+    pub p99_us: u64,
+    /// Objects that the old release could not read, were it put back now. Counts until contract steps are asked for.
+    pub newer: u64,
+    /// Objects that are not yet what the plan asks for, and that a sweep would bring there.
+    pub resting: u64,
+    /// The highest plan under which its self-test passed since it started, 0 for none.
+    pub tested: u64,
+    /// How the installing of another release stands.
+    pub install: Install,
+    /// What it has given away and still keeps a retired copy of.
+    pub moved: Sum,
+    /// What it has taken of what its want tells it to count.
+    pub taken: Option<Taken>,
+}
+
+/// Names a set of schemas.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct SchemaSet(pub u64);
+
+/// A set of moves: how many, and the exclusive or of their digests, so that two servers can compare what one gave and
+/// the other took.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub struct Sum {
+    /// How many.
+    pub count: u64,
+    /// Of all of them, the first 16 octets each.
+    pub digest: u128,
+}
+
+impl Sum {
+    /// Adds a move, or takes it away again.
+    #[must_use]
+    pub fn with(self, digest: u128) -> Sum {
+        Sum {
+            count: self.count + 1,
+            digest: self.digest ^ digest,
+        }
+    }
+}
+
+/// What a server took, and what was looked after.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Taken {
+    /// What is counted.
+    pub arrivals: Arrivals,
+    /// What came, in the form in which it was given.
+    pub sum: Sum,
+    /// How many of these copies were read back since they came, or are gone since.
+    pub verified: u64,
+    /// How many could not be read.
+    pub bad: u64,
+}
+
+/// Moves that a server is to count: those from one server, under the plans from one on. Text `s2:7`.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Arrivals {
+    /// Whence.
+    pub from: ServerName,
+    /// The first plan that counts.
+    pub since: u64,
+}
+
+/// How the installing of another release stands.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum Install {
+    /// No command is configured: a person installs.
+    #[default]
+    ByHand,
+    /// Nothing is asked for.
+    Ready,
+    /// It was asked for.
+    Asked(String),
+    /// It did not work, and the release before is back.
+    Failed(String),
+    /// It is not on this server's list of releases that may be installed.
+    Refused(String),
+}
+
+impl Upkeep {
+    pub(crate) fn strings(&self) -> Vec<String> {
+        vec![
+            format!("suite={}", self.suite),
+            format!("schemas={}", self.schemas),
+            format!("open={}", self.open),
+            format!("retired={}", self.retired),
+            format!("running={}", self.running),
+            format!("p99={}", self.p99_us),
+            format!("newer={}", self.newer),
+            format!("resting={}", self.resting),
+            format!("tested={}", self.tested),
+            format!("install={}", self.install),
+            format!("moved={}", self.moved),
+            match &self.taken {
+                None => "taken=".to_owned(),
+                Some(taken) => format!("taken={taken}"),
+            },
+        ]
+    }
+
+    pub(crate) fn from_rest<S: AsRef<[u8]>>(strings: &mut Strings<'_, S>) -> Result<Upkeep, StringsError> {
+        Ok(Upkeep {
+            suite: strings.number("suite")?,
+            schemas: strings.parse("schemas")?,
+            open: strings.number("open")?,
+            retired: strings.number("retired")?,
+            running: strings.number("running")?,
+            p99_us: strings.number("p99")?,
+            newer: strings.number("newer")?,
+            resting: strings.number("resting")?,
+            tested: strings.number("tested")?,
+            install: strings.parse("install")?,
+            moved: strings.parse("moved")?,
+            taken: strings.parse::<Maybe<Taken>>("taken")?.0,
+        })
+    }
+}
+
+/// A value that may be empty.
+struct Maybe<T>(Option<T>);
+
+impl<T: FromStr> FromStr for Maybe<T> {
+    type Err = T::Err;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "" => Ok(Maybe(None)),
+            some => some.parse().map(|value| Maybe(Some(value))),
+        }
+    }
+}
+
+/// A text is not what it should be; the key says what that is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("malformed")]
+pub struct Malformed;
+
+/// A number spelled the one way it is made.
+fn number(text: &str) -> Result<u64, Malformed> {
+    let number: u64 = text.parse().map_err(|_| Malformed)?;
+    (number.to_string() == text).then_some(number).ok_or(Malformed)
+}
+
+/// Hexadecimal digits, lower case and of a fixed count.
+fn hex(text: &str, digits: usize) -> Result<u128, Malformed> {
+    let legal = text.len() == digits && text.bytes().all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c));
+    if !legal {
+        return Err(Malformed);
+    }
+    u128::from_str_radix(text, 16).map_err(|_| Malformed)
+}
+
+impl fmt::Display for SchemaSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl FromStr for SchemaSet {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let value = hex(text, 16)?;
+        Ok(SchemaSet(u64::try_from(value).map_err(|_| Malformed)?))
+    }
+}
+
+impl fmt::Display for Sum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{:032x}", self.count, self.digest)
+    }
+}
+
+impl FromStr for Sum {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (count, digest) = text.split_once(':').ok_or(Malformed)?;
+        Ok(Sum {
+            count: number(count)?,
+            digest: hex(digest, 32)?,
+        })
+    }
+}
+
+impl fmt::Display for Arrivals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.from, self.since)
+    }
+}
+
+impl FromStr for Arrivals {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (from, since) = text.split_once(':').ok_or(Malformed)?;
+        Ok(Arrivals {
+            from: from.parse().map_err(|_| Malformed)?,
+            since: number(since)?,
+        })
+    }
+}
+
+impl fmt::Display for Taken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}:{}", self.arrivals, self.sum, self.verified, self.bad)
+    }
+}
+
+impl FromStr for Taken {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parts: Vec<&str> = text.split(':').collect();
+        let [from, since, count, digest, verified, bad] = parts[..] else {
+            return Err(Malformed);
+        };
+        Ok(Taken {
+            arrivals: Arrivals {
+                from: from.parse().map_err(|_| Malformed)?,
+                since: number(since)?,
+            },
+            sum: Sum {
+                count: number(count)?,
+                digest: hex(digest, 32)?,
+            },
+            verified: number(verified)?,
+            bad: number(bad)?,
+        })
+    }
+}
+
+impl fmt::Display for Install {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Install::ByHand => write!(f, "by-hand"),
+            Install::Ready => write!(f, "ready"),
+            Install::Asked(release) => write!(f, "asked:{release}"),
+            Install::Failed(release) => write!(f, "failed:{release}"),
+            Install::Refused(release) => write!(f, "refused:{release}"),
+        }
+    }
+}
+
+impl FromStr for Install {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once(':') {
+            None if text == "by-hand" => Ok(Install::ByHand),
+            None if text == "ready" => Ok(Install::Ready),
+            Some((how, release)) if is_release(release) => match how {
+                "asked" => Ok(Install::Asked(release.to_owned())),
+                "failed" => Ok(Install::Failed(release.to_owned())),
+                "refused" => Ok(Install::Refused(release.to_owned())),
+                _ => Err(Malformed),
+            },
+            None | Some(_) => Err(Malformed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "suite=3 schemas=00000000000000ff open=1 retired=2 running=3 p99=4500 newer=0 resting=6 tested=7 \
+                        install=asked:2.0 moved=2:000000000000000000000000000000aa \
+                        taken=s2:7:2:000000000000000000000000000000aa:1:0";
+
+    fn read(text: &str) -> Result<Upkeep, StringsError> {
+        let strings: Vec<&str> = text.split(' ').collect();
+        let mut strings = Strings::new(&strings);
+        let read = Upkeep::from_rest(&mut strings)?;
+        strings.end()?;
+        Ok(read)
+    }
+
+    #[test]
+    fn upkeep_reads_back_as_it_was_written() {
+        for install in ["by-hand", "ready", "asked:2.0", "failed:2.0", "refused:2.0-rc.1"] {
+            let text = TEXT.replace("asked:2.0", install);
+            assert_eq!(read(&text).unwrap().strings().join(" "), text);
+        }
+        let none = TEXT.split(" taken=").next().unwrap().to_owned() + " taken=";
+        assert_eq!(read(&none).unwrap().taken, None);
+        assert_eq!(read(&none).unwrap().strings().join(" "), none);
+    }
+
+    #[test]
+    fn upkeep_of_another_spelling_is_refused() {
+        for (right, wrong) in [
+            ("00000000000000ff", "00000000000000FF"),
+            ("00000000000000ff", "ff"),
+            ("open=1", "open=01"),
+            ("asked:2.0", "asked:2;0"),
+            ("asked:2.0", "asked:"),
+            ("moved=2:", "moved=+2:"),
+            ("s2:7:2", "s2:7"),
+            ("s2:7:2", "-:7:2"),
+        ] {
+            assert!(read(&TEXT.replace(right, wrong)).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sum_is_the_same_in_any_order() {
+        let moves = [7, 9, 1 << 100];
+        let sum = |order: [usize; 3]| order.into_iter().fold(Sum::default(), |sum, at| sum.with(moves[at]));
+        assert_eq!(sum([0, 1, 2]), sum([2, 0, 1]));
+        assert_ne!(sum([0, 1, 2]), sum([0, 1, 1]));
+    }
+}
