@@ -18,7 +18,7 @@ use crate::join::{Bounds, Desk, ListenError, Listener};
 use crate::keys::{KeyRing, KeysError};
 use crate::listen::{self, RateLimit, Service, Sockets};
 use crate::metrics::{self, Metrics};
-use crate::pool::controller;
+use crate::pool::{self, controller};
 use crate::registry::{self, Proposal, Registry, ServerChange, StorageError, SubmitError};
 use crate::trust::{self, TrustError};
 
@@ -211,12 +211,17 @@ async fn parts(
         per_second: config.joins_per_second,
         timeout: config.join_timeout,
     };
+    // An answer that names a server, then one with that server's address, each cached for its TTL; and a second, because
+    // neither clock nor answer is exact.
+    let linger = config.ttl * 2 + std::time::Duration::from_secs(1);
+    let memory = Arc::new(parking_lot::Mutex::new(pool::Memory::new(linger)));
     let control = Control {
         dir: dir.to_owned(),
         reconcile: Arc::clone(&reconcile),
         registry: registry.clone(),
         keys,
         addresses,
+        memory: Arc::clone(&memory),
     };
     let control = control::Listener::bind(dir, control)?;
     let mut tasks = tokio::task::JoinSet::new();
@@ -241,7 +246,7 @@ async fn parts(
     tasks.spawn({
         let (registry, interval, stop) = (registry.clone(), config.controller_interval, stop.clone());
         async move {
-            controller::run(registry, interval, stop).await;
+            controller::run(registry, interval, memory, stop).await;
             Ok(())
         }
     });

@@ -1,8 +1,10 @@
 //! The librarian of the simulated pool: the production registry, judging, answers and signatures on a log in memory.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use hickory_proto::op::OpCode;
 use librarian::answer::{self, reply::Transport};
@@ -48,6 +50,19 @@ pub(super) struct Process {
     waiting: Waiting,
     service: Service,
     opening: Option<Opening>,
+    memory: RefCell<pool::Memory>,
+}
+
+/// How long an answer that names a server, and the one with its address, may be cached together.
+const LINGER: Duration = Duration::from_secs(11);
+
+/// A plan as the registry keeps it.
+pub(super) fn kept(plan: &pool::Plan) -> Plan {
+    Plan {
+        number: plan.number,
+        parent: plan.parent,
+        document: plan.document(),
+    }
 }
 
 fn start(log: &MemoryLog, incarnation: u8, domain: &Domain, keys: &Arc<KeyRing>, clock: &Arc<Shown>) -> Process {
@@ -68,6 +83,7 @@ fn start(log: &MemoryLog, incarnation: u8, domain: &Domain, keys: &Arc<KeyRing>,
         waiting,
         service,
         opening: None,
+        memory: RefCell::new(pool::Memory::new(LINGER)),
     }
 }
 
@@ -226,7 +242,7 @@ impl Librarian {
 
     /// Looks and decides once, as the controller does.
     pub(super) fn control(&mut self) {
-        let Ok(sight) = pool::look(&self.view_now()) else {
+        let Ok(sight) = self.sight() else {
             return;
         };
         match pool::decide(&sight) {
@@ -236,7 +252,16 @@ impl Librarian {
                 // Refused if a plan came between; decided again at the next look.
                 drop(self.submit(Proposal::Wants(change)));
             }
+            Decision::Next(plan) => drop(self.submit(Proposal::Plan(kept(&plan)))),
         }
+    }
+
+    /// What the controller sees, and since when.
+    pub(super) fn sight(&self) -> Result<pool::Sight, pool::PlanError> {
+        let mut sight = pool::look(&self.view_now())?;
+        let now = librarian::listen::Clock::now(&*self.clock).instant;
+        self.process.memory.borrow_mut().see(now, &mut sight);
+        Ok(sight)
     }
 
     pub(super) fn view_now(&self) -> librarian::registry::View<'_> {
@@ -264,17 +289,17 @@ impl Librarian {
 
     /// Whether the plan has come to its end.
     pub(super) fn rests(&self) -> bool {
-        pool::look(&self.view_now()).is_ok_and(|sight| pool::decide(&sight) == Decision::Rest)
+        self.sight().is_ok_and(|sight| pool::decide(&sight) == Decision::Rest)
     }
 
     /// The server that the plan waits for since registers name it, and how many do.
     pub(super) fn waits_for_registers(&self) -> Option<(ServerName, u64)> {
-        match pool::decide(&pool::look(&self.view_now()).ok()?) {
+        match pool::decide(&self.sight().ok()?) {
             Decision::Wait(waits) => waits.into_iter().find_map(|wait| match wait {
                 Wait::Named { server, registers } => Some((server, registers)),
                 _ => None,
             }),
-            Decision::Rest | Decision::Write(_) => None,
+            Decision::Rest | Decision::Write(_) | Decision::Next(_) => None,
         }
     }
 

@@ -4,9 +4,10 @@
 //! while plans run is here, too.
 
 use librarian::pool::{self, Decision};
-use librarian::registry::{Plan, Proposal};
+use librarian::registry::Proposal;
 
 use super::clock::Time;
+use super::librarian::kept;
 use super::world::{Event, World};
 
 /// What the second controller does in the midst of others' plans.
@@ -47,18 +48,16 @@ impl World {
     }
 
     fn plans_late(&mut self, pause: Time, make: impl FnOnce(&pool::Sight) -> Option<pool::Plan>) {
-        let plan = pool::look(&self.librarian.view_now())
-            .ok()
-            .and_then(|sight| make(&sight));
+        let plan = self.librarian.sight().ok().and_then(|sight| make(&sight));
         if let Some(plan) = plan {
-            self.keep(pause, Proposal::Plan(registry_plan(&plan)));
+            self.keep(pause, Proposal::Plan(kept(&plan)));
         }
     }
 
     /// The second controller looks, right before the first.
     pub(super) fn second_looks(&mut self) {
         let Some(pause) = self.second.waits else { return };
-        let Ok(sight) = pool::look(&self.librarian.view_now()) else {
+        let Ok(sight) = self.librarian.sight() else {
             return;
         };
         if let Decision::Write(wants) = pool::decide(&sight) {
@@ -87,13 +86,5 @@ impl World {
         if let (Ok(()), Proposal::Wants(change)) = (done, proposal) {
             self.pool.written(change);
         }
-    }
-}
-
-fn registry_plan(plan: &pool::Plan) -> Plan {
-    Plan {
-        number: plan.number,
-        parent: plan.parent,
-        document: plan.document(),
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::OwnedWriteHalf;
@@ -18,8 +19,8 @@ use super::answers;
 use super::socket_path;
 use super::words::{Addresses, LINE_OCTETS_MAX, Line, Made, Request, Saved};
 use crate::keys::KeyRing;
-use crate::pool::controller::propose;
-use crate::pool::{self, Plan, PlanRefusal, Progress, Sight, look};
+use crate::pool::controller::{ProposeError, propose, sees};
+use crate::pool::{self, Memory, Plan, Progress, Sight};
 use crate::reconcile::{Desk, backup};
 use crate::registry::Registry;
 
@@ -44,6 +45,8 @@ pub struct Control {
     pub keys: Arc<KeyRing>,
     /// Where the librarian listens.
     pub addresses: Addresses,
+    /// Since when things are as they are.
+    pub memory: Arc<Mutex<Memory>>,
 }
 
 /// The control socket cannot be served.
@@ -221,8 +224,11 @@ async fn answer(control: &Control, request: Request, write: &mut OwnedWriteHalf)
     })
 }
 
-async fn made(control: &Control, make: impl FnOnce(&Sight) -> Result<Plan, PlanRefusal>) -> Line {
-    match propose(&control.registry, make).await {
+async fn made<E>(control: &Control, make: impl FnOnce(&Sight) -> Result<Plan, E>) -> Line
+where
+    ProposeError: From<E>,
+{
+    match propose(&control.registry, &control.memory, make).await {
         Ok(plan) => done(&Made {
             plan: plan.number,
             goal: plan.goal.to_string(),
@@ -254,7 +260,7 @@ async fn follow(control: &Control, plan: u64, write: &mut OwnedWriteHalf) -> io:
     let mut told: Option<(Progress, tokio::time::Instant)> = None;
     loop {
         ticks.tick().await;
-        let progress = match look(&control.registry.view()) {
+        let progress = match sees(&control.registry, &control.memory) {
             Ok(sight) => Progress::of(&sight),
             Err(error) => return Ok(refused(&error)),
         };

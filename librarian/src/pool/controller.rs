@@ -1,20 +1,25 @@
 //! The loop around the controller's core: look, decide, write.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use zones::{ServerName, Want};
 
 use super::decide::{Decision, Wait, decide};
 use super::look::look;
+use super::memory::Memory;
 use super::plan::{Plan, PlanError};
 use super::propose::PlanRefusal;
 use super::sight::Sight;
+use super::steer::SteerRefusal;
+use super::upgrade::Halt;
 use crate::registry::{self, Proposal, Registry, SubmitError, WantsChange};
 
 /// Runs until stopped. Everything it knows is in the registry, so it may end anywhere.
-pub async fn run(registry: Registry, interval: Duration, stop: CancellationToken) {
+pub async fn run(registry: Registry, interval: Duration, memory: Arc<Mutex<Memory>>, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut waited_for: Vec<Wait> = Vec::new();
@@ -27,7 +32,7 @@ pub async fn run(registry: Registry, interval: Duration, stop: CancellationToken
         if !registry.view().reconcile().open {
             continue;
         }
-        let sight = match look(&registry.view()) {
+        let sight = match sees(&registry, &memory) {
             Ok(sight) => sight,
             Err(error) => {
                 if !std::mem::replace(&mut unreadable, true) {
@@ -58,7 +63,51 @@ pub async fn run(registry: Registry, interval: Duration, stop: CancellationToken
                 waited_for.clear();
                 write(&registry, &sight, wants).await;
             }
+            Decision::Next(plan) => {
+                waited_for.clear();
+                follow(&registry, &plan).await;
+            }
         }
+    }
+}
+
+/// Looks, and remembers since when things are so.
+///
+/// # Errors
+///
+/// As [`look`].
+pub fn sees(registry: &Registry, memory: &Mutex<Memory>) -> Result<Sight, PlanError> {
+    let mut sight = look(&registry.view())?;
+    memory.lock().see(Instant::now(), &mut sight);
+    Ok(sight)
+}
+
+/// Makes the next plan of an upgrade current.
+async fn follow(registry: &Registry, plan: &Plan) {
+    let halt = plan.upgrade.as_ref().and_then(|upgrade| upgrade.halt.clone());
+    match registry.submit(Proposal::Plan(kept(plan))).await {
+        Ok(()) => match halt {
+            Some(Halt::Gate(why)) => tracing::warn!(plan = plan.number, why, "the upgrade is halted"),
+            Some(Halt::Paused) | None => tracing::info!(plan = plan.number, goal = %plan.goal, "plan follows"),
+        },
+        Err(SubmitError::Refused(refused)) => {
+            tracing::info!(why = refused.why, "another plan came first: decides again");
+        }
+        Err(error @ (SubmitError::Storage | SubmitError::Closed)) => {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the next plan could not be written"
+            );
+        }
+    }
+}
+
+/// A plan as the registry keeps it.
+fn kept(plan: &Plan) -> registry::Plan {
+    registry::Plan {
+        number: plan.number,
+        parent: plan.parent,
+        document: plan.document(),
     }
 }
 
@@ -69,6 +118,9 @@ pub enum ProposeError {
     /// The controller's own rules refuse it.
     #[error(transparent)]
     Refused(#[from] PlanRefusal),
+    /// The rules of upgrades refuse it.
+    #[error(transparent)]
+    Steer(#[from] SteerRefusal),
     /// The current plan cannot be read.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -82,18 +134,17 @@ pub enum ProposeError {
 /// # Errors
 ///
 /// [`ProposeError`] says why not.
-pub async fn propose(
+pub async fn propose<E>(
     registry: &Registry,
-    make: impl FnOnce(&Sight) -> Result<Plan, PlanRefusal>,
-) -> Result<Plan, ProposeError> {
-    let sight = look(&registry.view())?;
+    memory: &Mutex<Memory>,
+    make: impl FnOnce(&Sight) -> Result<Plan, E>,
+) -> Result<Plan, ProposeError>
+where
+    ProposeError: From<E>,
+{
+    let sight = sees(registry, memory)?;
     let plan = make(&sight)?;
-    let proposal = Proposal::Plan(registry::Plan {
-        number: plan.number,
-        parent: plan.parent,
-        document: plan.document(),
-    });
-    registry.submit(proposal).await?;
+    registry.submit(Proposal::Plan(kept(&plan))).await?;
     tracing::info!(plan = plan.number, goal = %plan.goal, "plan became current");
     Ok(plan)
 }
@@ -159,14 +210,25 @@ mod tests {
             goal: goal(),
             homes: std::collections::BTreeMap::new(),
             policy: zones::Policy::default(),
+            upgrade: None,
         }
+    }
+
+    fn memory() -> Arc<Mutex<Memory>> {
+        Arc::new(Mutex::new(Memory::new(Duration::ZERO)))
+    }
+
+    fn agreed(plan: Plan) -> Result<Plan, PlanRefusal> {
+        Ok(plan)
     }
 
     #[tokio::test]
     async fn a_plan_is_frozen_into_durable_wants_and_waits_for_the_servers() {
         let dir = tempfile::tempdir().unwrap();
         let registry = pool(dir.path()).await;
-        propose(&registry, |sight| Ok(plan_after(sight))).await.unwrap();
+        propose(&registry, &memory(), |sight| agreed(plan_after(sight)))
+            .await
+            .unwrap();
         let sight = look(&registry.view()).unwrap();
         let Decision::Write(wants) = decide(&sight) else {
             panic!("a new plan freezes")
@@ -186,8 +248,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let registry = pool(dir.path()).await;
         let old = look(&registry.view()).unwrap();
-        propose(&registry, |sight| Ok(plan_after(sight))).await.unwrap();
-        let second = propose(&registry, |_| Ok(plan_after(&old))).await;
+        propose(&registry, &memory(), |sight| agreed(plan_after(sight)))
+            .await
+            .unwrap();
+        let second = propose(&registry, &memory(), |_| agreed(plan_after(&old))).await;
         assert!(matches!(second, Err(ProposeError::Submit(SubmitError::Refused(_)))));
         let before = look(&registry.view()).unwrap();
         let want = Want {
@@ -207,8 +271,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let registry = pool(dir.path()).await;
         let stop = CancellationToken::new();
-        let running = tokio::spawn(run(registry.clone(), Duration::from_millis(1), stop.clone()));
-        propose(&registry, |sight| Ok(plan_after(sight))).await.unwrap();
+        let running = tokio::spawn(run(registry.clone(), Duration::from_millis(1), memory(), stop.clone()));
+        propose(&registry, &memory(), |sight| agreed(plan_after(sight)))
+            .await
+            .unwrap();
         let frozen = async {
             while !look(&registry.view())
                 .unwrap()
@@ -222,7 +288,10 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(10), frozen).await.unwrap();
         stop.cancel();
         running.await.unwrap();
-        let refused = propose(&registry, |sight| pool::drain(sight, &"s1".parse().unwrap(), None)).await;
+        let refused = propose(&registry, &memory(), |sight| {
+            pool::drain(sight, &"s1".parse().unwrap(), None)
+        })
+        .await;
         assert!(matches!(refused, Err(ProposeError::Refused(PlanRefusal::Busy { .. }))));
     }
 }

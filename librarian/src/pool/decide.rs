@@ -8,14 +8,25 @@
 //! Invariants: a server drains only after the refusal of new names for it is durable; it is empty only when no register
 //! names it and it has said itself, knowing this plan, that it holds no object; a target is named only after it has said
 //! that it knows this plan. The first thing a new plan does is to freeze all wants: what drained is cordoned, and nothing
-//! moves until the plan says so.
+//! moves until the plan says so. Between draining and empty stands the gate ([`super::gate`]).
+//!
+//! Under the plans of an upgrade a server has its whole turn ([`super::roll`]), and what is over leads to the next plan
+//! ([`super::advance`]).
 
 use std::fmt;
 
-use zones::{Role, ServerName, Want};
+use zones::upkeep::Arrivals;
+use zones::{Errand, Role, ServerName, Want};
 
+use super::advance;
+use super::gate::{self, Gate};
 use super::plan::{Goal, Plan};
+use super::roll::{self, Change, Turn};
 use super::sight::{Seen, Sight};
+use super::upgrade::{Halt, Phase, Roll, Upgrade};
+
+/// How long a gate of a plan by hand waits for two counts to be equal.
+const GATE_WAIT: std::time::Duration = std::time::Duration::from_secs(300);
 
 /// What the controller does next.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -26,6 +37,8 @@ pub enum Decision {
     Wait(Vec<Wait>),
     /// These wants, in one transaction that checks the plan and the wants they were decided from.
     Write(Vec<(ServerName, Want)>),
+    /// The plan has done its part of an upgrade: this one follows.
+    Next(Box<Plan>),
 }
 
 /// Something that is waited for.
@@ -73,6 +86,124 @@ pub enum Wait {
         /// Its role.
         role: Role,
     },
+    /// A server's journal has rows that are not settled.
+    Open {
+        /// Which.
+        server: ServerName,
+        /// How many.
+        rows: u64,
+    },
+    /// A server still has copies of objects that it gave away.
+    Retired {
+        /// Which.
+        server: ServerName,
+        /// How many.
+        copies: u64,
+    },
+    /// A server has not told what it took from another, or another number than that one gave.
+    Counts {
+        /// Which.
+        server: ServerName,
+        /// From whom.
+        from: ServerName,
+    },
+    /// A server still reads back what it took.
+    ReadsBack {
+        /// Which.
+        server: ServerName,
+        /// Copies left.
+        left: u64,
+    },
+    /// Answers that name a server may still be cached.
+    Cached {
+        /// Which.
+        server: ServerName,
+        /// For how long, in seconds.
+        left_s: u64,
+    },
+    /// Requests of clients still run.
+    Requests {
+        /// On which server.
+        server: ServerName,
+        /// How many.
+        running: u64,
+    },
+    /// A server installs a release and comes back.
+    Installs {
+        /// Which.
+        server: ServerName,
+        /// The release.
+        release: String,
+        /// Whether its lease runs.
+        alive: bool,
+    },
+    /// A person has to install a release.
+    ByHand {
+        /// On which server.
+        server: ServerName,
+        /// The release.
+        release: String,
+    },
+    /// A server tests itself.
+    Tests {
+        /// Which.
+        server: ServerName,
+    },
+    /// Clients wait longer than before.
+    Slow {
+        /// For which server.
+        server: ServerName,
+        /// The 99th percentile now, in microseconds.
+        p99_us: u64,
+        /// What it may be.
+        limit_us: u64,
+    },
+    /// The upgrade stands still until a person decides.
+    Halted {
+        /// Why.
+        halt: Halt,
+    },
+    /// The upgraded pool is watched.
+    Soaks {
+        /// For how long still, in seconds.
+        left_s: u64,
+    },
+    /// Nothing is left to be done but to finalize.
+    Finalize,
+    /// Objects that rest are not yet what is asked for.
+    Resting {
+        /// On which server.
+        server: ServerName,
+        /// How many.
+        objects: u64,
+    },
+}
+
+impl Wait {
+    /// The server that it speaks of, if it speaks of one.
+    #[must_use]
+    pub fn server(&self) -> Option<&ServerName> {
+        match self {
+            Wait::Missing { server }
+            | Wait::Unseen { server, .. }
+            | Wait::Named { server, .. }
+            | Wait::Holds { server, .. }
+            | Wait::Unreadable { server, .. }
+            | Wait::Person { server, .. }
+            | Wait::Open { server, .. }
+            | Wait::Retired { server, .. }
+            | Wait::Counts { server, .. }
+            | Wait::ReadsBack { server, .. }
+            | Wait::Cached { server, .. }
+            | Wait::Requests { server, .. }
+            | Wait::Installs { server, .. }
+            | Wait::ByHand { server, .. }
+            | Wait::Tests { server }
+            | Wait::Slow { server, .. }
+            | Wait::Resting { server, .. } => Some(server),
+            Wait::Halted { .. } | Wait::Soaks { .. } | Wait::Finalize => None,
+        }
+    }
 }
 
 impl fmt::Display for Wait {
@@ -102,6 +233,54 @@ impl fmt::Display for Wait {
                  or repair its disk"
             ),
             Wait::Person { server, role } => write!(f, "{server} is {role}: look after it first"),
+            Wait::Open { server, rows } => write!(f, "{rows} rows of {server}'s journal are not settled"),
+            Wait::Retired { server, copies } => write!(f, "{server} still removes {copies} copies that it gave away"),
+            Wait::Counts { server, from } => write!(f, "{server} has not yet counted what it took from {from}"),
+            Wait::ReadsBack { server, left } => write!(f, "{server} reads back what it took: {left} copies left"),
+            Wait::Cached { server, left_s } => {
+                write!(f, "answers that name {server} may be cached for {left_s} s more")
+            }
+            Wait::Requests { server, running } => write!(f, "{running} requests of clients still run on {server}"),
+            Wait::Installs {
+                server,
+                release,
+                alive: true,
+            } => write!(f, "{server} is to install {release}"),
+            Wait::Installs {
+                server,
+                release,
+                alive: false,
+            } => write!(f, "{server} installs {release} and comes back"),
+            Wait::ByHand { server, release } => write!(
+                f,
+                "install {release} on {server} by hand: stop its agent, replace the program, start it"
+            ),
+            Wait::Tests { server } => write!(f, "{server} tests itself"),
+            Wait::Slow {
+                server,
+                p99_us,
+                limit_us,
+            } => write!(
+                f,
+                "clients of {server} wait {} ms at the 99th percentile, and {} ms is the most that goes on",
+                p99_us / 1000,
+                limit_us / 1000
+            ),
+            Wait::Halted { halt: Halt::Paused } => {
+                write!(f, "paused: `librarian upgrade resume` goes on, `abort` goes back")
+            }
+            Wait::Halted { halt: Halt::Gate(why) } => write!(f, "halted: {why}"),
+            Wait::Soaks { left_s } => write!(f, "every server is upgraded; watched for {left_s} s more"),
+            Wait::Finalize => write!(
+                f,
+                "every server is upgraded: `librarian upgrade finalize` makes it final, `abort` goes back"
+            ),
+            Wait::Resting { server, objects } => {
+                write!(
+                    f,
+                    "{objects} objects on {server} are still to be brought to what is asked for"
+                )
+            }
         }
     }
 }
@@ -116,8 +295,79 @@ pub fn decide(sight: &Sight) -> Decision {
     if !frozen.is_empty() {
         return Decision::Write(frozen);
     }
+    let reached = match (&plan.goal, &plan.upgrade) {
+        (Goal::Roll(rolls), Some(upgrade)) => turns(sight, plan, upgrade, rolls),
+        (Goal::Roll(_), None) => Decision::Rest,
+        (Goal::Drain { .. } | Goal::Refill { .. }, _) => one_move(sight, plan),
+        (Goal::Settle | Goal::Policy | Goal::Hold, _) => heard_by_all(sight, plan),
+    };
+    match (&plan.upgrade, reached) {
+        (Some(upgrade), Decision::Rest) => advance::advance(sight, plan, upgrade),
+        (_, decision) => decision,
+    }
+}
+
+/// The turns of several servers at once.
+fn turns(sight: &Sight, plan: &Plan, upgrade: &Upgrade, rolls: &[Roll]) -> Decision {
+    // Whoever obeys an older plan may still move objects into a server that this one relies on.
+    let unseen: Vec<Wait> = sight
+        .servers
+        .iter()
+        .filter(|(_, seen)| !matches!(seen.want.role, Role::Failed | Role::Quarantined) && !seen.has_taken(plan.number))
+        .map(|(server, seen)| Wait::Unseen {
+            server: server.clone(),
+            plan: plan.number,
+            alive: seen.alive,
+        })
+        .collect();
+    if !unseen.is_empty() {
+        return Decision::Wait(unseen);
+    }
+    let (mut changes, mut waits, mut lost) = (Vec::new(), Vec::new(), false);
+    for roll in rolls {
+        match roll::turn(sight, plan, upgrade, roll) {
+            Turn::Over => {}
+            Turn::Waits(more) => waits.extend(more),
+            Turn::Writes(more) => changes.extend(more),
+            Turn::Halts(why) => return advance::halts(sight, plan, upgrade, why),
+            Turn::Failed(why) => return advance::after_failure(sight, plan, upgrade, &roll.server, why),
+            Turn::Lost => lost = true,
+        }
+    }
+    if !changes.is_empty() {
+        return Decision::Write(wants_of(sight, plan, &changes));
+    }
+    match (waits.is_empty(), lost) {
+        (false, _) => Decision::Wait(waits),
+        // The others have had their turn; what the pool can do without the lost server is decided next.
+        (true, _) => Decision::Rest,
+    }
+}
+
+/// The changes as wants, each one step after the server's last; what is so already is left out.
+fn wants_of(sight: &Sight, plan: &Plan, changes: &[Change]) -> Vec<(ServerName, Want)> {
+    changes
+        .iter()
+        .filter_map(|change| {
+            let now = &sight.servers.get(&change.server)?.want;
+            let same = now.role == change.role && now.targets == change.targets && now.errand == change.errand;
+            let want = Want {
+                role: change.role,
+                targets: change.targets.clone(),
+                plan: plan.number,
+                step: now.step + 1,
+                policy: plan.policy,
+                errand: change.errand.clone(),
+            };
+            (!same).then(|| (change.server.clone(), want))
+        })
+        .collect()
+}
+
+/// A drain or a refill.
+fn one_move(sight: &Sight, plan: &Plan) -> Decision {
     let Some((source_name, target_name)) = plan.goal.parties() else {
-        return heard_by_all(sight, plan);
+        return Decision::Rest;
     };
     let (source, target) = match (sight.servers.get(source_name), sight.servers.get(target_name)) {
         (Some(source), Some(target)) => (source, target),
@@ -127,6 +377,13 @@ pub fn decide(sight: &Sight) -> Decision {
     if is_done(source, target) {
         return Decision::Rest;
     }
+    let arrivals = Arrivals {
+        from: source_name.clone(),
+        since: match plan.upgrade.as_ref().and_then(|upgrade| upgrade.open.get(source_name)) {
+            Some(open) => open.since,
+            None => plan.number,
+        },
+    };
     let unseen: Vec<Wait> = [(source_name, source), (target_name, target)]
         .into_iter()
         .filter(|(_, seen)| !seen.knows(plan.number))
@@ -139,20 +396,41 @@ pub fn decide(sight: &Sight) -> Decision {
     if !unseen.is_empty() {
         return Decision::Wait(unseen);
     }
-    let write = |changes: &[(&ServerName, &Seen, Role, &[ServerName])]| Decision::Write(wants(plan, changes));
+    let write = |changes: &[(&ServerName, Role, &[ServerName])]| {
+        let changes: Vec<Change> = changes
+            .iter()
+            .map(|(server, role, targets)| Change {
+                server: (*server).clone(),
+                role: *role,
+                targets: targets.to_vec(),
+                // What the target takes is counted from the moment it takes anything.
+                errand: Errand {
+                    arrivals: (*server == target_name && role.takes_new_objects() && target.upkeep().is_some())
+                        .then(|| arrivals.clone()),
+                    ..Errand::default()
+                },
+            })
+            .collect();
+        Decision::Write(wants_of(sight, plan, &changes))
+    };
     let target_role = match plan.goal {
-        Goal::Drain { .. } | Goal::Settle | Goal::Policy => Role::Serving,
+        Goal::Drain { .. } | Goal::Settle | Goal::Policy | Goal::Roll(_) | Goal::Hold => Role::Serving,
         Goal::Refill { .. } => Role::Refilling,
     };
+    if matches!(source.want.role, Role::Serving | Role::Refilling)
+        && let Some(wait @ Wait::Retired { .. }) = gate::left(source_name, source.upkeep())
+    {
+        // What it gave away before is not to be counted with what it gives now.
+        return Decision::Wait(vec![wait]);
+    }
     match source.want.role {
         Role::Serving | Role::Refilling => match target.want.role {
             // Left by a plan that was turned round: it takes objects again before the other stops.
-            Role::Cordoned | Role::Empty => write(&[
-                (target_name, target, target_role, &[]),
-                (source_name, source, Role::Cordoned, &[]),
-            ]),
+            Role::Cordoned | Role::Empty => {
+                write(&[(target_name, target_role, &[]), (source_name, Role::Cordoned, &[])])
+            }
             Role::Serving | Role::Free | Role::Reserve | Role::Refilling => {
-                write(&[(source_name, source, Role::Cordoned, &[])])
+                write(&[(source_name, Role::Cordoned, &[])])
             }
             role @ (Role::Draining | Role::Upgrading | Role::Validating | Role::Failed | Role::Quarantined) => {
                 person(target_name, role)
@@ -160,45 +438,32 @@ pub fn decide(sight: &Sight) -> Decision {
         },
         Role::Cordoned => match target.want.role {
             Role::Serving | Role::Free | Role::Reserve | Role::Refilling | Role::Cordoned | Role::Empty => write(&[
-                (target_name, target, target_role, &[]),
-                (source_name, source, Role::Draining, std::slice::from_ref(target_name)),
+                (target_name, target_role, &[]),
+                (source_name, Role::Draining, std::slice::from_ref(target_name)),
             ]),
             role @ (Role::Draining | Role::Upgrading | Role::Validating | Role::Failed | Role::Quarantined) => {
                 person(target_name, role)
             }
         },
         Role::Draining => {
-            let mut waits = Vec::new();
-            if source.named > 0 {
-                waits.push(Wait::Named {
-                    server: source_name.clone(),
-                    registers: source.named,
-                });
+            let waits = roll::drains(source_name, source);
+            if !waits.is_empty() {
+                return Decision::Wait(waits);
             }
-            let (objects, unreadable) = source.has.as_ref().map_or((0, 0), |has| (has.objects, has.unreadable));
-            if objects > 0 {
-                waits.push(Wait::Holds {
-                    server: source_name.clone(),
-                    objects,
-                });
-                if unreadable > 0 {
-                    waits.push(Wait::Unreadable {
-                        server: source_name.clone(),
-                        objects: unreadable,
-                    });
-                }
-            }
-            if waits.is_empty() {
-                write(&[(source_name, source, Role::Empty, &[])])
-            } else {
-                Decision::Wait(waits)
+            match gate::evidence((source_name, source), (target_name, target), &arrivals, GATE_WAIT) {
+                Gate::Passed => write(&[(source_name, Role::Empty, &[])]),
+                Gate::Waits(wait) => Decision::Wait(vec![wait]),
+                Gate::Failed(why) => match &plan.upgrade {
+                    Some(upgrade) => advance::halts(sight, plan, upgrade, why),
+                    None => Decision::Wait(vec![Wait::Halted { halt: Halt::Gate(why) }]),
+                },
             }
         }
-        Role::Empty => write(&[
-            (target_name, target, Role::Serving, &[]),
-            (source_name, source, Role::Free, &[]),
-        ]),
-        Role::Free => write(&[(target_name, target, Role::Serving, &[])]),
+        Role::Empty => match gate::left(source_name, source.upkeep()) {
+            Some(wait) => Decision::Wait(vec![wait]),
+            None => write(&[(target_name, Role::Serving, &[]), (source_name, Role::Free, &[])]),
+        },
+        Role::Free => write(&[(target_name, Role::Serving, &[])]),
         role @ (Role::Reserve | Role::Upgrading | Role::Validating | Role::Failed | Role::Quarantined) => {
             person(source_name, role)
         }
@@ -231,11 +496,22 @@ fn freeze(sight: &Sight, plan: &Plan) -> Vec<(ServerName, Want)> {
                 plan: plan.number,
                 step: 0,
                 policy: plan.policy,
-                errand: zones::Errand::default(),
+                errand: frozen_errand(seen, plan),
             };
             (name.clone(), want)
         })
         .collect()
+}
+
+/// What a server goes on with under a new plan: nothing, but for the sweep of a plan that sweeps.
+fn frozen_errand(seen: &Seen, plan: &Plan) -> Errand {
+    let sweeps = plan.upgrade.as_ref().filter(|upgrade| upgrade.phase == Phase::Sweeping);
+    Errand {
+        sweep: sweeps
+            .filter(|_| seen.want.role.takes_new_objects() && seen.upkeep().is_some())
+            .and_then(|upgrade| upgrade.ask.sweep),
+        ..Errand::default()
+    }
 }
 
 /// A plan under which nothing moves is done when its wants are written; one that asks more of objects, when every server that is
@@ -252,7 +528,7 @@ fn heard_by_all(sight: &Sight, plan: &Plan) -> Decision {
                 alive: seen.alive,
             })
             .collect(),
-        Goal::Settle | Goal::Drain { .. } | Goal::Refill { .. } => Vec::new(),
+        Goal::Settle | Goal::Drain { .. } | Goal::Refill { .. } | Goal::Roll(_) | Goal::Hold => Vec::new(),
     };
     match waits.is_empty() {
         true => Decision::Rest,
@@ -263,25 +539,6 @@ fn heard_by_all(sight: &Sight, plan: &Plan) -> Decision {
 /// Whether the plan of these two has ended: the source free again, the target at work.
 fn is_done(source: &Seen, target: &Seen) -> bool {
     source.want.role == Role::Free && target.want.role == Role::Serving
-}
-
-/// The wants that change something; each is one step after the server's last.
-fn wants(plan: &Plan, changes: &[(&ServerName, &Seen, Role, &[ServerName])]) -> Vec<(ServerName, Want)> {
-    changes
-        .iter()
-        .filter(|(_, seen, role, targets)| seen.want.role != *role || seen.want.targets != *targets)
-        .map(|(name, seen, role, targets)| {
-            let want = Want {
-                role: *role,
-                targets: targets.to_vec(),
-                plan: plan.number,
-                step: seen.want.step + 1,
-                policy: plan.policy,
-                errand: zones::Errand::default(),
-            };
-            ((*name).clone(), want)
-        })
-        .collect()
 }
 
 fn missing(server: &ServerName) -> Decision {

@@ -20,7 +20,7 @@ fn act(sight: &mut Sight) -> bool {
             }
             true
         }
-        Decision::Rest | Decision::Wait(_) => false,
+        Decision::Rest | Decision::Wait(_) | Decision::Next(_) => false,
     }
 }
 
@@ -47,6 +47,7 @@ fn the_plan_after_a_reconcile_moves_nothing_and_is_no_obstacle_to_the_next() {
         goal: Goal::Settle,
         homes: std::collections::BTreeMap::new(),
         policy: zones::Policy::default(),
+        upgrade: None,
     };
     sight.apply_plan(settle);
     // A server that joined since has an older want.

@@ -20,7 +20,11 @@ pub fn look(view: &View<'_>) -> Result<Sight, PlanError> {
         .servers()
         .map(|server| (server.name.clone(), seen(view, server)))
         .collect::<std::collections::BTreeMap<ServerName, Seen>>();
-    Ok(Sight { plan, servers })
+    Ok(Sight {
+        plan,
+        servers,
+        ..Sight::default()
+    })
 }
 
 fn seen(view: &View<'_>, server: &Server) -> Seen {
@@ -30,5 +34,8 @@ fn seen(view: &View<'_>, server: &Server) -> Seen {
         alive: view.is_alive(server),
         named: view.objects_naming(&server.name),
         owned: view.objects_owned(&server.name),
+        quiet_for: None,
+        emptied_for: None,
+        step_for: std::time::Duration::ZERO,
     }
 }

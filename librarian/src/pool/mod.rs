@@ -7,19 +7,29 @@
 //!
 //! What is absent on purpose: where objects are (the registers say), and how they move (agents do that by themselves).
 
+mod advance;
 pub mod controller;
 pub mod decide;
+mod gate;
 pub mod look;
+pub mod memory;
 pub mod plan;
+pub mod preflight;
 pub mod progress;
 pub mod propose;
+mod roll;
+pub mod rotation;
 pub mod sight;
+pub mod steer;
 #[cfg(test)]
 mod testing;
+pub mod upgrade;
 
 pub use decide::{Decision, Wait, decide};
 pub use look::look;
+pub use memory::Memory;
 pub use plan::{Goal, Plan, PlanError};
 pub use progress::Progress;
 pub use propose::{PlanRefusal, ask_more, drain, refill};
 pub use sight::{Seen, Sight};
+pub use upgrade::{Ask, Halt, Phase, Upgrade};

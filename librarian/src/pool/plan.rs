@@ -6,6 +6,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use zones::{Level, Policy, ServerName, Steps};
 
+use super::upgrade::{Roll, Upgrade};
+
 /// Longest document that is read: a pool of thousands of servers stays far below.
 const DOCUMENT_OCTETS_MAX: usize = 1 << 20;
 
@@ -22,6 +24,8 @@ pub struct Plan {
     pub homes: BTreeMap<ServerName, ServerName>,
     /// What it asks of objects.
     pub policy: Policy,
+    /// The upgrade that it is a part of.
+    pub upgrade: Option<Upgrade>,
 }
 
 /// What a plan wants done. A drain and a refill move every object off one server onto another; they differ in whose idea of
@@ -46,6 +50,10 @@ pub enum Goal {
     Settle,
     /// Nothing moves: what the plan asks of objects is new.
     Policy,
+    /// Each of these servers is emptied and given the release of the upgrade.
+    Roll(Vec<Roll>),
+    /// Nothing moves: an upgrade stands still or is watched.
+    Hold,
 }
 
 /// A document is not a plan that this release can read.
@@ -68,6 +76,9 @@ struct Document {
     /// Absent for the first policy: so plans of a release without policies are read, and read by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     policy: Option<PolicyText>,
+    /// Absent outside an upgrade.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    upgrade: Option<Upgrade>,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -85,6 +96,8 @@ enum GoalText {
     Refill { server: String, from: String },
     Settle,
     Policy,
+    Roll(Vec<Roll>),
+    Hold,
 }
 
 impl Goal {
@@ -94,7 +107,7 @@ impl Goal {
         match self {
             Goal::Drain { server, into } => Some((server, into)),
             Goal::Refill { server, from } => Some((from, server)),
-            Goal::Settle | Goal::Policy => None,
+            Goal::Settle | Goal::Policy | Goal::Roll(_) | Goal::Hold => None,
         }
     }
 }
@@ -106,6 +119,14 @@ impl fmt::Display for Goal {
             Goal::Refill { server, from } => write!(f, "refill {server} from {from}"),
             Goal::Settle => write!(f, "settle after a reconcile"),
             Goal::Policy => write!(f, "ask more of objects"),
+            Goal::Roll(rolls) => {
+                write!(f, "upgrade")?;
+                for (at, roll) in rolls.iter().enumerate() {
+                    write!(f, "{} {roll}", if at > 0 { "," } else { "" })?;
+                }
+                Ok(())
+            }
+            Goal::Hold => write!(f, "move nothing"),
         }
     }
 }
@@ -127,6 +148,8 @@ impl Plan {
                 },
                 Goal::Settle => GoalText::Settle,
                 Goal::Policy => GoalText::Policy,
+                Goal::Roll(rolls) => GoalText::Roll(rolls.clone()),
+                Goal::Hold => GoalText::Hold,
             },
             homes: self
                 .homes
@@ -138,6 +161,7 @@ impl Plan {
                 floor: self.policy.floor.0,
                 contract_steps: self.policy.steps == Steps::All,
             }),
+            upgrade: self.upgrade.clone(),
         };
         serde_json::to_string(&document).expect("texts and a number are JSON")
     }
@@ -169,6 +193,8 @@ impl Plan {
             },
             GoalText::Settle => Goal::Settle,
             GoalText::Policy => Goal::Policy,
+            GoalText::Roll(rolls) => Goal::Roll(rolls.clone()),
+            GoalText::Hold => Goal::Hold,
         };
         let policy = document.policy.map_or_else(Policy::default, |policy| Policy {
             level: Level(policy.level),
@@ -193,6 +219,7 @@ impl Plan {
             goal,
             homes,
             policy,
+            upgrade: document.upgrade,
         })
     }
 
@@ -206,6 +233,7 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pool::upgrade::{Ask, Baseline, Halt, Open, Phase};
     use proptest::prelude::*;
 
     fn name(text: &str) -> ServerName {
@@ -214,17 +242,33 @@ mod tests {
 
     proptest! {
         #[test]
-        fn plan_document_comes_back(what in 0..4, level in 1u8..9, all in any::<bool>(), number in 1u64.., a in "s[a-z0-9]{1,13}", b in "t[a-z0-9]{1,13}") {
+        fn plan_document_comes_back(what in 0..6, level in 1u8..9, all in any::<bool>(), number in 1u64.., a in "s[a-z0-9]{1,13}", b in "t[a-z0-9]{1,13}") {
             let goal = match what {
                 0 => Goal::Drain { server: name(&a), into: name(&b) },
                 1 => Goal::Refill { server: name(&a), from: name(&b) },
                 2 => Goal::Settle,
-                _ => Goal::Policy,
+                3 => Goal::Policy,
+                4 => Goal::Hold,
+                _ => Goal::Roll(vec![
+                    Roll { server: name(&a), into: Some(name(&b)), since: number, reserve: false },
+                    Roll { server: name(&b), into: None, since: 1, reserve: true },
+                ]),
             };
             let steps = if all { Steps::All } else { Steps::Expand };
             let policy = Policy { level: Level(level), floor: Level(1), steps };
             let homes = [(name(&a), name(&b))].into();
-            let plan = Plan { number, parent: number - 1, goal, homes, policy };
+            let upgrade = (what > 3).then(|| Upgrade {
+                from: "1".to_owned(),
+                to: "2".to_owned(),
+                phase: if all { Phase::Rolling } else { Phase::RolledBack },
+                halt: all.then(|| Halt::Gate("why".to_owned())),
+                ask: Ask::default(),
+                began_unix_s: number,
+                open: [(name(&a), Open { into: name(&b), since: number })].into(),
+                failed: [(name(&b), 2)].into(),
+                baseline: Baseline { p99_us: 7, errors: [(name(&a), 1)].into() },
+            });
+            let plan = Plan { number, parent: number - 1, goal, homes, policy, upgrade };
             prop_assert_eq!(Plan::read(number, &plan.document()).expect("own document"), plan);
         }
 

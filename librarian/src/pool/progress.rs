@@ -47,7 +47,7 @@ impl Progress {
             bytes_left: source.map_or(0, |source| if source.owned == 0 { 0 } else { source.bytes() }),
             waits: match decision {
                 Decision::Wait(waits) => waits.iter().map(ToString::to_string).collect(),
-                Decision::Rest | Decision::Write(_) => Vec::new(),
+                Decision::Rest | Decision::Write(_) | Decision::Next(_) => Vec::new(),
             },
         })
     }

@@ -129,6 +129,7 @@ pub fn drain(sight: &Sight, server: &ServerName, into: Option<&ServerName>) -> R
     let source = find(sight, server)?;
     if let Some(plan) = running(sight) {
         return match &plan.goal {
+            _ if plan.upgrade.is_some() => Err(busy(plan)),
             Goal::Refill { server: filled, from } if filled == server && into.is_none_or(|into| into == from) => {
                 let goal = Goal::Drain {
                     server: filled.clone(),
@@ -136,7 +137,9 @@ pub fn drain(sight: &Sight, server: &ServerName, into: Option<&ServerName>) -> R
                 };
                 Ok(make(sight, goal))
             }
-            Goal::Refill { .. } | Goal::Drain { .. } | Goal::Settle | Goal::Policy => Err(busy(plan)),
+            Goal::Refill { .. } | Goal::Drain { .. } | Goal::Settle | Goal::Policy | Goal::Roll(_) | Goal::Hold => {
+                Err(busy(plan))
+            }
         };
     }
     match source.want.role {
@@ -218,6 +221,7 @@ pub fn refill(sight: &Sight, server: &ServerName) -> Result<Plan, PlanRefusal> {
     let target = find(sight, server)?;
     if let Some(plan) = running(sight) {
         return match &plan.goal {
+            _ if plan.upgrade.is_some() => Err(busy(plan)),
             Goal::Drain { server: drained, into } if drained == server => {
                 let goal = Goal::Refill {
                     server: drained.clone(),
@@ -225,7 +229,9 @@ pub fn refill(sight: &Sight, server: &ServerName) -> Result<Plan, PlanRefusal> {
                 };
                 Ok(make(sight, goal))
             }
-            Goal::Refill { .. } | Goal::Drain { .. } | Goal::Settle | Goal::Policy => Err(busy(plan)),
+            Goal::Refill { .. } | Goal::Drain { .. } | Goal::Settle | Goal::Policy | Goal::Roll(_) | Goal::Hold => {
+                Err(busy(plan))
+            }
         };
     }
     let no_home = || PlanRefusal::NoHome { server: server.clone() };
@@ -312,10 +318,12 @@ fn busy(plan: &Plan) -> PlanRefusal {
         number: plan.number,
         goal: plan.goal.to_string(),
         reverse: match &plan.goal {
+            _ if plan.upgrade.is_some() => "upgrade abort".to_owned(),
             Goal::Drain { server, .. } => format!("refill {server}"),
             Goal::Refill { server, .. } => format!("drain {server}"),
             // Over as soon as its wants are written.
             Goal::Settle | Goal::Policy => "pool".to_owned(),
+            Goal::Roll(_) | Goal::Hold => "upgrade abort".to_owned(),
         },
     }
 }
@@ -331,7 +339,7 @@ fn make(sight: &Sight, goal: Goal) -> Plan {
         Goal::Refill { server, .. } => {
             homes.remove(server);
         }
-        Goal::Settle | Goal::Policy => {}
+        Goal::Settle | Goal::Policy | Goal::Roll(_) | Goal::Hold => {}
     }
     Plan {
         number: parent + 1,
@@ -339,6 +347,7 @@ fn make(sight: &Sight, goal: Goal) -> Plan {
         goal,
         homes,
         policy: sight.policy(),
+        upgrade: None,
     }
 }
 

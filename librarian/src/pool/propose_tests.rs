@@ -184,6 +184,7 @@ fn policy_that_falls_or_that_objects_could_not_follow_is_refused() {
         goal: Goal::Settle,
         homes: std::collections::BTreeMap::new(),
         policy: policy(2, 1, Steps::All),
+        upgrade: None,
     });
     let refused = |level, floor, steps, lowest| ask_more(&sight, policy(level, floor, steps), lowest).unwrap_err();
     let lowest = Some(Level(2));

@@ -1,8 +1,9 @@
 //! What the controller sees: one consistent look at the plan, the wants and what servers say of themselves.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use zones::{Has, Policy, ServerName, Want};
+use zones::{Has, Policy, ServerName, Upkeep, Want};
 
 use super::plan::Plan;
 use crate::guard::{Guard, stands};
@@ -14,6 +15,10 @@ pub struct Sight {
     pub plan: Option<Plan>,
     /// Every server that joined.
     pub servers: BTreeMap<ServerName, Seen>,
+    /// How long this plan has been the current one, as far as this process knows.
+    pub plan_for: Duration,
+    /// How long an answer that names a server may be cached, with that server's address.
+    pub linger: Duration,
 }
 
 /// What is known of one server.
@@ -29,6 +34,12 @@ pub struct Seen {
     pub named: u64,
     /// Registers that name it as the owner.
     pub owned: u64,
+    /// For how long no answer has named it for an object or a placement.
+    pub quiet_for: Option<Duration>,
+    /// For how long a draining server has owned nothing.
+    pub emptied_for: Option<Duration>,
+    /// For how long its want has been as it is.
+    pub step_for: Duration,
 }
 
 impl Sight {
@@ -51,6 +62,30 @@ impl Seen {
     #[must_use]
     pub fn knows(&self, plan: u64) -> bool {
         !stands(Guard::PlanSeen) || self.alive && self.has.as_ref().is_some_and(|has| has.plan == plan)
+    }
+
+    /// Whether the server has said, at whatever time, that it knows this plan or a later one: it has it on disk.
+    #[must_use]
+    pub fn has_taken(&self, plan: u64) -> bool {
+        !stands(Guard::PlanSeen) || self.has.as_ref().is_some_and(|has| has.plan >= plan)
+    }
+
+    /// The release that it runs, as it last said.
+    #[must_use]
+    pub fn release(&self) -> Option<&str> {
+        self.has.as_ref().map(|has| has.release.as_str())
+    }
+
+    /// Objects that it owns, as it last said.
+    #[must_use]
+    pub fn objects(&self) -> u64 {
+        self.has.as_ref().map_or(0, |has| has.objects)
+    }
+
+    /// What a server says that a pool can upgrade.
+    #[must_use]
+    pub fn upkeep(&self) -> Option<&Upkeep> {
+        self.has.as_ref().and_then(|has| has.upkeep.as_ref())
     }
 
     /// Octets that its objects take, as it last said.

@@ -46,6 +46,9 @@ pub(super) fn seen(role: Role, objects: u64) -> Seen {
         alive: true,
         named: objects,
         owned: objects,
+        quiet_for: None,
+        emptied_for: None,
+        step_for: std::time::Duration::ZERO,
     }
 }
 
@@ -57,6 +60,7 @@ pub(super) fn sight(servers: &[(&str, Role, u64)]) -> Sight {
             .iter()
             .map(|(server, role, objects)| (name(server), seen(*role, *objects)))
             .collect::<BTreeMap<_, _>>(),
+        ..Sight::default()
     }
 }
 

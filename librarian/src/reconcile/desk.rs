@@ -245,6 +245,8 @@ impl Desk {
             number: current.max(seen) + 1,
             parent: current,
             goal: Goal::Settle,
+            // An upgrade that was under way is begun anew by its operator, who sees what was lost.
+            upgrade: None,
             policy: policy(last.as_ref().map(|plan| plan.policy), &view),
             homes: last.map(|plan| plan.homes).unwrap_or_default(),
         };

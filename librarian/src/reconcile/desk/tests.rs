@@ -388,6 +388,7 @@ async fn backup_that_knows_a_later_plan_than_a_server_knows_its_role_better() {
         goal: Goal::Settle,
         homes: BTreeMap::new(),
         policy: zones::Policy::default(),
+        upgrade: None,
     };
     let plan = Plan {
         number: plan.number,

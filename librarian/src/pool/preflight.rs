@@ -1,0 +1,221 @@
+//! What is looked at before an upgrade begins (DESIGN.md section 13). Every finding is shown, also those that are well.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use zones::upkeep::Install;
+use zones::{Role, ServerName};
+
+use super::advance::topology;
+use super::rotation;
+use super::sight::{Seen, Sight};
+use super::upgrade::Upgrade;
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Finding {
+    /// What was looked at, such as `release`.
+    pub what: String,
+    /// Whether the upgrade cannot begin with it.
+    pub is_fault: bool,
+    /// How it is, and what to do.
+    pub says: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mark = if self.is_fault { "FAULT" } else { "ok" };
+        write!(f, "{mark:5} {}: {}", self.what, self.says)
+    }
+}
+
+/// The release that most servers run that do not run the new one yet.
+pub(super) fn old_release(sight: &Sight, to: &str) -> Option<String> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for release in sight.servers.values().filter_map(Seen::release) {
+        if release != to {
+            *counts.entry(release).or_default() += 1;
+        }
+    }
+    counts
+        .into_iter()
+        .max_by_key(|(_, count)| *count)
+        .map(|(release, _)| release.to_owned())
+}
+
+/// Looks at everything.
+pub(super) fn check(sight: &Sight, upgrade: &Upgrade, moving: u64) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut say = |what: &str, faults: Vec<String>, well: String| {
+        if faults.is_empty() {
+            findings.push(Finding {
+                what: what.to_owned(),
+                is_fault: false,
+                says: well,
+            });
+        }
+        findings.extend(faults.into_iter().map(|says| Finding {
+            what: what.to_owned(),
+            is_fault: true,
+            says,
+        }));
+    };
+    let servers = || {
+        sight
+            .servers
+            .iter()
+            .filter(|(_, seen)| seen.want.role != Role::Quarantined)
+    };
+    let each = |fault: &dyn Fn(&ServerName, &Seen) -> Option<String>| -> Vec<String> {
+        servers().filter_map(|(server, seen)| fault(server, seen)).collect()
+    };
+    let count = servers().count();
+
+    say(
+        "servers",
+        each(&|server, seen| {
+            let heard = seen.alive && seen.has.is_some();
+            (!heard).then(|| format!("{server} is not heard: start its agent with `agent run`"))
+        }),
+        format!("all {count} are heard"),
+    );
+    say(
+        "roles",
+        each(&|server, seen| match seen.want.role {
+            Role::Serving | Role::Free | Role::Reserve => None,
+            role @ (Role::Cordoned
+            | Role::Draining
+            | Role::Empty
+            | Role::Upgrading
+            | Role::Validating
+            | Role::Refilling
+            | Role::Failed
+            | Role::Quarantined) => Some(format!("{server} is {role}: end what it is in first")),
+        }),
+        "every server serves or is free".to_owned(),
+    );
+    say(
+        "release",
+        each(&|server, seen| {
+            let release = seen.release()?;
+            (release != upgrade.from && release != upgrade.to).then(|| {
+                format!(
+                    "{server} runs {release}, the others {} or {}: bring it there first",
+                    upgrade.from, upgrade.to
+                )
+            })
+        }),
+        format!("all run {} or {}", upgrade.from, upgrade.to),
+    );
+    say(
+        "moves",
+        if moving == 0 {
+            Vec::new()
+        } else {
+            vec![format!(
+                "{moving} objects are on their way: wait until they have arrived"
+            )]
+        },
+        "no object is on its way".to_owned(),
+    );
+    let level = upgrade.ask.level.unwrap_or(sight.policy().level.0);
+    say(
+        "suites",
+        each(&|server, seen| {
+            let suite = seen.upkeep()?.suite;
+            (seen.release() == Some(&upgrade.to) && suite < level)
+                .then(|| format!("{server} knows levels up to {suite} only, and {level} is asked for"))
+        }),
+        format!("level {level} can be read everywhere after the upgrade"),
+    );
+    let sets: std::collections::BTreeSet<_> = servers()
+        .filter(|(_, seen)| seen.release() == Some(&upgrade.from))
+        .filter_map(|(_, seen)| Some(seen.upkeep()?.schemas))
+        .collect();
+    say(
+        "schemas",
+        if sets.len() > 1 {
+            vec![format!(
+                "servers of release {} have {} different sets of schemas: put the same on all (`schemas` in agent.toml)",
+                upgrade.from,
+                sets.len()
+            )]
+        } else {
+            Vec::new()
+        },
+        "all servers of one release have the same".to_owned(),
+    );
+    say(
+        "objects",
+        each(&|server, seen| {
+            let has = seen.has.as_ref()?;
+            (has.unreadable > 0).then(|| {
+                format!(
+                    "{} objects on {server} cannot be read and would stay: `agent check` there says which",
+                    has.unreadable
+                )
+            })
+        }),
+        "all can be read".to_owned(),
+    );
+    let quarantined: u64 = servers()
+        .filter_map(|(_, seen)| Some(seen.has.as_ref()?.quarantined))
+        .sum();
+    say(
+        "quarantine",
+        Vec::new(),
+        match quarantined {
+            0 => "no object is on the list".to_owned(),
+            some => format!(
+                "schema steps failed for {some} objects; finalize will ask that they are mended or waived: `librarian upgrade \
+                 quarantine` says which and why"
+            ),
+        },
+    );
+    let by_hand: Vec<&str> = servers()
+        .filter(|(_, seen)| seen.upkeep().is_none_or(|upkeep| upkeep.install == Install::ByHand))
+        .map(|(server, _)| server.as_str())
+        .collect();
+    say(
+        "install",
+        Vec::new(),
+        match by_hand[..] {
+            [] => "every server installs by itself".to_owned(),
+            [..] => format!(
+                "on {} a person installs when the status says so (no `install` is configured there)",
+                by_hand.join(", ")
+            ),
+        },
+    );
+    // The free servers come first in any case.
+    let mut pool = topology(sight, &upgrade.to, upgrade, None);
+    for host in pool.hosts.iter_mut().filter(|host| host.part == rotation::Part::Free) {
+        host.done = true;
+    }
+    match rotation::search(&pool) {
+        Ok(rotation) => {
+            let turns: Vec<String> = rotation
+                .rounds
+                .iter()
+                .map(|round| {
+                    let steps = round.iter().map(|step| match &step.into {
+                        Some(into) => format!("{} into {into}", step.server),
+                        None => step.server.to_string(),
+                    });
+                    steps.collect::<Vec<_>>().join(" and ")
+                })
+                .collect();
+            say(
+                "capacity",
+                Vec::new(),
+                match turns[..] {
+                    [] => "nothing is to be moved".to_owned(),
+                    [..] => format!("the order works, and back: {}", turns.join(", then ")),
+                },
+            );
+        }
+        Err(refusal) => say("capacity", vec![refusal.to_string()], String::new()),
+    }
+    findings
+}
