@@ -101,7 +101,7 @@ pub enum Install {
     Ready,
     /// It was asked for.
     Asked(String),
-    /// It did not work, and the release before is back.
+    /// It did not work under the plan that it knows now, and the release before is back.
     Failed(String),
     /// It is not on this server's list of releases that may be installed.
     Refused(String),

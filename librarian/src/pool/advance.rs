@@ -145,6 +145,7 @@ pub(super) fn child(sight: &Sight, plan: &Plan, goal: Goal, mut upgrade: Upgrade
                     let open = Open {
                         into: into.clone(),
                         since: roll.since,
+                        home: false,
                     };
                     upgrade.open.insert(roll.server.clone(), open);
                 }
@@ -155,6 +156,7 @@ pub(super) fn child(sight: &Sight, plan: &Plan, goal: Goal, mut upgrade: Upgrade
             let open = Open {
                 into: server.clone(),
                 since: plan.number + 1,
+                home: true,
             };
             upgrade.open.entry(from.clone()).or_insert(open);
         }
@@ -242,25 +244,29 @@ pub(super) fn next(sight: &Sight, plan: &Plan, upgrade: &Upgrade, with_failed: b
                         seen.want.role
                     ));
                 };
-                let runs = |name: &ServerName| servers.get(name).is_some_and(|seen| runs_goal(seen));
-                match (runs(server), runs(&open.into)) {
-                    // Turned round: what it gave comes back, and the other one is brought to the goal.
-                    (true, false) => begun.push(Roll {
-                        into: Some(server.clone()),
-                        ..alone(&open.into, false)
-                    }),
-                    // On its way home.
-                    (true, true) => {
+                let partner = servers.get(&open.into);
+                let partner_in = |roles: &[Role]| partner.is_some_and(|seen| roles.contains(&seen.want.role));
+                let holds = [Role::Serving, Role::Refilling, Role::Cordoned, Role::Draining];
+                let takes = [Role::Serving, Role::Refilling, Role::Free, Role::Reserve];
+                match (runs_goal(seen), partner.is_some_and(|seen| runs_goal(seen))) {
+                    (true, _) if open.home => {
                         return Next::Goal(Goal::Refill {
                             server: open.into.clone(),
                             from: server.clone(),
                         });
                     }
-                    (false, _) => begun.push(Roll {
+                    // Turned round: what it gave comes back, and the other one is brought to the goal.
+                    (true, false) if partner_in(&holds) => begun.push(Roll {
+                        into: Some(server.clone()),
+                        ..alone(&open.into, false)
+                    }),
+                    (false, _) if partner_in(&takes) => begun.push(Roll {
                         into: Some(open.into.clone()),
                         since: open.since,
                         ..alone(server, false)
                     }),
+                    // The one that was to take its objects has none of them: it serves again.
+                    (_, _) => begun.push(alone(server, false)),
                 }
             }
             Role::Empty | Role::Upgrading | Role::Validating => begun.push(alone(server, false)),

@@ -24,6 +24,8 @@ pub mod steer;
 #[cfg(test)]
 mod testing;
 pub mod upgrade;
+#[cfg(test)]
+mod upgrade_tests;
 
 pub use decide::{Decision, Wait, decide};
 pub use look::look;

@@ -264,7 +264,7 @@ mod tests {
                 halt: all.then(|| Halt::Gate("why".to_owned())),
                 ask: Ask::default(),
                 began_unix_s: number,
-                open: [(name(&a), Open { into: name(&b), since: number })].into(),
+                open: [(name(&a), Open { into: name(&b), since: number, home: all })].into(),
                 failed: [(name(&b), 2)].into(),
                 baseline: Baseline { p99_us: 7, errors: [(name(&a), 1)].into() },
             });

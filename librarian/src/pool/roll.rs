@@ -133,6 +133,9 @@ impl One<'_> {
     }
 
     fn serving(&self) -> Turn {
+        if self.roll.into.is_none() {
+            return Turn::Over;
+        }
         let (into, target) = match self.target() {
             Ok(target) => target,
             Err(turn) => return turn,
@@ -162,6 +165,12 @@ impl One<'_> {
     }
 
     fn cordoned(&self) -> Turn {
+        if self.roll.into.is_none() {
+            return match self.unseen(&self.roll.server, self.seen) {
+                Some(turn) => turn,
+                None => self.write(Role::Serving, Errand::default()),
+            };
+        }
         let (into, target) = match self.target() {
             Ok(target) => target,
             Err(turn) => return turn,

@@ -118,6 +118,9 @@ pub struct Open {
     pub into: ServerName,
     /// The plan under which it began.
     pub since: u64,
+    /// Whether objects go home by it, so that nothing is installed on the server that gives them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub home: bool,
 }
 
 /// How the pool did when this plan was made.
@@ -136,7 +139,7 @@ pub struct Baseline {
 pub struct Roll {
     /// Which.
     pub server: ServerName,
-    /// Where its objects go; absent: it holds none.
+    /// Where its objects go; absent: it holds none, or takes objects again after a drain that does not go on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub into: Option<ServerName>,
     /// The plan under which its drain began.

@@ -1,0 +1,594 @@
+//! Whole upgrades against agents that obey and report when they like, in virtual time: orders of events, faults, and what a
+//! person says in between.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use zones::upkeep::{Install, Sum, Taken, Upkeep};
+use zones::{Role, ServerName, Want};
+
+use super::decide::{Decision, Wait, decide};
+use super::memory::Memory;
+use super::sight::Sight;
+use super::steer::{self, SteerRefusal};
+use super::testing::{has, name, sight};
+use super::upgrade::{Ask, Halt, Phase, Upgrade};
+
+const LINGER: Duration = Duration::from_secs(11);
+
+/// A small deterministic generator: a failure prints the seed.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % sides
+    }
+}
+
+/// One server's agent.
+struct Agent {
+    want: Want,
+    release: String,
+    up: bool,
+    /// What it installs, while it is down for that.
+    installs: Option<String>,
+    install: Install,
+    /// The (plan, step) under which an install failed.
+    failed_at: (u64, u64),
+    tested: u64,
+    /// It never comes back by itself.
+    broken: bool,
+}
+
+/// A pool with its objects.
+struct Model {
+    sight: Sight,
+    memory: Memory,
+    now: Instant,
+    agents: BTreeMap<ServerName, Agent>,
+    /// Owner by object.
+    owners: Vec<ServerName>,
+    copies: BTreeSet<(ServerName, usize)>,
+    /// Every move: object, whence, whither, under which plan.
+    moves: Vec<(usize, ServerName, ServerName, u64)>,
+    /// When a register last named a server, or its role let answers name it.
+    named_at: BTreeMap<ServerName, Instant>,
+    frees: usize,
+}
+
+/// What may go wrong.
+#[derive(Clone, Copy, Default)]
+struct Faults {
+    /// Installs that fail, of a hundred.
+    fails: u64,
+    /// Servers that do not come back.
+    lost: usize,
+}
+
+impl Model {
+    fn new(servers: &[(&str, Role, u64)]) -> Model {
+        let mut sight = sight(servers);
+        let mut owners = Vec::new();
+        let mut copies = BTreeSet::new();
+        for (server, _, objects) in servers {
+            for _ in 0..*objects {
+                copies.insert((name(server), owners.len()));
+                owners.push(name(server));
+            }
+        }
+        for seen in sight.servers.values_mut() {
+            seen.has.as_mut().unwrap().release = "1".to_owned();
+        }
+        let agents = sight
+            .servers
+            .iter()
+            .map(|(name, seen)| {
+                let agent = Agent {
+                    want: seen.want.clone(),
+                    release: "1".to_owned(),
+                    up: true,
+                    installs: None,
+                    install: Install::Ready,
+                    failed_at: (0, 0),
+                    tested: 0,
+                    broken: false,
+                };
+                (name.clone(), agent)
+            })
+            .collect();
+        let now = Instant::now();
+        let mut model = Model {
+            named_at: sight.servers.keys().map(|name| (name.clone(), now)).collect(),
+            frees: servers.iter().filter(|(_, role, _)| *role != Role::Serving).count(),
+            sight,
+            memory: Memory::new(LINGER),
+            now,
+            agents,
+            owners,
+            copies,
+            moves: Vec::new(),
+        };
+        for name in model.names() {
+            model.report(&name);
+        }
+        model
+    }
+
+    fn names(&self) -> Vec<ServerName> {
+        self.agents.keys().cloned().collect()
+    }
+
+    fn upgrade(&self) -> &Upgrade {
+        self.sight.plan.as_ref().unwrap().upgrade.as_ref().unwrap()
+    }
+
+    fn see(&mut self) {
+        for (server, seen) in &mut self.sight.servers {
+            let owned = self.owners.iter().filter(|owner| *owner == server).count() as u64;
+            (seen.named, seen.owned) = (owned, owned);
+            if owned > 0 || seen.want.role.takes_new_objects() {
+                self.named_at.insert(server.clone(), self.now);
+            }
+        }
+        self.memory.see(self.now, &mut self.sight);
+    }
+
+    /// Looks and decides once; whether something was written.
+    fn control(&mut self) -> bool {
+        self.see();
+        match decide(&self.sight) {
+            Decision::Write(wants) => {
+                assert!(!wants.is_empty(), "a decision to write writes something");
+                for (server, want) in wants {
+                    self.sight.write(&server, want);
+                }
+                self.check_roles();
+                true
+            }
+            Decision::Next(plan) => {
+                self.sight.apply_plan(*plan);
+                true
+            }
+            Decision::Rest | Decision::Wait(_) => false,
+        }
+    }
+
+    fn check_roles(&self) {
+        let out = self
+            .sight
+            .servers
+            .values()
+            .filter(|seen| {
+                matches!(
+                    seen.want.role,
+                    Role::Cordoned | Role::Draining | Role::Empty | Role::Upgrading | Role::Validating
+                )
+            })
+            .count();
+        assert!(out <= self.frees, "I13: {out} servers are out of serving");
+    }
+
+    fn says(&mut self, make: impl FnOnce(&Sight) -> Result<super::Plan, SteerRefusal>) -> Result<(), SteerRefusal> {
+        self.see();
+        let plan = make(&self.sight)?;
+        self.sight.apply_plan(plan);
+        Ok(())
+    }
+
+    fn kept(&self, server: &ServerName) -> Vec<usize> {
+        self.copies
+            .iter()
+            .filter(|(holder, object)| holder == server && self.owners[*object] != *server)
+            .map(|(_, object)| *object)
+            .collect()
+    }
+
+    fn report(&mut self, server: &ServerName) {
+        let agent = &self.agents[server];
+        if !agent.up {
+            return;
+        }
+        let digest = |object: &usize| u128::from(zones_hash(*object as u64));
+        let sum = |objects: &[usize]| {
+            objects
+                .iter()
+                .fold(Sum::default(), |sum, object| sum.with(digest(object)))
+        };
+        let taken = agent.want.errand.arrivals.clone().map(|arrivals| {
+            let came: Vec<usize> = self
+                .moves
+                .iter()
+                .filter(|(_, from, to, plan)| *from == arrivals.from && to == server && *plan >= arrivals.since)
+                .map(|(object, ..)| *object)
+                .collect();
+            Taken {
+                arrivals,
+                sum: sum(&came),
+                verified: came.len() as u64,
+                bad: 0,
+            }
+        });
+        let owned = self.owners.iter().filter(|owner| *owner == server).count() as u64;
+        let kept = self.kept(server);
+        let mut has = has(agent.want.plan, owned);
+        has.release = agent.release.clone();
+        has.upkeep = Some(Upkeep {
+            suite: 3,
+            retired: kept.len() as u64,
+            tested: agent.tested,
+            // A failure is of the plan under which it happened; under a later one the server is ready for another try.
+            install: match &agent.install {
+                Install::Failed(_) if agent.want.plan > agent.failed_at.0 => Install::Ready,
+                install => install.clone(),
+            },
+            moved: sum(&kept),
+            taken,
+            ..Upkeep::default()
+        });
+        let seen = self.sight.servers.get_mut(server).unwrap();
+        seen.has = Some(has);
+        seen.alive = true;
+    }
+
+    /// An agent does one thing that it may do as far as it knows.
+    fn act(&mut self, server: &ServerName, dice: &mut Dice, faults: &mut Faults) {
+        let current = self.sight.servers[server].want.clone();
+        let agent = self.agents.get_mut(server).unwrap();
+        if let Some(release) = agent.installs.take() {
+            if agent.broken {
+                agent.installs = Some(release);
+                return;
+            }
+            if dice.roll(100) < faults.fails {
+                agent.install = Install::Failed(release);
+                agent.failed_at = (agent.want.plan, agent.want.step);
+            } else {
+                agent.release = release;
+                agent.install = Install::Ready;
+            }
+            agent.up = true;
+            agent.tested = 0;
+            return;
+        }
+        match agent.want.role {
+            Role::Draining => {
+                let Some(target) = agent.want.targets.first().cloned() else {
+                    return;
+                };
+                let number = agent.want.plan;
+                // The registry judges by the wants in force, and the target must be there.
+                let allowed = current.role == Role::Draining
+                    && current.targets.contains(&target)
+                    && self.sight.servers[&target].want.role.may_be_newly_named()
+                    && self.agents[&target].up;
+                if let Some(object) = self.owners.iter().position(|owner| owner == server).filter(|_| allowed) {
+                    self.owners[object] = target.clone();
+                    self.copies.insert((target.clone(), object));
+                    self.moves.push((object, server.clone(), target, number));
+                }
+            }
+            Role::Cordoned => {}
+            Role::Validating => agent.tested = agent.want.plan,
+            Role::Upgrading => {
+                let Some(release) = agent.want.errand.release.clone() else {
+                    return;
+                };
+                let again = (agent.want.plan, agent.want.step) > agent.failed_at;
+                let clear = !self.copies.iter().any(|(holder, _)| holder == server);
+                let agent = self.agents.get_mut(server).unwrap();
+                if release != agent.release && clear && again {
+                    assert!(
+                        !self.owners.contains(server),
+                        "{server} is stopped while a register names it"
+                    );
+                    let quiet = self.now - self.named_at[server];
+                    assert!(
+                        quiet >= LINGER,
+                        "{server} is stopped {quiet:?} after an answer named it"
+                    );
+                    agent.installs = Some(release);
+                    agent.up = false;
+                    if faults.lost > 0 && dice.roll(4) == 0 {
+                        faults.lost -= 1;
+                        agent.broken = true;
+                    }
+                }
+            }
+            Role::Empty | Role::Free | Role::Reserve | Role::Serving | Role::Refilling => {
+                let kept = self.kept(server);
+                for object in kept {
+                    self.copies.remove(&(server.clone(), object));
+                }
+            }
+            Role::Failed | Role::Quarantined => {}
+        }
+    }
+
+    fn check(&self) {
+        for (object, owner) in self.owners.iter().enumerate() {
+            assert!(
+                self.copies.contains(&(owner.clone(), object)),
+                "object {object} is lost: {owner} has no copy"
+            );
+        }
+    }
+
+    /// One event of those that happen at any time.
+    fn event(&mut self, dice: &mut Dice, faults: &mut Faults, calm: bool) {
+        self.now += Duration::from_millis(200 + dice.roll(1500));
+        let names = self.names();
+        let server = names[dice.roll(names.len() as u64) as usize].clone();
+        match dice.roll(if calm { 8 } else { 10 }) {
+            0..=2 => drop(self.control()),
+            3 => {
+                let want = self.sight.servers[&server].want.clone();
+                let agent = self.agents.get_mut(&server).unwrap();
+                if agent.up && want.supersedes(&agent.want) {
+                    agent.want = want;
+                }
+            }
+            4 | 5 => self.report(&server),
+            6 | 7 => self.act(&server, dice, faults),
+            8 => self.sight.servers.get_mut(&server).unwrap().alive = false,
+            // The controller is killed: it knows nothing of before.
+            _ => self.memory = Memory::new(LINGER),
+        }
+        self.check();
+    }
+
+    /// No more faults: until the upgrade asks a person, or is over.
+    fn settle(&mut self) -> Phase {
+        for _ in 0..4000 {
+            self.now += Duration::from_millis(700);
+            while self.control() {}
+            for server in self.names() {
+                let want = self.sight.servers[&server].want.clone();
+                let agent = self.agents.get_mut(&server).unwrap();
+                if agent.up && want.supersedes(&agent.want) {
+                    agent.want = want;
+                }
+                self.act(&server, &mut Dice(1), &mut Faults::default());
+                self.report(&server);
+                self.check();
+            }
+            let upgrade = self.upgrade();
+            if upgrade.is_over() || upgrade.halt.is_some() {
+                return upgrade.phase;
+            }
+            if let Decision::Wait(waits) = decide(&self.sight)
+                && waits == [Wait::Finalize]
+            {
+                return Phase::Soak;
+            }
+        }
+        panic!(
+            "the upgrade does not settle: {:?}, {:?}",
+            decide(&self.sight),
+            self.sight
+        );
+    }
+
+    fn releases(&self) -> BTreeSet<&str> {
+        let in_pool = self.agents.values().filter(|agent| !agent.broken);
+        in_pool.map(|agent| agent.release.as_str()).collect()
+    }
+}
+
+fn zones_hash(number: u64) -> u64 {
+    number.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+fn ask() -> Ask {
+    Ask {
+        soak_s: 5,
+        gate_s: 600,
+        install_s: 600,
+        ..Ask::default()
+    }
+}
+
+fn four() -> Model {
+    Model::new(&[
+        ("s1", Role::Serving, 5),
+        ("s2", Role::Serving, 7),
+        ("s3", Role::Serving, 3),
+        ("s4", Role::Free, 0),
+    ])
+}
+
+fn start(model: &mut Model, ask: &Ask) {
+    model.says(|sight| steer::start(sight, "2", ask, 0, 0)).unwrap();
+}
+
+#[test]
+fn upgrade_without_faults_brings_every_server_to_the_new_release_and_moves_each_object_once() {
+    let mut model = four();
+    start(&mut model, &ask());
+    assert_eq!(model.sight.plan.as_ref().unwrap().goal.to_string(), "upgrade s4");
+    assert_eq!(model.settle(), Phase::Soak);
+    assert_eq!(model.releases(), BTreeSet::from(["2"]));
+    assert_eq!(model.moves.len(), 15);
+    assert!(model.sight.servers.values().any(|seen| seen.want.role == Role::Free));
+    // A person makes it final; objects that rest are swept.
+    model.says(|sight| steer::finalize(sight, 0)).unwrap();
+    assert_eq!(model.upgrade().phase, Phase::Finalizing);
+    assert!(matches!(model.says(steer::abort), Err(SteerRefusal::TooLate { .. })));
+    assert_eq!(model.settle(), Phase::Done);
+    assert_eq!(model.sight.policy().steps, zones::Steps::All);
+}
+
+#[test]
+fn upgrade_home_brings_objects_back_to_their_servers() {
+    let mut model = four();
+    let before = model.owners.clone();
+    let ask = Ask {
+        refill_home: true,
+        ..ask()
+    };
+    start(&mut model, &ask);
+    assert_eq!(model.settle(), Phase::Soak);
+    assert_eq!(model.releases(), BTreeSet::from(["2"]));
+    assert_eq!(model.owners, before);
+    assert_eq!(model.moves.len(), 30);
+}
+
+#[test]
+fn failed_install_is_tried_again_and_then_halts_with_the_reason() {
+    let mut model = four();
+    start(&mut model, &ask());
+    let mut faults = Faults { fails: 100, lost: 0 };
+    let mut dice = Dice(77);
+    for _ in 0..2000 {
+        model.event(&mut dice, &mut faults, true);
+    }
+    let Some(Halt::Gate(why)) = model.upgrade().halt.clone() else {
+        panic!("{:?}", model.upgrade());
+    };
+    assert!(
+        why.contains("the install of 2 on s4 failed") && why.contains("2 times"),
+        "{why}"
+    );
+    assert_eq!(model.releases(), BTreeSet::from(["1"]));
+    // A person has put it right.
+    model.says(steer::resume).unwrap();
+    assert_eq!(model.settle(), Phase::Soak);
+    assert_eq!(model.releases(), BTreeSet::from(["2"]));
+}
+
+#[test]
+fn reserve_takes_the_place_of_an_emptied_server_that_never_comes_back() {
+    let mut model = Model::new(&[
+        ("s1", Role::Serving, 5),
+        ("s2", Role::Serving, 7),
+        ("s3", Role::Reserve, 0),
+        ("s4", Role::Free, 0),
+    ]);
+    start(&mut model, &ask());
+    // The canary works; the first server that is emptied does not come back.
+    let mut dice = Dice(5);
+    while model.agents[&name("s4")].release == "1" {
+        model.event(&mut dice, &mut Faults::default(), true);
+    }
+    let mut faults = Faults { fails: 0, lost: 1 };
+    while faults.lost > 0 {
+        model.event(&mut dice, &mut faults, true);
+    }
+    assert_eq!(model.settle(), Phase::Soak);
+    let lost: Vec<&ServerName> = (model.agents.iter())
+        .filter(|(_, agent)| agent.broken)
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(lost.len(), 1);
+    assert_eq!(model.sight.servers[lost[0]].want.role, Role::Failed);
+    assert_eq!(model.releases(), BTreeSet::from(["2"]));
+}
+
+#[test]
+fn lost_server_without_a_reserve_halts_the_pool_by_name_and_a_repaired_one_goes_on() {
+    let mut model = four();
+    start(&mut model, &ask());
+    let (mut dice, mut faults) = (Dice(9), Faults { fails: 0, lost: 1 });
+    while faults.lost > 0 {
+        model.event(&mut dice, &mut faults, true);
+    }
+    model.settle();
+    let Some(Halt::Gate(why)) = model.upgrade().halt.clone() else {
+        panic!("{:?}", model.upgrade());
+    };
+    let (lost, _) = model.agents.iter().find(|(_, agent)| agent.broken).unwrap();
+    let lost = lost.clone();
+    assert!(why.starts_with(&format!("{lost} did not come back")), "{why}");
+    model.agents.get_mut(&lost).unwrap().broken = false;
+    for _ in 0..3 {
+        model.act(&lost, &mut Dice(1), &mut Faults::default());
+        model.report(&lost);
+    }
+    model.says(steer::resume).unwrap();
+    assert_eq!(model.settle(), Phase::Soak);
+    assert_eq!(model.releases(), BTreeSet::from(["2"]));
+}
+
+/// Random orders of events with faults, and a person who pauses, resumes and aborts; then faults stop.
+#[test]
+fn whatever_the_order_nothing_is_lost_and_the_pool_ends_at_one_release() {
+    for seed in 1..600_u64 {
+        let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut model = match seed % 3 {
+            0 => four(),
+            1 => Model::new(&[
+                ("s1", Role::Serving, 5),
+                ("s2", Role::Serving, 7),
+                ("s3", Role::Free, 0),
+                ("s4", Role::Free, 0),
+                ("s5", Role::Serving, 2),
+            ]),
+            _ => Model::new(&[
+                ("s1", Role::Serving, 5),
+                ("s2", Role::Serving, 7),
+                ("s3", Role::Reserve, 0),
+                ("s4", Role::Free, 0),
+            ]),
+        };
+        let ask = Ask {
+            refill_home: seed % 5 == 0,
+            ..ask()
+        };
+        start(&mut model, &ask);
+        let mut faults = Faults {
+            fails: 20,
+            lost: usize::from(seed % 7 == 0),
+        };
+        let turns = 200 + dice.roll(1500);
+        for _ in 0..turns {
+            model.event(&mut dice, &mut faults, false);
+            if model.sight.plan.is_none() {
+                continue;
+            }
+            match dice.roll(120) {
+                0 => drop(model.says(steer::pause)),
+                1..=4 => drop(model.says(steer::resume)),
+                5 if dice.roll(4) == 0 => drop(model.says(steer::abort)),
+                _ => {}
+            }
+        }
+        // Faults stop; a person repairs what is broken and goes on.
+        for agent in model.agents.values_mut() {
+            agent.broken = false;
+        }
+        let mut ended = None;
+        for _ in 0..20 {
+            let phase = model.settle();
+            if model.upgrade().halt.is_none() {
+                ended = Some(phase);
+                break;
+            }
+            let told = model.says(steer::resume);
+            assert!(
+                told.is_ok() || matches!(told, Err(SteerRefusal::Stuck { .. })),
+                "seed {seed}: {told:?}"
+            );
+        }
+        let goal = match ended {
+            Some(Phase::Soak) => "2",
+            Some(Phase::RolledBack) => "1",
+            other => panic!("seed {seed}: ends as {other:?}, {:?}", model.upgrade()),
+        };
+        let failed = |server: &ServerName| model.sight.servers[server].want.role == Role::Failed;
+        for (server, agent) in &model.agents {
+            assert!(
+                agent.release == goal || failed(server),
+                "seed {seed}: {server} runs {} and not {goal}",
+                agent.release
+            );
+        }
+        let ways = [Role::Serving, Role::Free, Role::Reserve, Role::Failed];
+        assert!(
+            model.sight.servers.values().all(|seen| ways.contains(&seen.want.role)),
+            "seed {seed}: {:?}",
+            model.sight
+        );
+    }
+}
