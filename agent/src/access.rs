@@ -18,6 +18,7 @@ mod list;
 mod listen;
 pub mod metrics;
 pub mod problem;
+mod quarantine;
 pub mod range;
 mod serve;
 pub mod target;

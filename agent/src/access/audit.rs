@@ -43,16 +43,20 @@ impl AuditQuery {
     }
 }
 
-pub(super) async fn page(State(access): State<Arc<Access>>, request: Request) -> Result<Response, Problem> {
+/// Whether the librarian asks.
+pub(super) fn is_librarian(access: &Access, request: &Request) -> bool {
     let peer = request
         .extensions()
         .get::<Arc<ConnectionPeer>>()
         .expect("every connection has shown a certificate");
-    let is_librarian = match &peer.peer.who {
+    match &peer.peer.who {
         Who::Librarian => peer.peer.check(caller::now(), &access.revoked.load()).is_ok(),
         Who::Server(_) | Who::Client { .. } => false,
-    };
-    if !is_librarian {
+    }
+}
+
+pub(super) async fn page(State(access): State<Arc<Access>>, request: Request) -> Result<Response, Problem> {
+    if !is_librarian(&access, &request) {
         return Err(no_path().await);
     }
     let query = AuditQuery::read(request.uri().query().unwrap_or_default()).ok_or_else(|| {

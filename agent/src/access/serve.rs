@@ -58,6 +58,7 @@ pub(super) fn router(access: Arc<Access>) -> Router {
             get(get_body).merge(put(super::write::put_body)),
         )
         .route("/audit", get(super::audit::page))
+        .route("/quarantine", get(super::quarantine::page))
         .route("/healthz", get(|| async { "ok\n" }))
         .fallback(no_path)
         .method_not_allowed_fallback(no_method)

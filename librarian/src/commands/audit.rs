@@ -3,25 +3,19 @@
 //! Logs lie on the servers. This command reads them over HTTPS, with a certificate that it makes for itself, and compares them
 //! with the heads that the running librarian keeps.
 
-use std::net::SocketAddr;
 use std::path::Path;
-use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use certs::Anchor;
 use serde::{Deserialize, Serialize};
 use zones::audit::{ChainFault, Entry, Head, Verifier};
-use zones::{Address, Domain, ServerName};
+use zones::{Address, ServerName};
 
-use crate::config::Config;
-use crate::control;
-use crate::control::words::{Pool, Request, Server};
-use crate::trust;
+use super::servers::{Servers, each};
+use crate::control::words::Server;
 
 /// Entries of one page.
 const PAGE: usize = 1000;
-/// Longest wait for one page.
-const WAIT: Duration = Duration::from_secs(30);
 
 /// A page of a server's log, as it tells it.
 #[derive(Deserialize)]
@@ -62,8 +56,8 @@ struct Found {
 pub(super) fn list(dir: &Path, address: Option<&Address>, json: bool) -> anyhow::Result<()> {
     let mut entries: Vec<Entry> = Vec::new();
     let mut unreached = Vec::new();
-    each(dir, |logs, server, _| {
-        let read = logs.read(server, |_, line| {
+    each(dir, |servers, server, _| {
+        let read = read(servers, server, |_, line| {
             // A line that cannot be read is for `audit verify` to tell.
             if let Ok(entry) = Entry::read(line)
                 && address.is_none_or(|address| entry.address == *address)
@@ -91,8 +85,8 @@ pub(super) fn list(dir: &Path, address: Option<&Address>, json: bool) -> anyhow:
 /// Whether every log is whole, and the one that was told of.
 pub(super) fn verify(dir: &Path, json: bool) -> anyhow::Result<()> {
     let mut all = Vec::new();
-    each(dir, |logs, server, anchor| {
-        let found = logs.check(server, anchor);
+    each(dir, |servers, server, anchor| {
+        let found = check(servers, server, anchor);
         if !json {
             let state = match found.faults.is_empty() {
                 true => "whole".to_owned(),
@@ -150,122 +144,79 @@ fn time(unix_ms: u64) -> String {
         .unwrap_or_else(|| format!("{unix_ms} ms"))
 }
 
-fn each(dir: &Path, mut look: impl FnMut(&Logs, &Server, &Anchor)) -> anyhow::Result<()> {
-    let config = Config::read(dir)?;
-    let pool: Pool = control::ask(dir, &Request::Pool)?;
-    let authority = trust::authority(dir, &config.domain)?;
-    let identity = trust::librarian_identity(&authority, trust::now()).context("make a certificate")?;
-    let logs = Logs::new(&config.domain, &identity, authority.anchor())?;
-    for server in &pool.servers {
-        look(&logs, server, authority.anchor());
+/// Reads a log page by page; the head is that of the last page.
+fn read(servers: &Servers, server: &Server, mut line: impl FnMut(u64, &[u8])) -> anyhow::Result<Option<Signed>> {
+    let mut after = 0;
+    loop {
+        let page: Page = servers.get(server, &format!("/audit?after={after}&limit={PAGE}"))?;
+        for entry in &page.entries {
+            line(entry.number, entry.line.as_bytes());
+            after = after.max(entry.number);
+        }
+        // Moves may go on meanwhile: the head that counts is the one behind which nothing follows.
+        let whole = page.head.as_ref().is_none_or(|head| {
+            let end = head.head.parse::<Head>().map_or(0, |head| head.count);
+            page.entries.is_empty() || end <= after
+        });
+        if whole {
+            return Ok(page.head);
+        }
     }
-    Ok(())
 }
 
-/// The way to the servers' logs.
-struct Logs {
-    domain: Domain,
-    runtime: tokio::runtime::Runtime,
-    tls: rustls::ClientConfig,
+fn check(servers: &Servers, server: &Server, anchor: &Anchor) -> Found {
+    let mut found = Found {
+        server: server.name.clone(),
+        entries: 0,
+        cut: 0,
+        faults: Vec::new(),
+    };
+    match examine(servers, server, anchor, &mut found) {
+        Ok(()) => {}
+        Err(error) => found.faults.push(format!("it cannot be read: {error:#}")),
+    }
+    found
 }
 
-impl Logs {
-    fn new(domain: &Domain, identity: &certs::Identity, anchor: &Anchor) -> anyhow::Result<Logs> {
-        Ok(Logs {
-            domain: domain.clone(),
-            runtime: tokio::runtime::Builder::new_current_thread().enable_all().build()?,
-            tls: certs::tls::client_config(identity, anchor)?,
-        })
+fn examine(servers: &Servers, server: &Server, anchor: &Anchor, found: &mut Found) -> anyhow::Result<()> {
+    let kept = server.audit.as_deref().map(str::parse::<Head>).transpose()?;
+    let mut lines: Vec<(u64, Vec<u8>)> = Vec::new();
+    let mut unreadable = 0_u64;
+    let signed = read(servers, server, |number, line| {
+        unreadable += u64::from(Entry::read(line).is_err());
+        lines.push((number, line.to_vec()));
+    })?;
+    if unreadable > 0 {
+        found.faults.push(format!("{unreadable} entries cannot be read"));
     }
-
-    /// Reads a log page by page; the head is that of the last page.
-    fn read(&self, server: &Server, mut line: impl FnMut(u64, &[u8])) -> anyhow::Result<Option<Signed>> {
-        let host = certs::tls_name(&self.domain, &server.name);
-        let port = server.https_port.context("it was never heard: start its agent")?;
-        let addresses: Vec<SocketAddr> = server.addresses.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
-        let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(self.tls.clone())
-            .resolve_to_addrs(&host, &addresses)
-            .no_proxy()
-            .https_only(true)
-            .timeout(WAIT)
-            .build()?;
-        let mut after = 0;
-        loop {
-            let url = format!("https://{host}:{port}/audit?after={after}&limit={PAGE}");
-            let page: Page = self.runtime.block_on(async {
-                let answer = client.get(url).send().await?.error_for_status()?;
-                answer.json().await
-            })?;
-            for entry in &page.entries {
-                line(entry.number, entry.line.as_bytes());
-                after = after.max(entry.number);
-            }
-            // Moves may go on meanwhile: the head that counts is the one behind which nothing follows.
-            let whole = page.head.as_ref().is_none_or(|head| {
-                let end = head.head.parse::<Head>().map_or(0, |head| head.count);
-                page.entries.is_empty() || end <= after
-            });
-            if whole {
-                return Ok(page.head);
-            }
-        }
-    }
-
-    fn check(&self, server: &Server, anchor: &Anchor) -> Found {
-        let mut found = Found {
-            server: server.name.clone(),
-            entries: 0,
-            cut: 0,
-            faults: Vec::new(),
-        };
-        match self.examine(server, anchor, &mut found) {
-            Ok(()) => {}
-            Err(error) => found.faults.push(format!("it cannot be read: {error:#}")),
-        }
-        found
-    }
-
-    fn examine(&self, server: &Server, anchor: &Anchor, found: &mut Found) -> anyhow::Result<()> {
-        let kept = server.audit.as_deref().map(str::parse::<Head>).transpose()?;
-        let mut lines: Vec<(u64, Vec<u8>)> = Vec::new();
-        let mut unreadable = 0_u64;
-        let signed = self.read(server, |number, line| {
-            unreadable += u64::from(Entry::read(line).is_err());
-            lines.push((number, line.to_vec()));
-        })?;
-        if unreadable > 0 {
-            found.faults.push(format!("{unreadable} entries cannot be read"));
-        }
-        let name: ServerName = server.name.parse()?;
-        let Some(signed) = signed else {
-            if let Some(kept) = kept.filter(|kept| kept.count > 0) {
-                let (kept, found_now) = (kept.count, 0);
-                let fault = ChainFault::CutBack { kept, found: found_now };
-                found.faults.push(fault.to_string());
-            }
-            return Ok(());
-        };
-        let (begin, head): (Head, Head) = (signed.anchor.parse()?, signed.head.parse()?);
-        (found.entries, found.cut) = (head.count, begin.count);
-        if signed.server != server.name {
-            found.faults.push(format!("it is the log of {}", signed.server));
-        }
-        if begin.count == 0 && begin != Head::first(&name) {
-            found.faults.push("its first entry follows another log's".to_owned());
-        }
-        let signature = data_encoding::HEXLOWER
-            .decode(signed.signature.as_bytes())
-            .unwrap_or_default();
-        let octets = head.signed_octets(&name, &begin);
-        if let Err(error) = certs::sign::verify_of_server(anchor, &signed.certificate, &name, &octets, &signature) {
-            found.faults.push(format!("its head is not signed by {name}: {error}"));
-        }
-        if let Err(fault) = follow(begin, head, kept, &lines) {
+    let name: ServerName = server.name.parse()?;
+    let Some(signed) = signed else {
+        if let Some(kept) = kept.filter(|kept| kept.count > 0) {
+            let (kept, found_now) = (kept.count, 0);
+            let fault = ChainFault::CutBack { kept, found: found_now };
             found.faults.push(fault.to_string());
         }
-        Ok(())
+        return Ok(());
+    };
+    let (begin, head): (Head, Head) = (signed.anchor.parse()?, signed.head.parse()?);
+    (found.entries, found.cut) = (head.count, begin.count);
+    if signed.server != server.name {
+        found.faults.push(format!("it is the log of {}", signed.server));
     }
+    if begin.count == 0 && begin != Head::first(&name) {
+        found.faults.push("its first entry follows another log's".to_owned());
+    }
+    let signature = data_encoding::HEXLOWER
+        .decode(signed.signature.as_bytes())
+        .unwrap_or_default();
+    let octets = head.signed_octets(&name, &begin);
+    if let Err(error) = certs::sign::verify_of_server(anchor, &signed.certificate, &name, &octets, &signature) {
+        found.faults.push(format!("its head is not signed by {name}: {error}"));
+    }
+    if let Err(fault) = follow(begin, head, kept, &lines) {
+        found.faults.push(fault.to_string());
+    }
+    Ok(())
 }
 
 /// Follows the chain from where the log begins to its head.

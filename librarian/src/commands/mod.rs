@@ -1,5 +1,5 @@
 //! The command line: `librarian init`, `run`, `invite`, `client add`, `where`, `name`, `pool`, `drain`, `refill`, `backup`,
-//! `restore`, `rebuild`, `reconcile` and `resolver-config`.
+//! `restore`, `rebuild`, `reconcile`, `upgrade`, `explain` and `resolver-config`.
 //!
 //! Exit status: 0 done, 1 failed, 2 wrong usage. What was asked for goes to standard output, everything else to standard
 //! error. Errors say what to do.
@@ -9,9 +9,12 @@ mod client;
 mod init;
 mod invite;
 mod moves;
+mod quarantine;
 mod registry;
 mod resolver;
+mod servers;
 mod show;
+mod upgrade;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -174,6 +177,20 @@ Objects come to a new level, and through contract steps, when they move. A floor
         contract_steps: bool,
         #[command(flatten)]
         follow: Follow,
+    },
+    /// Bring the whole pool to another release, server by server, while it serves.
+    #[command(subcommand)]
+    Upgrade(upgrade::UpgradeCommand),
+    /// Why a server or an object has not moved or been upgraded yet, what blocks it, and since when.
+    #[command(after_help = "Example:
+  librarian explain s2
+  librarian explain 3.1.2.1.023")]
+    Explain {
+        /// A server's name or an object's address.
+        what: String,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
     },
     /// Make void all certificates and the key of a client or a server; servers refuse it within seconds.
     #[command(after_help = "Example:
@@ -459,6 +476,8 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
             contract_steps,
             follow,
         } => moves::ask_more(&dir, (level, floor, contract_steps), follow),
+        Command::Upgrade(command) => upgrade::run(&dir, command),
+        Command::Explain { what, json } => upgrade::explain(&dir, &what, json),
         Command::Backup { target, json } => registry::save(&dir, &target, json),
         Command::Restore { file, yes, json } => registry::make(&dir, Some(&file), yes, json),
         Command::Rebuild { yes, json } => registry::make(&dir, None, yes, json),

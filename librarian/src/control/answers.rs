@@ -2,10 +2,11 @@
 
 use std::net::SocketAddr;
 
-use zones::{Address, Policy, State};
+use zones::{Address, Policy, ServerName, State};
 
 use super::words::{Asked, Place, Pool, Server, Where};
-use crate::pool::{PlanError, Progress, look};
+use crate::pool::status::{self, Explained};
+use crate::pool::{PlanError, Progress, Sight, look};
 use crate::reconcile::Desk;
 use crate::registry::{self, View};
 
@@ -43,6 +44,45 @@ pub(super) fn find(view: &View<'_>, address: &Address) -> Option<Where> {
             .obj_name(&register.address)
             .map(|name| name.to_string())
             .unwrap_or_default(),
+    })
+}
+
+/// Why a server or an object is as it is; `None` for what is neither.
+pub(super) fn explain(view: &View<'_>, sight: &Sight, what: &str) -> Option<Explained> {
+    if let Ok(server) = what.parse::<ServerName>()
+        && let Some(explained) = status::explain(sight, &server)
+    {
+        return Some(explained);
+    }
+    let address: Address = what.parse().ok()?;
+    let register = view.register(&address)?;
+    let owner = &register.owner;
+    let mut because = Vec::new();
+    let is = match &register.state {
+        State::Deleted => format!("{address} was deleted at epoch {}", register.epoch.0),
+        State::Stable => format!("{address} is on {owner}, at rest (epoch {})", register.epoch.0),
+        State::Moving { to } => {
+            let target = status::explain(sight, to);
+            because.extend(target.map(|target| format!("it is on its way to {to}: {}", target.is)));
+            format!("{address} is on {owner}, moving to {to} (epoch {})", register.epoch.0)
+        }
+    };
+    match &register.state {
+        State::Deleted => {}
+        State::Stable | State::Moving { .. } => {
+            let held = status::explain(sight, owner)?;
+            because.push(held.is);
+            because.extend(held.because);
+            because.push(format!(
+                "schema {}, level {} at its last change of owner; `agent stat {address}` shows what it is now",
+                register.schema, register.level.0
+            ));
+        }
+    }
+    Some(Explained {
+        what: address.to_string(),
+        is,
+        because,
     })
 }
 

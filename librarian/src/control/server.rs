@@ -20,7 +20,8 @@ use super::socket_path;
 use super::words::{Addresses, LINE_OCTETS_MAX, Line, Made, Request, Saved};
 use crate::keys::KeyRing;
 use crate::pool::controller::{ProposeError, propose, sees};
-use crate::pool::{self, Memory, Plan, Progress, Sight};
+use crate::pool::status::Status;
+use crate::pool::{self, Memory, Plan, Progress, Sight, steer};
 use crate::reconcile::{Desk, backup};
 use crate::registry::Registry;
 
@@ -220,6 +221,37 @@ async fn answer(control: &Control, request: Request, write: &mut OwnedWriteHalf)
             })
             .await
         }
+        Request::UpgradeCheck { to, ask } => {
+            let moving = control.registry.view().objects_moving();
+            match sees(&control.registry, &control.memory) {
+                Ok(sight) => match steer::check(&sight, &to, &ask, moving) {
+                    Ok(findings) => done(&findings),
+                    Err(error) => refused(&error),
+                },
+                Err(error) => refused(&error),
+            }
+        }
+        Request::UpgradeStart { to, ask } => {
+            let moving = control.registry.view().objects_moving();
+            made(control, |sight| steer::start(sight, &to, &ask, moving, unix_s())).await
+        }
+        Request::UpgradeStatus => match sees(&control.registry, &control.memory) {
+            Ok(sight) => done(&Status::of(&sight)),
+            Err(error) => refused(&error),
+        },
+        Request::UpgradePause => made(control, steer::pause).await,
+        Request::UpgradeResume => made(control, steer::resume).await,
+        Request::UpgradeAbort => made(control, steer::abort).await,
+        Request::UpgradeFinalize { waived } => made(control, |sight| steer::finalize(sight, waived)).await,
+        Request::Explain { what } => match sees(&control.registry, &control.memory) {
+            Ok(sight) => match answers::explain(&control.registry.view(), &sight, &what) {
+                Some(explained) => done(&explained),
+                None => Line::Refused(format!(
+                    "{what} is neither a server of this pool nor an address that was registered: `librarian pool` lists the servers"
+                )),
+            },
+            Err(error) => refused(&error),
+        },
         Request::Follow { plan } => follow(control, plan, write).await?,
     })
 }
@@ -285,6 +317,11 @@ async fn follow(control: &Control, plan: u64, write: &mut OwnedWriteHalf) -> io:
             told = Some((progress, tokio::time::Instant::now()));
         }
     }
+}
+
+fn unix_s() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }
 
 fn done(value: &impl Serialize) -> Line {

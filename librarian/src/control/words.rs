@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::pool::Progress;
+use crate::pool::{Ask, Progress};
 use crate::reconcile::backup::Head;
 
 /// Longest line either way.
@@ -61,6 +61,38 @@ pub enum Request {
         floor: Option<u8>,
         /// Whether contract steps run from now on; false: as now.
         contract_steps: bool,
+    },
+    /// What the start of an upgrade would find: an array of [`crate::pool::preflight::Finding`].
+    UpgradeCheck {
+        /// The release that the pool is to have.
+        to: String,
+        /// What is asked for.
+        ask: Ask,
+    },
+    /// Begin an upgrade: [`Made`].
+    UpgradeStart {
+        /// The release that the pool is to have.
+        to: String,
+        /// What is asked for.
+        ask: Ask,
+    },
+    /// How the upgrade stands: [`crate::pool::status::Status`].
+    UpgradeStatus,
+    /// Move nothing until it is resumed: [`Made`].
+    UpgradePause,
+    /// Go on: [`Made`].
+    UpgradeResume,
+    /// Run the rotation backwards: [`Made`].
+    UpgradeAbort,
+    /// Make it final: [`Made`].
+    UpgradeFinalize {
+        /// Objects of the quarantine list that do not hinder it.
+        waived: u64,
+    },
+    /// Why a server or an object is as it is: [`crate::pool::status::Explained`].
+    Explain {
+        /// Its name or address.
+        what: String,
     },
     /// Tell the progress of a plan until it is done or replaced: lines of [`Progress`], then [`Progress`].
     Follow {

@@ -20,6 +20,7 @@ pub mod propose;
 mod roll;
 pub mod rotation;
 pub mod sight;
+pub mod status;
 pub mod steer;
 #[cfg(test)]
 mod testing;

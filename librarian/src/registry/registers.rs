@@ -263,6 +263,11 @@ impl Registers {
         self.from("").map(|id| Level(self.row(id).level))
     }
 
+    /// How many objects are on their way to another server.
+    pub(crate) fn moving(&self) -> u64 {
+        self.from("").filter(|id| self.row(*id).state == Mark::Moving).count() as u64
+    }
+
     /// Whether the object in a row is there: not deleted.
     pub(crate) fn is_live(&self, id: u32) -> bool {
         self.row(id).is_live()

@@ -92,6 +92,12 @@ impl<'a> View<'a> {
         counts
     }
 
+    /// Objects that are on their way to another server.
+    #[must_use]
+    pub fn objects_moving(&self) -> u64 {
+        self.index.registers.moving()
+    }
+
     /// The servers of the pool by name.
     pub fn servers(&self) -> impl ExactSizeIterator<Item = &Server> {
         self.index.servers()
