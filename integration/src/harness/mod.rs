@@ -20,6 +20,7 @@
 //! ```
 
 mod network;
+mod old;
 mod pool;
 mod ports;
 mod process;
@@ -27,6 +28,7 @@ mod settings;
 mod tools;
 
 pub use network::{NETWORK, Network};
+pub use old::{OLD_RELEASE, old_program};
 pub use pool::{AgentReady, LibrarianReady, Pool, PoolBuilder, PoolStatus, Server, ServerStatus};
 pub use ports::free_port;
 pub(crate) use process::spawn;

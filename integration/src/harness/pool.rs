@@ -276,6 +276,8 @@ pub struct Server {
     pub dir: PathBuf,
     /// Where it listens; as last told.
     pub ready: AgentReady,
+    /// The program that it runs, where that is another than the other servers'.
+    program: Option<PathBuf>,
     /// Its process, while it runs.
     process: Option<Process>,
 }
@@ -565,7 +567,12 @@ impl Pool {
     /// When it does not become ready.
     pub fn start_server(&mut self, name: &str) -> Result<()> {
         let log = self.dir.join("logs").join(format!("{name}.log"));
-        let mut command = self.command(&self.builder.agent_program, "agent", name);
+        let program = self
+            .server(name)?
+            .program
+            .as_ref()
+            .unwrap_or(&self.builder.agent_program);
+        let mut command = self.command(program, "agent", name);
         let server = self.server_mut(name)?;
         command.arg("run").arg("--dir").arg(&server.dir);
         let process = Process::start(name, command, &log)?;
@@ -598,6 +605,20 @@ impl Pool {
             .take()
             .context("the server is stopped")?
             .kill()
+    }
+
+    /// Does what a person does who installs a release by hand: stops the agent, replaces its program, names the release, starts it.
+    ///
+    /// # Errors
+    ///
+    /// When the agent does not end or the new one does not become ready.
+    pub fn install_by_hand(&mut self, name: &str, program: &Path, release: &str) -> Result<()> {
+        self.stop_server(name)?;
+        let server = self.server_mut(name)?;
+        server.program = Some(program.to_owned());
+        let file = server.dir.join("agent.toml");
+        settings::write(&file, &[(settings::AGENT_RELEASE, release.into())], &[])?;
+        self.start_server(name)
     }
 
     /// Leaves the directory where it is when the pool is dropped.
@@ -653,6 +674,7 @@ impl Pool {
                 peer: local(peer),
                 metrics: None,
             },
+            program: None,
             process: None,
         });
         Ok(())

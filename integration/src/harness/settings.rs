@@ -13,6 +13,9 @@ pub(super) const AGENT_HTTPS: &str = "listen.https";
 /// Where an agent takes objects from others.
 pub(super) const AGENT_PEER: &str = "listen.peer";
 
+/// The release that an agent reports.
+pub(super) const AGENT_RELEASE: &str = "release";
+
 /// Sets keys, written `key` or `table.key`: the line that sets a key, commented out or not, is replaced; a new key goes
 /// to the end of its table.
 pub(super) fn write(path: &Path, own: &[(&str, toml::Value)], asked: &[(String, toml::Value)]) -> Result<()> {
