@@ -5,7 +5,7 @@ mod support;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -266,6 +266,32 @@ fn sockets_of_the_service_manager_must_be_named_and_where_the_settings_say() {
     assert!(refused(["join", "dns", "join"]).contains("ListenDatagram="));
     support::set(&librarian.path("librarian.toml"), "listen_dns", "\"127.0.0.1:1\"");
     assert!(refused(["dns", "dns", "join"]).contains("listen_dns"));
+}
+
+#[test]
+fn service_manager_is_told_of_readiness_of_life_and_of_the_end() {
+    let mut librarian = Librarian::start_with(OPEN);
+    librarian.end(Signal::TERM);
+    let manager = UnixDatagram::bind(librarian.path("notify")).unwrap();
+    manager.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let hears = |word: &str| {
+        let mut octets = [0; 256];
+        loop {
+            let count = manager.recv(&mut octets).expect(word);
+            if octets[..count].trim_ascii() == word.as_bytes() {
+                return;
+            }
+        }
+    };
+    let mut command = librarian.command(&["run"]);
+    command.env("NOTIFY_SOCKET", librarian.path("notify"));
+    command.env("WATCHDOG_USEC", "300000");
+    librarian.started(command.stdout(Stdio::piped()).spawn().unwrap());
+    hears("READY=1");
+    hears("WATCHDOG=1");
+    hears("WATCHDOG=1");
+    assert!(librarian.end(Signal::TERM).success());
+    hears("STOPPING=1");
 }
 
 /// Sockets that outlive the librarian, as in a service manager.
