@@ -1,5 +1,8 @@
 //! Files of the librarian's directory: written whole or not at all, secrets readable by their owner only.
 //!
+//! The librarian may run as a user of its own while root gives the commands. What root makes therefore belongs to the owner of
+//! the directory that it lies in; it would be unreadable there otherwise.
+//!
 //! | in the directory        | is                                                              |
 //! |-------------------------|-----------------------------------------------------------------|
 //! | `librarian.toml`        | settings                                                        |
@@ -15,7 +18,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 /// Who may read a file.
@@ -58,11 +61,31 @@ impl FileError {
 ///
 /// [`FileError`] with the reason.
 pub fn make_dir(path: &Path) -> Result<(), FileError> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(FileError::new("make the directory", path))
+    let attempt = || {
+        let is_new = !path.exists();
+        DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        if is_new {
+            belong(&File::open(path)?, path)?;
+        }
+        Ok(())
+    };
+    attempt().map_err(FileError::new("make the directory", path))
+}
+
+/// Gives what root made to the owner of the directory that it lies in.
+///
+/// # Errors
+///
+/// What the system says.
+pub(crate) fn belong(file: &File, path: &Path) -> io::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let owner = dir_of(path).metadata()?;
+    if file.metadata()?.uid() == owner.uid() {
+        return Ok(());
+    }
+    fchown(file, Some(owner.uid()), Some(owner.gid()))
 }
 
 /// Writes a file so that a crash leaves the old text or the new one, and the new one is durable on return.
@@ -86,6 +109,7 @@ pub fn write(path: &Path, octets: &[u8], readable: Readable) -> Result<(), FileE
                 Readable::All => 0o644,
             })
             .open(&beside)?;
+        belong(&file, &beside)?;
         file.write_all(octets)?;
         file.sync_all()?;
         std::fs::rename(&beside, path)?;
@@ -127,9 +151,13 @@ pub fn read(path: &Path, octets_max: u64) -> Result<String, FileError> {
 
 /// Makes the names in a file's directory durable.
 pub(crate) fn sync_dir_of(path: &Path) -> io::Result<()> {
+    File::open(dir_of(path))?.sync_all()
+}
+
+fn dir_of(path: &Path) -> &Path {
     match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => File::open(dir)?.sync_all(),
-        Some(_) | None => File::open(".")?.sync_all(),
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        Some(_) | None => Path::new("."),
     }
 }
 
@@ -163,5 +191,23 @@ mod tests {
         assert!(remove(&path).unwrap_err().is_absent());
         write(&path, b"four", Readable::All).unwrap();
         assert!(!read(&path, 3).unwrap_err().is_absent());
+    }
+    #[test]
+    fn what_root_makes_belongs_to_the_owner_of_the_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let owner = if rustix::process::geteuid().is_root() {
+            4711
+        } else {
+            dir.path().metadata().unwrap().uid()
+        };
+        std::os::unix::fs::chown(dir.path(), Some(owner), None).unwrap();
+        make_dir(&dir.path().join("clients")).unwrap();
+        write(&dir.path().join("clients/a.key"), b"one", Readable::Owner).unwrap();
+        for made in ["clients", "clients/a.key"] {
+            assert_eq!(dir.path().join(made).metadata().unwrap().uid(), owner, "{made}");
+        }
+        // A directory that was there stays whose it is, whoever owns the one above.
+        make_dir(dir.path()).unwrap();
+        assert_eq!(dir.path().metadata().unwrap().uid(), owner);
     }
 }

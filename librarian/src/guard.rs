@@ -22,8 +22,8 @@ pub enum Guard {
     FreshTxOnOpening,
     /// Only the process that holds the registry's file answers agents.
     ///
-    /// A librarian stops all that answers before it lets go of the file, so there is no place in it where this could be taken
-    /// away: the simulator lets the old process go on.
+    /// A librarian that hands over gives agents and updates no answer any more before it lets go of the file. The simulator has
+    /// no such moment in it: there the old process goes on as a whole.
     OneProcess,
     /// From `cordoned` on nothing may newly name a server.
     ///

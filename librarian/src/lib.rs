@@ -7,6 +7,7 @@ pub mod control;
 pub mod daemon;
 pub mod files;
 pub mod guard;
+pub mod handover;
 pub mod invite;
 pub mod join;
 pub mod keys;

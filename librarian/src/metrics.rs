@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,6 +54,26 @@ impl Listener {
         Ok(Listener {
             socket: TcpListener::bind(address).await?,
         })
+    }
+
+    /// Takes a socket that somebody else bound.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn adopt(socket: std::net::TcpListener) -> io::Result<Listener> {
+        Ok(Listener {
+            socket: TcpListener::from_std(socket)?,
+        })
+    }
+
+    /// The same socket once more, to be handed on.
+    ///
+    /// # Errors
+    ///
+    /// What the system says, such as that the process may open no more.
+    pub fn handle(&self) -> io::Result<std::net::TcpListener> {
+        Ok(self.socket.as_fd().try_clone_to_owned()?.into())
     }
 
     /// The address, with the port that was taken.

@@ -53,6 +53,7 @@ pub fn read(dir: &Path) -> Result<Revocations, RevokeError> {
 pub fn change(dir: &Path, who: &Who, grants: Option<Grants>, now: UnixTime) -> Result<Revocations, RevokeError> {
     let path = dir.join(LOCK);
     let lock = File::create(&path).map_err(FileError::new("lock", &path))?;
+    files::belong(&lock, &path).map_err(FileError::new("lock", &path))?;
     flock(&lock, FlockOperation::LockExclusive).map_err(|error| FileError::new("lock", &path)(error.into()))?;
     let mut list = read(dir)?;
     list.change(who, grants, now);

@@ -524,6 +524,21 @@ impl Pool {
     ///
     /// When it does not become ready.
     pub fn start_librarian(&mut self) -> Result<()> {
+        self.run_librarian(&["run"])
+    }
+
+    /// Has a new process take over from the librarian, which then ends by itself.
+    ///
+    /// # Errors
+    ///
+    /// When the new one does not become ready, or the old one does not end in order.
+    pub fn take_over_librarian(&mut self) -> Result<()> {
+        let old = self.librarian.take().context("the librarian is stopped")?;
+        self.run_librarian(&["run", "--take-over"])?;
+        old.ended()
+    }
+
+    fn run_librarian(&mut self, args: &[&str]) -> Result<()> {
         let mut command = self.command(&self.builder.program, "librarian", LIBRARIAN);
         if let Some(cpu) = self.builder.librarian_cpu {
             command = Command::new("taskset");
@@ -533,7 +548,7 @@ impl Pool {
                 .arg("librarian");
             self.surround(&mut command, LIBRARIAN);
         }
-        command.arg("run").arg("--dir").arg(&self.dir);
+        command.args(args).arg("--dir").arg(&self.dir);
         let process = Process::start("librarian", command, &self.dir.join("logs/librarian.log"))?;
         let ready: LibrarianReady = serde_json::from_str(process.ready()).context("read the librarian's ready line")?;
         self.dns = ready.dns;

@@ -222,6 +222,20 @@ impl Process {
     /// When it does not end in time (it is killed then), or ends with an error.
     pub fn stop(mut self) -> Result<()> {
         let status = self.end()?;
+        self.in_order(status)
+    }
+
+    /// Waits for its end, which comes by itself.
+    ///
+    /// # Errors
+    ///
+    /// As [`Process::stop`].
+    pub fn ended(mut self) -> Result<()> {
+        let status = self.wait()?;
+        self.in_order(status)
+    }
+
+    fn in_order(&self, status: ExitStatus) -> Result<()> {
         if status.success() || status.signal() == Some(libc::SIGTERM) {
             return Ok(());
         }
@@ -237,6 +251,10 @@ impl Process {
             return Ok(status);
         }
         let _ = self.signal(Signal::TERM);
+        self.wait()
+    }
+
+    fn wait(&mut self) -> Result<ExitStatus> {
         let until = Instant::now() + STOP_WAIT;
         loop {
             if let Some(status) = self.child.try_wait()? {
@@ -245,11 +263,7 @@ impl Process {
             if Instant::now() >= until {
                 self.child.kill()?;
                 self.child.wait()?;
-                bail!(
-                    "{} did not end {} s after SIGTERM and was killed",
-                    self.name,
-                    STOP_WAIT.as_secs()
-                );
+                bail!("{} did not end in {} s and was killed", self.name, STOP_WAIT.as_secs());
             }
             thread::sleep(Duration::from_millis(5));
         }

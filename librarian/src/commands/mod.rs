@@ -73,9 +73,15 @@ enum Command {
     /// Serve DNS, joining and the controller until SIGTERM or Ctrl-C.
     #[command(after_help = "Example:
   librarian run --dir /var/lib/librarian
+  librarian run --dir /var/lib/librarian --take-over      (a new release, in the place of the one that runs)
 
-Prints one line `ready {...}` when it serves, and tells systemd (Type=notify).")]
-    Run,
+Prints one line `ready {...}` when it serves, and tells systemd (Type=notify). Sockets that systemd hands on are used if they are
+named dns, join or metrics. A restart by --take-over, or with sockets of systemd, loses no question.")]
+    Run {
+        /// Take over from the librarian that runs in the directory, with its sockets; it then ends by itself.
+        #[arg(long)]
+        take_over: bool,
+    },
     /// Invite a server: prints a token that lets it join once.
     #[command(after_help = "Example:
   librarian invite s4 --role free --out s4.token
@@ -410,12 +416,17 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     match cli.command {
         Command::Init { domain, dns, https } => init::init(&dir, &domain, dns, https),
-        Command::Run => {
+        Command::Run { take_over } => {
             logging::begin(log_format);
             // One provider of primitives in the process, whoever asks for it.
             let _ = rustls::crypto::ring::default_provider().install_default();
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-            Ok(runtime.block_on(daemon::run(&dir))?)
+            let beginning = if take_over {
+                daemon::Beginning::TakeOver
+            } else {
+                daemon::Beginning::Alone
+            };
+            Ok(runtime.block_on(daemon::run(&dir, beginning))?)
         }
         Command::Invite {
             server,

@@ -11,13 +11,14 @@ use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use zones::{Address, Level, Policy, ServerName, Steps};
 
 use super::answers;
 use super::socket_path;
 use super::words::{Addresses, LINE_OCTETS_MAX, Line, Made, Request, Saved};
+use crate::handover::Successor;
 use crate::keys::KeyRing;
 use crate::pool::controller::{ProposeError, propose, sees};
 use crate::pool::status::Status;
@@ -48,6 +49,8 @@ pub struct Control {
     pub addresses: Addresses,
     /// Since when things are as they are.
     pub memory: Arc<Mutex<Memory>>,
+    /// Where librarians go that want to take over.
+    pub successors: mpsc::Sender<Successor>,
 }
 
 /// The control socket cannot be served.
@@ -147,6 +150,14 @@ async fn connection(stream: UnixStream, control: &Control, stop: &CancellationTo
     let mut read = BufReader::new(read.take(LINE_OCTETS_MAX as u64));
     tokio::time::timeout(PATIENCE, read.read_until(b'\n', &mut line)).await??;
     let last = match serde_json::from_slice(&line) {
+        Ok(Request::HandOver) => {
+            let stream = read
+                .into_inner()
+                .into_inner()
+                .reunite(write)
+                .expect("halves of one stream");
+            return hand_over(stream, control).await;
+        }
         Ok(request) => tokio::select! {
             () = stop.cancelled() => Line::Refused("the librarian is stopping: ask again when it runs".to_owned()),
             line = answer(control, request, &mut write) => line?,
@@ -158,6 +169,17 @@ async fn connection(stream: UnixStream, control: &Control, stop: &CancellationTo
     send(&mut write, &last).await
 }
 
+/// Gives the connection of a librarian that wants to take over to who decides.
+async fn hand_over(stream: UnixStream, control: &Control) -> io::Result<()> {
+    let Err(error) = control.successors.try_send(Successor::new(stream)) else {
+        return Ok(());
+    };
+    let (mpsc::error::TrySendError::Full(successor) | mpsc::error::TrySendError::Closed(successor)) = error;
+    successor
+        .refuse("it is stopping, or another librarian takes over")
+        .await
+}
+
 /// The last line of the answer; those before it are sent here.
 async fn answer(control: &Control, request: Request, write: &mut OwnedWriteHalf) -> io::Result<Line> {
     Ok(match request {
@@ -166,6 +188,8 @@ async fn answer(control: &Control, request: Request, write: &mut OwnedWriteHalf)
             Ok(()) => done(&()),
             Err(error) => refused(&error),
         },
+        // Whoever reads the request sees to it.
+        Request::HandOver => Line::Refused("ask for it first on a connection".to_owned()),
         Request::Where { address } => match address.parse::<Address>() {
             Ok(address) => match answers::find(&control.registry.view(), &address) {
                 Some(found) => done(&found),

@@ -20,6 +20,8 @@ pub enum Request {
     Addresses,
     /// Read the keys anew.
     Reload,
+    /// Hand the sockets on to the librarian that asks: [`Sockets`] and the sockets themselves; then as in [`crate::handover`].
+    HandOver,
     /// Who holds an object: [`Where`].
     Where {
         /// Its address.
@@ -120,6 +122,13 @@ pub struct Addresses {
     pub dns: SocketAddr,
     /// The join port, as told to servers.
     pub https: SocketAddr,
+}
+
+/// The names of the sockets that come with this line, in their order.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Sockets {
+    /// `dns`, `join` or `metrics`.
+    pub sockets: Vec<String>,
 }
 
 /// Who holds an object.

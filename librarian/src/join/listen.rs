@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -71,6 +72,26 @@ impl Listener {
         let socket = TcpListener::bind(address).await.map_err(bind)?;
         let local = socket.local_addr().map_err(bind)?;
         Ok(Listener { socket, local })
+    }
+
+    /// Takes a socket that somebody else bound.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn adopt(socket: std::net::TcpListener) -> io::Result<Listener> {
+        let socket = TcpListener::from_std(socket)?;
+        let local = socket.local_addr()?;
+        Ok(Listener { socket, local })
+    }
+
+    /// The same socket once more, to be handed on.
+    ///
+    /// # Errors
+    ///
+    /// What the system says, such as that the process may open no more.
+    pub fn handle(&self) -> io::Result<std::net::TcpListener> {
+        Ok(self.socket.as_fd().try_clone_to_owned()?.into())
     }
 
     /// The address, with the port that was taken.

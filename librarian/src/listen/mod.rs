@@ -18,6 +18,7 @@ mod udp;
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -128,6 +129,31 @@ impl Sockets {
         Ok(Sockets { udp, tcp, address })
     }
 
+    /// Takes sockets that somebody else bound to one address.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn adopt(udp: Vec<std::net::UdpSocket>, tcp: std::net::TcpListener) -> io::Result<Sockets> {
+        let tcp = TcpListener::from_std(tcp)?;
+        Ok(Sockets {
+            udp: udp.into_iter().map(UdpSocket::from_std).collect::<io::Result<_>>()?,
+            address: tcp.local_addr()?,
+            tcp,
+        })
+    }
+
+    /// The same sockets once more, to be handed on.
+    ///
+    /// # Errors
+    ///
+    /// What the system says, such as that the process may open no more.
+    pub fn handles(&self) -> io::Result<(Vec<std::net::UdpSocket>, std::net::TcpListener)> {
+        let again = |socket: BorrowedFd<'_>| socket.try_clone_to_owned();
+        let udp = self.udp.iter().map(|socket| again(socket.as_fd()).map(Into::into));
+        Ok((udp.collect::<io::Result<_>>()?, again(self.tcp.as_fd())?.into()))
+    }
+
     /// The address, with the port that was taken.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
@@ -149,12 +175,22 @@ fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
 }
 
 /// Serves until `stop` is cancelled, then lets running updates finish and be answered.
-pub async fn serve(sockets: Sockets, service: Arc<Service>, settings: Settings, stop: CancellationToken) {
+///
+/// `quiet` is cancelled when nothing more is taken from the sockets: what comes then waits for their next holder, if there is
+/// one.
+pub async fn serve(
+    sockets: Sockets,
+    service: Arc<Service>,
+    settings: Settings,
+    stop: CancellationToken,
+    quiet: CancellationToken,
+) {
     let tasks = TaskTracker::new();
+    let loops = TaskTracker::new();
     let updates = Arc::new(tokio::sync::Semaphore::new(settings.udp_updates_max));
     for socket in sockets.udp {
         let socket = Arc::new(socket);
-        tasks.spawn(udp::run(
+        loops.spawn(udp::run(
             socket,
             Arc::clone(&service),
             Arc::clone(&updates),
@@ -163,11 +199,18 @@ pub async fn serve(sockets: Sockets, service: Arc<Service>, settings: Settings, 
         ));
     }
     let connections = tcp::Connections::new(Arc::clone(&service), settings.clone(), tasks.clone(), stop.clone());
-    tasks.spawn(tcp::run(sockets.tcp, connections, stop.clone()));
+    loops.spawn(tcp::run(sockets.tcp, connections, stop.clone()));
     stop.cancelled().await;
-    tasks.close();
-    if tokio::time::timeout(settings.stop_grace, tasks.wait()).await.is_err() {
+    loops.close();
+    let ending = async {
+        loops.wait().await;
+        quiet.cancel();
+        tasks.close();
+        tasks.wait().await;
+    };
+    if tokio::time::timeout(settings.stop_grace, ending).await.is_err() {
         tracing::warn!(left = tasks.len(), "some requests were not answered before the end");
+        quiet.cancel();
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::FutureExt;
 use hickory_proto::op::{Message, OpCode, ResponseCode};
+use parking_lot::RwLock;
 use zones::report::{ReportError, read_report, reporter};
 use zones::tsig::{sign_response, verify_request};
 use zones::update::{read_changes, read_prerequisites, read_zone};
@@ -16,6 +17,7 @@ use super::counters::Counters;
 use super::rate::{RateLimit, Rates};
 use crate::answer::reply::{Transport, encode, header};
 use crate::answer::{self, Asker, Network, Response, answer};
+use crate::guard::{self, Guard};
 use crate::keys::{Holder, KeyRing};
 use crate::reconcile::{Desk, Findings, Step};
 use crate::registry::{By, Proposal, Proposed, Refused, Registry, SubmitError, Waiting, Writer};
@@ -67,6 +69,8 @@ pub struct Service {
     /// Updates that the registry has or had.
     proposed: AtomicU64,
     reconcile: Arc<Desk>,
+    /// Whether the registry is another process's. Held while an answer is made that only the registry's holder may give.
+    retired: RwLock<bool>,
 }
 
 /// What is to be done with a message.
@@ -130,6 +134,7 @@ impl Service {
             counters: Arc::new(Counters::default()),
             seed: AtomicU64::new(0),
             proposed: AtomicU64::new(0),
+            retired: RwLock::new(false),
         }
     }
 
@@ -149,6 +154,13 @@ impl Service {
     #[must_use]
     pub fn reconcile(&self) -> &Arc<Desk> {
         &self.reconcile
+    }
+
+    /// Gives agents and updates no answer any more; everybody else is answered from memory.
+    ///
+    /// When this returns no such answer is being made: the registry can be let go of.
+    pub fn retire(&self) {
+        *self.retired.write() = true;
     }
 
     /// Updates handed to the registry so far.
@@ -241,6 +253,12 @@ impl Service {
         };
         let key = signed.as_ref().and_then(|signed| keys.find(signed.key.name()));
         let holder = key.map(|key| &key.holder);
+        let retired = (is_update || matches!(holder, Some(Holder::Agent(_)))).then(|| self.retired.read());
+        if retired.as_ref().is_some_and(|retired| **retired) && guard::stands(Guard::OneProcess) {
+            // Who asked asks again, and the new process answers.
+            Counters::count(&self.counters.dropped);
+            return Handled::Silent;
+        }
         let told = holder.map(|holder| match holder {
             Holder::Agent(server) => self.reconcile.told(Some(server)),
             Holder::Admin | Holder::Client { .. } => self.reconcile.told(None),

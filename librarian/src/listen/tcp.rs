@@ -32,6 +32,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// A connection may be cut for a new one after this long without a message: more than an answer takes, less than
 /// whoever needs one waits.
 const SILENT: Duration = Duration::from_secs(1);
+/// How long a connection that was just accepted may still say what it is for when the librarian stops. Who was answered before
+/// knows that an idle connection may be closed (RFC 7766 section 6.2.3); who was not would take it for a refusal.
+const FIRST_QUESTION: Duration = Duration::from_millis(500);
 
 /// What all connections share.
 #[derive(Clone)]
@@ -232,10 +235,15 @@ async fn read(reader: OwnedReadHalf, connections: &Connections, place: &Place, a
     let mut reader = BufReader::with_capacity(16 * 1024, reader);
     let in_flight = Arc::new(Semaphore::new(settings.tcp_in_flight_max));
     let mut message = Vec::new();
+    let mut grace = FIRST_QUESTION;
     loop {
+        let stopped = async {
+            stop.cancelled().await;
+            tokio::time::sleep(grace).await;
+        };
         let length = tokio::select! {
             length = timeout(settings.tcp_idle, reader.read_u16()) => length,
-            () = stop.cancelled() => return,
+            () = stopped => return,
             () = cut.cancelled() => return,
         };
         // Idle too long, closed, or broken.
@@ -254,6 +262,7 @@ async fn read(reader: OwnedReadHalf, connections: &Connections, place: &Place, a
             }
         }
         place.heard();
+        grace = Duration::ZERO;
         let reply = match service.handle(&message, place.from, Transport::Tcp) {
             // Whoever sends what is no request over TCP is no DNS client.
             Handled::Silent => return,

@@ -87,7 +87,13 @@ struct Served {
 fn serve_on_loopback(service: Arc<Service>, settings: Settings) -> Served {
     let sockets = Sockets::bind("127.0.0.1:0".parse().unwrap(), &settings).unwrap();
     let (address, stop) = (sockets.address(), CancellationToken::new());
-    tokio::spawn(serve(sockets, Arc::clone(&service), settings, stop.clone()));
+    tokio::spawn(serve(
+        sockets,
+        Arc::clone(&service),
+        settings,
+        stop.clone(),
+        CancellationToken::new(),
+    ));
     Served {
         address,
         service,
@@ -512,7 +518,13 @@ async fn stopping_answers_what_was_taken() {
     let settings = Settings::default();
     let sockets = Sockets::bind("127.0.0.1:0".parse().unwrap(), &settings).unwrap();
     let (address, stop) = (sockets.address(), CancellationToken::new());
-    let serving = tokio::spawn(serve(sockets, service, settings, stop.clone()));
+    let serving = tokio::spawn(serve(
+        sockets,
+        service,
+        settings,
+        stop.clone(),
+        CancellationToken::new(),
+    ));
     let mut stream = TcpStream::connect(address).await.unwrap();
     let message = swap(1, None, &pool.first("3.1", "s1"), &key("s1", 2)).0;
     send(&mut stream, &message).await;
@@ -525,6 +537,61 @@ async fn stopping_answers_what_was_taken() {
     );
     assert_eq!(stream.read(&mut [0; 1]).await.unwrap_or(0), 0);
     assert!(TcpStream::connect(address).await.is_err());
+}
+
+#[tokio::test]
+async fn connection_that_was_just_made_is_answered_its_first_question_when_the_librarian_stops() {
+    let pool = Pool::new().await;
+    pool.create("s1", &["3.1"]).await;
+    let service = service(&pool, &["127.0.0.0/8"], RateLimit::default());
+    let settings = Settings::default();
+    let sockets = Sockets::bind("127.0.0.1:0".parse().unwrap(), &settings).unwrap();
+    let (address, stop, quiet) = (sockets.address(), CancellationToken::new(), CancellationToken::new());
+    let serving = tokio::spawn(serve(
+        sockets,
+        Arc::clone(&service),
+        settings,
+        stop.clone(),
+        quiet.clone(),
+    ));
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    while !service
+        .counters()
+        .to_prometheus()
+        .contains("librarian_tcp_connections_total 1\n")
+    {
+        tokio::task::yield_now().await;
+    }
+    stop.cancel();
+    quiet.cancelled().await;
+    // As long as a question may be on its way.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let octets = question("3.1.obj.hypernet.internal.", RecordType::A).to_vec().unwrap();
+    send(&mut stream, &octets).await;
+    assert_eq!(Message::from_vec(&receive(&mut stream).await).unwrap().answers.len(), 1);
+    assert_eq!(stream.read(&mut [0; 1]).await.unwrap_or(0), 0, "one is enough");
+    serving.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_has_no_registry_any_more_answers_all_but_agents_and_updates() {
+    let pool = Pool::new().await;
+    pool.create("s1", &["3.1"]).await;
+    let service = service(&pool, &["127.0.0.0/8"], RateLimit::default());
+    let plain = question("3.1.obj.hypernet.internal.", RecordType::A).to_vec().unwrap();
+    let signed = |holder, number| {
+        let mut octets = question("3.1.obj.hypernet.internal.", RecordType::TXT)
+            .to_vec()
+            .unwrap();
+        sign_request(&mut octets, &key(holder, number), now_s());
+        octets
+    };
+    let update = swap(1, None, &pool.first("3.2", "s1"), &key("s1", 2)).0;
+    let answered = async |octets: &[u8]| service.respond(octets, LOCAL, Transport::Udp).await.is_some();
+    assert!(answered(&signed("s1", 2)).await);
+    service.retire();
+    assert!(answered(&plain).await && answered(&signed("admin", 1)).await);
+    assert!(!answered(&signed("s1", 2)).await && !answered(&update).await);
 }
 
 /// Messages that mean something, to be mutated.

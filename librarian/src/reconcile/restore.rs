@@ -3,6 +3,7 @@
 //! The new registry is made beside the old one and takes its name when it is whole and durable; the old one is kept under
 //! another name. Nothing of this touches authority, keys, settings or the list of servers.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -105,7 +106,12 @@ pub fn make(dir: &Path, domain: &Domain, from: Option<&Path>) -> Result<Made, Re
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
         Err(source) => return Err(RestoreError::Place { path, source }),
     };
-    let placed = std::fs::rename(&beside, &path).and_then(|()| files::sync_dir_of(&path));
+    let place = || {
+        files::belong(&File::open(&beside)?, &beside)?;
+        std::fs::rename(&beside, &path)?;
+        files::sync_dir_of(&path)
+    };
+    let placed = place();
     placed.map_err(|source| RestoreError::Place { path, source })?;
     Ok(Made {
         incarnation,

@@ -65,7 +65,17 @@ impl Librarian {
 
     /// Runs the librarian and waits for its ready line.
     pub(crate) fn run(&mut self) {
-        let mut process = self.command(&["run"]).stdout(Stdio::piped()).spawn().unwrap();
+        self.run_with(&["run"]);
+    }
+
+    /// The same with other arguments.
+    pub(crate) fn run_with(&mut self, args: &[&str]) {
+        let process = self.command(args).stdout(Stdio::piped()).spawn().unwrap();
+        self.started(process);
+    }
+
+    /// Waits for the ready line of a librarian that was started.
+    pub(crate) fn started(&mut self, mut process: Child) {
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap())
             .read_line(&mut line)
@@ -74,6 +84,13 @@ impl Librarian {
         self.dns = ready["dns"].as_str().unwrap().parse().unwrap();
         self.https = ready["https"].as_str().unwrap().parse().unwrap();
         self.process = Some(process);
+    }
+
+    /// Has another process take over and waits for its ready line; the old process is given back.
+    pub(crate) fn take_over(&mut self) -> Child {
+        let old = self.process.take().expect("it runs");
+        self.run_with(&["run", "--take-over"]);
+        old
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -248,6 +265,19 @@ impl Server {
         read_answer(&octets[..count]).unwrap()
     }
 
+    /// Whether it is told its want in time.
+    pub(crate) fn is_answered(&self, patience: Duration) -> bool {
+        let name = self.domain.in_pool(self.name.as_str()).prepend_label("_want").unwrap();
+        let mut message = build_question(7, &name, RecordType::TXT, Some(1232));
+        let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        sign_request(&mut message, &self.key, now_s);
+        // On a socket of its own, so that a late answer is nobody else's.
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        socket.set_read_timeout(Some(patience)).unwrap();
+        socket.send_to(&message, self.dns).unwrap();
+        socket.recv(&mut [0; 4096]).is_ok()
+    }
+
     pub(crate) fn ask(&self, name: &Name, kind: RecordType) -> Answer {
         self.exchange(build_question(7, name, kind, Some(1232)))
     }
@@ -290,6 +320,16 @@ impl Server {
         let update = build_register_update(&self.domain, 9, changes).unwrap();
         self.exchange(update).code.low()
     }
+}
+
+/// Waits for the end of a process, which must come in time.
+pub(crate) fn wait(mut process: Child) -> std::process::ExitStatus {
+    let mut status = None;
+    until("the process ends", || {
+        status = process.try_wait().unwrap();
+        status.is_some()
+    });
+    status.expect("it has ended")
 }
 
 /// Asks again and again until something holds.
