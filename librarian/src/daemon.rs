@@ -335,7 +335,9 @@ async fn parts(
     // An answer that names a server, then one with that server's address, each cached for its TTL; and a second, because
     // neither clock nor answer is exact.
     let linger = config.ttl * 2 + Duration::from_secs(1);
-    let memory = Arc::new(parking_lot::Mutex::new(pool::Memory::new(linger)));
+    let memory = Arc::new(parking_lot::Mutex::new(
+        pool::Memory::new(linger).with_prices(config.weights.clone()),
+    ));
     // One at a time; a second one is told so.
     let (successors, mut asked) = mpsc::channel(1);
     let control = Control {
@@ -371,11 +373,12 @@ async fn parts(
         }
     });
     changing.spawn({
+        let prices = config.weights.clone();
         let (registry, interval, stop) = (registry.clone(), config.controller_interval, changes_stop.clone());
         async move {
             // How long things have been so is counted from the last answer of the process before.
             before.ended(&stop).await;
-            *memory.lock() = pool::Memory::new(linger);
+            *memory.lock() = pool::Memory::new(linger).with_prices(prices);
             controller::run(registry, interval, memory, stop).await;
             Ok(())
         }

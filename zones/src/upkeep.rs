@@ -14,8 +14,8 @@ use crate::strings::{Strings, StringsError};
 
 /// What an agent says of itself that knows upgrades.
 ///
-/// Text, in this order: `suite=` `schemas=` `open=` `retired=` `running=` `p99=` `newer=` `resting=` `tested=` `install=`
-/// `moved=` `taken=`.
+/// Text, in this order: `suite=` `schemas=` `open=` `retired=` `running=` `p99=` `newer=` `resting=` `used=` `scrubbed=` `keys=`
+/// `tested=` `install=` `moved=` `taken=`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Upkeep {
     /// Highest level whose suite it knows.
@@ -34,6 +34,12 @@ pub struct Upkeep {
     pub newer: u64,
     /// Objects that are not yet what the plan asks for, and that a sweep would bring there.
     pub resting: u64,
+    /// Octets of disk that the copies of its objects take, with all that goes with them.
+    pub used: u64,
+    /// When its last whole scrub ended, seconds since 1970; 0 for never.
+    pub scrubbed_unix_s: u64,
+    /// Whether its key provider answers.
+    pub keys: KeysAre,
     /// The highest plan under which its self-test passed since it started, 0 for none.
     pub tested: u64,
     /// How the installing of another release stands.
@@ -107,6 +113,37 @@ pub enum Install {
     Refused(String),
 }
 
+/// Whether a key provider answers.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum KeysAre {
+    /// It does.
+    #[default]
+    Up,
+    /// It does not: writes are refused, and nothing can be moved there.
+    Down,
+}
+
+impl fmt::Display for KeysAre {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            KeysAre::Up => "up",
+            KeysAre::Down => "down",
+        })
+    }
+}
+
+impl FromStr for KeysAre {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "up" => Ok(KeysAre::Up),
+            "down" => Ok(KeysAre::Down),
+            _ => Err(Malformed),
+        }
+    }
+}
+
 impl Upkeep {
     pub(crate) fn strings(&self) -> Vec<String> {
         vec![
@@ -118,6 +155,9 @@ impl Upkeep {
             format!("p99={}", self.p99_us),
             format!("newer={}", self.newer),
             format!("resting={}", self.resting),
+            format!("used={}", self.used),
+            format!("scrubbed={}", self.scrubbed_unix_s),
+            format!("keys={}", self.keys),
             format!("tested={}", self.tested),
             format!("install={}", self.install),
             format!("moved={}", self.moved),
@@ -138,6 +178,9 @@ impl Upkeep {
             p99_us: strings.number("p99")?,
             newer: strings.number("newer")?,
             resting: strings.number("resting")?,
+            used: strings.number("used")?,
+            scrubbed_unix_s: strings.number("scrubbed")?,
+            keys: strings.parse("keys")?,
             tested: strings.number("tested")?,
             install: strings.parse("install")?,
             moved: strings.parse("moved")?,
@@ -294,7 +337,7 @@ impl FromStr for Install {
 mod tests {
     use super::*;
 
-    const TEXT: &str = "suite=3 schemas=00000000000000ff open=1 retired=2 running=3 p99=4500 newer=0 resting=6 tested=7 \
+    const TEXT: &str = "suite=3 schemas=00000000000000ff open=1 retired=2 running=3 p99=4500 newer=0 resting=6 used=8192 scrubbed=0 keys=up tested=7 \
                         install=asked:2.0 moved=2:000000000000000000000000000000aa \
                         taken=s2:7:2:000000000000000000000000000000aa:1:0";
 
@@ -323,6 +366,7 @@ mod tests {
             ("00000000000000ff", "00000000000000FF"),
             ("00000000000000ff", "ff"),
             ("open=1", "open=01"),
+            ("keys=up", "keys=UP"),
             ("asked:2.0", "asked:2;0"),
             ("asked:2.0", "asked:"),
             ("moved=2:", "moved=+2:"),

@@ -9,7 +9,7 @@ use zones::has::Has;
 use zones::query::{build_question, read_answer};
 use zones::report::{build_report, claims_that_fit, read_report};
 use zones::update::{build_has_update, build_register_update, changes_that_fit, read_has_update};
-use zones::upkeep::{Arrivals, Install, SchemaSet, Sum, Taken};
+use zones::upkeep::{Arrivals, Install, KeysAre, SchemaSet, Sum, Taken};
 use zones::want::PoolName;
 use zones::{
     Address, Change, Claim, Claimed, Domain, Epoch, Errand, Incarnation, Level, Prerequisite, Register, RegisterChange,
@@ -158,10 +158,20 @@ fn any_upkeep() -> impl Strategy<Value = Upkeep> {
         verified,
         bad,
     });
-    let numbers = any::<(u8, u64, [u64; 7])>();
+    let numbers = any::<(u8, u64, [u64; 9], bool)>();
     (numbers, install, sum(), proptest::option::of(taken)).prop_map(
-        |((suite, schemas, numbers), install, moved, taken)| {
-            let [open, retired, running, p99_us, newer, resting, tested] = numbers;
+        |((suite, schemas, numbers, up), install, moved, taken)| {
+            let [
+                open,
+                retired,
+                running,
+                p99_us,
+                newer,
+                resting,
+                used,
+                scrubbed_unix_s,
+                tested,
+            ] = numbers;
             Upkeep {
                 suite,
                 schemas: SchemaSet(schemas),
@@ -171,6 +181,9 @@ fn any_upkeep() -> impl Strategy<Value = Upkeep> {
                 p99_us,
                 newer,
                 resting,
+                used,
+                scrubbed_unix_s,
+                keys: if up { KeysAre::Up } else { KeysAre::Down },
                 tested,
                 install,
                 moved,

@@ -248,7 +248,7 @@ async fn answer(control: &Control, request: Request, write: &mut OwnedWriteHalf)
         Request::UpgradeCheck { to, ask } => {
             let moving = control.registry.view().objects_moving();
             match sees(&control.registry, &control.memory) {
-                Ok(sight) => match steer::check(&sight, &to, &ask, moving) {
+                Ok(sight) => match steer::check(&sight, &to, &ask, moving, unix_s()) {
                     Ok(findings) => done(&findings),
                     Err(error) => refused(&error),
                 },

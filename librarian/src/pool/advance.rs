@@ -396,7 +396,7 @@ pub(super) fn topology(sight: &Sight, goal: &str, upgrade: &Upgrade, reserve: Op
                     | Role::Validating
                     | Role::Refilling => Part::Serving,
                 },
-                price_percent: 100,
+                price_percent: seen.price_percent,
                 done: seen.release() == Some(goal),
             })
             .collect(),

@@ -34,6 +34,7 @@ fn seen(view: &View<'_>, server: &Server) -> Seen {
         alive: view.is_alive(server),
         named: view.objects_naming(&server.name),
         owned: view.objects_owned(&server.name),
+        price_percent: 100,
         quiet_for: None,
         emptied_for: None,
         step_for: std::time::Duration::ZERO,

@@ -14,6 +14,7 @@ use super::sight::Sight;
 #[derive(Debug)]
 pub struct Memory {
     linger: Duration,
+    prices: BTreeMap<ServerName, u32>,
     plan: Option<(u64, Instant)>,
     quiet: BTreeMap<ServerName, Instant>,
     emptied: BTreeMap<ServerName, Instant>,
@@ -27,11 +28,18 @@ impl Memory {
     pub fn new(linger: Duration) -> Memory {
         Memory {
             linger,
+            prices: BTreeMap::new(),
             plan: None,
             quiet: BTreeMap::new(),
             emptied: BTreeMap::new(),
             steps: BTreeMap::new(),
         }
+    }
+
+    /// The same with the operator's factors, in percent, which no registry knows.
+    #[must_use]
+    pub fn with_prices(self, prices: BTreeMap<ServerName, u32>) -> Memory {
+        Memory { prices, ..self }
     }
 
     /// Looks, remembers, and says in the sight how long things have been so.
@@ -50,6 +58,7 @@ impl Memory {
             seen.quiet_for = lasts(&mut self.quiet, name, is_quiet, now);
             let is_emptied = seen.want.role == Role::Draining && seen.named == 0 && seen.objects() == 0;
             seen.emptied_for = lasts(&mut self.emptied, name, is_emptied, now);
+            seen.price_percent = self.prices.get(name).copied().unwrap_or(100);
             let step = (seen.want.plan, seen.want.step);
             let (_, since) = self
                 .steps

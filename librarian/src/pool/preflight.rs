@@ -4,13 +4,17 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use zones::upkeep::Install;
+use zones::upkeep::{Install, KeysAre};
 use zones::{Role, ServerName};
 
 use super::advance::topology;
 use super::rotation;
 use super::sight::{Seen, Sight};
 use super::upgrade::Upgrade;
+
+/// Oldest scrub with which an upgrade begins, in seconds: three months, as the scrub's own default pace allows for the largest
+/// disks.
+const SCRUB_AGE_MAX_S: u64 = 90 * 86_400;
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -45,7 +49,7 @@ pub(super) fn old_release(sight: &Sight, to: &str) -> Option<String> {
 }
 
 /// Looks at everything.
-pub(super) fn check(sight: &Sight, upgrade: &Upgrade, moving: u64) -> Vec<Finding> {
+pub(super) fn check(sight: &Sight, upgrade: &Upgrade, moving: u64, now_unix_s: u64) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut say = |what: &str, faults: Vec<String>, well: String| {
         if faults.is_empty() {
@@ -159,6 +163,29 @@ pub(super) fn check(sight: &Sight, upgrade: &Upgrade, moving: u64) -> Vec<Findin
         }),
         "all can be read".to_owned(),
     );
+    say(
+        "keys",
+        each(&|server, seen| {
+            (seen.upkeep()?.keys == KeysAre::Down)
+                .then(|| format!("the key provider of {server} does not answer: `agent keys status` there"))
+        }),
+        "every key provider answers".to_owned(),
+    );
+    say(
+        "scrub",
+        each(&|server, seen| {
+            let scrubbed = seen.upkeep()?.scrubbed_unix_s;
+            // One that has never been scrubbed is new: what it holds was read back when it came.
+            let old = scrubbed > 0 && now_unix_s.saturating_sub(scrubbed) > SCRUB_AGE_MAX_S && seen.objects() > 0;
+            old.then(|| {
+                format!(
+                    "the last whole scrub of {server} ended {} days ago: wait for the next, or `agent check` there",
+                    (now_unix_s - scrubbed) / 86_400
+                )
+            })
+        }),
+        "every copy was read lately".to_owned(),
+    );
     let quarantined: u64 = servers()
         .filter_map(|(_, seen)| Some(seen.has.as_ref()?.quarantined))
         .sum();
@@ -188,12 +215,7 @@ pub(super) fn check(sight: &Sight, upgrade: &Upgrade, moving: u64) -> Vec<Findin
             ),
         },
     );
-    // The free servers come first in any case.
-    let mut pool = topology(sight, &upgrade.to, upgrade, None);
-    for host in pool.hosts.iter_mut().filter(|host| host.part == rotation::Part::Free) {
-        host.done = true;
-    }
-    match rotation::search(&pool) {
+    match rotation::search(&topology(sight, &upgrade.to, upgrade, None)) {
         Ok(rotation) => {
             let turns: Vec<String> = rotation
                 .rounds

@@ -34,6 +34,8 @@ pub struct Seen {
     pub named: u64,
     /// Registers that name it as the owner.
     pub owned: u64,
+    /// The operator's factor for it, in percent.
+    pub price_percent: u32,
     /// For how long no answer has named it for an object or a placement.
     pub quiet_for: Option<Duration>,
     /// For how long a draining server has owned nothing.
@@ -88,10 +90,11 @@ impl Seen {
         self.has.as_ref().and_then(|has| has.upkeep.as_ref())
     }
 
-    /// Octets that its objects take, as it last said.
+    /// Octets that its objects take on disk, as it last said; a release that does not say it tells their plaintext.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.has.as_ref().map_or(0, |has| has.bytes)
+        let plain = self.has.as_ref().map_or(0, |has| has.bytes);
+        self.upkeep().map_or(plain, |upkeep| upkeep.used.max(plain))
     }
 
     /// Octets that it has room for, as it last said.
@@ -99,6 +102,6 @@ impl Seen {
     pub fn room(&self) -> u64 {
         self.has
             .as_ref()
-            .map_or(0, |has| has.capacity.saturating_sub(has.bytes))
+            .map_or(0, |has| has.capacity.saturating_sub(self.bytes()))
     }
 }

@@ -124,7 +124,7 @@ fn under_way(sight: &Sight) -> Result<(&Plan, &Upgrade), SteerRefusal> {
 /// [`SteerRefusal`] says why not, and what would help.
 pub fn start(sight: &Sight, to: &str, ask: &Ask, moving: u64, now_unix_s: u64) -> Result<Plan, SteerRefusal> {
     let upgrade = prepare(sight, to, ask, now_unix_s)?;
-    let findings: Vec<Finding> = preflight::check(sight, &upgrade, moving)
+    let findings: Vec<Finding> = preflight::check(sight, &upgrade, moving, now_unix_s)
         .into_iter()
         .filter(|finding| finding.is_fault)
         .collect();
@@ -152,9 +152,9 @@ pub fn start(sight: &Sight, to: &str, ask: &Ask, moving: u64, now_unix_s: u64) -
 /// # Errors
 ///
 /// [`SteerRefusal`] where nothing can be judged.
-pub fn check(sight: &Sight, to: &str, ask: &Ask, moving: u64) -> Result<Vec<Finding>, SteerRefusal> {
-    let upgrade = prepare(sight, to, ask, 0)?;
-    Ok(preflight::check(sight, &upgrade, moving))
+pub fn check(sight: &Sight, to: &str, ask: &Ask, moving: u64, now_unix_s: u64) -> Result<Vec<Finding>, SteerRefusal> {
+    let upgrade = prepare(sight, to, ask, now_unix_s)?;
+    Ok(preflight::check(sight, &upgrade, moving, now_unix_s))
 }
 
 /// The upgrade as it would begin.

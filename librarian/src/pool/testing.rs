@@ -46,6 +46,7 @@ pub(super) fn seen(role: Role, objects: u64) -> Seen {
         alive: true,
         named: objects,
         owned: objects,
+        price_percent: 100,
         quiet_for: None,
         emptied_for: None,
         step_for: std::time::Duration::ZERO,
