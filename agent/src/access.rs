@@ -14,6 +14,7 @@ pub mod condition;
 mod counted;
 mod forward;
 pub mod ijson;
+pub mod latency;
 mod list;
 mod listen;
 pub mod metrics;

@@ -268,6 +268,11 @@ pub struct Moves {
     pub window_objects: usize,
     /// Most octets that are on their way out at once.
     pub window_octets: Octets,
+    /// Longest that clients should wait, at the 99th percentile: moves slow down when they wait longer.
+    #[serde(with = "humantime_serde")]
+    pub foreground_p99: Duration,
+    /// Smallest share of the window that moves slow down to, in thousandths.
+    pub slowest_permille: u32,
     /// Longest time that writes to one object wait while its move commits.
     #[serde(with = "humantime_serde")]
     pub seal_budget: Duration,
@@ -343,6 +348,8 @@ impl Default for Moves {
         Moves {
             window_objects: 512,
             window_octets: Octets(32 << 20),
+            foreground_p99: Duration::from_millis(50),
+            slowest_permille: 20,
             seal_budget: Duration::from_millis(100),
             retire_after: Duration::from_secs(30),
             reserve_for: Duration::from_secs(60),
@@ -504,6 +511,15 @@ impl Config {
             (
                 self.moves.window_objects == 0 || self.moves.window_octets.0 < 1 << 20,
                 "moves.window_objects is at least 1 and moves.window_octets at least 1MiB",
+            ),
+            (
+                self.moves.foreground_p99 < Duration::from_millis(1)
+                    || self.moves.foreground_p99 > Duration::from_secs(3600),
+                "moves.foreground_p99 is between 1ms and 1h",
+            ),
+            (
+                !(1..=1000).contains(&self.moves.slowest_permille),
+                "moves.slowest_permille is between 1 and 1000",
             ),
             (
                 self.moves.seal_budget.is_zero() || self.moves.seal_budget > Duration::from_secs(5),
@@ -677,6 +693,14 @@ volume_step = "{volume_step}"
 # window_objects = {window_objects}
 # Most octets on their way out at once. Default {window_octets}. As above, for large objects.
 # window_octets = "{window_octets}"
+# Longest that clients of this server should wait for the head of an answer, at the 99th percentile of the last seconds, between 1ms and
+# 1h. Default {foreground_p99}. While they wait longer, moves out of this server use half of the two bounds above, then half of that, and
+# so on; they speed up again when clients wait less than half as long, or are few. Short: moves are slow under any load. Long: clients
+# feel moves.
+# foreground_p99 = "{foreground_p99}"
+# Smallest share of the two bounds that moves slow down to, in thousandths, 1 to 1000. Default {slowest_permille}. Small: a drain takes long
+# under a heavy load. 1000: moves never slow down.
+# slowest_permille = {slowest_permille}
 # Longest time that writes to one object wait while its move commits. Default {seal_budget}. Longer values ride out a slow
 # librarian; writers feel all of it. Shorter ones abort and repeat moves under load.
 # seal_budget = "{seal_budget}"
@@ -718,6 +742,8 @@ volume_step = "{volume_step}"
         idle_timeout = time(access.idle_timeout),
         window_objects = moves.window_objects,
         window_octets = moves.window_octets,
+        foreground_p99 = time(moves.foreground_p99),
+        slowest_permille = moves.slowest_permille,
         seal_budget = time(moves.seal_budget),
         retire_after = time(moves.retire_after),
         reserve_for = time(moves.reserve_for),

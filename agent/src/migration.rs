@@ -16,6 +16,7 @@
 
 pub mod destination;
 pub mod guard;
+pub mod pace;
 pub mod source;
 pub mod window;
 pub mod wire;

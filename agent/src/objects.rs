@@ -51,6 +51,7 @@ pub use words::{Busy, Condition, Delete, Miss, Put, ReadGate, Summary, WriteErro
 pub(crate) use writing::KEYS_RETRY;
 pub use writing::Prepared;
 
+use crate::access::latency::Latency;
 use crate::clock::BootInstant;
 use crate::control::{Figures, Wanted};
 use crate::register::Registers;
@@ -101,6 +102,12 @@ pub struct Objects {
     shortenings: Arc<Semaphore>,
     requests: AtomicU64,
     errors: AtomicU64,
+    clients: Latency,
+}
+
+/// Milliseconds of a clock that does not go back.
+fn now_ms() -> u64 {
+    u64::try_from((BootInstant::now() - BootInstant::ZERO).as_millis()).unwrap_or(u64::MAX)
 }
 
 impl std::ops::Deref for Objects {
@@ -131,6 +138,7 @@ impl Objects {
             shortenings: Arc::new(Semaphore::new(SHORTENINGS_MAX)),
             requests: AtomicU64::new(0),
             errors: AtomicU64::new(0),
+            clients: Latency::default(),
         })
     }
 
@@ -223,6 +231,17 @@ impl Objects {
             commits: self.store.commits(),
             audit: Some(self.store.audit_head()),
         }
+    }
+
+    /// A client waited so long for the head of an answer.
+    pub fn client_waited(&self, took: Duration) {
+        self.clients.note(now_ms(), took);
+    }
+
+    /// The 99th percentile of that in the last seconds; `None` for too few clients to say.
+    #[must_use]
+    pub fn clients_wait(&self) -> Option<Duration> {
+        self.clients.p99(now_ms())
     }
 
     /// What this agent decides alone.

@@ -39,6 +39,7 @@ use crate::config::Config;
 use crate::control::Wanted;
 use crate::membership::Revoked;
 use crate::migration::Settings;
+use crate::migration::pace::PaceSettings;
 use crate::migration::window::WindowSettings;
 use crate::objects::Objects;
 use crate::register::Registers;
@@ -59,6 +60,8 @@ pub struct TransferSettings {
     pub mtu: u16,
     /// How much is on its way at a time.
     pub window: WindowSettings,
+    /// How it becomes less while clients wait.
+    pub pace: PaceSettings,
     /// Times and bounds of one move.
     pub machine: Settings,
     /// How long it is told at least where an object went; at most twice as long.
@@ -82,6 +85,10 @@ impl TransferSettings {
                 sealed_max: moves.window_objects.min(SEALED_MAX),
                 seal_target: moves.seal_budget / 2,
             },
+            pace: PaceSettings {
+                target: moves.foreground_p99,
+                floor: moves.slowest_permille,
+            },
             machine: Settings {
                 seal_budget: moves.seal_budget,
                 grace: moves.retire_after,
@@ -103,6 +110,9 @@ pub struct Counters {
     moved_in: AtomicU64,
     moved_in_octets: AtomicU64,
     stayed: AtomicU64,
+    /// Share of the window, in thousandths.
+    pace: AtomicU64,
+    slowed: AtomicU64,
 }
 
 /// [`Counters`] at one moment.
@@ -128,6 +138,11 @@ impl Counters {
     fn open(&self, out: usize, incoming: usize) {
         self.open_out.store(out as u64, Ordering::Relaxed);
         self.open_in.store(incoming as u64, Ordering::Relaxed);
+    }
+
+    fn paced(&self, share: u32, slowed: u64) {
+        self.pace.store(share.into(), Ordering::Relaxed);
+        self.slowed.store(slowed, Ordering::Relaxed);
     }
 
     fn moved_out(&self, octets: u64) {
@@ -187,8 +202,17 @@ impl Counters {
                 "counter",
                 moves.moved_in_octets,
             ),
+            (
+                "agent_moves_slowed_total",
+                "counter",
+                self.slowed.load(Ordering::Relaxed),
+            ),
         ];
-        let mut text = String::new();
+        let share = self.pace.load(Ordering::Relaxed) as f64 / 1000.0;
+        let mut text = format!(
+            "# HELP agent_moves_pace_ratio Share of the window that moves may use now: less while clients wait.\n\
+             # TYPE agent_moves_pace_ratio gauge\nagent_moves_pace_ratio {share}\n"
+        );
         let mut described = "";
         for (series, kind, value) in rows {
             let name = series.split('{').next().unwrap_or(series);
@@ -206,6 +230,7 @@ fn help(name: &str) -> &'static str {
     match name {
         "agent_moves_open" => "Moves of objects that are open.",
         "agent_moves_finished_total" => "Moves out of this server that ended.",
+        "agent_moves_slowed_total" => "How often moves were slowed down for clients.",
         "agent_moves_taken_total" => "Objects that this server took over.",
         _ => "Octets of objects that moved.",
     }

@@ -23,7 +23,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
 use bytes::Bytes;
-use certs::Verb as Grant;
+use certs::{Verb as Grant, Who};
 use http::header::{
     ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, RANGE,
     USER_AGENT, X_CONTENT_TYPE_OPTIONS,
@@ -44,6 +44,9 @@ use crate::access::target;
 use crate::access::{HYPERNET_EPOCH, HYPERNET_SIZE, HYPERNET_TYPE};
 use crate::objects::{Delete, KEYS_RETRY, Miss, Reading, STEPS_RETRY};
 use crate::store::{Entry, ReadError};
+
+/// A write of more takes as long as its client sends.
+const UPLOAD_OCTETS: u64 = 64 << 10;
 
 /// Every path of client access.
 pub(super) fn router(access: Arc<Access>) -> Router {
@@ -72,6 +75,7 @@ async fn watch(State(access): State<Arc<Access>>, request: Request, next: Next) 
     let (method, version) = (request.method().clone(), request.version());
     let path = request.uri().path().to_owned();
     let verb = verb(&method, &path);
+    let is_foreground = is_foreground(verb, &request);
     let permit = Arc::clone(&access.requests).try_acquire_owned();
     let running = access.metrics.hold(|metrics| &metrics.running);
     let response = match permit {
@@ -103,8 +107,26 @@ async fn watch(State(access): State<Arc<Access>>, request: Request, next: Next) 
     };
     let took = start.elapsed();
     access.metrics.request(verb, response.status(), took);
+    if is_foreground {
+        access.objects.client_waited(took);
+    }
     tracing::debug!(%method, path, ?version, status = response.status().as_u16(), ?took, "request");
     finish(response, version)
+}
+
+/// Whether a client waits for this server and not the other way round: reads and deletions of objects, and writes that are no
+/// upload of any length. What another server passes on is counted where the client asked.
+fn is_foreground(verb: Verb, request: &Request) -> bool {
+    let peer = request.extensions().get::<Arc<ConnectionPeer>>();
+    let by_client = peer.is_some_and(|peer| matches!(peer.peer.who, Who::Client { .. }));
+    by_client
+        && match verb {
+            Verb::Get | Verb::GetBody | Verb::Head | Verb::Delete => true,
+            Verb::Put => hyper::body::Body::size_hint(request.body())
+                .exact()
+                .is_some_and(|octets| octets <= UPLOAD_OCTETS),
+            Verb::List | Verb::Other => false,
+        }
 }
 
 /// Whether the client stops its upload when an answer comes before the end. curl before 8 does not, over HTTP/2.

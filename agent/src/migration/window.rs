@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use super::pace::WHOLE;
+
 /// Bounds of what is on its way at a time.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct WindowSettings {
@@ -36,6 +38,8 @@ pub struct Window {
     sealed_full: bool,
     /// How many may be sealed now.
     sealed_now_max: usize,
+    /// Share of the bounds that counts now, in thousandths.
+    share: u32,
     /// Short seals since the bound was last changed.
     short: usize,
     /// Long ones.
@@ -57,6 +61,7 @@ impl Window {
             sealed: 0,
             sealed_full: false,
             sealed_now_max: settings.sealed_max.min(SEALED_MIN * 8),
+            share: WHOLE,
             short: 0,
             long: 0,
         }
@@ -64,12 +69,18 @@ impl Window {
 
     /// Whether an object of so many octets may be opened now.
     pub fn admits(&mut self, octets: u64) -> bool {
-        let room = self.objects == 0
-            || (self.objects < self.settings.objects_max
-                && self.octets.saturating_add(octets) <= self.settings.octets_max);
-        let half = self.objects <= self.settings.objects_max / 2 && self.octets <= self.settings.octets_max / 2;
+        let objects_max = (self.settings.objects_max * self.share as usize / WHOLE as usize).max(1);
+        let octets_max = self.settings.octets_max / u64::from(WHOLE) * u64::from(self.share);
+        let room =
+            self.objects == 0 || (self.objects < objects_max && self.octets.saturating_add(octets) <= octets_max);
+        let half = self.objects <= objects_max / 2 && self.octets <= octets_max / 2;
         self.full = !room || (self.full && !half);
         !self.full
+    }
+
+    /// Lets so many thousandths of the bounds be used from now on; what is on its way arrives.
+    pub fn share(&mut self, thousandths: u32) {
+        self.share = thousandths.min(WHOLE);
     }
 
     /// An object is on its way.
@@ -185,6 +196,21 @@ mod tests {
         assert!(window.admits(0));
         window.open(0);
         assert!(window.admits(0), "it fills up again");
+    }
+
+    #[test]
+    fn part_of_a_window_is_as_much_smaller_and_never_nothing() {
+        let mut window = window();
+        window.share(500);
+        for _ in 0..2 {
+            assert!(window.admits(200));
+            window.open(200);
+        }
+        assert!(!window.admits(0), "a third of four halved");
+        window.close(200);
+        window.close(200);
+        window.share(1);
+        assert!(window.admits(5000), "one object always goes");
     }
 
     #[test]

@@ -22,6 +22,7 @@ use zones::{Address, ServerName};
 use super::copying::{Arrival, Shipment};
 use super::{Counters, TransferSettings};
 use crate::clock::BootInstant;
+use crate::migration::pace::Pace;
 use crate::migration::window::Window;
 use crate::migration::wire::{Either, Reply, Request};
 use crate::migration::{destination, source};
@@ -86,6 +87,7 @@ pub struct Engine<O> {
     /// Earliest first; those that no machine has any more are passed over.
     timers: BinaryHeap<Reverse<(BootInstant, Side, Id)>>,
     window: Window,
+    pace: Pace,
     drain: Drain,
     /// Closings that wait for their place in the window.
     to_close: VecDeque<(Id, u32)>,
@@ -121,6 +123,7 @@ impl<O: Outside> Engine<O> {
     #[must_use]
     pub fn new(parts: Parts, outside: O) -> Engine<O> {
         let window = Window::new(parts.settings.window);
+        let pace = Pace::new(parts.settings.pace);
         Engine {
             parts,
             outside,
@@ -131,6 +134,7 @@ impl<O: Outside> Engine<O> {
             incoming_by_address: HashMap::new(),
             timers: BinaryHeap::new(),
             window,
+            pace,
             drain: Drain::default(),
             to_close: VecDeque::new(),
             to_ship: VecDeque::new(),
@@ -159,11 +163,23 @@ impl<O: Outside> Engine<O> {
 
     /// Fires what is due, begins what is wanted, and hands out whatever gathered and has room to run.
     pub fn turn(&mut self) {
+        self.look_at_clients();
         self.fire();
         self.reclaim();
         self.end_forwards();
         self.drain();
         self.flush();
+    }
+
+    /// Moves slower while clients wait.
+    fn look_at_clients(&mut self) {
+        let now = self.outside.now();
+        if !self.pace.is_due(now) {
+            return;
+        }
+        self.pace.look(now, self.outside.clients_wait());
+        self.window.share(self.pace.share());
+        self.parts.counters.paced(self.pace.share(), self.pace.slowed());
     }
 
     /// When the next timer is due. Beside it, take a turn every [`LOOK_EVERY`].

@@ -1,6 +1,7 @@
 //! The engine's outside in a running agent: tasks for disk and librarian, QUIC for peers, the system's clocks.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use futures_util::FutureExt;
@@ -95,6 +96,10 @@ impl Outside for Shell {
 
     fn seed(&mut self) -> [u8; 32] {
         rand::random()
+    }
+
+    fn clients_wait(&self) -> Option<Duration> {
+        self.objects.clients_wait()
     }
 
     fn wanted(&self) -> Wanted {

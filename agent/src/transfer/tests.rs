@@ -140,6 +140,10 @@ impl Agent {
                 seal_target: Duration::from_millis(50),
             },
             forward_for,
+            pace: crate::migration::pace::PaceSettings {
+                target: Duration::from_millis(50),
+                floor: 20,
+            },
             machine: Settings {
                 // This machine may be busy.
                 seal_budget: Duration::from_secs(1),

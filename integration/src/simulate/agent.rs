@@ -321,6 +321,10 @@ impl Process {
                     sealed_max: 64,
                     seal_target: std::time::Duration::from_millis(50),
                 },
+                pace: agent::migration::pace::PaceSettings {
+                    target: std::time::Duration::from_millis(50),
+                    floor: 20,
+                },
                 machine: times(),
                 forward_for: std::time::Duration::from_secs(4),
             },

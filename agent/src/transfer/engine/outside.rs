@@ -5,6 +5,7 @@
 
 use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
+use std::time::Duration;
 use tracing::error;
 use zones::{Address, Register, ServerName};
 
@@ -29,6 +30,11 @@ pub trait Outside {
 
     /// 256 fresh random bits.
     fn seed(&mut self) -> [u8; 32];
+
+    /// The 99th percentile of the time that clients of this server waited lately; `None` for too few of them.
+    fn clients_wait(&self) -> Option<Duration> {
+        None
+    }
 
     /// What the controller wants of this server.
     fn wanted(&self) -> Wanted;
