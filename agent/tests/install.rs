@@ -3,5 +3,7 @@
 
 mod install {
     mod fake;
+    mod librarian;
+    mod real;
     mod steps;
 }

@@ -355,6 +355,8 @@ fn boot_id() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use zones::upkeep::Install;
     use zones::{Errand, Policy};
 
@@ -461,5 +463,69 @@ mod tests {
             Install::Ready,
             "a person installed it"
         );
+    }
+
+    /// A server with as much left on it as a test says.
+    #[derive(Default)]
+    struct Left {
+        rows: AtomicU64,
+        running: AtomicU64,
+    }
+
+    impl Clear for Left {
+        fn is_clear(&self) -> bool {
+            self.rows.load(Ordering::Relaxed) == 0
+        }
+
+        fn running(&self) -> u64 {
+            self.running.load(Ordering::Relaxed)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_asked_for_before_the_server_is_clear_and_its_requests_have_ended_or_had_their_time() {
+        for ends in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let left = Arc::new(Left::default());
+            let (sender, wanted) = watch::channel(Wanted::default());
+            let stop = CancellationToken::new();
+            let asker = Asker {
+                own: one(),
+                folder: Some(Folder::make(&dir.path().join(FOLDER)).unwrap()),
+                requests_wait: Duration::from_secs(600),
+                view: Arc::default(),
+                wanted,
+                clear: Arc::clone(&left) as Arc<dyn Clear>,
+                stop: stop.clone(),
+            };
+            let is_asked = || asker.files().unwrap().is_some_and(|files| files.request.is_some());
+            let mut since = None;
+            let hears = |answered_at| {
+                let want = Some(want(Role::Upgrading, 7, 0, Some("2.0")));
+                sender.send_modify(|wanted| (wanted.want, wanted.answered_at) = (want, answered_at));
+            };
+            hears(None);
+            asker.round(&mut since).await.unwrap();
+            assert!(!is_asked(), "the librarian has not answered lately");
+            hears(Some(BootInstant::now() + Duration::from_secs(3600)));
+            left.rows.store(1, Ordering::Relaxed);
+            left.running.store(1, Ordering::Relaxed);
+            asker.round(&mut since).await.unwrap();
+            assert!(!is_asked(), "it holds something");
+            left.rows.store(0, Ordering::Relaxed);
+            asker.round(&mut since).await.unwrap();
+            assert!(!is_asked(), "a request runs");
+            match ends {
+                true => left.running.store(0, Ordering::Relaxed),
+                false => tokio::time::advance(Duration::from_secs(600)).await,
+            }
+            assert!(!stop.is_cancelled());
+            asker.round(&mut since).await.unwrap();
+            assert!(is_asked() && stop.is_cancelled());
+            assert_eq!(
+                asker.view().fill(zones::Upkeep::default()).install,
+                Install::Asked("2.0".to_owned())
+            );
+        }
     }
 }

@@ -219,3 +219,76 @@ pub fn sweep(
     }
     Ok(rest)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::{body, new_entry, octets, put, settings, vault, write};
+    use crate::store::{Disk, RealDisk};
+
+    fn store(dir: &std::path::Path) -> (Store, Vec<Arc<Entry>>) {
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(dir).unwrap());
+        let vault = vault(&disk, 1);
+        Store::open(disk, vault, &settings(16)).unwrap()
+    }
+
+    #[test]
+    fn probe_leaves_rows_and_blocks_as_they_were() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = store(dir.path());
+        let kept = put(&store, &"3.1".parse().unwrap(), 1, &octets(1, 90_000));
+        let (rows, used, commits) = (store.entries(), store.usage().used, store.commits());
+        let me = "s1".parse().unwrap();
+        for level in 1..=3 {
+            probe(&store, &me, Level(level)).unwrap();
+        }
+        assert_eq!(store.entries(), rows);
+        assert_eq!(store.usage().used, used);
+        assert!(store.commits() > commits, "it went through the index");
+        assert_eq!(body(&store, &kept), octets(1, 90_000));
+    }
+
+    #[test]
+    fn row_of_a_probe_that_a_crash_left_is_swept_and_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let me: ServerName = "s1".parse().unwrap();
+        let (opened, _) = store(dir.path());
+        let staged = |from: &str, address: &str| {
+            let address: Address = address.parse().unwrap();
+            let content = Content::Staged(write(&opened, &address, Part::Body, b"content").unwrap());
+            let journal = Journal::Staged {
+                from: from.parse().unwrap(),
+                tx: Tx([0; 16]),
+            };
+            Change::Insert(NewEntry {
+                journal,
+                ..new_entry(&address, 1, content)
+            })
+        };
+        let rows = vec![
+            staged("s1", "_self-test.ab"),
+            staged("s2", "_self-test.ab"),
+            staged("s1", "3.1"),
+        ];
+        opened.commit(rows).unwrap();
+        put(&opened, &"_self-test.cd".parse().unwrap(), 1, b"an object of a client");
+        drop(opened);
+        let (store, entries) = store(dir.path());
+        assert_eq!(entries.len(), 4);
+        let rest = sweep(&store, &me, entries).unwrap();
+        assert_eq!(rest.len(), 3);
+        assert_eq!(store.entries(), rest);
+        assert!(rest.iter().all(|entry| !matches!(
+            &entry.journal,
+            Journal::Staged { from, .. } if *from == me && entry.address.as_str() != "3.1"
+        )));
+    }
+
+    #[test]
+    fn listener_on_every_address_is_tried_on_this_machine() {
+        let at = |text: &str| reachable(text.parse().unwrap()).to_string();
+        assert_eq!(at("0.0.0.0:9"), "127.0.0.1:9");
+        assert_eq!(at("[::]:9"), "[::1]:9");
+        assert_eq!(at("192.0.2.1:9"), "192.0.2.1:9");
+    }
+}
