@@ -205,7 +205,7 @@ impl Control {
                 peer_port: told.peer_port,
                 quarantined: figures.quarantined,
                 audit: figures.audit,
-                upkeep: Some(told.install.fill(Upkeep::default())),
+                upkeep: Some(told.install.fill(Upkeep::default(), wanted.plan)),
             }
         };
         let (heard, wishes) = tokio::join!(

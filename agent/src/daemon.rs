@@ -375,16 +375,26 @@ struct Emptied {
 }
 
 impl Clear for Emptied {
-    fn is_clear(&self) -> bool {
+    fn is_clear(&self) -> Result<(), String> {
         let entries = self.objects.store().entries();
-        entries
+        let left = entries
             .iter()
-            .all(|entry| matches!(entry.journal, Journal::Forward { .. } | Journal::Tombstone { .. }))
+            .find(|entry| !matches!(entry.journal, Journal::Forward { .. } | Journal::Tombstone { .. }));
+        match left {
+            None => Ok(()),
+            Some(entry) => Err(format!("{} is still in the index", entry.address)),
+        }
     }
 
     fn running(&self) -> u64 {
         self.requests.requests_running()
     }
+
+    fn close(&self) -> Result<(), String> {
+        self.is_clear()
+    }
+
+    fn reopen(&self) {}
 }
 
 async fn bind(address: SocketAddr, setting: &'static str) -> Result<TcpListener> {

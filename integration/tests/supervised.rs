@@ -8,7 +8,10 @@ fn children(pid: u32) -> Result<Vec<u32>> {
     let mut children = Vec::new();
     for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
         let text = std::fs::read_to_string(task?.path().join("children"))?;
-        children.extend(text.split_whitespace().map(|child| child.parse().expect("a number")));
+        children.extend(
+            text.split_whitespace()
+                .map(|child| child.parse::<u32>().expect("a number")),
+        );
     }
     Ok(children)
 }
@@ -21,10 +24,7 @@ fn supervised_pool_serves_and_every_agent_ends_with_its_supervisor() -> Result<(
         .start()?;
     let alice = pool.add_client("alice", &["read:1", "write:1"])?;
     let alice = alice.to_str().context("a path of text")?;
-    pool.agent(
-        &["put", "1.2.3", "-", "--client", alice],
-        b"content",
-    )?;
+    pool.agent(&["put", "1.2.3", "-", "--client", alice], b"content")?;
     let read = pool.agent(&["get", "1.2.3", "--client", alice], b"")?;
     assert_eq!(read.stdout, "content");
     let supervisor = pool.server("s1")?.process()?.pid();

@@ -13,7 +13,8 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
-use zones::{Role, Steps, Want};
+use zones::upkeep::Install;
+use zones::{Role, Steps, Upkeep, Want};
 
 use super::folder::Folder;
 use super::release::Release;
@@ -35,20 +36,42 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(30);
 
 /// Whether a stop would hurt anybody.
 pub trait Clear: Send + Sync {
-    /// Whether nothing is left on this server but what says where objects went: the check of disk and journal that the agent
-    /// repeats at the moment it stops (DESIGN.md section 13, Empty).
-    fn is_clear(&self) -> bool;
+    /// Whether nothing is left on this server but what says where objects went; what is left, in words.
+    ///
+    /// # Errors
+    ///
+    /// What is left first.
+    fn is_clear(&self) -> Result<(), String>;
 
     /// Requests of clients that run now.
     fn running(&self) -> u64;
+
+    /// Lets nothing new begin from now on, if nothing is left here: the check of disk and journal that the agent repeats at the
+    /// moment it stops (DESIGN.md section 13, Empty). Requests that still run have had their time. May block for a moment.
+    ///
+    /// # Errors
+    ///
+    /// What is left; then everything goes on as before.
+    fn close(&self) -> Result<(), String>;
+
+    /// Lets everything begin again: nothing could be asked for.
+    fn reopen(&self);
 }
 
 /// How the installing stands, for the control loop: what the last strings of the *has* record say of it.
 #[derive(Debug)]
 pub struct InstallView {
-    install: Mutex<zones::upkeep::Install>,
+    install: Mutex<Shown>,
     tested: watch::Sender<u64>,
     rounds: watch::Sender<u64>,
+}
+
+/// What is told.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+struct Shown {
+    install: Install,
+    /// The plan under which it failed or was refused: under a later one the server is as ready as ever.
+    until: Option<u64>,
 }
 
 impl Default for InstallView {
@@ -62,11 +85,15 @@ impl Default for InstallView {
 }
 
 impl InstallView {
-    /// Puts both numbers into what is told.
+    /// Puts both into what is told beside this plan's number.
     #[must_use]
-    pub fn fill(&self, upkeep: zones::Upkeep) -> zones::Upkeep {
-        zones::Upkeep {
-            install: self.install.lock().clone(),
+    pub fn fill(&self, upkeep: Upkeep, plan: u64) -> Upkeep {
+        let Shown { install, until } = self.install.lock().clone();
+        Upkeep {
+            install: match until.is_some_and(|until| plan > until) {
+                true => Install::Ready,
+                false => install,
+            },
             tested: *self.tested.borrow(),
             ..upkeep
         }
@@ -77,8 +104,8 @@ impl InstallView {
         self.rounds.send_modify(|rounds| *rounds += 1);
     }
 
-    fn show(&self, install: zones::upkeep::Install) {
-        *self.install.lock() = install;
+    fn show(&self, shown: Shown) {
+        *self.install.lock() = shown;
     }
 
     /// Waits until what is shown now was told, at most so long.
@@ -131,19 +158,19 @@ fn decide(own: &Release, want: &Want, request: Option<&Request>, report: Option<
 }
 
 /// What is told of the installing.
-fn shown(own: &Release, request: Option<&Request>, report: Option<&Report>) -> zones::upkeep::Install {
-    use zones::upkeep::Install;
+fn shown(own: &Release, request: Option<&Request>, report: Option<&Report>) -> Shown {
+    let shown = |install, until| Shown { install, until };
     if let Some(request) = request.filter(|request| request.direction != Direction::Close) {
-        return Install::Asked(request.release.to_string());
+        return shown(Install::Asked(request.release.to_string()), None);
     }
     let Some(Report { request, outcome, .. }) = report.filter(|report| report.request.release != *own) else {
-        return Install::Ready;
+        return shown(Install::Ready, None);
     };
     let release = request.release.to_string();
     match outcome {
-        Outcome::Failed { .. } | Outcome::Broken { .. } => Install::Failed(release),
-        Outcome::Refused { .. } => Install::Refused(release),
-        Outcome::Installed {} | Outcome::Closed {} => Install::Ready,
+        Outcome::Failed { .. } | Outcome::Broken { .. } => shown(Install::Failed(release), Some(request.plan)),
+        Outcome::Refused { .. } => shown(Install::Refused(release), Some(request.plan)),
+        Outcome::Installed {} | Outcome::Closed {} => shown(Install::Ready, None),
     }
 }
 
@@ -174,7 +201,7 @@ impl Asker {
         stop: CancellationToken,
     ) -> std::io::Result<Asker> {
         let asks = config.install.how == How::Request || std::env::var_os(SUPERVISED).is_some();
-        Ok(Asker {
+        let asker = Asker {
             own: config.release.parse().expect("settings refuse what is no release"),
             folder: match asks {
                 true => Some(Folder::make(&dir.join(FOLDER))?),
@@ -185,7 +212,12 @@ impl Asker {
             wanted,
             clear,
             stop,
-        })
+        };
+        // Told from the first word on; what cannot be read is told by the first round.
+        if let Ok(Some(Files { request, report, .. })) = asker.files() {
+            asker.view.show(shown(&asker.own, request.as_ref(), report.as_ref()));
+        }
+        Ok(asker)
     }
 
     /// What the control loop tells.
@@ -219,6 +251,12 @@ impl Asker {
         }))
     }
 
+    async fn close(&self) -> Result<(), String> {
+        let clear = Arc::clone(&self.clear);
+        let closed = tokio::task::spawn_blocking(move || clear.close()).await;
+        closed.unwrap_or_else(|error| Err(error.to_string()))
+    }
+
     async fn round(&self, began_waiting: &mut Option<Instant>) -> Result<(), FileError> {
         let Some(Files {
             folder,
@@ -241,11 +279,15 @@ impl Asker {
             Decision::Close => (Direction::Close, self.own.clone()),
             Decision::Ask(direction, release) => {
                 let since = *began_waiting.get_or_insert_with(Instant::now);
-                if !self.clear.is_clear() {
-                    tracing::debug!(%release, "not asked for: this server is not empty");
+                if let Err(left) = self.clear.is_clear() {
+                    tracing::debug!(%release, left, "not asked for: this server is not empty");
                     return Ok(());
                 }
                 if self.clear.running() > 0 && since.elapsed() < self.requests_wait {
+                    return Ok(());
+                }
+                if let Err(left) = self.close().await {
+                    tracing::warn!(%release, left, "not asked for: this server is not empty any more");
                     return Ok(());
                 }
                 (direction, release)
@@ -262,7 +304,12 @@ impl Asker {
             contract: want.policy.steps == Steps::All,
             unix_ms: clock::unix_ms(),
         };
-        store(folder, REQUEST, &request)?;
+        if let Err(error) = store(folder, REQUEST, &request) {
+            if direction != Direction::Close {
+                self.clear.reopen();
+            }
+            return Err(error);
+        }
         tracing::info!(release = %request.release, plan = request.plan, step = request.step, ?direction, "asked the installer");
         self.view.show(shown(&self.own, Some(&request), None));
         if direction != Direction::Close {
@@ -357,7 +404,6 @@ fn boot_id() -> String {
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    use zones::upkeep::Install;
     use zones::{Errand, Policy};
 
     use super::super::words::tests::a_request;
@@ -450,6 +496,8 @@ mod tests {
 
     #[test]
     fn what_is_told_follows_request_and_result() {
+        let shown =
+            |own: &Release, request: Option<&Request>, report: Option<&Report>| shown(own, request, report).install;
         assert_eq!(shown(&one(), None, None), Install::Ready);
         let open = a_request("2.0", "1.0", 8);
         assert_eq!(
@@ -465,6 +513,15 @@ mod tests {
         );
     }
 
+    #[test]
+    fn failure_is_told_under_the_plan_that_it_happened_under_and_no_longer() {
+        let view = InstallView::default();
+        view.show(shown(&one(), None, Some(&failed(7))));
+        let told = |plan| view.fill(Upkeep::default(), plan).install;
+        assert_eq!(told(7), Install::Failed("2.0".to_owned()));
+        assert_eq!(told(8), Install::Ready, "a later plan has not failed");
+    }
+
     /// A server with as much left on it as a test says.
     #[derive(Default)]
     struct Left {
@@ -473,9 +530,18 @@ mod tests {
     }
 
     impl Clear for Left {
-        fn is_clear(&self) -> bool {
-            self.rows.load(Ordering::Relaxed) == 0
+        fn is_clear(&self) -> Result<(), String> {
+            match self.rows.load(Ordering::Relaxed) {
+                0 => Ok(()),
+                rows => Err(format!("{rows} rows")),
+            }
         }
+
+        fn close(&self) -> Result<(), String> {
+            self.is_clear()
+        }
+
+        fn reopen(&self) {}
 
         fn running(&self) -> u64 {
             self.running.load(Ordering::Relaxed)
@@ -523,7 +589,7 @@ mod tests {
             asker.round(&mut since).await.unwrap();
             assert!(is_asked() && stop.is_cancelled());
             assert_eq!(
-                asker.view().fill(zones::Upkeep::default()).install,
+                asker.view().fill(Upkeep::default(), 9).install,
                 Install::Asked("2.0".to_owned())
             );
         }

@@ -223,4 +223,33 @@ mod tests {
         assert!(read(&format!("{TEXT}\nhealth_timeout = \"0s\"")).is_err());
         assert!(read(&format!("{TEXT}\nrestart = [\"systemctl\", \"{{release}}\"]")).is_err());
     }
+
+    #[test]
+    fn file_of_the_package_shows_every_setting_with_its_default() {
+        let text = include_str!("../../systemd/agent-install.toml");
+        let settings = read(text).unwrap();
+        let shown: String = text
+            .lines()
+            .map(|line| match line.strip_prefix("# ") {
+                Some(rest)
+                    if rest
+                        .split(" = ")
+                        .next()
+                        .is_some_and(|key| rest.contains(" = ") && !key.contains(' ')) =>
+                {
+                    rest
+                }
+                Some(_) | None => line,
+            })
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let all = read(&shown).unwrap();
+        assert!(all.program.is_some() && all.state.is_some());
+        let known = Settings {
+            program: None,
+            state: None,
+            ..all
+        };
+        assert_eq!(known, settings);
+    }
 }
