@@ -1,4 +1,4 @@
-//! The command line: `agent join|run|get|put|stat|rm|ls|renew|check|keys|schema`.
+//! The command line: `agent join|run|supervise|install|get|put|stat|rm|ls|renew|check|keys|schema`.
 //!
 //! Exit status 0 done, 1 failed, 2 wrong usage. What a command is asked for goes to standard output, everything else to
 //! standard error. Long work shows its progress on a terminal and stays silent in a pipe.
@@ -6,6 +6,7 @@
 mod address;
 mod check;
 pub(crate) mod files;
+mod install;
 mod join;
 mod keys;
 mod log;
@@ -15,6 +16,7 @@ mod put;
 mod renew;
 mod schema;
 mod schema_step;
+mod supervise;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -42,6 +44,10 @@ enum Command {
     Join(join::Join),
     /// Keep, serve and move objects until SIGTERM
     Run(Run),
+    /// Run the agent as a child, and install what it asks for
+    Supervise(supervise::Supervise),
+    /// Install the release that the agent has asked for
+    Install(install::Install),
     /// Read an object
     Get(objects::Get),
     /// Write an object, or make it
@@ -97,12 +103,15 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    let serves = matches!(cli.command, Command::Run(_));
+    let serves = matches!(
+        cli.command,
+        Command::Run(_) | Command::Supervise(_) | Command::Install(_)
+    );
     log::begin(cli.log_format, serves);
     // One provider of primitives in the whole process. It may be there already.
     drop(rustls::crypto::ring::default_provider().install_default());
-    match cli.command.run() {
-        Ok(()) => ExitCode::SUCCESS,
+    match cli.command.run(cli.log_format) {
+        Ok(status) => status,
         Err(error) => {
             eprintln!("error: {}", told(&error));
             ExitCode::FAILURE
@@ -111,8 +120,10 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 impl Command {
-    fn run(self) -> anyhow::Result<()> {
-        match self {
+    fn run(self, format: log::Format) -> anyhow::Result<ExitCode> {
+        let done = match self {
+            Command::Supervise(supervise) => return supervise.run(format),
+            Command::Install(install) => return install.run(),
             Command::Join(join) => asynchronous(join.run()),
             Command::Run(run) => crate::daemon::run(&run.dir),
             Command::Get(get) => asynchronous(get.run()),
@@ -125,7 +136,8 @@ impl Command {
             Command::Keys(keys) => hardened(|| keys.run()),
             Command::Schema(schema) => schema.run(),
             Command::SchemaStep(step) => step.run(),
-        }
+        };
+        done.map(|()| ExitCode::SUCCESS)
     }
 }
 

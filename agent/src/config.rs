@@ -61,6 +61,9 @@ pub struct Config {
     /// How copies are read to find damage.
     #[serde(default)]
     pub scrub: Scrub,
+    /// How another release is installed.
+    #[serde(default)]
+    pub install: Install,
 }
 
 /// Where the librarian is.
@@ -300,6 +303,37 @@ pub struct Scrub {
     pub interval: Duration,
 }
 
+/// How another release is installed.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Install {
+    /// Who installs it.
+    pub how: How,
+    /// How long running requests of clients are waited for before the agent stops for an install.
+    #[serde(with = "humantime_serde")]
+    pub requests_wait: Duration,
+}
+
+/// Who installs another release.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+pub enum How {
+    /// A person.
+    #[default]
+    ByHand,
+    /// An installer, which the agent asks by a file.
+    Request,
+}
+
+impl Default for Install {
+    fn default() -> Self {
+        Install {
+            how: How::default(),
+            requests_wait: Duration::from_secs(600),
+        }
+    }
+}
+
 impl Default for Scrub {
     fn default() -> Self {
         Scrub {
@@ -537,6 +571,10 @@ impl Config {
                 self.scrub.interval < Duration::from_secs(60),
                 "scrub.interval is at least 1m",
             ),
+            (
+                self.install.requests_wait > Duration::from_secs(3600),
+                "install.requests_wait is at most 1h",
+            ),
         ];
         rules.iter().find(|(broken, _)| *broken).map(|(_, what)| *what)
     }
@@ -727,6 +765,15 @@ volume_step = "{volume_step}"
 # Time from the end of one pass to the begin of the next, at least 1m. Default {scrub_interval}. Long: damage is found late, when
 # other copies may be damaged too, and an upgrade that asks for a recent pass waits. Short: the disk is read all the time.
 # interval = "{scrub_interval}"
+
+[install]
+# Who installs another release when an upgrade asks for it: by-hand (a person) or request (the agent stops and asks an installer
+# by a file in upgrade/: agent-install.path of systemd). Default by-hand; under `agent supervise --config FILE` it is request. With
+# request and no installer the agent stops and nobody starts it again.
+# how = "by-hand"
+# How long running requests of clients are waited for before the agent stops for an install, at most 1h. Default {requests_wait}.
+# Short cuts off long downloads; long holds up the upgrade of the whole pool.
+# requests_wait = "{requests_wait}"
 "#,
         default_capacity = store.capacity,
         volume_step_default = store.volume_step,
@@ -751,6 +798,7 @@ volume_step = "{volume_step}"
         mtu = moves.mtu,
         scrub_rate = scrub.rate,
         scrub_interval = time(scrub.interval),
+        requests_wait = time(Install::default().requests_wait),
     )
 }
 
@@ -821,6 +869,7 @@ mod tests {
         assert_eq!(format!("{:?}", shown.access), format!("{:?}", Access::default()));
         assert_eq!(format!("{:?}", shown.moves), format!("{:?}", Moves::default()));
         assert_eq!(format!("{:?}", shown.scrub), format!("{:?}", Scrub::default()));
+        assert_eq!(format!("{:?}", shown.install), format!("{:?}", Install::default()));
         assert_eq!(shown.keyring.secret, KeyringSecret::default());
         assert_eq!(shown.release, release());
         assert!(shown.listen.metrics.is_some() && !shown.listen.advertise.is_empty());

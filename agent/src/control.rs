@@ -17,9 +17,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use zones::{Has, Policy, Role, Want, Wish};
+use zones::{Has, Policy, Role, Upkeep, Want, Wish};
 
 use crate::clock::BootInstant;
+use crate::install::InstallView;
 use crate::migration::guard::{Guard, stands};
 use crate::register::{Registers, Wishes};
 use load::Load;
@@ -120,6 +121,8 @@ pub struct Told {
     pub peer_port: u16,
     /// Its addresses, at least one.
     pub addresses: Vec<IpAddr>,
+    /// How the installing of another release stands.
+    pub install: Arc<InstallView>,
 }
 
 /// Keeps telling and asking.
@@ -202,7 +205,7 @@ impl Control {
                 peer_port: told.peer_port,
                 quarantined: figures.quarantined,
                 audit: figures.audit,
-                upkeep: None,
+                upkeep: Some(told.install.fill(Upkeep::default(), wanted.plan)),
             }
         };
         let (heard, wishes) = tokio::join!(
@@ -227,7 +230,9 @@ impl Control {
             *wanted = next;
             news
         });
-        heard.map_err(boxed)
+        heard.map_err(boxed)?;
+        told.install.was_told();
+        Ok(())
     }
 }
 
@@ -352,6 +357,7 @@ mod tests {
             https_port: 9001,
             peer_port: 9101,
             addresses: vec!["127.0.0.1".parse().unwrap()],
+            install: Arc::default(),
         };
         let (control, mut wanted) = Control::open(dir.path(), Arc::new(stub.registers())).unwrap();
         let run = tokio::spawn(control.run(told, Figures::default));

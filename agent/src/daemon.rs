@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  directory --> store --> objects (open entries closed) --> moves --> HTTPS --> control (has, wants) --> ready
-//!  SIGTERM --> no new moves, requests end --> store closed
+//!  SIGTERM, another release asked for --> no new moves, requests end --> store closed
 //! ```
 //!
 //! Everything that was acknowledged is durable at every moment: a kill loses nothing, a clean stop only spares others the
@@ -29,6 +29,8 @@ use crate::access::metrics::{self, Source};
 use crate::age;
 use crate::control::{Control, Figures, Told, Wanted};
 use crate::home::Home;
+use crate::install::selftest::{self, Prober};
+use crate::install::{Asker, Clear};
 use crate::keys::Keeper;
 use crate::membership::Membership;
 use crate::objects::{Objects, Settings};
@@ -36,6 +38,7 @@ use crate::reconcile::Reconciler;
 use crate::register::{Phase, Registers, Trust};
 use crate::schema::{Children, Limits, Stepper};
 use crate::scrub::Scrubber;
+use crate::store::Journal;
 use crate::transfer::{Room, Transfer, TransferSettings};
 use crate::vault::{harden, suite};
 
@@ -131,6 +134,7 @@ async fn serve(home: Home) -> Result<()> {
         _ = interrupt.recv() => "SIGINT",
         () = agent.written_off.cancelled() => "written off",
         () = agent.old_index.cancelled() => "the index is old",
+        () = agent.install.cancelled() => "another release is to be installed",
     };
     let written_off = agent.written_off.is_cancelled();
     let old_index = agent.old_index.is_cancelled();
@@ -160,6 +164,9 @@ struct Agent {
     written_off: CancellationToken,
     /// Cancelled when the librarian tells, late, that this index is older than what was reported.
     old_index: CancellationToken,
+    /// Cancelled when another release was asked for, which needs this process to end.
+    install: CancellationToken,
+    _asker: AbortOnDropHandle<()>,
     _control: AbortOnDropHandle<()>,
     _reconciler: AbortOnDropHandle<()>,
     _keeper: AbortOnDropHandle<()>,
@@ -172,9 +179,13 @@ impl Agent {
     async fn start(home: Home) -> Result<Agent> {
         let home = Arc::new(home);
         let opening = Arc::clone(&home);
-        let (store, entries) = tokio::task::spawn_blocking(move || opening.open_store())
-            .await
-            .context("open the store")??;
+        let (store, entries) = tokio::task::spawn_blocking(move || {
+            let (store, entries) = opening.open_store()?;
+            let entries = selftest::sweep(&store, &opening.config.name, entries).context("end a self-test")?;
+            anyhow::Ok((store, entries))
+        })
+        .await
+        .context("open the store")??;
         let config = &home.config;
         tracing::info!(copies = entries.len(), commits = store.commits(), "store open");
         let trust = Trust::open(&home.dir).context("read which registry is believed")?;
@@ -236,6 +247,7 @@ impl Agent {
         let peer = transfer.local_addr().context("read the port of listen.peer")?;
         let written_off = CancellationToken::new();
         let keys_wanted = wanted.clone();
+        let install_wanted = wanted.clone();
         let reconciler = Reconciler {
             registers: Arc::clone(&registers),
             objects: Arc::clone(&objects),
@@ -256,12 +268,22 @@ impl Agent {
         let access = Arc::new(access);
         let mut sources: Vec<Source> = Vec::new();
         let counted = access.metrics();
+        let clear = Arc::new(Emptied {
+            objects: Arc::clone(&objects),
+            requests: access.metrics(),
+        });
         sources.push(Box::new(move |out| counted.write(out)));
         let moves = Arc::clone(transfer.counters());
         sources.push(Box::new(move |out| out.push_str(&moves.metrics())));
         let shown = Arc::clone(&objects);
         sources.push(Box::new(move |out| show(&shown, out)));
         sources.push(Box::new(membership.metrics()));
+        let prober = Prober::new(
+            Arc::clone(&objects),
+            (https, peer),
+            (membership.current(), home.anchor.clone()),
+            config.moves.mtu,
+        );
         let membership = AbortOnDropHandle::new(tokio::spawn(membership.run()));
         let keeper = Keeper::new(&home.dir, Arc::clone(objects.store()), keys_wanted, config.keys.max_age);
         sources.push(Box::new(keeper.metrics()));
@@ -282,12 +304,17 @@ impl Agent {
         let metrics = metrics.map(|listener| tokio::spawn(metrics::serve(listener, sources, stop.clone())));
         let access = tokio::spawn(access.serve(listener, stop.clone()));
 
+        let install = CancellationToken::new();
+        let asker = Asker::new(&home.dir, config, install_wanted, clear, install.clone())
+            .context("make the folder of requests for another release")?;
         let told = Told {
+            install: asker.view(),
             release: config.release.clone(),
             https_port: https.port(),
             peer_port: peer.port(),
             addresses: addresses(&config.listen.advertise, https)?,
         };
+        let asker = AbortOnDropHandle::new(tokio::spawn(asker.run(prober)));
         let old_index = CancellationToken::new();
         let control = {
             let (old_index, figures) = (old_index.clone(), figures(Arc::clone(&objects)));
@@ -313,6 +340,8 @@ impl Agent {
             transfer,
             written_off,
             old_index,
+            install,
+            _asker: asker,
             _control: AbortOnDropHandle::new(control),
             _reconciler: reconciler,
             _keeper: keeper,
@@ -337,6 +366,35 @@ impl Agent {
             tracing::warn!(%error, "metrics ended badly");
         }
     }
+}
+
+/// What is left here, as the agent sees it itself.
+struct Emptied {
+    objects: Arc<Objects>,
+    requests: Arc<metrics::Metrics>,
+}
+
+impl Clear for Emptied {
+    fn is_clear(&self) -> Result<(), String> {
+        let entries = self.objects.store().entries();
+        let left = entries
+            .iter()
+            .find(|entry| !matches!(entry.journal, Journal::Forward { .. } | Journal::Tombstone { .. }));
+        match left {
+            None => Ok(()),
+            Some(entry) => Err(format!("{} is still in the index", entry.address)),
+        }
+    }
+
+    fn running(&self) -> u64 {
+        self.requests.requests_running()
+    }
+
+    fn close(&self) -> Result<(), String> {
+        self.is_clear()
+    }
+
+    fn reopen(&self) {}
 }
 
 async fn bind(address: SocketAddr, setting: &'static str) -> Result<TcpListener> {

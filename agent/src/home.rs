@@ -11,6 +11,7 @@
 //! | `kek.<generation>`                     | instead of `keyring`: keys that a PKCS#11 token opens   |
 //! | `keys.status`, `keys.rotate`           | how key generations stand; asks for a new one           |
 //! | `plan`                                 | the highest plan number seen                            |
+//! | `upgrade/`                             | another release: what is asked for, and what became of it |
 //! | `incarnation`                          | the registry that is believed, and those before it      |
 
 use std::fs::{self, OpenOptions};

@@ -9,6 +9,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod home;
+pub mod install;
 pub mod keys;
 pub mod membership;
 pub mod migration;

@@ -124,7 +124,7 @@ fn the_agent_writes_only_its_own_directory_and_root_looks_there_for_its_wish() -
     assert!(values(agent, "ReadWritePaths").is_empty());
     assert_eq!(
         values(&units["agent-install.path"], "PathExists"),
-        ["%S/agent/upgrade/request"]
+        ["%S/agent/upgrade/request.json"]
     );
     assert_eq!(
         values(&units["agent-install.service"], "ExecStart"),

@@ -95,6 +95,12 @@ struct Histogram {
 }
 
 impl Metrics {
+    /// Requests under way now.
+    #[must_use]
+    pub fn requests_running(&self) -> u64 {
+        u64::try_from(self.running.0.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+
     /// Raises a gauge until the value is dropped.
     pub(super) fn hold(self: &Arc<Self>, gauge: fn(&Metrics) -> &Gauge) -> Held {
         gauge(self).0.fetch_add(1, Ordering::Relaxed);

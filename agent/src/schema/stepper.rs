@@ -111,6 +111,19 @@ impl Stepper {
         &self.schemas
     }
 
+    /// Has one step taken by who runs them, to learn whether they can be run here; none is no error. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`StepError`].
+    pub fn try_one(&self) -> Result<(), StepError> {
+        let mut steps = self.schemas.iter().flat_map(|(_, one)| one.steps());
+        match steps.next() {
+            Some((_, step)) => self.runner.compile(step),
+            None => Ok(()),
+        }
+    }
+
     /// What was done since the start.
     #[must_use]
     pub fn counts(&self) -> Counts {

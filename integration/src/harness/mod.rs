@@ -24,6 +24,7 @@ mod old;
 mod pool;
 mod ports;
 mod process;
+mod releases;
 mod settings;
 mod tools;
 
@@ -33,4 +34,5 @@ pub use pool::{AgentReady, LibrarianReady, Pool, PoolBuilder, PoolStatus, Server
 pub use ports::free_port;
 pub(crate) use process::spawn;
 pub use process::{Process, peak_memory, resident_memory, stop_all};
+pub use releases::{INSTALLER, release_installer};
 pub use tools::{Captured, curl, delv, dig, getent, kdig, nsupdate, run, run_with_input};

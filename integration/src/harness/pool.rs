@@ -13,6 +13,7 @@ use serde::Deserialize;
 use super::network::Network;
 use super::ports::free_port;
 use super::process::Process;
+use super::releases::{INSTALLER, release_installer};
 use super::settings;
 use super::tools::{Captured, capture};
 
@@ -38,6 +39,7 @@ pub struct PoolBuilder {
     librarian_settings: Vec<(String, toml::Value)>,
     agent_settings: Vec<(String, toml::Value)>,
     agent_dirs: Vec<(String, PathBuf)>,
+    releases: Option<Vec<String>>,
     log: String,
     environment: Vec<(String, String)>,
     librarian_cpu: Option<usize>,
@@ -128,6 +130,13 @@ impl PoolBuilder {
     #[must_use]
     pub fn agent_program(mut self, program: &Path) -> Self {
         program.clone_into(&mut self.agent_program);
+        self
+    }
+
+    /// Runs every agent under `agent supervise`, which installs these releases as they are asked for ([`release_installer`]).
+    #[must_use]
+    pub fn releases(mut self, allow: &[&str]) -> Self {
+        self.releases = Some(allow.iter().map(|release| (*release).to_owned()).collect());
         self
     }
 
@@ -327,6 +336,7 @@ impl Pool {
             librarian_settings: Vec::new(),
             agent_settings: Vec::new(),
             agent_dirs: Vec::new(),
+            releases: None,
             log: std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned()),
             environment: Vec::new(),
             librarian_cpu: None,
@@ -588,8 +598,20 @@ impl Pool {
             .as_ref()
             .unwrap_or(&self.builder.agent_program);
         let mut command = self.command(program, "agent", name);
+        let supervised = self.builder.releases.is_some();
         let server = self.server_mut(name)?;
-        command.arg("run").arg("--dir").arg(&server.dir);
+        match supervised {
+            true => {
+                let installer = server.dir.join(INSTALLER);
+                command
+                    .arg("supervise")
+                    .arg("--dir")
+                    .arg(&server.dir)
+                    .arg("--config")
+                    .arg(installer)
+            }
+            false => command.arg("run").arg("--dir").arg(&server.dir),
+        };
         let process = Process::start(name, command, &log)?;
         server.ready = serde_json::from_str(process.ready()).context("read the agent's ready line")?;
         server.process = Some(process);
@@ -680,6 +702,9 @@ impl Pool {
             ],
             &self.builder.agent_settings,
         )?;
+        if let Some(allow) = &self.builder.releases {
+            release_installer(&dir, &allow.iter().map(String::as_str).collect::<Vec<_>>())?;
+        }
         self.servers.push(Server {
             name: name.to_owned(),
             dir,
