@@ -467,6 +467,7 @@ pub(super) fn page(objects: &[crate::objects::Summary], next: Option<&Address>) 
                 "address": object.address.as_str(),
                 "type": object.kind.as_str(),
                 "schema": object.schema,
+                "level": object.level.0,
                 "epoch": object.epoch.0,
                 "revision": object.revision,
                 "size": object.size,

@@ -27,6 +27,20 @@ impl Client {
         reply.json()
     }
 
+    /// As [`Client::get`], with the properties in one version of the object's type: so an application goes on that knows that
+    /// version alone.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::get`]; a refusal (406) where no steps lead to that version.
+    pub async fn get_in_schema(&self, address: &Address, version: u32) -> Result<Object, ClientError> {
+        let tail = format!("?schema={version}");
+        let reply = self
+            .call(&Call::new(Method::GET, address, tail, Purpose::Existing))
+            .await?;
+        reply.json()
+    }
+
     /// Reads what an object is, without properties and body.
     ///
     /// # Errors

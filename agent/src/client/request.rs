@@ -1,5 +1,6 @@
 //! One request, repeated until somebody answers it for good.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -43,7 +44,7 @@ pub(super) struct Call {
     method: Method,
     address: Address,
     /// What follows the address in the path.
-    tail: &'static str,
+    tail: Cow<'static, str>,
     headers: HeaderMap,
     payload: Option<Upload>,
     purpose: Purpose,
@@ -80,11 +81,11 @@ enum Attempt {
 }
 
 impl Call {
-    pub(super) fn new(method: Method, address: &Address, tail: &'static str, purpose: Purpose) -> Call {
+    pub(super) fn new(method: Method, address: &Address, tail: impl Into<Cow<'static, str>>, purpose: Purpose) -> Call {
         Call {
             method,
             address: address.clone(),
-            tail,
+            tail: tail.into(),
             headers: HeaderMap::new(),
             payload: None,
             purpose,

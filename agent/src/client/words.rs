@@ -60,6 +60,9 @@ pub struct Summary {
     pub kind: ObjectType,
     /// Version of the schema that the properties are in.
     pub schema: u32,
+    /// Level of its encryption; 0 from a release that does not say it.
+    #[serde(default)]
+    pub level: u8,
     /// Number of the ownership.
     pub epoch: u64,
     /// Number of client writes.

@@ -134,6 +134,7 @@ impl Local {
                 address: address.clone(),
                 kind: entry.kind.clone(),
                 schema: entry.schema,
+                level: entry.level,
                 epoch: entry.epoch,
                 revision: entry.revision,
                 size: entry.body.as_ref().map_or(0, |body| body.plain_octets),

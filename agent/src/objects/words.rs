@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 use uuid::Uuid;
-use zones::{Address, Epoch, ObjectType, ServerName};
+use zones::{Address, Epoch, Level, ObjectType, ServerName};
 
 use crate::clock::BootInstant;
 use crate::objects::body::StagedBody;
@@ -77,6 +77,8 @@ pub struct Summary {
     pub kind: ObjectType,
     /// Its schema version.
     pub schema: u32,
+    /// Level of its encryption.
+    pub level: Level,
     /// Number of the ownership.
     pub epoch: Epoch,
     /// Number of client writes.

@@ -271,12 +271,15 @@ impl Load {
     }
 }
 
+/// Type of the objects that are made under load.
+pub(super) const MADE_KIND: &str = "note";
+
 /// The object that is made under load under a number.
 fn made(number: u64) -> Result<Sample> {
     let text = format!("8.demo.{number:05}");
     Ok(Sample {
         address: text.parse().context("spell an address")?,
-        kind: "note".parse().context("spell a type")?,
+        kind: MADE_KIND.parse().context("spell a type")?,
         properties: serde_json::Map::from_iter([("number".to_owned(), number.into())]),
         body: format!("# {text}\n\nmade while a server was drained\n").into_bytes(),
     })

@@ -1,5 +1,5 @@
-//! The main job on one machine: a pool from nothing, objects in it, `dig` finding them, and a server drained while
-//! clients read and write.
+//! The main job on one machine: a pool from nothing, objects in it, `dig` finding them, and the whole pool upgraded, or one
+//! server drained, while clients read and write.
 
 mod book;
 mod digs;
@@ -11,6 +11,7 @@ mod registers;
 mod signals;
 mod store;
 mod summary;
+mod upgrade;
 mod verify;
 
 use std::path::{Path, PathBuf};
@@ -52,7 +53,11 @@ fn run_to_the_end(options: &Options, program: &Path) -> Result<ExitCode> {
         options.servers,
         directory.path.display()
     );
-    let pool = Pool::builder(program)
+    let mut builder = Pool::builder(program);
+    if options.upgrade {
+        builder = upgrade::builder(builder, &directory.path, &samples)?;
+    }
+    let pool = builder
         .domain(&domain.to_string())
         .dir(&directory.path)
         .servers(options.servers)
@@ -60,6 +65,9 @@ fn run_to_the_end(options: &Options, program: &Path) -> Result<ExitCode> {
         .https_port(options.https_port)
         .agent_port(options.agent_port)
         .start_telling(|step| println!("  {step}"))?;
+    if options.upgrade {
+        upgrade::prepare(&pool, &samples)?;
+    }
     let client_dir = pool
         .add_client(CLIENT, &["read:*", "write:*"])
         .context("add a client")?;
@@ -70,7 +78,7 @@ fn run_to_the_end(options: &Options, program: &Path) -> Result<ExitCode> {
         .context("start a runtime")?;
     let book = Arc::new(Book::new(samples));
     let phases = work(options, &pool, &client_dir, &book, &runtime)?;
-    let summary = Summary::new(&pool, &book, &phases)?;
+    let summary = Summary::new(&pool, &book, phases)?;
     summary.print();
     if let Some(path) = &options.json {
         summary.write(path)?;
@@ -95,7 +103,8 @@ fn work(
     book: &Arc<Book>,
     runtime: &tokio::runtime::Runtime,
 ) -> Result<Phases> {
-    let stores = store::Store::several(client_dir, options.clients)?;
+    let schema = options.upgrade.then_some(upgrade::CLIENTS_SCHEMA);
+    let stores = store::Store::several(client_dir, options.clients, schema)?;
     println!("\nPuts {} objects, {} octets", book.len(), book.octets()?);
     let filled = runtime.block_on(load::fill(&stores, book)).context("fill the pool")?;
     let drained = drain::choose(options.drain.as_deref(), pool)?;
@@ -106,18 +115,40 @@ fn work(
     let before_registers = runtime
         .block_on(registers::read_all(pool, book))
         .context("read all registers")?;
-    let moved = drain::under_load(options, pool, book, &stores, &drained, runtime)?;
+    let (moved, facts) = if options.upgrade {
+        let upgrade::Upgraded {
+            before,
+            during,
+            after,
+            facts,
+        } = upgrade::under_load(options, pool, book, &stores, runtime)?;
+        let elapsed = during.elapsed;
+        let moved = drain::Moved {
+            before,
+            during,
+            after,
+            elapsed,
+        };
+        (moved, Some(facts))
+    } else {
+        let moved = drain::under_load(options, pool, book, &stores, &drained, runtime)?;
+        (moved, None)
+    };
     let after_registers = runtime
         .block_on(registers::read_all(pool, book))
         .context("read all registers again")?;
 
-    println!("\nThe same questions now that {drained} is drained:");
+    match options.upgrade {
+        true => println!("\nThe same questions now that the pool is upgraded:"),
+        false => println!("\nThe same questions now that {drained} is drained:"),
+    }
     digs::show(pool, &shown)?;
     let verified = runtime.block_on(verify::read_everything(&stores, book));
     let left = runtime.block_on(verify::left_on(pool, client_dir, &drained))?;
     Ok(Phases {
         filled,
         moved,
+        facts,
         changes: registers::changes(book, &before_registers, &after_registers)?,
         verified,
         drained,

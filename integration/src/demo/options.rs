@@ -6,7 +6,7 @@ use clap::Parser;
 use clap::builder::TypedValueParser;
 
 /// Starts a librarian and its agents as separate processes on this machine, fills the pool, and drains one server into
-/// the free one while clients read and write.
+/// the free one, or upgrades the whole pool, while clients read and write.
 ///
 /// Exit status: 0 when no operation failed and every object was identical afterwards, 1 otherwise, 2 for a wrong command
 /// line.
@@ -14,7 +14,7 @@ use clap::builder::TypedValueParser;
 #[command(
     name = "demo",
     version,
-    after_help = "Examples:\n  demo\n  demo --objects objects.jsonl --json summary.json\n  demo --keep --dns-port 5300"
+    after_help = "Examples:\n  demo --upgrade\n  demo\n  demo --objects objects.jsonl --json summary.json\n  demo --keep --dns-port 5300"
 )]
 pub struct Options {
     /// JSON lines with the objects: `address`, `type`, `data` as properties, `data.content` as body. Without it, made up
@@ -52,6 +52,13 @@ pub struct Options {
     /// First port of the agents, which take two in a row each; free ones if absent.
     #[arg(long, value_name = "PORT")]
     pub agent_port: Option<u16>,
+    /// Upgrades the whole pool to another release instead of draining one server: newer schemas, a higher level, one install that
+    /// fails at first.
+    #[arg(long)]
+    pub upgrade: bool,
+    /// Seconds that the upgraded pool is watched before it is made final.
+    #[arg(long, default_value_t = 5, value_name = "SECONDS", requires = "upgrade")]
+    pub soak: u64,
     /// Which server is drained; if absent, the one with the most objects.
     #[arg(long, value_name = "SERVER")]
     pub drain: Option<String>,

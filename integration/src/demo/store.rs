@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use agent::client::{Client, ClientError, Counts, PutObject, Settings, Upload, WriteOptions};
+use agent::client::{Client, ClientError, Counts, PutObject, Settings, Summary, Upload, WriteOptions};
 use anyhow::{Context, Result};
 use serde_json::{Map, Value};
 use zones::Address;
@@ -13,16 +13,18 @@ use crate::objects::Sample;
 #[derive(Clone)]
 pub(super) struct Store {
     client: Client,
+    /// The version of every type that this application knows; absent: whatever there is.
+    schema: Option<u32>,
 }
 
 impl Store {
     /// Several clients with the same identity.
-    pub(super) fn several(client_dir: &Path, count: usize) -> Result<Vec<Store>> {
+    pub(super) fn several(client_dir: &Path, count: usize, schema: Option<u32>) -> Result<Vec<Store>> {
         (0..count)
             .map(|_| {
                 let settings = Settings::read(client_dir).context("read the client's files")?;
                 let client = Client::new(settings).context("make a client")?;
-                Ok(Store { client })
+                Ok(Store { client, schema })
             })
             .collect()
     }
@@ -31,7 +33,7 @@ impl Store {
     pub(super) async fn create(&self, sample: &Sample) -> Result<()> {
         let object = PutObject {
             kind: Some(sample.kind.clone()),
-            schema: None,
+            schema: self.schema,
             properties: Some(Value::Object(sample.properties.clone())),
         };
         let body = Upload::from(sample.body.clone());
@@ -45,6 +47,7 @@ impl Store {
     pub(super) async fn put_properties(&self, address: &Address, properties: Map<String, Value>) -> Result<()> {
         let object = PutObject {
             properties: Some(Value::Object(properties)),
+            schema: self.schema,
             ..PutObject::default()
         };
         self.client.put(address, &object, &WriteOptions::default()).await?;
@@ -61,7 +64,11 @@ impl Store {
 
     /// Reads the properties.
     pub(super) async fn properties(&self, address: &Address) -> Result<Map<String, Value>> {
-        Ok(self.client.get(address).await?.properties)
+        let object = match self.schema {
+            Some(version) => self.client.get_in_schema(address, version).await?,
+            None => self.client.get(address).await?,
+        };
+        Ok(object.properties)
     }
 
     /// Reads the whole body.
@@ -72,6 +79,11 @@ impl Store {
             whole.extend_from_slice(&octets);
         }
         Ok(whole)
+    }
+
+    /// Lists every object of the pool.
+    pub(super) async fn list(&self) -> Result<Vec<Summary>> {
+        Ok(self.client.list(None).await?)
     }
 
     /// Deletes an object.

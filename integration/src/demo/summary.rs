@@ -11,6 +11,7 @@ use super::book::Book;
 use super::drain::Moved;
 use super::load::{Filled, Measured, milliseconds};
 use super::registers::Changes;
+use super::upgrade::Facts;
 use super::verify::Verified;
 use crate::harness::Pool;
 
@@ -18,6 +19,8 @@ use crate::harness::Pool;
 pub(super) struct Phases {
     pub(super) filled: Filled,
     pub(super) moved: Moved,
+    /// Of an upgrade.
+    pub(super) facts: Option<Facts>,
     pub(super) changes: Changes,
     pub(super) verified: Verified,
     pub(super) drained: String,
@@ -72,13 +75,16 @@ pub(super) struct Summary {
     client_retries: u64,
     client_redirects: u64,
     dns_questions: u64,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    upgrade: Option<Facts>,
 }
 
 impl Summary {
-    pub(super) fn new(pool: &Pool, book: &Book, phases: &Phases) -> Result<Summary> {
+    pub(super) fn new(pool: &Pool, book: &Book, phases: Phases) -> Result<Summary> {
         let Phases {
             filled,
             moved,
+            facts,
             changes,
             verified,
             drained,
@@ -106,7 +112,7 @@ impl Summary {
             })
             .collect();
         let seconds = elapsed.as_secs_f64();
-        let all = [before, during, after];
+        let all = [&before, &during, &after];
         let sum = |of: fn(&Measured) -> u64| all.iter().map(|measured| of(measured)).sum::<u64>();
         let rate = |measured: &Measured| measured.operations as f64 / measured.elapsed.as_secs_f64();
         Ok(Summary {
@@ -117,8 +123,8 @@ impl Summary {
             objects: (book.len() + book.extra().iter().filter(|entry| !entry.deletion().1).count()) as u64,
             put_seconds: filled.elapsed.as_secs_f64(),
             put_bytes: filled.octets,
-            drained: drained.clone(),
-            drained_left: *left,
+            drained,
+            drained_left: left,
             objects_moved: changes.objects,
             bytes_moved: changes.octets,
             move_seconds: seconds,
@@ -127,8 +133,8 @@ impl Summary {
             unsettled_registers: changes.unsettled,
             operations: sum(|measured| measured.operations) + filled.objects + verified.objects,
             operations_per_second: Pair {
-                before: rate(before),
-                during: rate(during),
+                before: rate(&before),
+                during: rate(&during),
             },
             failed_operations: sum(|measured| measured.failed) + verified.failed,
             mismatched_objects: sum(|measured| measured.mismatched) + verified.mismatched,
@@ -150,6 +156,7 @@ impl Summary {
             client_retries: counts.retries,
             client_redirects: counts.redirects,
             dns_questions: counts.questions,
+            upgrade: facts,
         })
     }
 
@@ -157,9 +164,10 @@ impl Summary {
     pub(super) fn is_good(&self) -> bool {
         self.failed_operations == 0
             && self.mismatched_objects == 0
-            && self.drained_left == 0
+            && (self.upgrade.is_some() || self.drained_left == 0)
             && self.unsettled_registers == 0
             && self.objects_moved > 0
+            && self.upgrade.as_ref().is_none_or(Facts::is_good)
     }
 
     pub(super) fn print(&self) {
@@ -172,10 +180,16 @@ impl Summary {
             self.objects_per_second,
             self.bytes_per_second / 1e6
         );
-        println!(
-            "  {:<11} lists {} objects itself; {} registers are not settled",
-            self.drained, self.drained_left, self.unsettled_registers
-        );
+        match &self.upgrade {
+            Some(facts) => {
+                facts.print();
+                println!("  registers   {} are not settled", self.unsettled_registers);
+            }
+            None => println!(
+                "  {:<11} lists {} objects itself; {} registers are not settled",
+                self.drained, self.drained_left, self.unsettled_registers
+            ),
+        }
         println!(
             "  operations  {}, failed {} ({} DNS questions, {} requests, {} redirects, {} repetitions)",
             self.operations,
