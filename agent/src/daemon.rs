@@ -444,6 +444,16 @@ fn figures(objects: Arc<Objects>) -> impl FnMut() -> Figures + Send {
 fn show(objects: &Objects, out: &mut String) {
     let figures = objects.figures();
     let usage = objects.store().usage();
+    if let Some(p99) = objects.clients_wait() {
+        let name = "agent_request_p99_seconds";
+        metrics::head(
+            out,
+            name,
+            "gauge",
+            "99th percentile of what clients waited in the last seconds; absent with too few of them.",
+        );
+        metrics::line(out, name, p99.as_secs_f64());
+    }
     let mut gauge = |name: &str, help: &str, value: u64| {
         metrics::head(out, name, "gauge", help);
         metrics::line(out, name, value);

@@ -10,10 +10,13 @@
 //! | `destination` | what the other does: reserve, stage, prepare, commit, fence, wait |
 //! | `wire` | the messages between them and their bytes |
 //! | `guard` | the rules that carry correctness, by name |
+//! | `pace` | what share of full speed moves have while clients wait |
+//! | `budget` | how many come in a second at such a share |
 //! | `window` | how many objects and bytes are open at a time, and how many sealed |
 //!
 //! Specification: DESIGN.md section 11, PROTOCOL.md section "Moving an object".
 
+pub mod budget;
 pub mod destination;
 pub mod guard;
 pub mod pace;

@@ -113,6 +113,7 @@ pub struct Counters {
     /// Share of the window, in thousandths.
     pace: AtomicU64,
     slowed: AtomicU64,
+    held: AtomicU64,
 }
 
 /// [`Counters`] at one moment.
@@ -143,6 +144,10 @@ impl Counters {
     fn paced(&self, share: u32, slowed: u64) {
         self.pace.store(share.into(), Ordering::Relaxed);
         self.slowed.store(slowed, Ordering::Relaxed);
+    }
+
+    fn held(&self) {
+        self.held.fetch_add(1, Ordering::Relaxed);
     }
 
     fn moved_out(&self, octets: u64) {
@@ -207,6 +212,7 @@ impl Counters {
                 "counter",
                 self.slowed.load(Ordering::Relaxed),
             ),
+            ("agent_moves_held_total", "counter", self.held.load(Ordering::Relaxed)),
         ];
         let share = self.pace.load(Ordering::Relaxed) as f64 / 1000.0;
         let mut text = format!(
@@ -231,6 +237,7 @@ fn help(name: &str) -> &'static str {
         "agent_moves_open" => "Moves of objects that are open.",
         "agent_moves_finished_total" => "Moves out of this server that ended.",
         "agent_moves_slowed_total" => "How often moves were slowed down for clients.",
+        "agent_moves_held_total" => "Offers of other servers that were answered later for clients.",
         "agent_moves_taken_total" => "Objects that this server took over.",
         _ => "Octets of objects that moved.",
     }

@@ -6,6 +6,7 @@
 
 mod drain;
 mod forwards;
+mod held;
 mod incoming;
 mod notes;
 mod outgoing;
@@ -30,6 +31,7 @@ use crate::objects::Local;
 use crate::store::Entry;
 use drain::Drain;
 use forwards::Forwards;
+use held::Door;
 use incoming::Incoming;
 use outgoing::Outgoing;
 pub use outside::{Answer, Asked, Done, Frame, Job, Outside, Said, Wish};
@@ -88,6 +90,7 @@ pub struct Engine<O> {
     timers: BinaryHeap<Reverse<(BootInstant, Side, Id)>>,
     window: Window,
     pace: Pace,
+    door: Door,
     drain: Drain,
     /// Closings that wait for their place in the window.
     to_close: VecDeque<(Id, u32)>,
@@ -124,6 +127,7 @@ impl<O: Outside> Engine<O> {
     pub fn new(parts: Parts, outside: O) -> Engine<O> {
         let window = Window::new(parts.settings.window);
         let pace = Pace::new(parts.settings.pace);
+        let door = Door::new(&parts.settings.window);
         Engine {
             parts,
             outside,
@@ -135,6 +139,7 @@ impl<O: Outside> Engine<O> {
             timers: BinaryHeap::new(),
             window,
             pace,
+            door,
             drain: Drain::default(),
             to_close: VecDeque::new(),
             to_ship: VecDeque::new(),
@@ -165,6 +170,7 @@ impl<O: Outside> Engine<O> {
     pub fn turn(&mut self) {
         self.look_at_clients();
         self.fire();
+        self.let_in();
         self.reclaim();
         self.end_forwards();
         self.drain();

@@ -1,5 +1,6 @@
 //! Real agents on loopback: certificates, QUIC, disk, and a librarian that keeps registers.
 
+mod pace;
 mod reconcile;
 mod schema;
 
@@ -142,7 +143,7 @@ impl Agent {
             forward_for,
             pace: crate::migration::pace::PaceSettings {
                 target: Duration::from_millis(50),
-                floor: 20,
+                floor: 250,
             },
             machine: Settings {
                 // This machine may be busy.

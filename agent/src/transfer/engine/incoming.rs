@@ -274,19 +274,12 @@ impl<O: Outside> Engine<O> {
             let address = incoming.machine.address().clone();
             match action {
                 Action::Reserve { octets } => {
-                    let offered = incoming.offer.level;
-                    // A level that is not taken was refused with the offer; after a restart the row has the higher one.
-                    let level = self.parts.objects.levels().admit(offered).unwrap_or(offered);
-                    let suite = Suite::of_level(level).unwrap_or(Suite::Cascade);
-                    let space = self.parts.objects.store().reserve(octets, suite);
-                    if let Err(full) = &space {
-                        warn!(object = %address, octets, %full, "no room for an object that was to come");
+                    let now = self.outside.now();
+                    if self.door.lets_in(now, self.pace.share(), id, octets) {
+                        self.reserve(id, octets);
+                    } else {
+                        self.parts.counters.held();
                     }
-                    let enough = space.is_ok();
-                    if let Some(incoming) = self.incoming.get_mut(&id) {
-                        incoming.reservation = space.ok().map(Arc::new);
-                    }
-                    self.feed_destination(id, Input::Space(enough));
                 }
                 Action::Read { question } => self.wish(id, Side::Destination, Asked::Read { address, question }),
                 Action::Change { old, new } => self.wish(id, Side::Destination, Asked::Change { old, new }),
@@ -319,6 +312,27 @@ impl<O: Outside> Engine<O> {
             .get(&id)
             .and_then(|incoming| incoming.machine.poll_timeout());
         self.set_timer(Side::Destination, id, due);
+    }
+
+    /// Keeps space for an object that is to come, if there is enough.
+    pub(super) fn reserve(&mut self, id: Id, octets: u64) {
+        let Some(incoming) = self.incoming.get(&id) else {
+            return;
+        };
+        let address = incoming.machine.address().clone();
+        let offered = incoming.offer.level;
+        // A level that is not taken was refused with the offer; after a restart the row has the higher one.
+        let level = self.parts.objects.levels().admit(offered).unwrap_or(offered);
+        let suite = Suite::of_level(level).unwrap_or(Suite::Cascade);
+        let space = self.parts.objects.store().reserve(octets, suite);
+        if let Err(full) = &space {
+            warn!(object = %address, octets, %full, "no room for an object that was to come");
+        }
+        let enough = space.is_ok();
+        if let Some(incoming) = self.incoming.get_mut(&id) {
+            incoming.reservation = space.ok().map(Arc::new);
+        }
+        self.feed_destination(id, Input::Space(enough));
     }
 
     pub(super) fn arrived(&mut self, id: Id, address: &Address, outcome: Outcome) {
