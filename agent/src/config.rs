@@ -733,9 +733,8 @@ volume_step = "{volume_step}"
 # window_octets = "{window_octets}"
 # Longest that clients of this server should wait for the head of an answer, at the 99th percentile of the last seconds, between 1ms and
 # 1h. Default {foreground_p99}. While they wait longer, moves out of this server use half of the two bounds above, then half of that, and
-# so on, and as much smaller a share of 8 times both may come from other servers in a second. They speed up again when clients wait less
-# than half as long, or are few. Short: moves are slow under any load. Long: clients
-# feel moves.
+# so on; from other servers the same share of 8 times these bounds comes in a second, the rest waits up to 5s. Moves speed up again when
+# clients wait less than half as long, or are few. Short: moves are slow under any load. Long: clients feel moves.
 # foreground_p99 = "{foreground_p99}"
 # Smallest share of the two bounds that moves slow down to, in thousandths, 1 to 1000. Default {slowest_permille}. Small: a drain takes long
 # under a heavy load. 1000: moves never slow down.
