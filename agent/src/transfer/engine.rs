@@ -109,6 +109,8 @@ pub struct Engine<O> {
     refused_steps: HashSet<(Side, Id)>,
     /// Copies that were given away, and when they may be removed; the earliest first.
     retired: VecDeque<(BootInstant, Arc<Entry>)>,
+    /// Those of them that stay until a gate has let them go; none while this server is not being emptied.
+    held: Vec<Arc<Entry>>,
     /// Machines that remove such copies now.
     reclaiming: usize,
     forwards: Forwards,
@@ -149,6 +151,7 @@ impl<O: Outside> Engine<O> {
             noting_steps: 0,
             refused_steps: HashSet::new(),
             retired: VecDeque::new(),
+            held: Vec::new(),
             reclaiming: 0,
             forwards: Forwards::default(),
             copies: 0,
@@ -165,9 +168,10 @@ impl<O: Outside> Engine<O> {
     pub fn turn(&mut self) {
         self.look_at_clients();
         self.fire();
-        self.reclaim();
+        let wanted = self.outside.wanted();
+        self.reclaim(wanted.role());
         self.end_forwards();
-        self.drain();
+        self.drain(wanted);
         self.flush();
     }
 
