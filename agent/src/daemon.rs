@@ -334,7 +334,13 @@ impl Agent {
         let old_index = CancellationToken::new();
         let control = {
             let old_index = old_index.clone();
-            let figures = figures(Arc::clone(&objects), board, move || requests.requests_running());
+            let mut figures = figures(Arc::clone(&objects), board, move || requests.requests_running());
+            let scrubbed = scrubber.finished();
+            let figures = move || {
+                let mut told = figures();
+                told.upkeep.scrubbed_unix_s = scrubbed();
+                told
+            };
             tokio::spawn(async move {
                 if !confirmed && let Err(error) = age::ask_until_answered(&registers, commits).await {
                     tracing::error!(%error, "this server does not serve");

@@ -40,6 +40,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 use zones::policy::LEVEL_MAX;
+use zones::upkeep::KeysAre;
 use zones::{Address, Upkeep};
 
 pub use batch::{BatchOutcome, BatchStep, StepChange};
@@ -239,6 +240,11 @@ impl Objects {
                 open: totals.open,
                 retired: totals.retired,
                 moved: self.moved(),
+                used: totals.used,
+                keys: match self.store.vault().provider().is_up() {
+                    true => KeysAre::Up,
+                    false => KeysAre::Down,
+                },
                 p99_us: self
                     .clients_wait()
                     .map_or(0, |wait| u64::try_from(wait.as_micros()).unwrap_or(u64::MAX)),

@@ -381,7 +381,7 @@ mod tests {
     }
 
     /// What the figures are by a look at every row.
-    fn counted(local: &Local) -> (u64, u64, u64, Sum) {
+    fn counted(local: &Local) -> (u64, u64, u64, u64, Sum) {
         let rows = local.entries();
         let count = |is: fn(&Entry) -> bool| rows.iter().filter(|row| is(row)).count() as u64;
         let moved = rows
@@ -390,7 +390,14 @@ mod tests {
             .fold(Sum::default(), |sum, given| {
                 sum.with(local.store.vault().element(&given))
             });
+        // Of rows of one address the highest epoch is the object.
+        let used = (0..4)
+            .filter_map(|at| local.entry(&format!("3.{at}").parse().unwrap()))
+            .filter(|entry| table::owned(entry))
+            .map(|entry| entry.disk_octets())
+            .fold(0, u64::wrapping_add);
         (
+            used,
             count(|row| row.journal.is_open()),
             count(|row| row.journal.is_retired()),
             count(|row| row.streams().next().is_some()),
@@ -446,7 +453,7 @@ mod tests {
                     && arrives.is_some_and(|arrives| goes.as_ref().is_none_or(|goes| goes.seq != arrives.seq));
                 local.swap(&address, goes.map(|row| row.seq), new.filter(|_| !is_second));
                 let totals = local.totals();
-                let told = (totals.open, totals.retired, totals.copies, local.moved());
+                let told = (totals.used, totals.open, totals.retired, totals.copies, local.moved());
                 prop_assert_eq!(told, counted(&local));
             }
         }

@@ -33,6 +33,8 @@ pub struct Totals {
     pub objects: u64,
     /// Octets of their plaintext.
     pub octets: u64,
+    /// Octets of disk that their copies take.
+    pub used: u64,
     /// Those of them that a schema step failed on.
     pub quarantined: u64,
     /// Rows in which something is under way.
@@ -47,6 +49,7 @@ pub struct Totals {
 struct Counts {
     objects: AtomicU64,
     octets: AtomicU64,
+    used: AtomicU64,
     quarantined: AtomicU64,
     open: AtomicU64,
     retired: AtomicU64,
@@ -61,6 +64,7 @@ impl Counts {
         };
         change(&self.objects, before.objects, after.objects);
         change(&self.octets, before.octets, after.octets);
+        change(&self.used, before.used, after.used);
         change(&self.quarantined, before.quarantined, after.quarantined);
         change(&self.open, before.open, after.open);
         change(&self.retired, before.retired, after.retired);
@@ -167,6 +171,7 @@ impl Table {
         Totals {
             objects: self.counts.objects.load(Ordering::Relaxed),
             octets: self.counts.octets.load(Ordering::Relaxed),
+            used: self.counts.used.load(Ordering::Relaxed),
             quarantined: self.counts.quarantined.load(Ordering::Relaxed),
             open: self.counts.open.load(Ordering::Relaxed),
             retired: self.counts.retired.load(Ordering::Relaxed),
@@ -276,6 +281,7 @@ impl State {
             Some(entry) if owned(entry) => Totals {
                 objects: 1,
                 octets: entry.plain_octets(),
+                used: entry.disk_octets(),
                 quarantined: u64::from(entry.quarantined.is_some()),
                 ..Totals::default()
             },

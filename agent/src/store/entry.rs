@@ -484,6 +484,13 @@ impl Entry {
         self.streams().map(|(_, stream)| stream.plain_octets).sum()
     }
 
+    /// Octets of disk that it takes, both parts.
+    #[must_use]
+    pub fn disk_octets(&self) -> u64 {
+        let extents = self.streams().flat_map(|(_, stream)| stream.extents.iter());
+        extents.map(|extent| extent.octets()).fold(0, u64::saturating_add)
+    }
+
     /// Digests of its parts.
     #[must_use]
     pub fn digests(&self) -> Digests {
