@@ -301,6 +301,8 @@ pub struct Scrub {
     /// Time from the end of one pass to the begin of the next.
     #[serde(with = "humantime_serde")]
     pub interval: Duration,
+    /// Most octets read a second of what arrived from a server that is being upgraded; 0: as fast as it goes.
+    pub arrivals_rate: Octets,
 }
 
 /// How another release is installed.
@@ -339,6 +341,7 @@ impl Default for Scrub {
         Scrub {
             rate: Octets(16 << 20),
             interval: Duration::from_secs(7 * 24 * 3600),
+            arrivals_rate: Octets(0),
         }
     }
 }
@@ -568,6 +571,10 @@ impl Config {
                 "scrub.rate is at least 1MiB: slower, a pass does not end before copies rot",
             ),
             (
+                (1..1 << 20).contains(&self.scrub.arrivals_rate.0),
+                "scrub.arrivals_rate is 0 or at least 1MiB: slower, an upgrade does not end",
+            ),
+            (
                 self.scrub.interval < Duration::from_secs(60),
                 "scrub.interval is at least 1m",
             ),
@@ -743,7 +750,7 @@ volume_step = "{volume_step}"
 # librarian; writers feel all of it. Shorter ones abort and repeat moves under load.
 # seal_budget = "{seal_budget}"
 # How long a moved copy stays at its source. Default {retire_after}. Short frees disk sooner; long keeps more to look at
-# after a fault. It is never read again either way.
+# after a fault. It is never read again either way. What a drain takes away stays until the server's role is empty.
 # retire_after = "{retire_after}"
 # How long a destination keeps space for an object that does not come. Default {reserve_for}.
 # reserve_for = "{reserve_for}"
@@ -765,6 +772,10 @@ volume_step = "{volume_step}"
 # Time from the end of one pass to the begin of the next, at least 1m. Default {scrub_interval}. Long: damage is found late, when
 # other copies may be damaged too, and an upgrade that asks for a recent pass waits. Short: the disk is read all the time.
 # interval = "{scrub_interval}"
+# Most octets a second that are read back of what arrived from a server that is being upgraded, 0 or at least 1MiB. Default
+# {scrub_arrivals_rate}: as fast as it goes, one copy at a time, and half of the time while clients or moves use the disk. The
+# upgrade waits for it: low makes it take longer (1 TiB at 16MiB: 18 hours). High: the disk is busy meanwhile.
+# arrivals_rate = "{scrub_arrivals_rate}"
 
 [install]
 # Who installs another release when an upgrade asks for it: by-hand (a person) or request (the agent stops and asks an installer
@@ -797,6 +808,7 @@ volume_step = "{volume_step}"
         forward_for = time(moves.forward_for),
         mtu = moves.mtu,
         scrub_rate = scrub.rate,
+        scrub_arrivals_rate = scrub.arrivals_rate,
         scrub_interval = time(scrub.interval),
         requests_wait = time(Install::default().requests_wait),
     )

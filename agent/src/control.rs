@@ -88,7 +88,7 @@ impl Wanted {
 }
 
 /// The numbers of this server that change from second to second.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Figures {
     /// Objects owned.
     pub objects: u64,
@@ -108,6 +108,8 @@ pub struct Figures {
     pub commits: u64,
     /// The end of the log of moves.
     pub audit: Option<zones::audit::Head>,
+    /// What gates of an upgrade are judged by.
+    pub upkeep: Upkeep,
 }
 
 /// What is told of this server.
@@ -205,7 +207,7 @@ impl Control {
                 peer_port: told.peer_port,
                 quarantined: figures.quarantined,
                 audit: figures.audit,
-                upkeep: Some(told.install.fill(Upkeep::default(), wanted.plan)),
+                upkeep: Some(told.install.fill(figures.upkeep, wanted.plan)),
             }
         };
         let (heard, wishes) = tokio::join!(

@@ -27,6 +27,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::access::Access;
 use crate::access::metrics::{self, Source};
 use crate::age;
+use crate::arrivals::{Checker, Pauses};
 use crate::control::{Control, Figures, Told, Wanted};
 use crate::home::Home;
 use crate::install::selftest::{self, Prober};
@@ -38,8 +39,8 @@ use crate::reconcile::Reconciler;
 use crate::register::{Phase, Registers, Trust};
 use crate::schema::{Children, Limits, Stepper};
 use crate::scrub::Scrubber;
-use crate::store::Journal;
 use crate::transfer::{Room, Transfer, TransferSettings};
+use crate::upkeep::Board;
 use crate::vault::{harden, suite};
 
 /// Heaps of the C library.
@@ -171,6 +172,7 @@ struct Agent {
     _reconciler: AbortOnDropHandle<()>,
     _keeper: AbortOnDropHandle<()>,
     _scrubber: Scrubber,
+    _checker: Checker,
     _policy: AbortOnDropHandle<()>,
     _membership: AbortOnDropHandle<()>,
 }
@@ -248,6 +250,7 @@ impl Agent {
         let written_off = CancellationToken::new();
         let keys_wanted = wanted.clone();
         let install_wanted = wanted.clone();
+        let arrivals_wanted = wanted.clone();
         let reconciler = Reconciler {
             registers: Arc::clone(&registers),
             objects: Arc::clone(&objects),
@@ -266,6 +269,7 @@ impl Agent {
             config.access.clone(),
         )?;
         let access = Arc::new(access);
+        let (requests, board) = (access.metrics(), Arc::new(Board::default()));
         let mut sources: Vec<Source> = Vec::new();
         let counted = access.metrics();
         let clear = Arc::new(Emptied {
@@ -293,6 +297,18 @@ impl Agent {
         let scrubber =
             Scrubber::start(&home.dir, Arc::clone(objects.store()), &config.scrub, used).context("start the scrub")?;
         sources.push(Box::new(scrubber.metrics()));
+        let others = Arc::clone(&objects);
+        let used = move || others.figures().heat + others.store().commits();
+        let checker = Checker::start(
+            &home.dir,
+            Arc::clone(objects.local()),
+            arrivals_wanted,
+            Arc::clone(&board),
+            config.scrub.arrivals_rate.0,
+            Pauses::default(),
+            used,
+        )
+        .context("start the reading back of what arrives")?;
         let metrics = match config.listen.metrics {
             Some(address) => Some(bind(address, "listen.metrics").await?),
             None => None,
@@ -317,7 +333,14 @@ impl Agent {
         let asker = AbortOnDropHandle::new(tokio::spawn(asker.run(prober)));
         let old_index = CancellationToken::new();
         let control = {
-            let (old_index, figures) = (old_index.clone(), figures(Arc::clone(&objects)));
+            let old_index = old_index.clone();
+            let mut figures = figures(Arc::clone(&objects), board, move || requests.requests_running());
+            let scrubbed = scrubber.finished();
+            let figures = move || {
+                let mut told = figures();
+                told.upkeep.scrubbed_unix_s = scrubbed();
+                told
+            };
             tokio::spawn(async move {
                 if !confirmed && let Err(error) = age::ask_until_answered(&registers, commits).await {
                     tracing::error!(%error, "this server does not serve");
@@ -346,6 +369,7 @@ impl Agent {
             _reconciler: reconciler,
             _keeper: keeper,
             _scrubber: scrubber,
+            _checker: checker,
             _policy: policy,
             _membership: membership,
         })
@@ -376,14 +400,7 @@ struct Emptied {
 
 impl Clear for Emptied {
     fn is_clear(&self) -> Result<(), String> {
-        let entries = self.objects.store().entries();
-        let left = entries
-            .iter()
-            .find(|entry| !matches!(entry.journal, Journal::Forward { .. } | Journal::Tombstone { .. }));
-        match left {
-            None => Ok(()),
-            Some(entry) => Err(format!("{} is still in the index", entry.address)),
-        }
+        self.objects.is_clear(0).map_err(|left| left.to_string())
     }
 
     fn running(&self) -> u64 {
@@ -391,10 +408,13 @@ impl Clear for Emptied {
     }
 
     fn close(&self) -> Result<(), String> {
-        self.is_clear()
+        // Requests that still run have had their time, and begin nothing any more.
+        self.objects.close_for_install(|| 0).map_err(|left| left.to_string())
     }
 
-    fn reopen(&self) {}
+    fn reopen(&self) {
+        self.objects.reopen();
+    }
 }
 
 async fn bind(address: SocketAddr, setting: &'static str) -> Result<TcpListener> {
@@ -425,7 +445,11 @@ fn addresses(advertise: &[IpAddr], https: SocketAddr) -> Result<Vec<IpAddr>> {
 }
 
 /// The numbers told each round; heat is what was asked for in the last minute.
-fn figures(objects: Arc<Objects>) -> impl FnMut() -> Figures + Send {
+fn figures(
+    objects: Arc<Objects>,
+    board: Arc<Board>,
+    running: impl Fn() -> u64 + Send,
+) -> impl FnMut() -> Figures + Send {
     let mut before: VecDeque<u64> = VecDeque::with_capacity(HEAT_ROUNDS);
     move || {
         let mut figures = objects.figures();
@@ -436,6 +460,7 @@ fn figures(objects: Arc<Objects>) -> impl FnMut() -> Figures + Send {
         }
         before.push_back(requests);
         figures.heat = requests - oldest;
+        figures.upkeep = board.over(figures.upkeep, running());
         figures
     }
 }

@@ -1,7 +1,7 @@
 //! The keeper of this server's key generations: begins, ends and reports them while the agent runs.
 //!
 //! It looks every second. A generation is begun when the current one is too old (`keys.max_age`), when `agent keys rotate`
-//! asks (a file in the agent's directory), and when this server has become free and holds no copy. The older ones end as
+//! asks (a file in the agent's directory), and when this server has been emptied and holds no copy. The older ones end as
 //! [`crate::store::rotation`] says. How it stands is in the file [`STATUS`] and in the metrics.
 
 use std::io;
@@ -33,7 +33,7 @@ const BATCH_PAUSE: Duration = Duration::from_millis(5);
 const HELD_EVERY: Duration = Duration::from_secs(10);
 /// Looks between two reports when nothing happens.
 const REPORT_LOOKS: u32 = 30;
-/// Least time between two generations that are begun because the server is free.
+/// Least time between two generations that are begun because the server is empty.
 const FREE_EVERY_S: u64 = 60;
 
 /// How the generations of one server stand.
@@ -141,7 +141,7 @@ pub struct Keeper {
     max_age: Duration,
     rotation: Rotation,
     figures: Arc<Figures>,
-    /// Commits of the index when a generation was last ended for a free server, and when that was.
+    /// Commits of the index when a generation was last ended for an empty server, and when that was.
     freed: Option<(u64, u64)>,
     /// Commits of the index when it was last found to hold copies.
     holds: Option<u64>,
@@ -253,9 +253,22 @@ impl Keeper {
         Ok(step)
     }
 
-    /// Whether this server has become free, holds no copy, and its current generation may have wrapped something.
+    /// Whether this server has been emptied, holds no copy, and its current generation may have wrapped something. Before the
+    /// role is empty a gate may still need what was given away.
     fn is_freed(&mut self, now: u64) -> bool {
-        let free = self.wanted.borrow().role() == Some(Role::Free);
+        let free = match self.wanted.borrow().role() {
+            Some(Role::Empty | Role::Free | Role::Upgrading | Role::Validating) => true,
+            Some(
+                Role::Serving
+                | Role::Reserve
+                | Role::Cordoned
+                | Role::Draining
+                | Role::Refilling
+                | Role::Failed
+                | Role::Quarantined,
+            )
+            | None => false,
+        };
         let commits = self.store.commits();
         let unused = self
             .freed
@@ -407,8 +420,8 @@ mod tests {
     }
 
     #[test]
-    fn drained_server_ends_the_generation_of_what_it_held() {
-        let (mut keeper, _dir) = keeper(Role::Free);
+    fn emptied_server_ends_the_generation_of_what_it_held() {
+        let (mut keeper, _dir) = keeper(Role::Empty);
         let copy = put(&keeper.store, &address("1.1"), 1, b"held until the drain");
         settle(&mut keeper);
         assert_eq!(current(&keeper), [1], "it is not empty");
@@ -420,10 +433,12 @@ mod tests {
     }
 
     #[test]
-    fn serving_server_without_objects_keeps_its_generation() {
-        let (mut keeper, _dir) = keeper(Role::Serving);
-        settle(&mut keeper);
-        assert_eq!(current(&keeper), [1]);
+    fn server_whose_gate_is_not_through_keeps_its_generation() {
+        for role in [Role::Serving, Role::Cordoned, Role::Draining] {
+            let (mut keeper, _dir) = keeper(role);
+            settle(&mut keeper);
+            assert_eq!(current(&keeper), [1], "{role}");
+        }
     }
 
     #[test]

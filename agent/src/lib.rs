@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod age;
+pub mod arrivals;
 pub mod client;
 pub mod clock;
 pub mod commands;
@@ -20,4 +21,5 @@ pub mod schema;
 pub mod scrub;
 pub mod store;
 pub mod transfer;
+pub mod upkeep;
 pub mod vault;

@@ -15,6 +15,7 @@
 
 mod batch;
 mod body;
+mod closing;
 pub mod create;
 pub mod delete;
 mod ending;
@@ -38,10 +39,13 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
-use zones::Address;
+use zones::policy::LEVEL_MAX;
+use zones::upkeep::KeysAre;
+use zones::{Address, Upkeep};
 
 pub use batch::{BatchOutcome, BatchStep, StepChange};
 pub use body::StagedBody;
+pub use closing::NotClear;
 pub(crate) use fitting::STEPS_RETRY;
 pub use local::{AskedTurn, Local, Look, Open};
 pub use moving::{MoveGuard, NotOwned, StepError};
@@ -230,6 +234,22 @@ impl Objects {
             unreadable: self.local.unreadable().max(self.store.damaged_count()),
             commits: self.store.commits(),
             audit: Some(self.store.audit_head()),
+            upkeep: Upkeep {
+                suite: LEVEL_MAX.0,
+                schemas: self.stepper().set(),
+                open: totals.open,
+                retired: totals.retired,
+                moved: self.moved(),
+                used: totals.used,
+                keys: match self.store.vault().provider().is_up() {
+                    true => KeysAre::Up,
+                    false => KeysAre::Down,
+                },
+                p99_us: self
+                    .clients_wait()
+                    .map_or(0, |wait| u64::try_from(wait.as_micros()).unwrap_or(u64::MAX)),
+                ..Upkeep::default()
+            },
         }
     }
 
@@ -262,6 +282,11 @@ impl Objects {
             .domain()
             .check(address)
             .map_err(|error| WriteError::Address { why: error.to_string() })?;
+        if self.is_closed() {
+            return Err(WriteError::NotServing {
+                why: crate::store::CommitError::Closed.to_string(),
+            });
+        }
         match self.wanted.borrow().role() {
             Some(role) if !role.takes_new_objects() => Err(WriteError::NotServing {
                 why: format!("its role is {role}"),

@@ -323,6 +323,7 @@ mod tests {
             received: None,
             quarantined: None,
             migrated_from: None,
+            leaving: None,
         }
     }
 

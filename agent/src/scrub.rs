@@ -129,6 +129,12 @@ impl Scrubber {
         })
     }
 
+    /// What tells when the last whole pass ended, in Unix seconds; 0 before the first.
+    pub fn finished(&self) -> impl Fn() -> u64 + Send + Sync + use<> {
+        let counters = Arc::clone(&self.counters);
+        move || counters.finished.load(Ordering::Relaxed)
+    }
+
     /// What writes its metrics.
     pub fn metrics(&self) -> impl Fn(&mut String) + Send + Sync + use<> {
         let (counters, store) = (Arc::clone(&self.counters), Arc::clone(&self.store));

@@ -23,7 +23,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::address::Address;
+use crate::register::Epoch;
 use crate::server::ServerName;
+use crate::upkeep::Given;
 
 /// Longest line of an entry: an address of 255 octets and all the rest stay far below.
 pub const LINE_OCTETS_MAX: usize = 4096;
@@ -163,6 +165,28 @@ impl Entry {
             return Err(EntryError::Long { octets: line.len() });
         }
         Ok(serde_json::from_slice(line)?)
+    }
+
+    /// The plan that asked for the move, where the actor names one: `drain, plan 7`.
+    #[must_use]
+    pub fn plan(&self) -> Option<u64> {
+        self.actor.rsplit_once("plan ")?.1.parse().ok()
+    }
+
+    /// The move as the server before knows it; `None` where a digest is none.
+    #[must_use]
+    pub fn given(&self) -> Option<Given> {
+        let digest = |hex: &Option<String>| match hex {
+            None => Some(None),
+            Some(hex) => Some(Some(HEXLOWER.decode(hex.as_bytes()).ok()?.try_into().ok()?)),
+        };
+        Some(Given {
+            address: self.address.clone(),
+            epoch: Epoch(self.epoch),
+            revision: self.revision,
+            properties: digest(&self.properties_from)?,
+            body: digest(&self.body)?,
+        })
     }
 }
 

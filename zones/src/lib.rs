@@ -33,5 +33,5 @@ pub use strings::StringsError;
 pub use transition::{Actor, PoolView, Refusal, judge};
 pub use tsig::{Mac, Signed, TsigFailure, TsigKey};
 pub use update::{Change, Prerequisite, RegisterChange, Update, UpdateFormatError, read_update};
-pub use upkeep::Upkeep;
+pub use upkeep::{Given, Upkeep};
 pub use want::{Errand, Want, Wish};

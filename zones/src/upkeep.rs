@@ -8,7 +8,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::address::Address;
 use crate::has::is_release;
+use crate::register::Epoch;
 use crate::server::ServerName;
 use crate::strings::{Strings, StringsError};
 
@@ -65,13 +67,68 @@ pub struct Sum {
 }
 
 impl Sum {
-    /// Adds a move, or takes it away again.
+    /// Adds a move.
     #[must_use]
     pub fn with(self, digest: u128) -> Sum {
         Sum {
             count: self.count + 1,
             digest: self.digest ^ digest,
         }
+    }
+
+    /// Takes a move away again.
+    ///
+    /// # Panics
+    ///
+    /// When none is left: it was never added.
+    #[must_use]
+    pub fn without(self, digest: u128) -> Sum {
+        Sum {
+            count: self.count.checked_sub(1).expect("a move that was added"),
+            digest: self.digest ^ digest,
+        }
+    }
+}
+
+/// One move, as giver and taker both know it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Given {
+    /// The object.
+    pub address: Address,
+    /// The epoch at which the taker owns it.
+    pub epoch: Epoch,
+    /// Client writes that it had.
+    pub revision: u64,
+    /// Digest of its properties in the form in which they were given.
+    pub properties: Option<[u8; 32]>,
+    /// Digest of its body.
+    pub body: Option<[u8; 32]>,
+}
+
+impl Given {
+    /// The octets whose keyed BLAKE3 digest stands for the move.
+    #[must_use]
+    pub fn octets(&self) -> Vec<u8> {
+        let mut octets = self.address.as_str().as_bytes().to_vec();
+        octets.push(0);
+        octets.extend(self.epoch.0.to_be_bytes());
+        octets.extend(self.revision.to_be_bytes());
+        for digest in [&self.properties, &self.body] {
+            match digest {
+                Some(digest) => {
+                    octets.push(1);
+                    octets.extend(digest);
+                }
+                None => octets.push(0),
+            }
+        }
+        octets
+    }
+
+    /// What stands for the move in a [`Sum`]: the first 16 of the 32 octets of that digest.
+    #[must_use]
+    pub fn element(digest: &[u8; 32]) -> u128 {
+        u128::from_be_bytes(digest[..16].try_into().expect("16 of 32"))
     }
 }
 
@@ -383,5 +440,27 @@ mod tests {
         let sum = |order: [usize; 3]| order.into_iter().fold(Sum::default(), |sum, at| sum.with(moves[at]));
         assert_eq!(sum([0, 1, 2]), sum([2, 0, 1]));
         assert_ne!(sum([0, 1, 2]), sum([0, 1, 1]));
+        assert_eq!(sum([0, 1, 2]).without(9).without(7), Sum::default().with(1 << 100));
+    }
+
+    #[test]
+    fn octets_of_a_move_are_those_of_the_protocol() {
+        let mut given = Given {
+            address: "3.1".parse().unwrap(),
+            epoch: Epoch(2),
+            revision: 0x0103,
+            properties: Some([7; 32]),
+            body: None,
+        };
+        let mut octets = b"3.1\0".to_vec();
+        octets.extend([0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 1, 3, 1]);
+        octets.extend([7; 32]);
+        octets.push(0);
+        assert_eq!(given.octets(), octets);
+        (given.properties, given.body) = (None, Some([7; 32]));
+        assert_ne!(given.octets(), octets, "properties and body are told apart");
+        let mut digest = [0; 32];
+        digest[15] = 1;
+        assert_eq!(Given::element(&digest), 1);
     }
 }

@@ -184,6 +184,7 @@ pub fn probe(store: &Store, me: &ServerName, level: Level) -> Result<()> {
         received: None,
         quarantined: None,
         migrated_from: None,
+        leaving: None,
         audit: None,
     };
     let entries = store

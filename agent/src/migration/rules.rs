@@ -242,9 +242,10 @@ fn reads_are_allowed_from_the_sending_of_the_question_not_from_its_answer() {
     assert_eq!(actions, [source::Action::Reads(ReadGate::Until(until))]);
 }
 
-/// The destination has taken the object and deleted it, and its fence was lost: whoever waits here must hear of it.
+/// The destination has taken the object and deleted it, and its fence was lost: whoever waits here must hear of it, and the
+/// copy here counts as given away.
 #[test]
-fn sealed_source_that_reads_of_a_deletion_opens_its_gate() {
+fn sealed_source_that_reads_of_a_deletion_has_given_its_object_away_and_opens_its_gate() {
     let mut source = sealed();
     source.handle_timeout(at(500));
     let question = source_actions(&mut source)
@@ -264,18 +265,18 @@ fn sealed_source_that_reads_of_a_deletion_opens_its_gate() {
         asked_at: at(500),
         register: Some(deleted),
     };
-    let step = Step::Deleted {
-        epoch: Epoch(3),
-        tx: COMMIT,
+    let (owner, epoch) = ("s2".parse::<zones::ServerName>().unwrap(), Epoch(2));
+    let step = Step::Moved {
+        owner: owner.clone(),
+        epoch,
     };
     assert_eq!(
         feed(&mut source, at(510), input),
         [source::Action::Reads(ReadGate::Held), source::Action::Persist(step)]
     );
-    let ended = source::Action::Ended(source::Outcome::Superseded);
     assert_eq!(
         feed(&mut source, at(520), source::Input::Durable),
-        [source::Action::Unseal, ended]
+        [source::Action::LetGo { owner, epoch }]
     );
 }
 

@@ -101,8 +101,11 @@ impl Local {
                     outcomes[*at] = Some(Ok(self.done(step, &mut entries)));
                 }
             }
-            // One of them names a copy that is gone, or contradicts itself: the others are not to suffer.
-            Err(CommitError::NoSuchEntry { .. } | CommitError::Contradiction { .. }) if ready.len() > 1 => {
+            // One of them names a copy that is gone, contradicts itself, or would begin something while nothing may: the others
+            // are not to suffer.
+            Err(CommitError::NoSuchEntry { .. } | CommitError::Contradiction { .. } | CommitError::Closed)
+                if ready.len() > 1 =>
+            {
                 for (at, step) in &ready {
                     let outcome = match self.commit_now(step.changes.clone()) {
                         Ok(entries) => Ok(self.done(step, &mut entries.into_iter())),

@@ -6,9 +6,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::futures::OwnedNotified;
 use tokio::sync::oneshot;
+use zones::upkeep::Sum;
 use zones::{Address, Level, Policy};
 
 use super::forwards::gone_to;
@@ -33,6 +34,10 @@ pub struct Local {
     stepper: Arc<Stepper>,
     /// Objects that no move can take away since their copies here cannot be read.
     unreadable: AtomicU64,
+    /// What was given away and has its copy here still.
+    moved: Mutex<Sum>,
+    /// Whether nothing new begins any more. Held by every commit that adds a copy, until the table has it.
+    pub(super) closed: RwLock<bool>,
 }
 
 /// What an address says to a read.
@@ -74,19 +79,21 @@ impl Local {
     /// The objects that the index has; call [`Local::take_up`] before serving.
     #[must_use]
     pub fn new(store: Arc<Store>, entries: Vec<Arc<Entry>>, stepper: Arc<Stepper>, settings: Settings) -> Arc<Local> {
-        let table = Table::default();
-        for entry in entries {
-            let address = entry.address.clone();
-            table.swap(&address, None, Some(entry));
-        }
-        Arc::new(Local {
+        let local = Arc::new(Local {
             store,
-            table,
+            table: Table::default(),
             levels: RwLock::new(settings.levels),
             stepper,
             settings,
             unreadable: AtomicU64::new(0),
-        })
+            moved: Mutex::default(),
+            closed: RwLock::new(false),
+        });
+        for entry in entries {
+            let address = entry.address.clone();
+            local.swap(&address, None, Some(entry));
+        }
+        local
     }
 
     /// What a read finds that looks at `now`.
@@ -143,10 +150,16 @@ impl Local {
         })
     }
 
-    /// What is owned.
+    /// What is owned, and what is in the rows.
     #[must_use]
     pub fn totals(&self) -> Totals {
         self.table.totals()
+    }
+
+    /// What was given away and has its copy here still.
+    #[must_use]
+    pub fn moved(&self) -> Sum {
+        *self.moved.lock()
     }
 
     /// Objects that no move could take away at the last try, since their copies here cannot be read.
@@ -225,6 +238,12 @@ impl Local {
     ///
     /// [`CommitError`]; nothing has changed then.
     pub fn commit_now(&self, changes: Vec<(Address, Change)>) -> Result<Vec<Arc<Entry>>, CommitError> {
+        let begins = changes.iter().any(|(_, change)| matches!(change, Change::Insert(_)));
+        // Held until the table has what begins.
+        let closed = begins.then(|| self.closed.read());
+        if closed.as_deref() == Some(&true) {
+            return Err(CommitError::Closed);
+        }
         let mut swaps = Vec::with_capacity(changes.len());
         let mut plain = Vec::with_capacity(changes.len());
         for (address, change) in changes {
@@ -240,9 +259,26 @@ impl Local {
         for (address, removed, comes) in swaps {
             let entry = comes.then(|| entries.next().expect("one entry for each that was to come"));
             new.extend(entry.clone());
-            self.table.swap(&address, removed, entry);
+            self.swap(&address, removed, entry);
         }
         Ok(new)
+    }
+
+    /// Takes one change of the index into the table, and into the sum of what was given away.
+    fn swap(&self, address: &Address, removed: Option<u64>, new: Option<Arc<Entry>>) {
+        let element = |entry: Option<&Entry>| {
+            let given = entry.and_then(Entry::given)?;
+            Some(self.store.vault().element(&given))
+        };
+        let comes = element(new.as_deref());
+        let gone = self.table.swap(address, removed, new);
+        let goes = element(gone.as_deref());
+        if comes.is_none() && goes.is_none() {
+            return;
+        }
+        let mut moved = self.moved.lock();
+        *moved = comes.into_iter().fold(*moved, Sum::with);
+        *moved = goes.into_iter().fold(*moved, Sum::without);
     }
 
     /// Hash of verb and content, keyed like every digest that stays: it confirms no guesses.
@@ -324,5 +360,133 @@ fn look(state: &mut table::State, now: impl FnOnce() -> BootInstant) -> Look {
         Journal::Reserved { .. } | Journal::Staged { .. } | Journal::Prepared { .. } | Journal::CommitSent { .. } => {
             Look::Unknown
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use zones::{Epoch, Tx};
+
+    use super::*;
+    use crate::store::entry::tests::{journal, stream};
+    use crate::store::simulated::SimulatedDisk;
+    use crate::store::tests::{new_entry, settings, vault, write};
+    use crate::store::{Content, Disk, NewEntry, Stream};
+    use crate::vault::Part;
+
+    fn local() -> Arc<Local> {
+        let disk: Arc<dyn Disk> = Arc::new(SimulatedDisk::default());
+        let (store, entries) = Store::open(disk.clone(), vault(&disk, 1), &settings(64)).unwrap();
+        Local::new(Arc::new(store), entries, Arc::default(), Settings::default())
+    }
+
+    /// What the figures are by a look at every row.
+    fn counted(local: &Local) -> (u64, u64, u64, u64, Sum) {
+        let rows = local.entries();
+        let count = |is: fn(&Entry) -> bool| rows.iter().filter(|row| is(row)).count() as u64;
+        let moved = rows
+            .iter()
+            .filter_map(|row| row.given())
+            .fold(Sum::default(), |sum, given| {
+                sum.with(local.store.vault().element(&given))
+            });
+        // Of rows of one address the highest epoch is the object.
+        let used = (0..4)
+            .filter_map(|at| local.entry(&format!("3.{at}").parse().unwrap()))
+            .filter(|entry| table::owned(entry))
+            .map(|entry| entry.disk_octets())
+            .fold(0, u64::wrapping_add);
+        (
+            used,
+            count(|row| row.journal.is_open()),
+            count(|row| row.journal.is_retired()),
+            count(|row| row.streams().next().is_some()),
+            moved,
+        )
+    }
+
+    fn row(seq: u64, at: u8, journal: Journal, epoch: u64, properties: Option<Stream>) -> Arc<Entry> {
+        Arc::new(Entry {
+            seq,
+            address: format!("3.{at}").parse().unwrap(),
+            epoch: Epoch(epoch),
+            revision: seq,
+            kind: "file".parse().unwrap(),
+            schema: 1,
+            level: Level(1),
+            journal,
+            properties,
+            body: None,
+            writes: Vec::new(),
+            tx: None,
+            from: None,
+            received: None,
+            quarantined: None,
+            migrated_from: None,
+            leaving: None,
+        })
+    }
+
+    /// An address, which of its rows goes, and what comes.
+    type Swap = (u8, Option<prop::sample::Index>, Option<(Journal, u64, Option<Stream>)>);
+
+    fn swap() -> impl Strategy<Value = Swap> {
+        let comes = (journal(), 1_u64..4, prop::option::of(stream()));
+        (0_u8..4, any::<Option<prop::sample::Index>>(), prop::option::of(comes))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn figures_are_those_of_a_look_at_every_row(swaps in prop::collection::vec(swap(), 0..60)) {
+            let local = local();
+            for (seq, (at, goes, comes)) in (1..).zip(swaps) {
+                let address: Address = format!("3.{at}").parse().unwrap();
+                let mut rows = local.entries();
+                rows.retain(|row| row.address == address);
+                let goes = goes.filter(|_| !rows.is_empty()).map(|index| Arc::clone(index.get(&rows)));
+                let arrives = rows.iter().find(|row| row.journal.is_arriving());
+                let new = comes.map(|(journal, epoch, stream)| row(seq, at, journal, epoch, stream));
+                // One copy of an address arrives at a time.
+                let is_second = new.as_ref().is_some_and(|new| new.journal.is_arriving())
+                    && arrives.is_some_and(|arrives| goes.as_ref().is_none_or(|goes| goes.seq != arrives.seq));
+                local.swap(&address, goes.map(|row| row.seq), new.filter(|_| !is_second));
+                let totals = local.totals();
+                let told = (totals.used, totals.open, totals.retired, totals.copies, local.moved());
+                prop_assert_eq!(told, counted(&local));
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_begins_after_the_store_was_found_clear_however_close_the_race() {
+        for _ in 0..20 {
+            let local = local();
+            let staged = write(&local.store, &address(), Part::Body, b"new").unwrap();
+            let begin = std::sync::Barrier::new(2);
+            let (made, closed) = std::thread::scope(|scope| {
+                let make = scope.spawn(|| {
+                    begin.wait();
+                    let new = NewEntry {
+                        journal: Journal::CreateSent { tx: Tx([1; 16]) },
+                        ..new_entry(&address(), 1, Content::Staged(staged))
+                    };
+                    local.commit_now(vec![(address(), Change::Insert(new))])
+                });
+                begin.wait();
+                let closed = local.close_for_install(|| 0);
+                (make.join().unwrap(), closed)
+            });
+            match closed {
+                Ok(()) => assert!(matches!(made, Err(CommitError::Closed)), "{made:?}"),
+                Err(_) => assert!(made.is_ok(), "{made:?}"),
+            }
+        }
+    }
+
+    fn address() -> Address {
+        "3.1".parse().unwrap()
     }
 }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use zones::{Address, ServerName};
+use zones::{Address, Epoch, ServerName};
 
 use super::Objects;
 use super::batch::StepChange;
@@ -125,6 +125,16 @@ impl Local {
     pub fn incoming(&self, address: &Address) -> Option<Arc<Entry>> {
         let slot = self.table.get(address)?;
         slot.with(|state| state.incoming().cloned())
+    }
+
+    /// The copy that this server had, has or is about to have at an epoch; `None` once nothing is left of it but the way to it.
+    #[must_use]
+    pub fn copy_of(&self, address: &Address, epoch: Epoch) -> Option<Arc<Entry>> {
+        let slot = self.table.get(address)?;
+        slot.with(|state| {
+            let is = |entry: &&Arc<Entry>| entry.epoch == epoch && (entry.journal.is_arriving() || has_streams(entry));
+            state.rows().find(is).cloned()
+        })
     }
 
     /// Every entry, for a restart and for checks.
@@ -401,6 +411,10 @@ pub(super) fn moves_own(entry: &Entry) -> bool {
         | Journal::Prepared { .. }
         | Journal::CommitSent { .. } => false,
     }
+}
+
+fn has_streams(entry: &Entry) -> bool {
+    entry.streams().next().is_some()
 }
 
 /// Whether a copy was given away, so that a later arrival of the object takes its place.

@@ -138,6 +138,7 @@ pub fn make(address: &Address, put: Prepared, level: Level, tx: Tx, now_ms: u64)
         received: None,
         quarantined: None,
         migrated_from: None,
+        leaving: None,
         audit: None,
     }
 }
@@ -262,6 +263,7 @@ pub fn deleted(entry: &Entry, tx: Tx, deleted: Deleted) -> (Change, Result<Writt
         properties: Content::Absent,
         body: Content::Absent,
         tx: Some(tx),
+        leaving: None,
         ..entry.keep()
     };
     let change = Change::Replace {

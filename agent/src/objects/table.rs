@@ -26,22 +26,34 @@ pub(crate) struct Table {
     counts: Counts,
 }
 
-/// What this agent owns.
+/// What this agent owns, and what else is in its rows.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Totals {
     /// Objects.
     pub objects: u64,
     /// Octets of their plaintext.
     pub octets: u64,
+    /// Octets of disk that their copies take.
+    pub used: u64,
     /// Those of them that a schema step failed on.
     pub quarantined: u64,
+    /// Rows in which something is under way.
+    pub open: u64,
+    /// Copies of objects that were given away.
+    pub retired: u64,
+    /// Copies of any kind: rows with a stream.
+    pub copies: u64,
 }
 
 #[derive(Debug, Default)]
 struct Counts {
     objects: AtomicU64,
     octets: AtomicU64,
+    used: AtomicU64,
     quarantined: AtomicU64,
+    open: AtomicU64,
+    retired: AtomicU64,
+    copies: AtomicU64,
 }
 
 impl Counts {
@@ -52,7 +64,11 @@ impl Counts {
         };
         change(&self.objects, before.objects, after.objects);
         change(&self.octets, before.octets, after.octets);
+        change(&self.used, before.used, after.used);
         change(&self.quarantined, before.quarantined, after.quarantined);
+        change(&self.open, before.open, after.open);
+        change(&self.retired, before.retired, after.retired);
+        change(&self.copies, before.copies, after.copies);
     }
 }
 
@@ -130,29 +146,36 @@ impl Table {
         }
     }
 
-    /// Takes in what a commit of the index changed at one address: the entry `removed` is gone, `new` is there.
-    pub(crate) fn swap(&self, address: &Address, removed: Option<u64>, new: Option<Arc<Entry>>) {
+    /// Takes in what a commit of the index changed at one address: the entry `removed` is gone, `new` is there. Returns the
+    /// one that is gone.
+    pub(crate) fn swap(&self, address: &Address, removed: Option<u64>, new: Option<Arc<Entry>>) -> Option<Arc<Entry>> {
         let slot = self.get_or_make(address);
-        {
+        let gone = {
             let mut state = slot.state.lock();
-            let before = state.owned();
-            state.swap(removed, new);
-            self.counts.change(before, state.owned());
+            let before = state.totals();
+            let gone = state.swap(removed, new);
+            self.counts.change(before, state.totals());
             state.tidy();
             if !state.is_empty() {
-                return;
+                return gone;
             }
-        }
+            gone
+        };
         drop(slot);
         self.forget(address);
+        gone
     }
 
-    /// What is owned.
+    /// What is owned, and what is in the rows.
     pub(crate) fn totals(&self) -> Totals {
         Totals {
             objects: self.counts.objects.load(Ordering::Relaxed),
             octets: self.counts.octets.load(Ordering::Relaxed),
+            used: self.counts.used.load(Ordering::Relaxed),
             quarantined: self.counts.quarantined.load(Ordering::Relaxed),
+            open: self.counts.open.load(Ordering::Relaxed),
+            retired: self.counts.retired.load(Ordering::Relaxed),
+            copies: self.counts.copies.load(Ordering::Relaxed),
         }
     }
 
@@ -195,10 +218,7 @@ impl Table {
         let slots = self.slots.read();
         let mut entries = Vec::new();
         for slot in slots.values() {
-            let state = slot.state.lock();
-            entries.extend(state.current.iter().cloned());
-            entries.extend(state.incoming.iter().cloned());
-            entries.extend(state.retired.iter().cloned());
+            entries.extend(slot.state.lock().rows().cloned());
         }
         entries
     }
@@ -251,24 +271,41 @@ impl State {
         }
     }
 
-    fn owned(&self) -> Totals {
-        match &self.current {
+    /// Every row of the address.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.current.iter().chain(&self.incoming).chain(&self.retired)
+    }
+
+    fn totals(&self) -> Totals {
+        let mut totals = match &self.current {
             Some(entry) if owned(entry) => Totals {
                 objects: 1,
                 octets: entry.plain_octets(),
+                used: entry.disk_octets(),
                 quarantined: u64::from(entry.quarantined.is_some()),
+                ..Totals::default()
             },
             Some(_) | None => Totals::default(),
+        };
+        for row in self.rows() {
+            totals.open += u64::from(row.journal.is_open());
+            totals.retired += u64::from(row.journal.is_retired());
+            totals.copies += u64::from(row.streams().next().is_some());
         }
+        totals
     }
 
-    fn swap(&mut self, removed: Option<u64>, new: Option<Arc<Entry>>) {
-        if let Some(seq) = removed {
+    fn swap(&mut self, removed: Option<u64>, new: Option<Arc<Entry>>) -> Option<Arc<Entry>> {
+        let gone = removed.and_then(|seq| {
             let gone = |entry: &mut Arc<Entry>| entry.seq == seq;
-            self.current.take_if(gone);
-            self.incoming.take_if(gone);
-            self.retired.retain(|entry| entry.seq != seq);
-        }
+            let retired = |retired: &mut Vec<Arc<Entry>>| {
+                let at = retired.iter().position(|entry| entry.seq == seq)?;
+                Some(retired.remove(at))
+            };
+            (self.current.take_if(gone))
+                .or_else(|| self.incoming.take_if(gone))
+                .or_else(|| retired(&mut self.retired))
+        });
         if let Some(entry) = new {
             match place(&entry) {
                 Place::Incoming => {
@@ -285,5 +322,6 @@ impl State {
         if let Some(gate) = &self.gate {
             gate.notify();
         }
+        gone
     }
 }

@@ -319,6 +319,9 @@ pub(super) fn uncommitted(error: &CommitError) -> WriteError {
             retry_after: KEYS_RETRY,
         };
     }
+    if let CommitError::Closed = error {
+        return WriteError::NotServing { why: error.to_string() };
+    }
     tracing::error!(error = error as &dyn std::error::Error, "a change cannot be committed");
     WriteError::Failed {
         what: error.to_string(),

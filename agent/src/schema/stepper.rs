@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bytes::Bytes;
 use serde_json::{Map, Value};
 use tracing::{error, warn};
+use zones::upkeep::SchemaSet;
 use zones::{Address, ObjectType, Steps};
 
 use super::step::{RunStep, StepError};
@@ -37,6 +38,7 @@ impl RunStep for Runner {
 /// The schemas of this release, and who runs their steps.
 pub struct Stepper {
     schemas: Arc<Schemas>,
+    set: SchemaSet,
     runner: Runner,
     /// Whether contract steps run.
     all: AtomicBool,
@@ -91,8 +93,10 @@ impl Stepper {
     /// Steps of these schemas; contract steps wait for [`Stepper::obey`].
     #[must_use]
     pub fn new(schemas: impl Into<Arc<Schemas>>, runner: Runner) -> Stepper {
+        let schemas = schemas.into();
         Stepper {
-            schemas: schemas.into(),
+            set: schemas.set(),
+            schemas,
             runner,
             all: AtomicBool::new(false),
             stepped: AtomicU64::new(0),
@@ -122,6 +126,12 @@ impl Stepper {
             Some((_, step)) => self.runner.compile(step),
             None => Ok(()),
         }
+    }
+
+    /// What names them.
+    #[must_use]
+    pub fn set(&self) -> SchemaSet {
+        self.set
     }
 
     /// What was done since the start.

@@ -3,13 +3,14 @@
 //! How they lie in a directory, and what is wrong with one that does not load: `read.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jsonschema::{Draft, PatternOptions, Validator};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use zones::ObjectType;
+use zones::upkeep::SchemaSet;
 
 /// The dialect that every schema declares.
 pub const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
@@ -18,6 +19,35 @@ pub const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
 #[derive(Debug, Default)]
 pub struct Schemas {
     pub(super) types: BTreeMap<ObjectType, Type>,
+}
+
+impl Schemas {
+    /// Names what objects are brought to by these schemas: over every schema and step with its file's name, in the order of
+    /// names. Examples change nothing, so they do not count. 0 without any.
+    #[must_use]
+    pub fn set(&self) -> SchemaSet {
+        let mut hasher = blake3::Hasher::new();
+        let mut add = |file: &Path, content: &[u8]| {
+            for field in [file.as_os_str().as_encoded_bytes(), content] {
+                hasher.update(&(field.len() as u64).to_be_bytes());
+                hasher.update(field);
+            }
+        };
+        for one in self.types.values() {
+            for version in one.versions.values() {
+                add(&version.file, version.schema.to_string().as_bytes());
+            }
+            for step in one.steps.values() {
+                add(&step.file, step.text.as_bytes());
+            }
+        }
+        if self.types.is_empty() {
+            return SchemaSet::default();
+        }
+        let digest = hasher.finalize();
+        let first = digest.as_bytes()[..8].try_into().expect("8 of 32");
+        SchemaSet(u64::from_be_bytes(first))
+    }
 }
 
 /// The versions of one type.

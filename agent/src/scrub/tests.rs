@@ -20,6 +20,7 @@ fn often() -> config::Scrub {
     config::Scrub {
         rate: config::Octets(0),
         interval: Duration::from_secs(3600),
+        arrivals_rate: crate::config::Octets(0),
     }
 }
 

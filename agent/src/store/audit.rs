@@ -254,6 +254,26 @@ fn signed_head(transaction: &redb::ReadTransaction) -> Result<Option<SignedHead>
         .transpose()
 }
 
+/// Entries before a number, the last ones, at most so many, the newest first.
+pub(super) fn page_before(
+    database: &redb::Database,
+    before: u64,
+    limit: usize,
+) -> Result<Vec<(u64, Vec<u8>)>, IndexError> {
+    let transaction = redb::ReadableDatabase::begin_read(database)?;
+    let table = match transaction.open_table(LINES) {
+        Ok(table) => table,
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+        Err(error) => return Err(error.into()),
+    };
+    let mut entries = Vec::new();
+    for row in table.range(..before)?.rev().take(limit) {
+        let (number, line) = row?;
+        entries.push((number.value(), line.value().to_vec()));
+    }
+    Ok(entries)
+}
+
 /// Entries behind a number, at most so many, and the head of the same moment.
 pub(super) fn page(database: &redb::Database, after: u64, limit: usize) -> Result<AuditPage, IndexError> {
     let transaction = redb::ReadableDatabase::begin_read(database)?;

@@ -36,6 +36,9 @@ pub enum CommitError {
         /// How.
         what: &'static str,
     },
+    /// Nothing new begins on this server: it is about to be stopped for another release.
+    #[error("this server is about to be stopped for another release, and takes nothing new")]
+    Closed,
     /// A data key could not be wrapped.
     #[error("wrap a data key")]
     Vault(#[from] VaultError),
@@ -197,6 +200,7 @@ fn wrap(shared: &Shared, old: Option<&Entry>, new: NewEntry) -> Result<Entry, Co
         received: new.received,
         quarantined: new.quarantined,
         migrated_from: new.migrated_from,
+        leaving: new.leaving,
     };
     for (part, content) in [(Part::Properties, &new.properties), (Part::Body, &new.body)] {
         let Some(stream) = entry.stream(part) else { continue };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use minicbor::{Decode, Encode};
 use uuid::Uuid;
-use zones::{Address, Epoch, Level, ObjectType, ServerName, Tx};
+use zones::{Address, Epoch, Given, Level, ObjectType, ServerName, Tx};
 
 use super::audit::AuditNote;
 use super::cbor;
@@ -68,6 +68,24 @@ pub struct Entry {
     /// Schema version that its properties had before the steps of the move that brought them.
     #[n(14)]
     pub migrated_from: Option<u32>,
+    /// By whose order it is given away, or was.
+    #[n(15)]
+    pub leaving: Option<Leaving>,
+}
+
+/// How an object leaves a server: from the begin of its move until the copy that stays behind is removed.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct Leaving {
+    /// The plan that asked for the move.
+    #[n(0)]
+    pub plan: u64,
+    /// Whether the server was being emptied: then the copy stays until a gate has let it go.
+    #[n(1)]
+    pub gated: bool,
+    /// Digest of the properties as they were given, if not as they are kept.
+    #[n(2)]
+    pub given: Option<Digest>,
 }
 
 /// An arriving copy as it came: for the comparison at the seal, and for the audit log.
@@ -244,6 +262,32 @@ impl Journal {
             | Journal::Tombstone { .. } => false,
         }
     }
+
+    /// Whether something is under way that the register has to settle, or a wait: a server with such a row is not empty.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        match self {
+            Journal::Reserved { .. }
+            | Journal::Staged { .. }
+            | Journal::Prepared { .. }
+            | Journal::CommitSent { .. }
+            | Journal::CreateSent { .. }
+            | Journal::Moving { .. }
+            | Journal::Sealed { .. }
+            | Journal::DeleteSent { .. }
+            | Journal::Active { wait: Some(_) } => true,
+            Journal::Active { wait: None }
+            | Journal::Moved { .. }
+            | Journal::Forward { .. }
+            | Journal::Tombstone { .. } => false,
+        }
+    }
+
+    /// Whether the copy is one of an object that was given away.
+    #[must_use]
+    pub fn is_retired(&self) -> bool {
+        matches!(self, Journal::Moved { .. })
+    }
 }
 
 /// A new owner waits for the former one.
@@ -365,6 +409,7 @@ pub struct NewEntry {
     pub received: Option<Received>,
     pub quarantined: Option<String>,
     pub migrated_from: Option<u32>,
+    pub leaving: Option<Leaving>,
     pub audit: Option<AuditNote>,
 }
 
@@ -413,6 +458,7 @@ impl Entry {
             audit: None,
             quarantined: self.quarantined.clone(),
             migrated_from: self.migrated_from,
+            leaving: self.leaving,
         }
     }
 
@@ -438,6 +484,13 @@ impl Entry {
         self.streams().map(|(_, stream)| stream.plain_octets).sum()
     }
 
+    /// Octets of disk that it takes, both parts.
+    #[must_use]
+    pub fn disk_octets(&self) -> u64 {
+        let extents = self.streams().flat_map(|(_, stream)| stream.extents.iter());
+        extents.map(|extent| extent.octets()).fold(0, u64::saturating_add)
+    }
+
     /// Digests of its parts.
     #[must_use]
     pub fn digests(&self) -> Digests {
@@ -445,6 +498,24 @@ impl Entry {
             properties: self.properties.as_ref().map(|stream| stream.digest),
             body: self.body.as_ref().map(|stream| stream.digest),
         }
+    }
+
+    /// What was given away, if this is the copy that stayed behind. A move takes an object from one epoch to the next, whatever
+    /// became of it before this server learned of it.
+    #[must_use]
+    pub fn given(&self) -> Option<Given> {
+        if !self.journal.is_retired() {
+            return None;
+        }
+        let digests = self.digests();
+        let stepped = self.leaving.and_then(|leaving| leaving.given);
+        Some(Given {
+            address: self.address.clone(),
+            epoch: self.epoch.next(),
+            revision: self.revision,
+            properties: stepped.or(digests.properties).map(|digest| digest.0),
+            body: digests.body.map(|digest| digest.0),
+        })
     }
 
     /// What the wrapped key of one of its streams is bound to.
@@ -489,7 +560,7 @@ impl Entry {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
@@ -508,7 +579,7 @@ mod tests {
         (digest(), digest()).prop_map(|(properties, body)| Digests { properties, body })
     }
 
-    fn journal() -> impl Strategy<Value = Journal> {
+    pub(crate) fn journal() -> impl Strategy<Value = Journal> {
         let epoch = || any::<u64>().prop_map(Epoch);
         prop_oneof![
             tx().prop_map(|tx| Journal::CreateSent { tx }),
@@ -540,7 +611,7 @@ mod tests {
         ]
     }
 
-    fn stream() -> impl Strategy<Value = Stream> {
+    pub(crate) fn stream() -> impl Strategy<Value = Stream> {
         let extents = prop::collection::vec(any::<(u32, u32, u32)>(), 0..20);
         let extent = |(volume, block, blocks)| Extent { volume, block, blocks };
         (any::<([u8; 16], u8, [u8; 19], u32, Vec<u8>, u64, [u8; 32])>(), extents).prop_map(
@@ -582,6 +653,7 @@ mod tests {
             any::<Option<u32>>(),
             prop::option::of(any::<(u32, Option<[u8; 32]>, u32, u8, Option<u64>)>()),
             prop::option::of("[a-z ]{0,40}"),
+            prop::option::of(any::<(u64, bool, Option<[u8; 32]>)>()),
         );
         (words, numbers, journal(), streams, writes, last).prop_map(
             |(
@@ -590,7 +662,7 @@ mod tests {
                 journal,
                 (properties, body),
                 writes,
-                (tx, from, migrated_from, received, quarantined),
+                (tx, from, migrated_from, received, quarantined, leaving),
             )| Entry {
                 seq,
                 address: address.parse().unwrap(),
@@ -615,6 +687,11 @@ mod tests {
                 }),
                 quarantined,
                 migrated_from,
+                leaving: leaving.map(|(plan, gated, given)| Leaving {
+                    plan,
+                    gated,
+                    given: given.map(Digest),
+                }),
             },
         )
     }
@@ -707,6 +784,7 @@ mod tests {
             received: None,
             quarantined: None,
             migrated_from: None,
+            leaving: None,
         };
         let active = Journal::Active { wait: None };
         assert_eq!(minicbor::to_vec(&active).unwrap(), [0x82, 0x01, 0x80]);

@@ -41,7 +41,7 @@ use zones::audit::Head;
 pub use aside::Damage;
 pub use audit::{AuditNote, AuditPage, Auditor, SignedHead};
 pub use commit::CommitError;
-pub use entry::{Change, Content, Digests, Entry, Journal, NewEntry, OpenWait, Received, Stream, WriteRecord};
+pub use entry::{Change, Content, Digests, Entry, Journal, Leaving, NewEntry, OpenWait, Received, Stream, WriteRecord};
 pub use extent::Extent;
 pub use io::{Disk, DiskFile, RealDisk};
 pub use space::{Extents, Full, Reservation, Usage};
@@ -501,6 +501,20 @@ impl Store {
         }
     }
 
+    /// Entries of that log before a number, the last ones, at most so many, the newest first. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::audit`].
+    pub fn audit_before(&self, before: u64, limit: usize) -> Result<Vec<(u64, Vec<u8>)>, IndexError> {
+        match &*self.shared.database.read() {
+            Some(database) => audit::page_before(database, before, limit),
+            None => Err(IndexError::Io(std::io::Error::other(
+                "the index failed before: restart the agent",
+            ))),
+        }
+    }
+
     /// How full it is.
     #[must_use]
     pub fn usage(&self) -> Usage {
@@ -513,6 +527,13 @@ impl Store {
         let mut entries: Vec<_> = self.shared.live.read().values().cloned().collect();
         entries.sort_unstable_by_key(|entry| entry.seq);
         entries
+    }
+
+    /// How many copies the index names: rows with a stream.
+    #[must_use]
+    pub fn copies(&self) -> u64 {
+        let live = self.shared.live.read();
+        live.values().filter(|entry| entry.streams().next().is_some()).count() as u64
     }
 
     /// Rows up to a number that say only where an object went, at most so many, by rising number; and the highest number of

@@ -110,6 +110,16 @@ pub fn slice(
     GoOn::Yes
 }
 
+/// Reads one copy.
+pub fn one(
+    store: &Store,
+    entry: &Arc<Entry>,
+    report: &mut ScrubReport,
+    mut go_on: impl FnMut(&ScrubReport, u64) -> GoOn,
+) -> GoOn {
+    copy(store, entry, report, &mut HashSet::new(), &mut go_on)
+}
+
 fn copy(
     store: &Store,
     entry: &Arc<Entry>,

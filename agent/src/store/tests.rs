@@ -11,7 +11,7 @@ use crate::vault::entropy::Noise;
 use crate::vault::entropy::tests::SeededEntropy;
 use crate::vault::{Entropy, Keyring, PoolKey, Secret};
 
-mod audit;
+pub(crate) mod audit;
 mod basic;
 pub(crate) mod chance;
 mod damage;
@@ -92,6 +92,7 @@ pub(crate) fn new_entry(address: &Address, revision: u64, body: Content) -> NewE
         received: None,
         quarantined: None,
         migrated_from: None,
+        leaving: None,
         audit: None,
     }
 }

@@ -112,6 +112,8 @@ pub struct Engine<O> {
     refused_steps: HashSet<(Side, Id)>,
     /// Copies that were given away, and when they may be removed; the earliest first.
     retired: VecDeque<(BootInstant, Arc<Entry>)>,
+    /// Those of them that stay until a gate has let them go; none while this server is not being emptied.
+    held: Vec<Arc<Entry>>,
     /// Machines that remove such copies now.
     reclaiming: usize,
     forwards: Forwards,
@@ -154,6 +156,7 @@ impl<O: Outside> Engine<O> {
             noting_steps: 0,
             refused_steps: HashSet::new(),
             retired: VecDeque::new(),
+            held: Vec::new(),
             reclaiming: 0,
             forwards: Forwards::default(),
             copies: 0,
@@ -171,9 +174,10 @@ impl<O: Outside> Engine<O> {
         self.look_at_clients();
         self.fire();
         self.let_in();
-        self.reclaim();
+        let wanted = self.outside.wanted();
+        self.reclaim(wanted.role());
         self.end_forwards();
-        self.drain();
+        self.drain(wanted);
         self.flush();
     }
 

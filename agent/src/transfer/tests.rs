@@ -1,5 +1,6 @@
 //! Real agents on loopback: certificates, QUIC, disk, and a librarian that keeps registers.
 
+mod gates;
 mod pace;
 mod reconcile;
 mod schema;
@@ -29,6 +30,9 @@ use crate::vault::{Keyring, Levels, PoolKey, Secret, SystemEntropy, Vault};
 
 /// How long anything here may take.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long copies stay that were given away.
+const GRACE: Duration = Duration::from_millis(300);
 
 /// A pool's authority.
 pub(super) struct Pool {
@@ -81,7 +85,9 @@ impl Agent {
     /// One of a release with these schemas.
     async fn of_release(pool: &Pool, stub: &Stub, name: &'static str, stepper: Arc<Stepper>) -> Agent {
         let dir = tempfile::tempdir().unwrap();
-        Agent::begin(pool, stub, name, OCTETS, dir, (Duration::from_secs(600), stepper)).await
+        let agent = Agent::begin(pool, stub, name, OCTETS, dir, (Duration::from_secs(600), stepper)).await;
+        agent.want(Role::Serving, &[]);
+        agent
     }
 
     /// One that forgets where objects went after so long.
@@ -93,7 +99,9 @@ impl Agent {
         dir: tempfile::TempDir,
         forward_for: Duration,
     ) -> Agent {
-        Agent::begin(pool, stub, name, capacity, dir, (forward_for, Arc::default())).await
+        let agent = Agent::begin(pool, stub, name, capacity, dir, (forward_for, Arc::default())).await;
+        agent.want(Role::Serving, &[]);
+        agent
     }
 
     async fn begin(
@@ -148,7 +156,7 @@ impl Agent {
             machine: Settings {
                 // This machine may be busy.
                 seal_budget: Duration::from_secs(1),
-                grace: Duration::from_millis(300),
+                grace: GRACE,
                 ..Settings::default()
             },
         };
@@ -165,7 +173,7 @@ impl Agent {
         let transfer = Transfer::start(settings, room).unwrap();
         let port = transfer.local_addr().unwrap().port();
         stub.pool.lock().peers.insert(name.parse().unwrap(), port);
-        let agent = Agent {
+        Agent {
             name,
             dir,
             capacity,
@@ -173,9 +181,7 @@ impl Agent {
             wanted,
             transfer,
             stepper,
-        };
-        agent.want(Role::Serving, &[]);
-        agent
+        }
     }
 
     /// What the controller says, now.
@@ -196,6 +202,11 @@ impl Agent {
 
     /// Stops as by SIGTERM, and starts again on the same disk.
     async fn restart(self, pool: &Pool, stub: &Stub) -> Agent {
+        self.restart_as(pool, stub, Role::Serving, &[]).await
+    }
+
+    /// The same, and the controller says so from the start.
+    async fn restart_as(self, pool: &Pool, stub: &Stub, role: Role, targets: &[&str]) -> Agent {
         let Agent {
             name,
             dir,
@@ -217,7 +228,9 @@ impl Agent {
         .await
         .unwrap();
         let rest = (Duration::from_secs(600), stepper);
-        Agent::begin(pool, stub, name, capacity, dir, rest).await
+        let agent = Agent::begin(pool, stub, name, capacity, dir, rest).await;
+        agent.want(role, targets);
+        agent
     }
 
     async fn put(&self, at: &Address, n: usize, body: Option<&[u8]>) -> Result<u64, WriteError> {
@@ -340,6 +353,7 @@ async fn drained_agent_gives_every_object_away_and_keeps_no_copy() {
         // The source says where it went.
         assert!(matches!(s1.read(&address(n)).await, Err(Miss::Party { to }) if to == register.owner));
     }
+    s1.want(Role::Empty, &[]);
     let reclaimed = async {
         let forward = |entry: &Arc<Entry>| matches!(entry.journal, Journal::Forward { .. });
         while !s1.objects.entries().iter().all(forward) {
@@ -543,6 +557,8 @@ async fn forward_entries_end_and_the_register_says_where_the_object_is() {
     s1.objects.delete(&address(5), delete()).await.unwrap();
     s1.want(Role::Draining, &["s2"]);
     s2.until_owned(4).await;
+    s1.until_owned(0).await;
+    s1.want(Role::Empty, &[]);
     let forgotten = async {
         let forward = |entry: &Arc<Entry>| matches!(entry.journal, Journal::Moved { .. } | Journal::Forward { .. });
         while s1.objects.entries().iter().any(forward) {

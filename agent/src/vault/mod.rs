@@ -26,7 +26,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
-use zones::{Address, Level};
+use zones::{Address, Given, Level};
 
 pub use entropy::{Entropy, SystemEntropy};
 pub use envelope::{Binding, Dek, Opener, Part, Sealer, StreamId, StreamKey, WrappedDek};
@@ -317,6 +317,12 @@ impl Vault {
     #[must_use]
     pub fn digest(&self, plaintext: &[u8]) -> Digest {
         Digest(*blake3::keyed_hash(&self.pool_key.0, plaintext).as_bytes())
+    }
+
+    /// What stands for a move in a sum of moves (PROTOCOL.md section 4).
+    #[must_use]
+    pub fn element(&self, given: &Given) -> u128 {
+        Given::element(&self.digest(&given.octets()).0)
     }
 
     /// Begins a stream: new id, new data key, new nonce prefix, never used for another.

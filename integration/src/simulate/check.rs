@@ -44,7 +44,7 @@ pub(super) struct Check {
     places: BTreeMap<usize, Places>,
     uses: Uses,
     /// Changes of owner, by object and epoch; none once a registry was restored: what it forgot may happen again.
-    moves: Option<BTreeMap<(Address, u64), ServerName>>,
+    pub(super) moves: Option<BTreeMap<(Address, u64), ServerName>>,
 }
 
 impl Check {

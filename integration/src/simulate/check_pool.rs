@@ -12,6 +12,7 @@ use librarian::registry::{View, WantsChange};
 use zones::{Address, Register, Role, ServerName, State, Want};
 
 use super::agent::Machine;
+use super::check_gate;
 use super::script::address;
 use super::world::World;
 
@@ -28,6 +29,8 @@ pub(super) struct Pool {
     registers: BTreeMap<Address, Register>,
     /// Servers from draining, or the beginning of their refill, until they are free or serve.
     between: BTreeSet<ServerName>,
+    /// Servers that are being emptied, and since which plan.
+    emptied: BTreeMap<ServerName, u64>,
     /// Wants that a controller has written since the last look.
     written: Vec<WantsChange>,
     /// What each agent obeyed last, and in which of its lives.
@@ -113,8 +116,24 @@ impl Pool {
                 | Role::Failed
                 | Role::Quarantined => {}
             }
+            match want.role {
+                Role::Cordoned | Role::Draining => drop(self.emptied.entry(server.clone()).or_insert(want.plan)),
+                Role::Serving | Role::Refilling | Role::Free | Role::Reserve => drop(self.emptied.remove(server)),
+                Role::Empty | Role::Upgrading | Role::Validating | Role::Failed | Role::Quarantined => {}
+            }
         }
         old
+    }
+
+    /// What a server gave that has just been found empty is what others took.
+    fn gates(&self, old: &BTreeMap<ServerName, Want>, machines: &[Machine]) -> Result<(), String> {
+        let role = |wants: &BTreeMap<ServerName, Want>, server| wants.get(server).map(|want| want.role);
+        for (server, since) in &self.emptied {
+            if role(old, server) == Some(Role::Draining) && role(&self.wants, server) == Some(Role::Empty) {
+                check_gate::gate(machines, server, *since)?;
+            }
+        }
+        Ok(())
     }
 
     /// Wants rise by (plan, step), and are decided from those before them.
@@ -272,6 +291,7 @@ impl World {
         let registry = &self.librarian.process.registry;
         let (incarnation, objects) = (registry.incarnation(), self.script.objects);
         let registers = self.check.registers_changed;
+        let restored_never = self.check.moves.is_some();
         let (view, machines, pool) = (registry.view(), &self.machines, &mut self.pool);
         // What a registry says until it is reconciled is not its own history.
         if pool.incarnation != Some(incarnation) || !view.reconcile().open {
@@ -287,6 +307,10 @@ impl World {
                 pool.roles_fit()?;
                 pool.relied_on(&old, machines)?;
                 pool.follow(&old)?;
+                // What a restored registry forgot moved twice, or not at all.
+                if restored_never {
+                    pool.gates(&old, machines)?;
+                }
             }
             for (agent, want) in std::mem::take(&mut pool.heard) {
                 pool.obeys(&machines[agent], want)?;

@@ -13,7 +13,7 @@
 //! | `client` | clients and their resolvers |
 //! | `faults`, `script`, `tricks`, `second` | what goes wrong and what is done; a second controller |
 //! | `directed`, `directed_pool`, `late`, `found` | runs led to where a guard matters, or where something comes when it is rare; runs that found a bug |
-//! | `check`, `check_pool`, `linear` | invariants, those of plans and roles apart, and linearizability |
+//! | `check`, `check_pool`, `check_gate`, `linear` | invariants, those of plans and roles apart, what gates find, and linearizability |
 //! | `campaign`, `coverage`, `cli` | many seeds, crash enumeration, shrinking; what was reached; the command |
 //!
 //! Absent on purpose: QUIC and HTTP, which carry what is carried here; their tests are elsewhere.
@@ -22,6 +22,7 @@ mod agent;
 mod ask;
 mod campaign;
 mod check;
+mod check_gate;
 mod check_pool;
 pub mod cli;
 mod client;

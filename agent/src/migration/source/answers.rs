@@ -130,7 +130,7 @@ impl Source {
                 Verdict::Stable => self.stay(register.tx, Why::Register),
                 Verdict::OtherMove => self.abort_from(now, register, true, Some(asking), Why::Register),
                 Verdict::Committed | Verdict::Elsewhere => self.lose(register.owner, register.epoch, None),
-                Verdict::Deleted => self.deleted(register.epoch, register.tx),
+                Verdict::Deleted => self.deleted_under_seal(register.epoch, register.tx),
             },
             State::Aborting {
                 old,
@@ -163,6 +163,7 @@ impl Source {
                     };
                 }
                 Verdict::Committed | Verdict::Elsewhere => self.lose(register.owner, register.epoch, None),
+                Verdict::Deleted if sealed.is_some() => self.deleted_under_seal(register.epoch, register.tx),
                 Verdict::Deleted => self.deleted(register.epoch, register.tx),
                 Verdict::Older => {
                     self.state = State::Aborting {

@@ -132,9 +132,8 @@ impl Source {
             (SourceJournal::Moving | SourceJournal::Sealed, Verdict::Committed | Verdict::Elsewhere) => {
                 self.lose(register.owner, register.epoch, None);
             }
-            (SourceJournal::Moving | SourceJournal::Sealed, Verdict::Deleted) => {
-                self.deleted(register.epoch, register.tx);
-            }
+            (SourceJournal::Moving, Verdict::Deleted) => self.deleted(register.epoch, register.tx),
+            (SourceJournal::Sealed, Verdict::Deleted) => self.deleted_under_seal(register.epoch, register.tx),
             (SourceJournal::Moving | SourceJournal::Sealed, Verdict::Older) => {
                 unreachable!("an older answer was dropped above")
             }

@@ -649,6 +649,15 @@ impl Source {
         self.persist(Step::Moved { owner, epoch });
     }
 
+    /// The register shows that the object is deleted, and this agent had sealed it. Where its epoch tells that it was the
+    /// destination's first, the copy here was given away like any other: a gate compares it with what was taken.
+    pub(super) fn deleted_under_seal(&mut self, epoch: Epoch, tx: Tx) {
+        match epoch > self.epoch.next() {
+            true => self.lose(self.to.clone(), self.epoch.next(), None),
+            false => self.deleted(epoch, tx),
+        }
+    }
+
     pub(super) fn deleted(&mut self, epoch: Epoch, tx: Tx) {
         self.actions.push_back(Action::Reads(ReadGate::Held));
         self.state = State::NotingDeleted {

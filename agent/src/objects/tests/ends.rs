@@ -109,6 +109,7 @@ fn crashed(at: &str, journal: Journal) -> Change {
         received: None,
         quarantined: None,
         migrated_from: None,
+        leaving: None,
         audit: None,
     })
 }

@@ -234,3 +234,36 @@ proptest! {
         prop_assert_eq!(role(&format!("{from}-to-{to}.jq")), expected);
     }
 }
+
+#[test]
+fn set_is_named_by_what_its_schemas_and_steps_say() {
+    let (one, other) = (schema(""), schema(",\"title\":\"a photo\""));
+    let set = |files: &[(&str, &str)]| Schemas::load(directory(files).path()).unwrap().set();
+    let known = set(&[("1.schema.json", &one)]);
+    assert_ne!(known, zones::upkeep::SchemaSet::default());
+    assert_eq!(
+        known,
+        set(&[
+            ("1.schema.json", &one),
+            ("README.md", "a photo"),
+            ("1.examples.json", "[{}]")
+        ])
+    );
+    assert_ne!(known, set(&[("1.schema.json", &other)]));
+    assert_ne!(known, set(&[("2.schema.json", &one)]));
+    let steps = |forth: &str| {
+        set(&[
+            ("1.schema.json", &one),
+            ("2.schema.json", &one),
+            ("1-to-2.jq", forth),
+            ("2-to-1.jq", "."),
+        ])
+    };
+    assert_ne!(
+        steps("# expand\n."),
+        steps("# contract\n."),
+        "when a step runs is of it"
+    );
+    assert_ne!(steps("# expand\n."), steps("# expand\n.n = 1"));
+    assert_eq!(Schemas::default().set(), zones::upkeep::SchemaSet::default());
+}

@@ -18,7 +18,7 @@ fn audited(keep: Duration) -> Settings {
     }
 }
 
-fn open(disk: &SimulatedDisk, seed: u64, keep: Duration) -> Option<Store> {
+pub(crate) fn open(disk: &SimulatedDisk, seed: u64, keep: Duration) -> Option<Store> {
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
     Store::open(disk.clone(), vault(&disk, seed), &audited(keep))
         .ok()
@@ -66,6 +66,46 @@ fn taken(entry: &Entry, at: Duration) -> Change {
             ..entry.keep()
         },
     }
+}
+
+/// A move that has ended, as the log is to have it.
+pub(crate) fn arrived_by(store: &Store, at: &str, from: &str, actor: &str) {
+    let staged = write(store, &address(at), Part::Properties, b"{}").unwrap();
+    let from: zones::ServerName = from.parse().unwrap();
+    let tx = Tx([1; 16]);
+    let entry = NewEntry {
+        journal: Journal::CommitSent {
+            from: from.clone(),
+            tx,
+            commit_tx: tx,
+        },
+        epoch: Epoch(2),
+        properties: Content::Staged(staged),
+        from: Some(from.clone()),
+        received: Some(Received {
+            schema: 1,
+            properties: None,
+            schema_before: 1,
+            level: 1,
+            key: None,
+            actor: actor.to_owned(),
+        }),
+        ..new_entry(&address(at), 1, Content::Absent)
+    };
+    let entry = store.commit(vec![Change::Insert(entry)]).unwrap().remove(0);
+    let owned = NewEntry {
+        journal: Journal::Active {
+            wait: Some(OpenWait { from }),
+        },
+        received: None,
+        audit: Some(AuditNote { unix_ms: 1 }),
+        ..entry.keep()
+    };
+    let change = Change::Replace {
+        seq: entry.seq,
+        entry: owned,
+    };
+    store.commit(vec![change]).unwrap();
 }
 
 /// The addresses in the log; panics if it is not whole.

@@ -10,8 +10,10 @@ use std::time::Duration;
 use tracing::{debug, info};
 use zones::{Address, Role, ServerName, Want, Wish};
 
+use super::outgoing::Order;
 use super::{Engine, Outside};
 use crate::clock::BootInstant;
+use crate::control::Wanted;
 use crate::migration::source::Why;
 use crate::objects::Busy;
 
@@ -129,14 +131,18 @@ impl Drain {
 
 impl<O: Outside> Engine<O> {
     /// Opens what may be opened now.
-    pub(super) fn drain(&mut self) {
+    pub(super) fn drain(&mut self, wanted: Wanted) {
         self.parts.objects.set_unreadable(self.drain.unreadable.len());
         let now = self.outside.now();
-        let wanted = self.outside.wanted();
         if !wanted.may_start(now) {
             return;
         }
-        self.single(&wanted.todos, wanted.plan, now);
+        let wish = Order {
+            how: "wish",
+            plan: wanted.plan,
+            gated: matches!(wanted.role(), Some(Role::Cordoned | Role::Draining)),
+        };
+        self.single(&wanted.todos, wish, now);
         match wanted.want {
             Some(want) if want.role == Role::Draining && !want.targets.is_empty() => self.everything(&want, now),
             Some(_) | None => {
@@ -149,7 +155,7 @@ impl<O: Outside> Engine<O> {
     }
 
     /// Wishes for single objects.
-    fn single(&mut self, todos: &[Wish], plan: u64, now: BootInstant) {
+    fn single(&mut self, todos: &[Wish], order: Order, now: BootInstant) {
         for wish in todos {
             let (address, server) = match wish {
                 Wish::Move { address, server } => (address, server),
@@ -163,8 +169,7 @@ impl<O: Outside> Engine<O> {
                 continue;
             }
             // A wish stays until the controller takes it away, so one that is under way or done is met often.
-            let actor = format!("wish, plan {plan}");
-            match self.begin(address, server, self.drain.broken_seals(address), actor) {
+            match self.begin(address, server, self.drain.broken_seals(address), order) {
                 Ok(()) => info!(object = %address, target = %server, "a wished move begins"),
                 Err(Busy::NotOwned | Busy::Moving | Busy::Opening) => {}
             }
@@ -203,8 +208,12 @@ impl<O: Outside> Engine<O> {
                 return;
             };
             self.drain.queue.pop_front();
-            let actor = format!("drain, plan {}", want.plan);
-            match self.begin(&address, &target, self.drain.broken_seals(&address), actor) {
+            let order = Order {
+                how: "drain",
+                plan: want.plan,
+                gated: true,
+            };
+            match self.begin(&address, &target, self.drain.broken_seals(&address), order) {
                 Ok(()) => {}
                 Err(busy @ (Busy::NotOwned | Busy::Moving | Busy::Opening)) => {
                     debug!(object = %address, %busy, "object is not moved now");

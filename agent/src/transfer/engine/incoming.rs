@@ -155,7 +155,9 @@ impl<O: Outside> Engine<O> {
             return;
         }
         let small = octets <= INLINE_OCTETS_MAX;
-        let full = self.incoming.len() >= INCOMING_MAX || (small && self.small_octets + octets > SMALL_OCTETS_MAX);
+        let full = self.parts.objects.is_closed()
+            || self.incoming.len() >= INCOMING_MAX
+            || (small && self.small_octets + octets > SMALL_OCTETS_MAX);
         if full || !self.has_place(&address) {
             self.outside.send(peer, &address, &busy);
             return;

@@ -10,7 +10,7 @@ use super::{Engine, Id, Job, NOTES_MAX, NOTES_RUNNING_MAX, Outside, Side};
 use crate::migration::guard::{Guard, stands};
 use crate::migration::{destination, source};
 use crate::objects::{BatchStep, Local, Objects, StepError, WriteGate};
-use crate::store::{AuditNote, Change, Content, Digests, Entry, Journal, NewEntry, OpenWait};
+use crate::store::{AuditNote, Change, Content, Digests, Entry, Journal, Leaving, NewEntry, OpenWait};
 use crate::transfer::copying::InHand;
 use crate::transfer::engine::incoming::Incoming;
 use crate::vault::Digest;
@@ -118,38 +118,52 @@ impl<O: Outside> Engine<O> {
             source::Step::Forward { .. } => ("forward", false),
         };
         let (kind, step) = match step {
-            source::Step::Moving { to, tx } => (
-                Kind::Plain,
-                owned(Box::new(move |entry| NewEntry {
-                    journal: Journal::Moving { to, tx },
-                    ..entry.keep()
-                })),
-            ),
+            source::Step::Moving { to, tx } => {
+                let leaving = self.outgoing.get(&id).map(|outgoing| outgoing.order.leaving());
+                (
+                    Kind::Plain,
+                    owned(Box::new(move |entry| NewEntry {
+                        journal: Journal::Moving { to, tx },
+                        leaving,
+                        ..entry.keep()
+                    })),
+                )
+            }
             source::Step::Sealed {
                 to,
                 tx,
                 revision,
                 digests,
-            } => (
-                Kind::Plain,
-                owned(Box::new(move |entry| NewEntry {
-                    journal: Journal::Sealed {
-                        to,
-                        tx,
-                        revision,
-                        digests: Digests {
-                            properties: digests.properties.map(Digest),
-                            body: digests.body.map(Digest),
+            } => {
+                let digests = Digests {
+                    properties: digests.properties.map(Digest),
+                    body: digests.body.map(Digest),
+                };
+                (
+                    Kind::Plain,
+                    owned(Box::new(move |entry| NewEntry {
+                        journal: Journal::Sealed {
+                            to,
+                            tx,
+                            revision,
+                            digests,
                         },
-                    },
-                    ..entry.keep()
-                })),
-            ),
+                        leaving: Some(Leaving {
+                            given: digests
+                                .properties
+                                .filter(|given| Some(*given) != entry.digests().properties),
+                            ..entry.leaving.unwrap_or_default()
+                        }),
+                        ..entry.keep()
+                    })),
+                )
+            }
             source::Step::Active { tx } => (
                 Kind::Plain,
                 owned(Box::new(move |entry| NewEntry {
                     journal: Journal::Active { wait: None },
                     tx: Some(tx),
+                    leaving: None,
                     ..entry.keep()
                 })),
             ),
@@ -168,6 +182,7 @@ impl<O: Outside> Engine<O> {
                     tx: Some(tx),
                     properties: Content::Absent,
                     body: Content::Absent,
+                    leaving: None,
                     ..entry.keep()
                 })),
             ),
@@ -189,6 +204,7 @@ impl<O: Outside> Engine<O> {
                     properties: Content::Absent,
                     body: Content::Absent,
                     writes: Vec::new(),
+                    leaving: None,
                     ..moved.keep()
                 });
                 (Kind::Plain, BatchStep::Row { address, seq, change })
@@ -397,6 +413,7 @@ fn arriving(incoming: &Incoming, journal: Journal) -> Change {
         audit: None,
         quarantined: in_hand.and_then(|in_hand| in_hand.form.quarantined.clone()),
         migrated_from: in_hand.and_then(InHand::migrated_from),
+        leaving: None,
     };
     match incoming.row {
         Some(seq) => Change::Replace { seq, entry },

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tracing::{debug, error, info, warn};
-use zones::{Address, ServerName};
+use zones::{Address, Role, ServerName};
 
 use super::{Asked, Engine, Id, Outside, Side};
 use crate::clock::BootInstant;
@@ -14,7 +14,7 @@ use crate::migration::source::{self, Action, Input, Offer, Outcome, Recovered, S
 use crate::migration::wire::{Either, Reply, Request};
 use crate::migration::{Digests, Settings};
 use crate::objects::{Busy, MoveGuard, NotOwned};
-use crate::store::{Entry, Journal};
+use crate::store::{Entry, Journal, Leaving};
 use crate::transfer::copying::{Back, ShipFault, Shipment, Shipped};
 use crate::vault::StreamId;
 
@@ -37,7 +37,7 @@ pub(super) struct Outgoing {
     /// What became of the properties of one stream that the destination does not read.
     back: Option<(StreamId, Option<Back>)>,
     /// What asked for the move.
-    actor: String,
+    pub(super) order: Order,
     /// The number of the closing that is wanted.
     closing: Option<u32>,
     /// Since when it takes a place among the sealed.
@@ -47,6 +47,57 @@ pub(super) struct Outgoing {
     /// Whether all it does is to remove a copy that was given away.
     reclaims: bool,
     _guard: Option<MoveGuard>,
+}
+
+/// What asked for a move.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Order {
+    /// How it asked.
+    pub(super) how: &'static str,
+    /// The plan.
+    pub(super) plan: u64,
+    /// Whether this server is being emptied: then the copy that is left behind stays until a gate has let it go.
+    pub(super) gated: bool,
+}
+
+impl Order {
+    /// As the log of moves names it.
+    fn actor(self) -> String {
+        format!("{}, plan {}", self.how, self.plan)
+    }
+
+    /// What the row keeps of it.
+    pub(super) fn leaving(self) -> Leaving {
+        Leaving {
+            plan: self.plan,
+            gated: self.gated,
+            given: None,
+        }
+    }
+}
+
+/// What becomes of copies that were given away.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Retirement {
+    /// Each stays for the grace period.
+    ByGrace,
+    /// Those that left because the server is being emptied stay until the gate is through, the others for the grace period.
+    Held,
+    /// The gate is through: none is kept.
+    AtOnce,
+}
+
+impl Retirement {
+    /// In a role; `None` before the controller has said something.
+    fn in_role(role: Option<Role>) -> Retirement {
+        match role {
+            Some(Role::Cordoned | Role::Draining) | None => Retirement::Held,
+            Some(Role::Empty | Role::Free | Role::Upgrading | Role::Validating) => Retirement::AtOnce,
+            Some(Role::Serving | Role::Reserve | Role::Refilling | Role::Failed | Role::Quarantined) => {
+                Retirement::ByGrace
+            }
+        }
+    }
 }
 
 /// What waits for properties that are being stepped back.
@@ -116,7 +167,7 @@ impl<O: Outside> Engine<O> {
         address: &Address,
         to: &ServerName,
         broken_seals: u32,
-        actor: String,
+        order: Order,
     ) -> Result<(), Busy> {
         if self.outgoing_by_address.contains_key(address) {
             return Err(Busy::Moving);
@@ -160,7 +211,7 @@ impl<O: Outside> Engine<O> {
         let machine = Source::begin(self.outside.now(), begin, settings).map_err(|_| Busy::Opening)?;
         let octets = entry.plain_octets();
         self.window.open(octets);
-        self.add_outgoing(machine, octets, None, Some(guard), actor);
+        self.add_outgoing(machine, octets, None, Some(guard), order);
         Ok(())
     }
 
@@ -170,7 +221,7 @@ impl<O: Outside> Engine<O> {
         octets: u64,
         reclaims: Option<Arc<Entry>>,
         guard: Option<MoveGuard>,
-        actor: String,
+        order: Order,
     ) {
         let id = self.new_id();
         if reclaims.is_none() {
@@ -186,7 +237,7 @@ impl<O: Outside> Engine<O> {
             shipped: None,
             newest: None,
             back: None,
-            actor,
+            order,
             closing: None,
             sealed_since: None,
             _guard: guard,
@@ -228,7 +279,17 @@ impl<O: Outside> Engine<O> {
         let octets = entry.plain_octets();
         self.window.open(octets);
         let guard = self.parts.objects.begin_move(&entry.address).ok();
-        self.add_outgoing(machine, octets, None, guard, "taken up after a restart".to_owned());
+        let known = entry.leaving.unwrap_or_else(|| Leaving {
+            // Of a release that did not keep it; no older plan can have asked.
+            plan: self.outside.wanted().plan,
+            ..Leaving::default()
+        });
+        let order = Order {
+            how: "taken up after a restart",
+            plan: known.plan,
+            gated: known.gated,
+        };
+        self.add_outgoing(machine, octets, None, guard, order);
         true
     }
 
@@ -238,12 +299,22 @@ impl<O: Outside> Engine<O> {
         self.retired.push_back((due, entry));
     }
 
-    /// Removes copies whose grace period is over, few at a time.
-    pub(super) fn reclaim(&mut self) {
+    /// Removes copies whose time is over, few at a time.
+    pub(super) fn reclaim(&mut self, role: Option<Role>) {
         let now = self.outside.now();
-        while self.reclaiming < RECLAIMING_MAX
-            && let Some((_, entry)) = self.retired.pop_front_if(|(due, _)| *due <= now)
-        {
+        let retirement = Retirement::in_role(role);
+        while self.reclaiming < RECLAIMING_MAX {
+            let held = match retirement {
+                Retirement::Held => None,
+                Retirement::ByGrace | Retirement::AtOnce => self.held.pop(),
+            };
+            let over = |due: BootInstant| retirement == Retirement::AtOnce || due <= now;
+            let next = held.or_else(|| self.retired.pop_front_if(|(due, _)| over(*due)).map(|(_, entry)| entry));
+            let Some(entry) = next else { break };
+            if retirement == Retirement::Held && entry.leaving.is_some_and(|leaving| leaving.gated) {
+                self.held.push(entry);
+                continue;
+            }
             let (to, epoch) = match &entry.journal {
                 Journal::Moved { to, epoch } => (to.clone(), *epoch),
                 Journal::Active { .. }
@@ -275,7 +346,12 @@ impl<O: Outside> Engine<O> {
             };
             let machine = Source::recover(now, recovered, settings);
             self.reclaiming += 1;
-            self.add_outgoing(machine, 0, Some(entry), None, String::new());
+            let order = Order {
+                how: "",
+                plan: 0,
+                gated: false,
+            };
+            self.add_outgoing(machine, 0, Some(entry), None, order);
         }
     }
 
@@ -417,8 +493,8 @@ impl<O: Outside> Engine<O> {
             return;
         }
         let back = outgoing.back_of(&entry).cloned();
-        let shipment =
-            Shipment::new(entry, outgoing.machine.tx(), staged, outgoing.shipped, back).asked_by(&outgoing.actor);
+        let shipment = Shipment::new(entry, outgoing.machine.tx(), staged, outgoing.shipped, back)
+            .asked_by(&outgoing.order.actor());
         if shipment.is_small() {
             self.to_ship.push_back((id, shipment));
             return;

@@ -28,7 +28,7 @@ impl RunStep for Mortal {
 }
 
 /// Versions of type `file` up to `newest`: 2 says the number in another word as well, 3 in that word alone.
-fn release(newest: u32) -> Arc<Stepper> {
+pub(super) fn release(newest: u32) -> Arc<Stepper> {
     release_run_by(newest, Box::new(InProcess::default()))
 }
 
