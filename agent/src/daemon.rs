@@ -39,6 +39,7 @@ use crate::register::{Phase, Registers, Trust};
 use crate::schema::{Children, Limits, Stepper};
 use crate::scrub::Scrubber;
 use crate::store::Journal;
+use crate::sweep::Sweeper;
 use crate::transfer::{Room, Transfer, TransferSettings};
 use crate::vault::{harden, suite};
 
@@ -171,6 +172,7 @@ struct Agent {
     _reconciler: AbortOnDropHandle<()>,
     _keeper: AbortOnDropHandle<()>,
     _scrubber: Scrubber,
+    _sweeper: Sweeper,
     _policy: AbortOnDropHandle<()>,
     _membership: AbortOnDropHandle<()>,
 }
@@ -248,6 +250,7 @@ impl Agent {
         let written_off = CancellationToken::new();
         let keys_wanted = wanted.clone();
         let install_wanted = wanted.clone();
+        let sweep_wanted = wanted.clone();
         let reconciler = Reconciler {
             registers: Arc::clone(&registers),
             objects: Arc::clone(&objects),
@@ -293,6 +296,10 @@ impl Agent {
         let scrubber =
             Scrubber::start(&home.dir, Arc::clone(objects.store()), &config.scrub, used).context("start the scrub")?;
         sources.push(Box::new(scrubber.metrics()));
+        let others = Arc::clone(&objects);
+        let used = move || others.figures().heat;
+        let sweeper = Sweeper::start(Arc::clone(objects.local()), sweep_wanted, used).context("start the sweep")?;
+        sources.push(Box::new(sweeper.metrics()));
         let metrics = match config.listen.metrics {
             Some(address) => Some(bind(address, "listen.metrics").await?),
             None => None,
@@ -346,6 +353,7 @@ impl Agent {
             _reconciler: reconciler,
             _keeper: keeper,
             _scrubber: scrubber,
+            _sweeper: sweeper,
             _policy: policy,
             _membership: membership,
         })
@@ -493,12 +501,12 @@ fn show(objects: &Objects, out: &mut String) {
     let steps = objects.stepper().counts();
     counter(
         "agent_schema_stepped_total",
-        "Objects whose properties were brought to another version as they arrived.",
+        "Objects whose properties were brought to another version as they arrived, or in a sweep.",
         steps.stepped,
     );
     counter(
         "agent_schema_failed_total",
-        "Objects that came as they were since a schema step failed.",
+        "Objects that came, or stayed, as they were since a schema step failed.",
         steps.quarantined,
     );
     counter(

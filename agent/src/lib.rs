@@ -19,5 +19,6 @@ pub mod register;
 pub mod schema;
 pub mod scrub;
 pub mod store;
+pub mod sweep;
 pub mod transfer;
 pub mod vault;

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::futures::OwnedNotified;
 use tokio::sync::oneshot;
 use zones::{Address, Level, Policy};
@@ -33,6 +33,8 @@ pub struct Local {
     stepper: Arc<Stepper>,
     /// Objects that no move can take away since their copies here cannot be read.
     unreadable: AtomicU64,
+    /// Present while objects are looked at anew after a new policy: the address behind which that goes on.
+    pub(super) recount: Mutex<Option<Option<Address>>>,
 }
 
 /// What an address says to a read.
@@ -74,19 +76,22 @@ impl Local {
     /// The objects that the index has; call [`Local::take_up`] before serving.
     #[must_use]
     pub fn new(store: Arc<Store>, entries: Vec<Arc<Entry>>, stepper: Arc<Stepper>, settings: Settings) -> Arc<Local> {
-        let table = Table::default();
-        for entry in entries {
-            let address = entry.address.clone();
-            table.swap(&address, None, Some(entry));
-        }
-        Arc::new(Local {
+        let local = Local {
             store,
-            table,
+            table: Table::default(),
             levels: RwLock::new(settings.levels),
             stepper,
             settings,
             unreadable: AtomicU64::new(0),
-        })
+            recount: Mutex::new(None),
+        };
+        for entry in entries {
+            let address = entry.address.clone();
+            local
+                .table
+                .swap(&address, None, Some(entry), |entry| local.stand(entry));
+        }
+        Arc::new(local)
     }
 
     /// What a read finds that looks at `now`.
@@ -172,8 +177,8 @@ impl Local {
             .and_then(|slot| slot.with(|state| state.current().cloned()))
     }
 
-    /// Level of an object's streams: its own, for it changes only with the epoch, when the object moves; what the pool wants
-    /// for one that is not here.
+    /// Level of an object's streams: its own, which rises only when the object moves or is swept; what the pool wants for one
+    /// that is not here.
     #[must_use]
     pub fn level_of(&self, address: &Address) -> Level {
         self.current(address)
@@ -186,14 +191,19 @@ impl Local {
         *self.levels.read()
     }
 
-    /// Takes what the pool's plan asks, if this release knows it. Objects that are here keep their level until they move.
+    /// Takes what the pool's plan asks, if this release knows it. Objects that are here stay as they are until they move or are
+    /// swept; call [`Local::recount`] until it has looked at all of them.
     pub fn obey(&self, policy: &Policy) {
-        self.stepper.obey(policy.steps);
+        let mut recount = self.recount.lock();
+        let mut news = self.stepper.obey(policy.steps);
         match Levels::new(policy.floor, policy.level) {
-            Ok(levels) => self.set_levels(levels),
+            Ok(levels) => news |= self.change_levels(levels),
             Err(error) => {
                 tracing::error!(%error, "the plan asks for what this release cannot do: objects stay as they are")
             }
+        }
+        if news {
+            *recount = Some(None);
         }
     }
 
@@ -205,7 +215,14 @@ impl Local {
 
     /// Sets what is asked of encryption.
     pub fn set_levels(&self, levels: Levels) {
-        *self.levels.write() = levels;
+        let mut recount = self.recount.lock();
+        if self.change_levels(levels) {
+            *recount = Some(None);
+        }
+    }
+
+    fn change_levels(&self, levels: Levels) -> bool {
+        std::mem::replace(&mut *self.levels.write(), levels) != levels
     }
 
     /// Resolves at the next change of an object that the register says is here, while no copy is current; `None` if
@@ -240,7 +257,7 @@ impl Local {
         for (address, removed, comes) in swaps {
             let entry = comes.then(|| entries.next().expect("one entry for each that was to come"));
             new.extend(entry.clone());
-            self.table.swap(&address, removed, entry);
+            self.table.swap(&address, removed, entry, |entry| self.stand(entry));
         }
         Ok(new)
     }
