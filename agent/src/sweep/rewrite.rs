@@ -338,17 +338,15 @@ fn verify(store: &Store, staged: &[StagedStream]) -> Result<(), Left> {
 /// The row that an object gets.
 fn entry(draft: &Draft, [properties, body]: Written) -> NewEntry {
     let keep = draft.old.keep();
-    let stepped = draft.form.schema != draft.old.schema;
+    // The version that was last written, while steps have brought the properties elsewhere.
+    let written = keep.migrated_from.unwrap_or(draft.old.schema);
     NewEntry {
         level: draft.level,
         schema: draft.form.schema,
         properties: properties.map_or(keep.properties, Content::Staged),
         body: body.map_or(keep.body, Content::Staged),
         quarantined: draft.form.quarantined.clone(),
-        migrated_from: match stepped {
-            true => Some(draft.old.schema),
-            false => keep.migrated_from,
-        },
+        migrated_from: (written != draft.form.schema).then_some(written),
         ..keep
     }
 }
