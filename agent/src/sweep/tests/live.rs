@@ -49,6 +49,7 @@ impl Place {
             https_port: 9001,
             peer_port: 9101,
             addresses: vec!["127.0.0.1".parse().unwrap()],
+            install: Arc::default(),
         };
         let (obeying, mut policies) = (Arc::clone(&objects), wanted.clone());
         let obey = async move {
