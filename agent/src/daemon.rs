@@ -39,6 +39,7 @@ use crate::reconcile::Reconciler;
 use crate::register::{Phase, Registers, Trust};
 use crate::schema::{Children, Limits, Stepper};
 use crate::scrub::Scrubber;
+use crate::sweep::Sweeper;
 use crate::transfer::{Room, Transfer, TransferSettings};
 use crate::upkeep::Board;
 use crate::vault::{harden, suite};
@@ -173,6 +174,7 @@ struct Agent {
     _keeper: AbortOnDropHandle<()>,
     _scrubber: Scrubber,
     _checker: Checker,
+    _sweeper: Sweeper,
     _policy: AbortOnDropHandle<()>,
     _membership: AbortOnDropHandle<()>,
 }
@@ -251,6 +253,7 @@ impl Agent {
         let keys_wanted = wanted.clone();
         let install_wanted = wanted.clone();
         let arrivals_wanted = wanted.clone();
+        let sweep_wanted = wanted.clone();
         let reconciler = Reconciler {
             registers: Arc::clone(&registers),
             objects: Arc::clone(&objects),
@@ -309,6 +312,10 @@ impl Agent {
             used,
         )
         .context("start the reading back of what arrives")?;
+        let others = Arc::clone(&objects);
+        let used = move || others.figures().heat;
+        let sweeper = Sweeper::start(Arc::clone(objects.local()), sweep_wanted, used).context("start the sweep")?;
+        sources.push(Box::new(sweeper.metrics()));
         let metrics = match config.listen.metrics {
             Some(address) => Some(bind(address, "listen.metrics").await?),
             None => None,
@@ -370,6 +377,7 @@ impl Agent {
             _keeper: keeper,
             _scrubber: scrubber,
             _checker: checker,
+            _sweeper: sweeper,
             _policy: policy,
             _membership: membership,
         })
@@ -528,12 +536,12 @@ fn show(objects: &Objects, out: &mut String) {
     let steps = objects.stepper().counts();
     counter(
         "agent_schema_stepped_total",
-        "Objects whose properties were brought to another version as they arrived.",
+        "Objects whose properties were brought to another version as they arrived, or in a sweep.",
         steps.stepped,
     );
     counter(
         "agent_schema_failed_total",
-        "Objects that came as they were since a schema step failed.",
+        "Objects that came, or stayed, as they were since a schema step failed.",
         steps.quarantined,
     );
     counter(

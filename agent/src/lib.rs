@@ -20,6 +20,7 @@ pub mod register;
 pub mod schema;
 pub mod scrub;
 pub mod store;
+pub mod sweep;
 pub mod transfer;
 pub mod upkeep;
 pub mod vault;

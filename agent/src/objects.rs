@@ -27,6 +27,7 @@ mod local;
 mod making;
 mod moving;
 mod reading;
+mod resting;
 pub mod steps;
 mod table;
 mod turn;
@@ -50,6 +51,7 @@ pub(crate) use fitting::STEPS_RETRY;
 pub use local::{AskedTurn, Local, Look, Open};
 pub use moving::{MoveGuard, NotOwned, StepError};
 pub use reading::Reading;
+pub use resting::{RECOUNT_OBJECTS, Standing};
 pub use turn::Turn;
 pub use words::{Busy, Condition, Delete, Miss, Put, ReadGate, Summary, WriteError, WriteGate, Written};
 pub(crate) use writing::KEYS_RETRY;
@@ -224,6 +226,7 @@ impl Objects {
     #[must_use]
     pub fn figures(&self) -> Figures {
         let totals = self.table.totals();
+        let standing = self.standing();
         Figures {
             objects: totals.objects,
             bytes: totals.octets,
@@ -240,6 +243,8 @@ impl Objects {
                 open: totals.open,
                 retired: totals.retired,
                 moved: self.moved(),
+                newer: standing.newer,
+                resting: standing.resting,
                 used: totals.used,
                 keys: match self.store.vault().provider().is_up() {
                     true => KeysAre::Up,

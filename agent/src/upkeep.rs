@@ -13,18 +13,10 @@ pub struct Board(Mutex<Notes>);
 
 #[derive(Clone, Debug, Default)]
 struct Notes {
-    newer: u64,
-    resting: u64,
     taken: Option<Taken>,
 }
 
 impl Board {
-    /// Objects that the release before could not read, and objects that are not yet what the plan asks for.
-    pub fn set_objects(&self, newer: u64, resting: u64) {
-        let mut notes = self.0.lock();
-        (notes.newer, notes.resting) = (newer, resting);
-    }
-
     /// What was taken of what is to be counted; none while nothing is, or while it is not counted yet.
     pub fn set_taken(&self, taken: Option<Taken>) {
         self.0.lock().taken = taken;
@@ -33,11 +25,9 @@ impl Board {
     /// Adds to what the objects know, and the `running` requests of clients.
     #[must_use]
     pub fn over(&self, objects: Upkeep, running: u64) -> Upkeep {
-        let Notes { newer, resting, taken } = self.0.lock().clone();
+        let Notes { taken } = self.0.lock().clone();
         Upkeep {
             running,
-            newer,
-            resting,
             taken,
             ..objects
         }
@@ -51,16 +41,16 @@ mod tests {
     #[test]
     fn board_keeps_what_the_objects_know() {
         let board = Board::default();
-        board.set_objects(1, 2);
         let objects = Upkeep {
             suite: 3,
             open: 5,
             retired: 6,
             p99_us: 4500,
+            resting: 2,
             ..Upkeep::default()
         };
         let told = board.over(objects, 9);
         assert_eq!((told.suite, told.open, told.retired, told.p99_us), (3, 5, 6, 4500));
-        assert_eq!((told.running, told.newer, told.resting, told.taken), (9, 1, 2, None));
+        assert_eq!((told.running, told.resting, told.taken), (9, 2, None));
     }
 }

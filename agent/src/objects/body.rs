@@ -16,7 +16,7 @@ use crate::vault::Part;
 /// Octets that are sealed and written at once.
 const PIECE_OCTETS: usize = 1 << 20;
 /// Octets that are read at once of a body that is handed on.
-const STAGED_PIECE_OCTETS: usize = 256 << 10;
+pub(super) const STAGED_PIECE_OCTETS: usize = 256 << 10;
 /// Parts up to this length are written together with others.
 const SMALL_OCTETS: usize = 64 << 10;
 

@@ -20,13 +20,13 @@ use bytes::Bytes;
 use zones::{Address, ObjectType};
 
 use super::Objects;
-use super::body::{blocking, staging};
+use super::body::{STAGED_PIECE_OCTETS, blocking, staging};
 use super::local::Local;
 use super::steps::KIND;
 use super::words::WriteError;
 use super::writing::{Prepared, writable};
 use crate::schema::MigrateError;
-use crate::store::{Entry, StreamSpec};
+use crate::store::{Entry, StagedStream, StreamSpec};
 use crate::vault::{Part, properties};
 
 /// When asking again makes sense while steps cannot be run.
@@ -48,6 +48,10 @@ impl Local {
     ///
     /// [`WriteError::Schema`] and those of the disk.
     pub fn fit(&self, address: &Address, entry: Option<&Entry>, put: Prepared) -> Result<Prepared, WriteError> {
+        let put = match entry {
+            Some(entry) if writable(entry).is_ok() => self.at_level_of(entry, put)?,
+            Some(_) | None => put,
+        };
         let Some(octets) = put.octets.clone() else {
             return match entry {
                 Some(entry) if self.loses_schema(entry, &put) => retyped(entry, put),
@@ -80,7 +84,44 @@ impl Local {
         });
         // A repetition, and what is not to be written, are answered as they are.
         let nothing = put.octets.is_none() && !self.loses_schema(entry, put);
-        nothing || same || known || writable(entry).is_err()
+        let level = put.level().is_none_or(|level| level == entry.level);
+        (nothing || same) && level || known || writable(entry).is_err()
+    }
+
+    /// Seals the parts of a write at the object's level, if that has changed since they were taken to disk: the object was
+    /// swept, or arrived. The kept part and the new one are of one level.
+    fn at_level_of(&self, entry: &Entry, put: Prepared) -> Result<Prepared, WriteError> {
+        let sealed = |staged: Option<StagedStream>| match staged {
+            Some(staged) if staged.level() != entry.level => self.sealed_anew(entry, &staged).map(Some),
+            Some(_) | None => Ok(staged),
+        };
+        Ok(Prepared {
+            properties: sealed(put.properties)?,
+            body: sealed(put.body)?,
+            ..put
+        })
+    }
+
+    fn sealed_anew(&self, entry: &Entry, staged: &StagedStream) -> Result<StagedStream, WriteError> {
+        let spec = StreamSpec {
+            address: entry.address.clone(),
+            part: staged.part(),
+            level: entry.level,
+            octets_hint: Some(staged.plain_octets()),
+            reservation: None,
+        };
+        let reader = self.store().staged_reader(staged);
+        let mut writer = self.store().writer(spec).map_err(staging)?;
+        let mut offset = 0;
+        while offset < staged.plain_octets() {
+            let octets = reader.read_at(offset, STAGED_PIECE_OCTETS);
+            let octets = octets.map_err(|error| WriteError::Failed {
+                what: error.to_string(),
+            })?;
+            offset += octets.len() as u64;
+            writer.write(&octets).map_err(staging)?;
+        }
+        writer.finish().map_err(staging)
     }
 
     /// Whether a write gives the object another type, and the version that its properties are in means nothing in that.
@@ -130,10 +171,16 @@ impl Local {
             None if from > kept => Ok(Fit::Keep),
             None => Ok(Fit::Merge),
             Some(newest) if from > newest => Err(WriteError::Schema {
-                why: format!(
-                    "schema {from} of {kind} may not be written now: the pool writes up to {newest}, later ones when an upgrade \
-                     is finalized"
-                ),
+                why: match self.stepper().runs_all() {
+                    true => format!(
+                        "schema {from} of {kind} is not known to this server's release, which writes up to {newest}: write that, \
+                         or upgrade the pool"
+                    ),
+                    false => format!(
+                        "schema {from} of {kind} may not be written now: the pool writes up to {newest}, which the release before \
+                         reads too; a newer version comes with its contract step after finalize, so write schema {newest} until then"
+                    ),
+                },
             }),
             Some(_) if from > kept => Ok(Fit::Keep),
             Some(_) => Ok(Fit::Step { from, to: kept }),

@@ -38,6 +38,8 @@ pub struct Local {
     moved: Mutex<Sum>,
     /// Whether nothing new begins any more. Held by every commit that adds a copy, until the table has it.
     pub(super) closed: RwLock<bool>,
+    /// Present while objects are looked at anew after a new policy: the address behind which that goes on.
+    pub(super) recount: Mutex<Option<Option<Address>>>,
 }
 
 /// What an address says to a read.
@@ -88,6 +90,7 @@ impl Local {
             unreadable: AtomicU64::new(0),
             moved: Mutex::default(),
             closed: RwLock::new(false),
+            recount: Mutex::new(None),
         });
         for entry in entries {
             let address = entry.address.clone();
@@ -185,8 +188,8 @@ impl Local {
             .and_then(|slot| slot.with(|state| state.current().cloned()))
     }
 
-    /// Level of an object's streams: its own, for it changes only with the epoch, when the object moves; what the pool wants
-    /// for one that is not here.
+    /// Level of an object's streams: its own, which rises only when the object moves or is swept; what the pool wants for one
+    /// that is not here.
     #[must_use]
     pub fn level_of(&self, address: &Address) -> Level {
         self.current(address)
@@ -199,14 +202,19 @@ impl Local {
         *self.levels.read()
     }
 
-    /// Takes what the pool's plan asks, if this release knows it. Objects that are here keep their level until they move.
+    /// Takes what the pool's plan asks, if this release knows it. Objects that are here stay as they are until they move or are
+    /// swept; call [`Local::recount`] until it has looked at all of them.
     pub fn obey(&self, policy: &Policy) {
-        self.stepper.obey(policy.steps);
+        let mut recount = self.recount.lock();
+        let mut news = self.stepper.obey(policy.steps);
         match Levels::new(policy.floor, policy.level) {
-            Ok(levels) => self.set_levels(levels),
+            Ok(levels) => news |= self.change_levels(levels),
             Err(error) => {
                 tracing::error!(%error, "the plan asks for what this release cannot do: objects stay as they are")
             }
+        }
+        if news {
+            *recount = Some(None);
         }
     }
 
@@ -218,7 +226,14 @@ impl Local {
 
     /// Sets what is asked of encryption.
     pub fn set_levels(&self, levels: Levels) {
-        *self.levels.write() = levels;
+        let mut recount = self.recount.lock();
+        if self.change_levels(levels) {
+            *recount = Some(None);
+        }
+    }
+
+    fn change_levels(&self, levels: Levels) -> bool {
+        std::mem::replace(&mut *self.levels.write(), levels) != levels
     }
 
     /// Resolves at the next change of an object that the register says is here, while no copy is current; `None` if
@@ -271,7 +286,7 @@ impl Local {
             Some(self.store.vault().element(&given))
         };
         let comes = element(new.as_deref());
-        let gone = self.table.swap(address, removed, new);
+        let gone = self.table.swap(address, removed, new, |entry| self.stand(entry));
         let goes = element(gone.as_deref());
         if comes.is_none() && goes.is_none() {
             return;

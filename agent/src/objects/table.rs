@@ -13,6 +13,7 @@ use parking_lot::{Mutex, RwLock};
 use zones::Address;
 
 use super::gate::Gate;
+use super::resting::{Stand, Standing};
 use super::turn::Turn;
 use crate::store::{Entry, Journal};
 
@@ -54,14 +55,17 @@ struct Counts {
     open: AtomicU64,
     retired: AtomicU64,
     copies: AtomicU64,
+    newer: AtomicU64,
+    resting: AtomicU64,
+}
+
+/// Counts that a number has changed. Wrapping: a fall is the addition of a number close to 2^64.
+fn change(count: &AtomicU64, before: u64, after: u64) {
+    count.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
 }
 
 impl Counts {
     fn change(&self, before: Totals, after: Totals) {
-        // Wrapping: a fall is the addition of a number close to 2^64.
-        let change = |count: &AtomicU64, before: u64, after: u64| {
-            count.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
-        };
         change(&self.objects, before.objects, after.objects);
         change(&self.octets, before.octets, after.octets);
         change(&self.used, before.used, after.used);
@@ -70,6 +74,20 @@ impl Counts {
         change(&self.retired, before.retired, after.retired);
         change(&self.copies, before.copies, after.copies);
     }
+
+    fn stand(&self, before: Stand, after: Stand) {
+        change(&self.newer, before.newer.into(), after.newer.into());
+        change(&self.resting, before.resting.into(), after.resting.into());
+    }
+}
+
+/// How far a recount has come.
+#[derive(Debug)]
+pub(crate) enum Recounted {
+    /// To this address.
+    UpTo(Address),
+    /// To the end.
+    All,
 }
 
 /// One address.
@@ -87,6 +105,8 @@ pub(crate) struct State {
     incoming: Option<Arc<Entry>>,
     /// Copies of lower epochs that are not reclaimed yet.
     retired: Vec<Arc<Entry>>,
+    /// As what the current copy is counted.
+    stand: Stand,
     /// Present while anybody waits, writes or moves.
     gate: Option<Box<Gate<Turn>>>,
 }
@@ -146,15 +166,23 @@ impl Table {
         }
     }
 
-    /// Takes in what a commit of the index changed at one address: the entry `removed` is gone, `new` is there. Returns the
-    /// one that is gone.
-    pub(crate) fn swap(&self, address: &Address, removed: Option<u64>, new: Option<Arc<Entry>>) -> Option<Arc<Entry>> {
+    /// Takes in what a commit of the index changed at one address: the entry `removed` is gone, `new` is there. `stand` says as
+    /// what a copy counts. Returns the one that is gone.
+    pub(crate) fn swap(
+        &self,
+        address: &Address,
+        removed: Option<u64>,
+        new: Option<Arc<Entry>>,
+        stand: impl Fn(&Entry) -> Stand,
+    ) -> Option<Arc<Entry>> {
         let slot = self.get_or_make(address);
         let gone = {
             let mut state = slot.state.lock();
             let before = state.totals();
             let gone = state.swap(removed, new);
             self.counts.change(before, state.totals());
+            // Under the slot's lock: whoever asks for a recount later finds this object done, or as it was counted.
+            state.count(&self.counts, &stand);
             state.tidy();
             if !state.is_empty() {
                 return gone;
@@ -176,6 +204,34 @@ impl Table {
             open: self.counts.open.load(Ordering::Relaxed),
             retired: self.counts.retired.load(Ordering::Relaxed),
             copies: self.counts.copies.load(Ordering::Relaxed),
+        }
+    }
+
+    /// How what is owned stands, as counted.
+    pub(crate) fn standing(&self) -> Standing {
+        Standing {
+            newer: self.counts.newer.load(Ordering::Relaxed),
+            resting: self.counts.resting.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Counts anew how objects stand, those behind `after`, at most `limit`.
+    pub(crate) fn recount(&self, after: Option<&Address>, limit: usize, stand: &impl Fn(&Entry) -> Stand) -> Recounted {
+        let mut from = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.clone()));
+        let mut left = limit;
+        loop {
+            let slots = self.slots.read();
+            let mut last = None;
+            for (address, slot) in slots.range((from, Bound::Unbounded)).take(SCAN.min(left)) {
+                slot.state.lock().count(&self.counts, stand);
+                last = Some(address.clone());
+                left -= 1;
+            }
+            match last {
+                None => return Recounted::All,
+                Some(last) if left == 0 => return Recounted::UpTo(last),
+                Some(last) => from = Bound::Excluded(last),
+            }
         }
     }
 
@@ -293,6 +349,12 @@ impl State {
             totals.copies += u64::from(row.streams().next().is_some());
         }
         totals
+    }
+
+    /// Counts the current copy as what it is now instead of as what it was.
+    fn count(&mut self, counts: &Counts, stand: &impl Fn(&Entry) -> Stand) {
+        let now = self.current.as_deref().map_or_else(Stand::default, stand);
+        counts.stand(std::mem::replace(&mut self.stand, now), now);
     }
 
     fn swap(&mut self, removed: Option<u64>, new: Option<Arc<Entry>>) -> Option<Arc<Entry>> {

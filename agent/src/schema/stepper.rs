@@ -104,9 +104,24 @@ impl Stepper {
         }
     }
 
-    /// Takes which steps the pool's plan lets run.
-    pub fn obey(&self, steps: Steps) {
-        self.all.store(steps == Steps::All, Ordering::Relaxed);
+    /// Takes which steps the pool's plan lets run; whether that is news.
+    pub fn obey(&self, steps: Steps) -> bool {
+        let all = steps == Steps::All;
+        self.all.swap(all, Ordering::Relaxed) != all
+    }
+
+    /// Whether contract steps run.
+    #[must_use]
+    pub fn runs_all(&self) -> bool {
+        self.through() == Through::All
+    }
+
+    /// Whether a version of a type is beyond the newest one that expand steps alone lead to, so that the release before may not
+    /// read it. That release keeps a type without schemas here as it is.
+    #[must_use]
+    pub fn is_beyond_expand(&self, kind: &ObjectType, schema: u32) -> bool {
+        let first = self.schemas.get(kind).and_then(|one| one.versions().next());
+        first.is_some_and(|(first, _)| schema > self.schemas.target(kind, first, Through::Expand))
     }
 
     /// The schemas.

@@ -332,3 +332,78 @@ async fn write_is_not_the_clients_fault_while_the_server_cannot_run_steps() {
     let unlucky = s1.put_in(Some(1), &at, UNLUCKY, None).await.unwrap_err();
     assert!(matches!(unlucky, WriteError::Schema { .. }), "{unlucky}");
 }
+
+/// Every way in, while the plan lets expand steps run alone: what is refused says what to do, and what is taken counts as
+/// nothing that the release before could not read.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_written_before_finalize_that_the_release_before_does_not_read() {
+    let (pool, stub) = (pool(), Stub::start().await);
+    let s1 = Agent::of_release(&pool, &stub, "s1", release(3)).await;
+    let put = async |at: usize, kind: Option<&str>, schema: Option<u32>| {
+        let put = Put {
+            client: "app".to_owned(),
+            write_id: None,
+            condition: Condition::Any,
+            kind: kind.map(|kind| kind.parse().unwrap()),
+            schema,
+            properties: Some(json!({"n": at, "number": at}).as_object().unwrap().clone()),
+            body: None,
+        };
+        s1.objects.put(&address(at), put).await
+    };
+    let to_do = "a newer version comes with its contract step after finalize, so write schema 2 until then";
+    // A new object, one that is there, and one that gets this type; a version that nobody knows, too.
+    put(1, None, Some(2)).await.unwrap();
+    put(2, Some("poem"), None).await.unwrap();
+    for (at, kind) in [(1, None), (2, Some("file")), (3, None), (3, Some("file"))] {
+        for beyond in [3, 4, u32::MAX] {
+            let refused = put(at, kind, Some(beyond)).await.unwrap_err();
+            assert!(matches!(refused, WriteError::Schema { .. }), "{refused}");
+            assert!(refused.to_string().contains(to_do), "{refused}");
+        }
+    }
+    // What may be written is written in a version that the release before reads, however old it came.
+    for (at, kind, schema) in [
+        (1, None, None),
+        (2, Some("file"), None),
+        (3, None, Some(1)),
+        (4, Some("file"), Some(2)),
+    ] {
+        put(at, kind, schema).await.unwrap();
+        assert_eq!(s1.objects.entry(&address(at)).unwrap().schema, 2, "{at}");
+    }
+    // That release keeps a type as it is that this one brings no schemas of.
+    put(5, Some("poem"), Some(40)).await.unwrap();
+    // A reader who asks for a version beyond gets it, and nothing is written.
+    let reading = s1.objects.read(&address(1)).await.unwrap();
+    let octets = reading.properties().await.unwrap();
+    let kind = reading.entry().kind.clone();
+    s1.objects.stepper().bring(&kind, 2, 3, &octets).unwrap();
+    assert_eq!(s1.objects.standing().newer, 0);
+    assert!(s1.objects.entries().iter().all(|entry| entry.level == zones::Level(1)));
+    // After finalize the same is taken, and a version that no release knows is told apart.
+    s1.objects.obey(&contract_steps());
+    put(3, None, Some(3)).await.unwrap();
+    let refused = put(3, None, Some(4)).await.unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .contains("is not known to this server's release, which writes up to 3"),
+        "{refused}"
+    );
+}
+
+/// An agent whose peer is under another plan already takes its object as it is, and says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn object_that_comes_in_a_version_beyond_finalize_is_counted() {
+    let (pool, stub) = (pool(), Stub::start().await);
+    let s1 = Agent::of_release(&pool, &stub, "s1", release(3)).await;
+    let s2 = Agent::of_release(&pool, &stub, "s2", release(3)).await;
+    s1.objects.obey(&contract_steps());
+    s1.put_in(Some(3), &address(1), 1, None).await.unwrap();
+    assert_eq!(s1.objects.standing().newer, 0, "it is not counted any more");
+    drain(&s1, &s2, 1).await;
+    assert_eq!(s2.objects.standing().newer, 1);
+    s2.objects.obey(&contract_steps());
+    assert_eq!(s2.objects.standing().newer, 0);
+}
