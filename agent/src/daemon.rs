@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ use crate::membership::Membership;
 use crate::objects::{Objects, Settings};
 use crate::reconcile::Reconciler;
 use crate::register::{Phase, Registers, Trust};
-use crate::schema::{Children, Limits, Stepper};
+use crate::schema::{Children, Limits, Stepper, finals};
 use crate::scrub::Scrubber;
 use crate::sweep::Sweeper;
 use crate::transfer::{Room, Transfer, TransferSettings};
@@ -221,7 +221,8 @@ impl Agent {
         };
         let schemas = home.schemas()?;
         let steps = Children::new(STEPPING_CHILDREN_MAX, Limits::default());
-        let stepper = Stepper::new(schemas, Box::new(steps));
+        let finals = finals::read(&home.dir).context("read which versions are final")?;
+        let stepper = Stepper::new(schemas, Box::new(steps)).with_finals(finals);
         let objects = Objects::new(
             Arc::new(store),
             entries,
@@ -231,7 +232,11 @@ impl Agent {
             settings,
         );
         objects.obey(&wanted.borrow().policy);
-        let policy = AbortOnDropHandle::new(tokio::spawn(obey(Arc::clone(&objects), wanted.clone())));
+        let policy = AbortOnDropHandle::new(tokio::spawn(obey(
+            Arc::clone(&objects),
+            wanted.clone(),
+            home.dir.clone(),
+        )));
         let open = objects.recover();
         let stop = CancellationToken::new();
 
@@ -432,10 +437,26 @@ async fn bind(address: SocketAddr, setting: &'static str) -> Result<TcpListener>
 }
 
 /// Takes what each plan asks of objects.
-async fn obey(objects: Arc<Objects>, mut wanted: watch::Receiver<Wanted>) {
+async fn obey(objects: Arc<Objects>, mut wanted: watch::Receiver<Wanted>, dir: PathBuf) {
+    write_finals(&objects, &dir).await;
     while wanted.changed().await.is_ok() {
         let policy = wanted.borrow_and_update().policy;
         objects.obey(&policy);
+        write_finals(&objects, &dir).await;
+    }
+}
+
+/// Writes down which versions are final, if that is news.
+async fn write_finals(objects: &Objects, dir: &Path) {
+    let Some(finals) = objects.stepper().finalize() else {
+        return;
+    };
+    let dir = dir.to_owned();
+    let written = tokio::task::spawn_blocking(move || finals::write(&dir, &finals)).await;
+    match written.expect("writing versions does not panic") {
+        Ok(()) => tracing::info!("the versions of all types that are known here are final"),
+        // Taken up at the next start, since the plan is durable.
+        Err(error) => tracing::error!(%error, "the versions that are final cannot be written down"),
     }
 }
 

@@ -14,6 +14,7 @@ pub mod check;
 pub mod child;
 pub mod compare;
 pub mod dry_run;
+pub mod finals;
 pub mod read;
 pub mod skeleton;
 pub mod step;

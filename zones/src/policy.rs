@@ -8,7 +8,8 @@ use crate::strings::{Strings, StringsError, illegal};
 /// Highest level that servers of this release know.
 pub const LEVEL_MAX: Level = Level(3);
 
-/// What a plan asks of objects as they are written and moved. It only ever rises from one plan to the next.
+/// What a plan asks of objects as they are written and moved. It only ever rises from one plan to the next, but for
+/// the steps: while a pool is upgraded, contract steps wait for the new release to be final.
 ///
 /// Text, as character-strings behind those of a want: `level=2` `floor=1` `steps=expand`. The first policy, which every pool
 /// begins with, has no text at all: so an agent of a release without policies reads the wants of a pool that asks for nothing.

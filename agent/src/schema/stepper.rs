@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
+use parking_lot::RwLock;
 use serde_json::{Map, Value};
 use tracing::{error, warn};
 use zones::upkeep::SchemaSet;
 use zones::{Address, ObjectType, Steps};
 
+use super::finals::Finals;
 use super::step::{RunStep, StepError};
 use super::r#type::{Schemas, Step};
 use super::upgrade::{MigrateError, Migrated, Through};
@@ -42,6 +44,8 @@ pub struct Stepper {
     runner: Runner,
     /// Whether contract steps run.
     all: AtomicBool,
+    /// Versions up to which they run in any case.
+    finals: RwLock<Finals>,
     stepped: AtomicU64,
     quarantined: AtomicU64,
 }
@@ -99,8 +103,44 @@ impl Stepper {
             schemas,
             runner,
             all: AtomicBool::new(false),
+            finals: RwLock::default(),
             stepped: AtomicU64::new(0),
             quarantined: AtomicU64::new(0),
+        }
+    }
+
+    /// The same where contract steps up to these versions are final.
+    #[must_use]
+    pub fn with_finals(mut self, finals: Finals) -> Stepper {
+        *self.finals.get_mut() = finals;
+        self
+    }
+
+    /// Takes the versions that this release knows for final, if contract steps run; they are to be written down if they are news.
+    pub fn finalize(&self) -> Option<Finals> {
+        if !self.runs_all() {
+            return None;
+        }
+        let mut finals = self.finals.write();
+        let before = finals.clone();
+        for (kind, one) in self.schemas.iter() {
+            if let Some(newest) = one.newest() {
+                let known = finals.entry(kind.clone()).or_default();
+                *known = newest.max(*known);
+            }
+        }
+        (*finals != before).then(|| finals.clone())
+    }
+
+    /// The version that objects of a type at version `from` come to.
+    fn target(&self, kind: &ObjectType, from: u32, through: Through) -> u32 {
+        let last = self.finals.read().get(kind).copied();
+        match (through, last) {
+            // A version that this release does not know is not passed on the way.
+            (Through::Expand, Some(last)) if from < last && self.schemas.target(kind, from, Through::All) >= last => {
+                self.schemas.target(kind, last, Through::Expand)
+            }
+            (Through::Expand | Through::All, _) => self.schemas.target(kind, from, through),
         }
     }
 
@@ -121,7 +161,7 @@ impl Stepper {
     #[must_use]
     pub fn is_beyond_expand(&self, kind: &ObjectType, schema: u32) -> bool {
         let first = self.schemas.get(kind).and_then(|one| one.versions().next());
-        first.is_some_and(|(first, _)| schema > self.schemas.target(kind, first, Through::Expand))
+        first.is_some_and(|(first, _)| schema > self.target(kind, first, Through::Expand))
     }
 
     /// The schemas.
@@ -164,13 +204,13 @@ impl Stepper {
     pub fn newest(&self, kind: &ObjectType) -> Option<u32> {
         let one = self.schemas.get(kind)?;
         let (first, _) = one.versions().next()?;
-        Some(self.schemas.target(kind, first, self.through()))
+        Some(self.target(kind, first, self.through()))
     }
 
     /// Whether properties of this type and version would be changed on arrival, or looked at.
     #[must_use]
     pub fn touches(&self, kind: &ObjectType, schema: u32) -> bool {
-        let target = self.schemas.target(kind, schema, self.through());
+        let target = self.target(kind, schema, self.through());
         self.schemas.get(kind).is_some_and(|one| one.version(schema).is_none()) || target != schema
     }
 
@@ -178,7 +218,7 @@ impl Stepper {
     /// the reason. Blocks.
     #[must_use]
     pub fn arrive(&self, address: &Address, kind: &ObjectType, schema: u32, octets: &Bytes) -> (Bytes, Form) {
-        let target = self.schemas.target(kind, schema, self.through());
+        let target = self.target(kind, schema, self.through());
         match self.step(kind, schema, target, octets) {
             Ok(Some(stepped)) => {
                 self.stepped.fetch_add(1, Ordering::Relaxed);
@@ -270,5 +310,62 @@ fn truncate(reason: &mut String) {
             .find(|at| reason.is_char_boundary(*at))
             .unwrap_or(0);
         reason.truncate(end);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::read::of_files;
+    use super::*;
+
+    /// A type of four versions, to the last two of which contract steps lead.
+    fn schemas() -> Schemas {
+        let schema = r#"{"$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object"}"#;
+        let mut files: Vec<(String, String)> = (1..=4)
+            .map(|version| (format!("{version}.schema.json"), schema.to_owned()))
+            .collect();
+        for (name, mark) in [
+            ("1-to-2.jq", "# expand\n"),
+            ("2-to-3.jq", "# contract\n"),
+            ("3-to-4.jq", "# contract\n"),
+        ] {
+            files.push((name.to_owned(), format!("{mark}.")));
+        }
+        files.push(("2-to-1.jq".to_owned(), ".".to_owned()));
+        let mut faults = Vec::new();
+        let files = files.into_iter().map(|(name, text)| (name, Ok(text.into_bytes())));
+        let one = of_files(Path::new("file"), files, &mut faults);
+        assert!(faults.is_empty(), "{faults:?}");
+        Schemas::of_types([("file".parse().unwrap(), one)])
+    }
+
+    fn stepper() -> Stepper {
+        Stepper::new(schemas(), Box::new(super::super::step::InProcess::default()))
+    }
+
+    #[test]
+    fn contract_steps_that_were_final_before_go_on_and_later_ones_wait() {
+        let kind: ObjectType = "file".parse().unwrap();
+        assert_eq!(stepper().newest(&kind), Some(2));
+        let next = stepper().with_finals(Finals::from([(kind.clone(), 3)]));
+        assert_eq!(next.newest(&kind), Some(3));
+        assert!(next.touches(&kind, 1) && next.touches(&kind, 2) && !next.touches(&kind, 3));
+        assert!(!next.is_beyond_expand(&kind, 3) && next.is_beyond_expand(&kind, 4));
+        next.obey(Steps::All);
+        assert_eq!(next.newest(&kind), Some(4));
+    }
+
+    #[test]
+    fn versions_are_final_only_where_contract_steps_run_and_are_told_once() {
+        let kind: ObjectType = "file".parse().unwrap();
+        let stepper = stepper();
+        assert_eq!(stepper.finalize(), None);
+        stepper.obey(Steps::All);
+        assert_eq!(stepper.finalize(), Some(Finals::from([(kind.clone(), 4)])));
+        assert_eq!(stepper.finalize(), None);
+        stepper.obey(Steps::Expand);
+        assert_eq!(stepper.newest(&kind), Some(4), "what was final stays so");
     }
 }

@@ -57,7 +57,16 @@ pub(super) fn advance(sight: &Sight, plan: &Plan, upgrade: &Upgrade) -> Decision
                         phase,
                         ..upgrade.clone()
                     };
-                    Decision::Next(Box::new(child(sight, plan, Goal::Hold, upgrade)))
+                    let mut next = child(sight, plan, Goal::Hold, upgrade);
+                    if let Some(Upgrade {
+                        phase: Phase::RolledBack,
+                        contracted: true,
+                        ..
+                    }) = next.upgrade
+                    {
+                        next.policy.steps = Steps::All;
+                    }
+                    Decision::Next(Box::new(next))
                 }
             }
         }

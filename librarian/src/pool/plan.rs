@@ -267,6 +267,7 @@ mod tests {
                 open: [(name(&a), Open { into: name(&b), since: number, home: all })].into(),
                 failed: [(name(&b), 2)].into(),
                 baseline: Baseline { p99_us: 7, errors: [(name(&a), 1)].into() },
+                contracted: all,
             });
             let plan = Plan { number, parent: number - 1, goal, homes, policy, upgrade };
             prop_assert_eq!(Plan::read(number, &plan.document()).expect("own document"), plan);

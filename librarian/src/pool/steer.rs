@@ -1,7 +1,7 @@
 //! What a person says to an upgrade: start, pause, resume, abort, finalize. Each is a plan.
 
 use zones::policy::LEVEL_MAX;
-use zones::{Level, ServerName};
+use zones::{Level, Policy, ServerName, Steps};
 
 use super::advance::{self, Next, child, final_policy};
 use super::decide::{Decision, Wait, decide};
@@ -131,7 +131,12 @@ pub fn start(sight: &Sight, to: &str, ask: &Ask, moving: u64, now_unix_s: u64) -
     if !findings.is_empty() {
         return Err(SteerRefusal::NotReady { findings });
     }
-    let before = root(sight);
+    let mut before = root(sight);
+    // What the new release cannot undo waits for its finalize; what was final before goes on (agents know which).
+    before.policy = Policy {
+        steps: Steps::Expand,
+        ..before.policy
+    };
     match advance::next(sight, &before, &upgrade, false) {
         Next::Goal(goal) => Ok(child(sight, &before, goal, upgrade)),
         Next::Waits(waits) => Err(SteerRefusal::Stuck { why: join(&waits) }),
@@ -197,6 +202,7 @@ fn prepare(sight: &Sight, to: &str, ask: &Ask, now_unix_s: u64) -> Result<Upgrad
             p99_us: p99_us.unwrap_or(0),
             errors: gate::errors(sight),
         },
+        contracted: sight.policy().steps == Steps::All,
     })
 }
 

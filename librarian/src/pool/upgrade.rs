@@ -34,6 +34,9 @@ pub struct Upgrade {
     pub failed: BTreeMap<ServerName, u32>,
     /// How the pool did before.
     pub baseline: Baseline,
+    /// Whether contract steps ran before: those of the old release, which the upgrade lets no more of run until it is final.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub contracted: bool,
 }
 
 /// How far an upgrade is.

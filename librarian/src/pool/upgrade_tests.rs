@@ -421,6 +421,23 @@ fn upgrade_without_faults_brings_every_server_to_the_new_release_and_moves_each_
 }
 
 #[test]
+fn contract_steps_of_the_next_release_wait_for_its_own_finalize_and_come_back_after_an_abort() {
+    let mut model = four();
+    let steps = |model: &Model| model.sight.policy().steps;
+    start(&mut model, &ask());
+    model.settle();
+    model.says(|sight| steer::finalize(sight, 0)).unwrap();
+    assert_eq!((model.settle(), steps(&model)), (Phase::Done, zones::Steps::All));
+    let again = |model: &mut Model| model.says(|sight| steer::start(sight, "3", &ask(), 0, 0)).unwrap();
+    again(&mut model);
+    assert_eq!(steps(&model), zones::Steps::Expand);
+    assert_eq!((model.settle(), steps(&model)), (Phase::Soak, zones::Steps::Expand));
+    model.says(steer::abort).unwrap();
+    assert_eq!((model.settle(), steps(&model)), (Phase::RolledBack, zones::Steps::All));
+    assert_eq!(model.releases(), BTreeSet::from(["2"]));
+}
+
+#[test]
 fn upgrade_home_brings_objects_back_to_their_servers() {
     let mut model = four();
     let before = model.owners.clone();
