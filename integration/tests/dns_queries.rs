@@ -3,16 +3,13 @@
 mod dns;
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use dns::{Client, closed_pool, name, open_pool};
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
-use integration::harness::{Captured, Pool, delv, dig, kdig, nsupdate, run};
+use integration::harness::{Captured, Pool, Unbound, delv, dig, kdig, nsupdate, run};
 use zones::query::{build_question, read_answer};
 
 /// The three names of an object.
@@ -335,70 +332,6 @@ fn client_key_reads_what_its_grants_show_and_changes_nothing() -> Result<()> {
     Ok(())
 }
 
-/// unbound as an operator runs it, on an address of loopback of its own.
-struct Unbound {
-    child: Child,
-    address: SocketAddr,
-    _dir: tempfile::TempDir,
-}
-
-impl Drop for Unbound {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Unbound {
-    /// Starts it with the lines that `librarian resolver-config unbound` prints.
-    fn start(pool: &Pool, address: SocketAddr) -> Result<Unbound> {
-        let lines = pool.librarian(&["resolver-config", "unbound"])?.stdout;
-        let dir = tempfile::tempdir()?;
-        let key = Path::new("/usr/share/dns/root.key");
-        let mut config = format!(
-            "server:\n  interface: {}\n  port: {}\n  access-control: 127.0.0.0/8 allow\n  chroot: \"\"\n  username: \"\"\n  \
-             directory: \"{dir}\"\n  pidfile: \"{dir}/unbound.pid\"\n  use-syslog: no\n  logfile: \"\"\n  do-daemonize: no\n  \
-             module-config: \"validator iterator\"\n  val-permissive-mode: no\n",
-            address.ip(),
-            address.port(),
-            dir = dir.path().display(),
-        );
-        if key.exists() {
-            writeln!(config, "  trust-anchor-file: \"{}\"", key.display())?;
-        } else {
-            // The root's key-signing keys of 2017 and 2024, so that validation is on without a file.
-            config.push_str(
-                "  trust-anchor: \". DS 20326 8 2 E06D44B80B8F1D39A95C0B0D7C65D08458E880409BBC683457104237C7F8EC8D\"\n  \
-                 trust-anchor: \". DS 38696 8 2 683D2D0ACB8C9B712A1948B27F741219298D0A450D612C483AF444A4C0FB2B16\"\n",
-            );
-        }
-        config.push_str("remote-control:\n  control-enable: no\n");
-        config.push_str(&lines);
-        let path = dir.path().join("unbound.conf");
-        std::fs::write(&path, config)?;
-        run("unbound-checkconf", &[&path])?.success()?;
-        let child = Command::new("unbound")
-            .args(["-d", "-c"])
-            .arg(&path)
-            .stderr(Stdio::null())
-            .spawn()
-            .context("start unbound")?;
-        let unbound = Unbound {
-            child,
-            address,
-            _dir: dir,
-        };
-        // It answers once it is up; a name of its own needs no other server.
-        for _ in 0..100 {
-            let asked = dig(unbound.address, &["+time=1", "version.bind.", "CH", "TXT"])?;
-            if asked.rcode().is_some() {
-                return Ok(unbound);
-            }
-        }
-        anyhow::bail!("unbound did not start")
-    }
-}
-
 #[test]
 fn object_is_found_through_a_validating_resolver() -> Result<()> {
     let pool = open_pool();
@@ -418,15 +351,15 @@ fn object_is_found_through_a_validating_resolver() -> Result<()> {
         ("1.Resolved.8.3.tree.hypernet.internal.", "A", "127.0.0.1\n".to_owned()),
         ("s1.pool.hypernet.internal.", "A", "127.0.0.1\n".to_owned()),
     ] {
-        let asked = dig(unbound.address, &["+short", name, kind])?;
+        let asked = dig(unbound.address(), &["+short", name, kind])?;
         assert_eq!(asked.stdout, expected, "{}\n{}", asked.command, asked.stderr);
     }
-    let absent = dig(unbound.address, &["3.8.resolved.2.obj.hypernet.internal.", "SRV"])?;
+    let absent = dig(unbound.address(), &["3.8.resolved.2.obj.hypernet.internal.", "SRV"])?;
     assert_eq!(absent.rcode(), Some("NXDOMAIN"), "{}", absent.stdout);
     // A new object shows when the negative answer's 2 s are over: the TTL bounds it, nothing else.
     agent.create("3.8.resolved.2", "s1")?;
     for _ in 0..200 {
-        let asked = dig(unbound.address, &["3.8.resolved.2.obj.hypernet.internal.", "SRV"])?;
+        let asked = dig(unbound.address(), &["3.8.resolved.2.obj.hypernet.internal.", "SRV"])?;
         if asked.rcode() == Some("NOERROR") {
             return Ok(());
         }

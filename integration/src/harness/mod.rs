@@ -27,6 +27,7 @@ mod process;
 mod releases;
 mod settings;
 mod tools;
+mod unbound;
 
 pub use network::{NETWORK, Network};
 pub use old::{OLD_RELEASE, old_program};
@@ -36,3 +37,4 @@ pub(crate) use process::spawn;
 pub use process::{Process, peak_memory, resident_memory, stop_all};
 pub use releases::{INSTALLER, release_installer};
 pub use tools::{Captured, curl, delv, dig, getent, kdig, nsupdate, run, run_with_input};
+pub use unbound::Unbound;

@@ -104,7 +104,8 @@ impl PoolBuilder {
         self
     }
 
-    /// First port of the agents: each takes two in a row, for HTTPS and for its peers. Free ones unless said.
+    /// First port of the agents: each takes two in a row, for HTTPS and for its peers; on hosts of their own the same two. Free ones
+    /// unless said.
     #[must_use]
     pub fn agent_port(mut self, port: Option<u16>) -> Self {
         self.agent_port = port;
@@ -686,6 +687,8 @@ impl Pool {
         command.args(["join", "--token-file", "-", "--dir"]).arg(&dir);
         capture(command, token.as_bytes(), COMMAND_WAIT)?.success()?;
         let (https, peer) = match self.builder.agent_port {
+            // Servers on hosts of their own do not share ports.
+            Some(first) if self.builder.network.is_some() => (first, first + 1),
             Some(first) => {
                 let first = first + 2 * u16::try_from(self.servers.len()).context("count servers")?;
                 (first, first + 1)
