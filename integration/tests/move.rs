@@ -99,6 +99,46 @@ fn drained_server_is_empty_and_no_client_noticed() -> Result<()> {
 }
 
 #[test]
+fn pool_is_upgraded_and_no_client_that_knows_the_first_version_noticed() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let json = dir.path().join("summary.json");
+    let mut words = small(&json);
+    words.extend(["--upgrade", "--soak", "1"].map(str::to_owned));
+    let done = run(DEMO, &words)?;
+    ensure!(done.status.success(), "{}{}", done.stdout, done.stderr);
+    let summary: Value = serde_json::from_slice(&std::fs::read(&json).context("read the summary")?)?;
+    for key in ["longest_write_stall_ms", "upgrade_seconds"] {
+        ensure!(summary[key].is_number(), "the summary has no {key}: {summary}");
+    }
+    for none in [
+        "failed_operations",
+        "mismatched_objects",
+        "unreadable_by_old_release",
+        "quarantined",
+    ] {
+        assert_eq!(summary[none], 0, "{none}: {summary}");
+    }
+    assert_eq!(summary["rolled_back_installs"], 1, "{summary}");
+    let objects = &summary["objects"];
+    assert_eq!(
+        summary["schema_counts"],
+        serde_json::json!({ "3": objects }),
+        "{summary}"
+    );
+    assert_eq!(
+        summary["level_counts"],
+        serde_json::json!({ "2": objects }),
+        "{summary}"
+    );
+    let releases = summary["releases"].as_object().context("releases")?;
+    assert!(
+        releases.len() == 3 && releases.values().all(|release| release == "2"),
+        "{summary}"
+    );
+    Ok(())
+}
+
+#[test]
 fn kept_pool_answers_until_it_is_told_to_stop() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let json = dir.path().join("summary.json");
