@@ -3,8 +3,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -16,6 +16,8 @@ use serde_json::Value;
 const DEMO: &str = env!("CARGO_BIN_EXE_demo");
 const WAIT: Duration = Duration::from_secs(300);
 const AGENT_PORT: u16 = 8443;
+/// Each of these runs has a dozen processes: one run at a time.
+static ALONE: Mutex<()> = Mutex::new(());
 /// What a program reads that knows DNS, HTTPS and a certificate, and nothing of us.
 const PLAIN: &str = "7.plain";
 
@@ -121,6 +123,7 @@ struct Seen {
 
 /// Upgrades a pool of four on hosts of their own while clients work. `trouble` may do something at each look.
 fn upgrade(trouble: impl FnMut(&mut Pool, &Value) -> Result<()> + Send) -> Result<Seen> {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let hosts = ["librarian", "client", "s1", "s2", "s3", "s4"];
     let network = Arc::new(Network::new(&hosts)?);
     std::thread::scope(|scope| {
@@ -274,6 +277,7 @@ fn nothing_is_lost_when_source_destination_and_librarian_are_killed_in_an_upgrad
 /// The server that is emptied first never comes back: neither install nor rollback works there.
 #[test]
 fn reserve_takes_the_place_of_a_server_that_never_comes_back() -> Result<()> {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut pool = Pool::builder(DEMO)
         .servers(3)
         .agent_setting("release", "1")
