@@ -26,6 +26,10 @@ fn units() -> Result<BTreeMap<String, String>> {
             .join("systemd");
         for entry in dir.read_dir().with_context(|| format!("read {}", dir.display()))? {
             let path = entry?.path();
+            // The installer's settings lie beside its units.
+            if path.extension().is_some_and(|extension| extension == "toml") {
+                continue;
+            }
             let name = path.file_name().context("a unit has a name")?;
             units.insert(name.to_string_lossy().into_owned(), std::fs::read_to_string(&path)?);
         }
