@@ -100,18 +100,21 @@ struct Reading {
 
 /// What became of one copy.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Looked {
+pub enum Looked {
     /// It was read whole, or is gone: deleted, moved on.
     Verified,
+    /// It cannot be read.
     Bad,
     /// Nothing is known: it is about to come, or its keys are away.
     NotYet,
+    /// Whoever reads was told to stop.
     Stopped,
 }
 
 impl Count {
-    /// Of an entry, what stands for it, if it counts.
-    fn counts(arrivals: &Arrivals, line: &[u8]) -> (Option<audit::Entry>, bool) {
+    /// The entry that a line of the log is, if it counts; and whether it is of these plans.
+    #[must_use]
+    pub fn counts(arrivals: &Arrivals, line: &[u8]) -> (Option<audit::Entry>, bool) {
         let Ok(entry) = audit::Entry::read(line) else {
             return (None, false);
         };
@@ -425,7 +428,7 @@ impl<U: Fn() -> u64> Work<U> {
 }
 
 /// Reads the copy that came at `epoch` whole, as it is by now. `go_on` is asked after each piece, with its octets.
-fn look_at(local: &Local, address: &Address, epoch: Epoch, mut go_on: impl FnMut(u64) -> GoOn) -> Looked {
+pub fn look_at(local: &Local, address: &Address, epoch: Epoch, mut go_on: impl FnMut(u64) -> GoOn) -> Looked {
     let mut looked = Looked::Verified;
     for _ in 0..LOOKS_MAX {
         let Some(entry) = local.copy_of(address, epoch) else {

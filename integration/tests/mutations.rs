@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use agent::migration::guard as moves;
 use integration::simulate::cli::quiet_runs;
-use integration::simulate::{all_kinds, directed, enumerate_until, run, run_seed};
+use integration::simulate::{all_kinds, directed, empties, enumerate_until, run, run_seed, upgrades};
 use librarian::guard as pool;
 
 /// Seeds of the directed runs.
@@ -68,7 +68,11 @@ fn remove(guard: Option<Guard>) {
 type Found = Option<(u64, String)>;
 
 fn in_directed_runs() -> Found {
-    let runs = (0..DIRECTED_SEEDS).flat_map(directed);
+    // What upgrades bring is led to last: these runs are long.
+    let runs = (0..DIRECTED_SEEDS)
+        .flat_map(directed)
+        .chain((0..DIRECTED_SEEDS).flat_map(empties))
+        .chain((0..DIRECTED_SEEDS).flat_map(upgrades));
     (1..).zip(runs).find_map(|(count, (name, script))| {
         let broken = run(&script, false).broken?;
         Some((count, format!("directed, {name}: {broken}")))

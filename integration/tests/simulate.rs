@@ -6,7 +6,10 @@
 use std::collections::BTreeSet;
 
 use integration::simulate::cli::{enumerated_runs, quiet_runs};
-use integration::simulate::{Script, all_kinds, coverage, directed, enumerate, found, late, run, run_seed, run_seeds};
+use integration::simulate::{
+    Script, all_kinds, coverage, directed, empties, enumerate, found, late, run, run_scripts, run_seed, run_seeds,
+    upgrade, upgrades,
+};
 
 /// Seeds of a test run.
 const SEEDS: u64 = 300;
@@ -14,6 +17,13 @@ const SEEDS: u64 = 300;
 /// Seeds beyond these that broke something once: a refused creation that never ended; a sealed source that heard of a deletion
 /// elsewhere and left writers waiting; a former owner that told who repeated a deletion that somebody else had done it.
 const FOUND: [u64; 3] = [12_259, 73_298, 95_070];
+
+/// Whole upgrades of a test run.
+const UPGRADES: u64 = 30;
+
+/// Seeds of upgrades that broke something once: contract steps of a second upgrade ran before it was finalized; a server was
+/// upgrading when the registry was lost, and stayed so; a drain was turned round.
+const UPGRADES_FOUND: [u64; 3] = [0, 2, 162];
 
 fn seeds() -> u64 {
     match std::env::var("HYPERNET_SEEDS") {
@@ -95,7 +105,7 @@ fn undisturbed_runs_of_the_enumeration_do_what_they_are_for() {
 #[test]
 fn directed_runs_hold_for_every_seed_with_all_guards() {
     for seed in 0..4 {
-        for (name, script) in directed(seed) {
+        for (name, script) in directed(seed).into_iter().chain(empties(seed)) {
             assert_eq!(run(&script, false).broken, None, "{name}, seed {seed}");
         }
     }
@@ -148,4 +158,71 @@ fn fault_at_any_point_ends_legally() {
         kinds.contains("crash") && kinds.contains("torn") && kinds.contains("librarian"),
         "{kinds:?}"
     );
+}
+
+/// Whole upgrades with everything that goes wrong in their midst; `simulate --upgrades` runs very many.
+#[test]
+fn upgrades_end_with_every_server_at_one_release_whatever_goes_wrong() {
+    let (mut ends, mut states, mut halts) = (BTreeSet::new(), BTreeSet::new(), 0);
+    let kinds = all_kinds();
+    let seeds = (0..UPGRADES).chain(UPGRADES_FOUND);
+    let broken = run_scripts(
+        seeds,
+        |seed| upgrade(seed, &kinds),
+        |outcome| {
+            ends.extend(outcome.upgraded.ends.iter().copied());
+            states.extend(outcome.upgraded.states.iter().cloned());
+            halts += outcome.upgraded.halts;
+        },
+    );
+    if let Some((script, outcome)) = broken {
+        panic!(
+            "seed {}: {:?}: replay it with simulate --upgrades --seed {0} --trace",
+            script.seed, outcome.broken
+        );
+    }
+    assert_eq!(ends, BTreeSet::from(["done", "rolled-back"]), "how upgrades end");
+    assert!(halts > 0, "no gate halts");
+    for state in [
+        "canary",
+        "rolling",
+        "soak",
+        "finalizing",
+        "sweeping",
+        "paused",
+        "halted",
+        "aborting",
+        "cordoned",
+        "draining",
+        "empty",
+        "upgrading",
+        "validating",
+        "free",
+        "reserve",
+        "refilling",
+        "failed",
+    ] {
+        assert!(states.contains(state), "{state} is not among {states:?}");
+    }
+}
+
+/// I11, and that the runs which lead to the guards of upgrades are whole upgrades.
+#[test]
+fn undisturbed_upgrade_is_done_and_no_operation_fails() {
+    for seed in 0..2 {
+        for (name, script) in upgrades(seed) {
+            let outcome = run(&script, false);
+            assert_eq!(outcome.broken, None, "{name}, seed {seed}");
+            assert_eq!(outcome.upgraded.ends, ["done"], "{name}, seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn same_seed_is_the_same_upgrade() {
+    for seed in [1, 4] {
+        let script = upgrade(seed, &all_kinds());
+        let (first, second) = (run(&script, true), run(&script, true));
+        assert_eq!(first.trace, second.trace, "seed {seed}");
+    }
 }

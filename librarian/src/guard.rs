@@ -12,6 +12,8 @@
 //! | plan parent | `PlanParent` |
 //! | wants compared | `WantsCompared` |
 //! | plan seen | `PlanSeen`; and the agent's `LowerPlan` |
+//! | order in empty with the agent's own check | `EmptyOrder`; and the agent's `ClearAtStop` |
+//! | secondary in the stop rule | not built; the rest of the rule of section 13 is `StopRule` |
 //!
 //! The agents' guards are in `agent::migration::guard`. The others of section 15 are not built.
 
@@ -45,10 +47,16 @@ pub enum Guard {
     WantsCompared,
     /// A plan relies on a server only after that server has said that it knows the plan.
     PlanSeen,
+    /// A server is empty only when no register names it in any field and its journal has no open row.
+    ///
+    /// Without it the count of objects that the server tells is believed alone.
+    EmptyOrder,
+    /// A server is stopped only when no answer that names it may still be cached.
+    StopRule,
 }
 
 /// All of them.
-pub const GUARDS: [Guard; 7] = [
+pub const GUARDS: [Guard; 9] = [
     Guard::FreshTxOnOpening,
     Guard::OneProcess,
     Guard::CordonRefusal,
@@ -56,6 +64,8 @@ pub const GUARDS: [Guard; 7] = [
     Guard::PlanParent,
     Guard::WantsCompared,
     Guard::PlanSeen,
+    Guard::EmptyOrder,
+    Guard::StopRule,
 ];
 
 #[cfg(feature = "mutations")]

@@ -120,7 +120,7 @@ impl InstallView {
 
 /// What follows from a want and the files.
 #[derive(Clone, Debug, Eq, PartialEq)]
-enum Decision {
+pub enum Decision {
     /// Nothing.
     Nothing,
     /// A release is to be asked for.
@@ -129,7 +129,9 @@ enum Decision {
     Close,
 }
 
-fn decide(own: &Release, want: &Want, request: Option<&Request>, report: Option<&Report>) -> Decision {
+/// What an agent of release `own` does for a want, by what it and the installer said to each other last. Pure.
+#[must_use]
+pub fn decide(own: &Release, want: &Want, request: Option<&Request>, report: Option<&Report>) -> Decision {
     if request.is_some() || report.is_some_and(|report| (want.plan, want.step) <= report.request.order()) {
         return Decision::Nothing;
     }
@@ -155,6 +157,14 @@ fn decide(own: &Release, want: &Want, request: Option<&Request>, report: Option<
         true => Decision::Close,
         false => Decision::Nothing,
     }
+}
+
+/// What an agent of release `own` tells of the installing beside this plan's number. Pure.
+#[must_use]
+pub fn told(own: &Release, request: Option<&Request>, report: Option<&Report>, plan: u64) -> Install {
+    let view = InstallView::default();
+    view.show(shown(own, request, report));
+    view.fill(Upkeep::default(), plan).install
 }
 
 /// What is told of the installing.

@@ -16,6 +16,9 @@
 //! | unseal only when shown | `UnsealWhenShown` |
 //! | read-back, reclaim by sequence number, write ids handed on | `ReadBack`, `ReclaimByNumber`, `WriteIds` |
 //! | plan seen | `LowerPlan`; and the librarian's `PlanSeen` |
+//! | order in empty with the agent's own check | `ClearAtStop`; and the librarian's `EmptyOrder` |
+//!
+//! `RetiredUntilGate` is of section 13.
 //!
 //! `SealDurable` and `SealedRevision` are of section 11. The others of section 15 are the librarian's, or not built.
 
@@ -82,10 +85,15 @@ pub enum Guard {
     /// The line to the librarian does the same: it asks one question after the other, and forgets one after its patience.
     /// Only with both away can an old want be heard after a newer one.
     LowerPlan,
+    /// A server that is to be stopped for another release looks itself, at the moment of the stop, whether its journal is
+    /// settled, its disk holds no copy and nothing is its own.
+    ClearAtStop,
+    /// While a server is being emptied, the copies that it gave away stay until the gate is through.
+    RetiredUntilGate,
 }
 
 /// All of them.
-pub const GUARDS: [Guard; 25] = [
+pub const GUARDS: [Guard; 27] = [
     Guard::ReadRule,
     Guard::CountedFromQuestion,
     Guard::UnsealWhenShown,
@@ -111,6 +119,8 @@ pub const GUARDS: [Guard; 25] = [
     Guard::WriteIds,
     Guard::OnwardMove,
     Guard::LowerPlan,
+    Guard::ClearAtStop,
+    Guard::RetiredUntilGate,
 ];
 
 #[cfg(feature = "mutations")]

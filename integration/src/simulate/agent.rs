@@ -25,6 +25,7 @@ use zones::{Address, ServerName, TsigKey};
 use super::clock::{Clocks, Time};
 use super::desk::Request;
 use super::disk::Platter;
+use super::install::{Counting, Installer};
 use super::keys::Guardian;
 use super::line::Line;
 use super::releases;
@@ -51,6 +52,10 @@ pub(super) struct Machine {
     pub(super) suspended_until: Time,
     /// The release of its software.
     pub(super) release: u8,
+    /// What brings it to another one.
+    pub(super) installer: Installer,
+    /// Octets of copies that it has room for.
+    capacity: u64,
     seed: u64,
 }
 
@@ -66,6 +71,8 @@ pub(super) struct Process {
     pub(super) line: Line,
     pub(super) look_at: Option<Time>,
     pub(super) rotation: Rotation,
+    /// What is counted of what comes.
+    pub(super) counting: Option<Counting>,
 }
 
 /// What the engine wants done.
@@ -219,11 +226,12 @@ fn open(
     name: &ServerName,
     seed: u64,
     guardian: &Guardian,
+    capacity: u64,
 ) -> Result<(Store, Vec<Arc<Entry>>), store::OpenError> {
     let entropy: Arc<dyn Entropy> = Arc::new(Seeded(Mutex::new(StdRng::seed_from_u64(seed))));
     let vault = Vault::with_entropy(Box::new(guardian.clone()), PoolKey::new([9; 32]), entropy);
     let settings = store::Settings {
-        capacity: 24 << 20,
+        capacity,
         step: 1 << 20,
         volume: 8 << 20,
         cache: 1 << 20,
@@ -235,11 +243,12 @@ fn open(
 }
 
 impl Machine {
-    pub(super) fn new(number: u8, key: TsigKey, clocks: Clocks, release: u8, seed: u64) -> Machine {
+    pub(super) fn new(number: u8, key: TsigKey, clocks: Clocks, release: u8, capacity: u64, seed: u64) -> Machine {
         let name: ServerName = format!("s{number}").parse().expect("a legal name");
         let disk = Platter::default();
         let guardian = Guardian::new(number);
-        let process = Process::on(&disk, &name, seed, &guardian, release).expect("an empty disk makes a store");
+        let process =
+            Process::on(&disk, &name, seed, &guardian, (release, capacity)).expect("an empty disk makes a store");
         Machine {
             name,
             key,
@@ -253,6 +262,8 @@ impl Machine {
             started: false,
             suspended_until: 0,
             release,
+            installer: Installer::default(),
+            capacity,
             seed,
         }
     }
@@ -267,7 +278,7 @@ impl Machine {
             &self.name,
             super::dice(self.seed, u64::from(self.life), 4),
             &self.guardian,
-            self.release,
+            (self.release, self.capacity),
         )?;
         process.engine.outside().seen = std::mem::take(&mut self.process.engine.outside().seen);
         self.process = process;
@@ -283,14 +294,19 @@ impl Machine {
 }
 
 impl Process {
+    /// The role that it acts in.
+    pub(super) fn role(&mut self) -> Option<zones::Role> {
+        self.engine.outside().wanted.role()
+    }
+
     fn on(
         disk: &Platter,
         name: &ServerName,
         seed: u64,
         guardian: &Guardian,
-        release: u8,
+        (release, capacity): (u8, u64),
     ) -> Result<Process, store::OpenError> {
-        let (store, entries) = open(disk, name, seed, guardian)?;
+        let (store, entries) = open(disk, name, seed, guardian, capacity)?;
         let local = Local::new(
             Arc::new(store),
             entries,
@@ -341,6 +357,7 @@ impl Process {
             line: Line::default(),
             look_at: None,
             rotation: Rotation::new(std::time::Duration::MAX),
+            counting: None,
         })
     }
 }

@@ -55,11 +55,12 @@ impl World {
             ),
             What::Remembered => (Some(ask(domain.in_pool(me.as_str()), RecordType::TXT)), String::new()),
             What::Tell => {
+                let upkeep = self.script.tells.then(|| machine.upkeep());
                 let local = &machine.process.local;
                 let totals = local.totals();
                 let wanted = machine.process.engine.outside().wanted.clone();
                 let has = Has {
-                    release: "0.1.0".to_owned(),
+                    release: machine.release_name().to_string(),
                     role: wanted.role().unwrap_or(Role::Serving),
                     objects: totals.objects,
                     bytes: totals.octets,
@@ -73,7 +74,7 @@ impl World {
                     peer_port: 9101,
                     quarantined: totals.quarantined,
                     audit: Some(local.store().audit_head()),
-                    upkeep: None,
+                    upkeep,
                 };
                 let addresses = [std::net::IpAddr::from([192, 0, 2, agent as u8 + 1])];
                 (

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::agent::Pair;
 use super::faults::{Fate, Site, Source};
+use super::operator::Upgraded;
 use super::script::Script;
 use super::world::World;
 
@@ -32,6 +33,8 @@ pub struct Outcome {
     pub fired: BTreeMap<u64, Fate>,
     /// Every site that was met while faults could happen.
     pub sites: Vec<Site>,
+    /// How upgrades went.
+    pub upgraded: Upgraded,
     /// What happened, if it was written down.
     pub trace: Vec<String>,
     /// The states of all parties at the end, if it was written down.
@@ -67,6 +70,7 @@ pub fn run(script: &Script, traced: bool) -> Outcome {
         steps: world.steps.clone(),
         fired: world.faults.fired.clone(),
         sites: std::mem::take(&mut world.faults.sites),
+        upgraded: std::mem::take(&mut world.upgraded),
         trace: world.trace.take().unwrap_or_default(),
         states,
     }
@@ -86,7 +90,21 @@ pub fn run_seeds(
     kinds: &BTreeSet<&'static str>,
     each: impl FnMut(&Outcome),
 ) -> Option<(Script, Outcome)> {
-    on_every_processor(seeds, |seed| run_seed(seed, kinds), each)
+    run_scripts(seeds, |seed| Script::random(seed, kinds), each)
+}
+
+/// The same with the scripts that are made of the seeds.
+pub fn run_scripts(
+    seeds: impl Iterator<Item = u64> + Send,
+    make: impl Fn(u64) -> Script + Sync,
+    each: impl FnMut(&Outcome),
+) -> Option<(Script, Outcome)> {
+    let one = |seed| {
+        let script = make(seed);
+        let outcome = run(&script, false);
+        (script, outcome)
+    };
+    on_every_processor(seeds, one, each)
 }
 
 /// Most runs that shrinking takes.

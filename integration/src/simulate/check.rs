@@ -312,6 +312,7 @@ impl World {
 
     /// I5 and I6 as far as keys go, I8, I9.
     fn verify_rows(&mut self, agent: usize) -> Result<(), String> {
+        let role = self.machines[agent].process.role();
         let store = self.machines[agent].process.local.store();
         let usage = store.usage();
         if usage.used + usage.reserved > usage.capacity {
@@ -321,6 +322,7 @@ impl World {
         let mut places = Places::new();
         for entry in store.entries() {
             self.verify_form(agent, &entry)?;
+            self.watched.readable(&self.machines[agent], &entry)?;
             self.check.uses.row(agent, &self.machines[agent].guardian, &entry)?;
             for (part, stream) in entry.streams() {
                 if stream.suite != entry.level.0 {
@@ -350,7 +352,8 @@ impl World {
             }
         }
         self.check.places.insert(agent, places);
-        Ok(())
+        let rows = store.entries();
+        self.watched.retired(agent, role, &rows)
     }
 
     /// I7: what arrives is in the version that the server writes, or in quarantine; nothing is in a version that it cannot read

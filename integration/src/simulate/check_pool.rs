@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use librarian::pool;
 use librarian::registry::{View, WantsChange};
-use zones::{Address, Register, Role, ServerName, State, Want};
+use zones::{Address, Level, Register, Role, ServerName, State, Want};
 
 use super::agent::Machine;
 use super::check_gate;
@@ -76,7 +76,12 @@ impl Pool {
         };
         self.free = self.count(&[Role::Free]);
         self.between = (self.wants.iter())
-            .filter(|(_, want)| matches!(want.role, Role::Draining | Role::Empty | Role::Refilling))
+            .filter(|(_, want)| {
+                matches!(
+                    want.role,
+                    Role::Draining | Role::Empty | Role::Upgrading | Role::Validating | Role::Refilling
+                )
+            })
             .map(|(server, _)| server.clone())
             .collect();
     }
@@ -106,11 +111,11 @@ impl Pool {
         let old = std::mem::replace(&mut self.wants, wants_of(view));
         for (server, want) in self.wants.iter().filter(|(server, want)| old.get(server) != Some(want)) {
             match want.role {
-                Role::Draining | Role::Refilling => drop(self.between.insert(server.clone())),
+                // A free server that is given another release is on the same way.
+                Role::Draining | Role::Refilling | Role::Empty => drop(self.between.insert(server.clone())),
                 Role::Free | Role::Serving => drop(self.between.remove(server)),
                 Role::Reserve
                 | Role::Cordoned
-                | Role::Empty
                 | Role::Upgrading
                 | Role::Validating
                 | Role::Failed
@@ -125,11 +130,32 @@ impl Pool {
         old
     }
 
+    /// What has changed, for a person.
+    fn says(&self, planned: bool, old: &BTreeMap<ServerName, Want>) -> Vec<String> {
+        let mut said = Vec::new();
+        if planned && let Ok(plan) = pool::Plan::read(self.plan.0, &self.plan.1) {
+            let upgrade = plan.upgrade.map(|upgrade| (upgrade.phase, upgrade.halt));
+            said.push(format!("plan {}: {} {upgrade:?}", plan.number, plan.goal));
+        }
+        let news = self
+            .wants
+            .iter()
+            .filter(|(server, want)| old.get(server).map(|old| old.role) != Some(want.role));
+        said.extend(news.map(|(server, want)| format!("{server} is to be {}", want.role)));
+        said
+    }
+
     /// What a server gave that has just been found empty is what others took.
     fn gates(&self, old: &BTreeMap<ServerName, Want>, machines: &[Machine]) -> Result<(), String> {
         let role = |wants: &BTreeMap<ServerName, Want>, server| wants.get(server).map(|want| want.role);
         for (server, since) in &self.emptied {
             if role(old, server) == Some(Role::Draining) && role(&self.wants, server) == Some(Role::Empty) {
+                if let Some(register) = self.naming(server) {
+                    return Err(format!(
+                        "empty: {server} is to be empty and {} names it",
+                        register.address
+                    ));
+                }
                 check_gate::gate(machines, server, *since)?;
             }
         }
@@ -178,11 +204,23 @@ impl Pool {
         let Ok(plan) = pool::Plan::read(number, &self.plan.1) else {
             return Ok(());
         };
+        let rolls = match &plan.goal {
+            pool::Goal::Roll(rolls) => &rolls[..],
+            _ => &[],
+        };
+        // One that is given up is waited for no more.
+        let is_out = |server: &&ServerName| self.role(server) == Some(Role::Failed);
         let parties = plan
             .goal
             .parties()
             .into_iter()
-            .flat_map(|(source, target)| [source, target]);
+            .flat_map(|(source, target)| [source, target])
+            .chain(
+                rolls
+                    .iter()
+                    .flat_map(|roll| std::iter::once(&roll.server).chain(&roll.into)),
+            )
+            .filter(|server| !is_out(server));
         for party in parties {
             let machine = machines.iter().find(|machine| machine.name == *party);
             let seen = machine
@@ -237,7 +275,13 @@ impl Pool {
             return Ok(());
         }
         let draining = self.count(&[Role::Draining]);
-        let out = self.count(&[Role::Cordoned, Role::Draining, Role::Empty]);
+        let out = self.count(&[
+            Role::Cordoned,
+            Role::Draining,
+            Role::Empty,
+            Role::Upgrading,
+            Role::Validating,
+        ]);
         if draining > self.free || out > self.free {
             return Err(format!(
                 "I13: {draining} servers drain and {out} are out of serving, with {} free at the beginning",
@@ -245,7 +289,9 @@ impl Pool {
             ));
         }
         let failed = self.count(&[Role::Failed, Role::Quarantined]);
-        if self.count(&[Role::Free]) == 0 && self.between.is_empty() && failed == 0 {
+        // Of a drain that is turned round one server serves again before the other one drains.
+        let turned = self.count(&[Role::Cordoned]) > 0;
+        if self.count(&[Role::Free]) == 0 && self.between.is_empty() && failed == 0 && !turned {
             return Err("I9: no server is free, and none is between draining and the end of its refill".to_owned());
         }
         Ok(())
@@ -293,13 +339,28 @@ impl World {
         let registers = self.check.registers_changed;
         let restored_never = self.check.moves.is_some();
         let (view, machines, pool) = (registry.view(), &self.machines, &mut self.pool);
+        let watched = &mut self.watched;
         // What a registry says until it is reconciled is not its own history.
         if pool.incarnation != Some(incarnation) || !view.reconcile().open {
-            return pool.begin(incarnation, &view, objects);
+            pool.begin(incarnation, &view, objects);
+            return watched.plan(None, Level(1));
         }
+        let mut said = Vec::new();
+        let traced = self.trace.is_some();
         let found = (|| {
             let planned = pool.plan_changes(&view)?;
+            if planned {
+                let plan = view
+                    .plan()
+                    .and_then(|plan| pool::Plan::read(plan.number, &plan.document).ok());
+                let level = plan.as_ref().map_or(Level(1), |plan| plan.policy.level);
+                watched.plan(plan.and_then(|plan| plan.upgrade), level);
+            }
+            watched.releases(machines)?;
             let old = pool.wants_change(&view);
+            if traced {
+                said = pool.says(planned, &old);
+            }
             if registers {
                 pool.registers_change(&view, objects)?;
             }
@@ -318,6 +379,9 @@ impl World {
             Ok(())
         })();
         drop(view);
+        for line in said {
+            self.note(|| line);
+        }
         if let Err(why) = found {
             self.fail(why);
         }

@@ -11,11 +11,13 @@ use clap::Parser;
 use clap::builder::TypedValueParser;
 
 use super::Pair;
-use super::campaign::{Outcome, Violation, enumerate, run, run_seeds, shrink};
+use super::campaign::{Outcome, Violation, enumerate, run, run_scripts, shrink};
 use super::coverage::coverage;
 use super::directed::directed;
 use super::faults::KINDS;
+use super::operator::Upgraded;
 use super::script::{Deed, Script, all_kinds};
+use super::upgrades::upgrade;
 
 /// Runs whole pools in virtual time: librarian, agents, clients, network and disks, with everything that can go wrong.
 ///
@@ -48,6 +50,9 @@ pub struct Options {
     /// Instead of seeds: moves, a batch, a creation, a deletion and directed runs, with a fault at every single point.
     #[arg(long)]
     pub enumerate: bool,
+    /// Only whole upgrades, one for each seed.
+    #[arg(long, conflicts_with = "enumerate")]
+    pub upgrades: bool,
     /// With --enumerate: every N-th pair of faults, too.
     #[arg(long, value_name = "N", requires = "enumerate")]
     pub pairs: Option<usize>,
@@ -67,6 +72,8 @@ struct Summary {
     faults: BTreeMap<&'static str, u64>,
     pairs: BTreeSet<Pair>,
     steps: BTreeMap<&'static str, u64>,
+    ends: BTreeMap<&'static str, u64>,
+    upgraded: Upgraded,
 }
 
 impl Summary {
@@ -81,6 +88,32 @@ impl Summary {
             *self.steps.entry(step).or_default() += count;
         }
         self.pairs.extend(outcome.pairs.iter().cloned());
+        for end in &outcome.upgraded.ends {
+            *self.ends.entry(end).or_default() += 1;
+        }
+        self.upgraded.take(&outcome.upgraded);
+    }
+
+    /// How upgrades went, if there were any.
+    fn upgrades(&self, began: Instant) -> Option<String> {
+        let minutes = began.elapsed().as_secs_f64().max(0.001) / 60.0;
+        let count: u64 = self.ends.values().sum();
+        let ends: Vec<String> = self.ends.iter().map(|(end, count)| format!("{count} {end}")).collect();
+        let upgraded = &self.upgraded;
+        (count > 0).then(|| {
+            format!(
+                "{count} upgrades, {:.0} a minute: {}; {} halts, {} times resumed, {} servers repaired\n  states: {}\n  controller \
+                 killed in: {}\n  faults in their midst: {}",
+                count as f64 / minutes,
+                ends.join(", "),
+                upgraded.halts,
+                upgraded.resumes,
+                upgraded.lost,
+                texts(upgraded.states.iter()),
+                texts(upgraded.killed.iter()),
+                texts(upgraded.faults.iter()),
+            )
+        })
     }
 
     fn line(&self, began: Instant) -> String {
@@ -112,6 +145,10 @@ impl Summary {
             "seconds": began.elapsed().as_secs_f64(),
             "faults": self.faults,
             "steps": self.steps,
+            "upgrades": self.ends,
+            "upgrade_states": self.upgraded.states,
+            "killed_in": self.upgraded.killed,
+            "upgrade_faults": self.upgraded.faults,
             "reached": self.pairs.len(),
             "possible": coverage.possible,
             "unreached": coverage.unreached,
@@ -119,6 +156,10 @@ impl Summary {
             "refuted": coverage.refuted,
         })
     }
+}
+
+fn texts(texts: impl Iterator<Item = impl ToString>) -> String {
+    texts.map(|text| text.to_string()).collect::<Vec<_>>().join(", ")
 }
 
 /// Runs the command.
@@ -133,11 +174,14 @@ pub fn simulate(options: &Options) -> ExitCode {
     let violation = if options.enumerate {
         enumerated(options, &mut summary)
     } else if options.trace {
-        traced(options.seed.unwrap_or(0), &kinds, &mut summary)
+        traced(options, &kinds, &mut summary)
     } else {
         seeds(options, &kinds, &mut summary, began)
     };
     println!("{}", summary.line(began));
+    if let Some(upgrades) = summary.upgrades(began) {
+        println!("{upgrades}");
+    }
     if let Some(violation) = &violation {
         summary.violations = 1;
         print(violation);
@@ -161,8 +205,12 @@ pub fn simulate(options: &Options) -> ExitCode {
     }
 }
 
-fn traced(seed: u64, kinds: &BTreeSet<&'static str>, summary: &mut Summary) -> Option<Violation> {
-    let script = Script::random(seed, kinds);
+fn traced(options: &Options, kinds: &BTreeSet<&'static str>, summary: &mut Summary) -> Option<Violation> {
+    let seed = options.seed.unwrap_or(0);
+    let script = match options.upgrades {
+        true => upgrade(seed, kinds),
+        false => Script::random(seed, kinds),
+    };
     let outcome = run(&script, true);
     summary.take(&outcome);
     for line in &outcome.trace {
@@ -186,9 +234,12 @@ fn seeds(
     let deadline = options.minutes.map(|minutes| began + Duration::from_secs(minutes * 60));
     let mut shown = Instant::now();
     let pause = Duration::from_secs(if std::io::stdout().is_terminal() { 1 } else { 10 });
-    let violation = run_seeds(
+    let violation = run_scripts(
         (first..last).take_while(|_| deadline.is_none_or(|deadline| Instant::now() < deadline)),
-        kinds,
+        |seed| match options.upgrades {
+            true => upgrade(seed, kinds),
+            false => Script::random(seed, kinds),
+        },
         |outcome| {
             summary.take(outcome);
             if shown.elapsed() >= pause {

@@ -7,6 +7,7 @@ use hickory_proto::rr::{Name, RecordType};
 use uuid::Uuid;
 use zones::query::{build_question, read_answer};
 
+use super::check_upgrade::CACHED;
 use super::clock::{MS, S, Time, true_unix_ms};
 use super::desk::{Call, Reply, ReplyTo, Verb};
 use super::dice;
@@ -278,6 +279,12 @@ impl World {
             };
             let _ = self.check.began(doing.object, again);
         }
+        if self.script.is_calm && outcome.is_none() {
+            return self.fail(format!(
+                "I11: nothing goes wrong, and client {client} gets no answer of {}",
+                address(doing.object)
+            ));
+        }
         if self.closing && outcome.is_none() && !self.check.is_rotten(&address(doing.object)) {
             return self.fail(format!(
                 "I12: client {client} gets no answer of {} in a quiet pool",
@@ -348,6 +355,9 @@ impl World {
             })
             .collect();
         found.sort_by_key(|(priority, _)| *priority);
+        for (_, server) in &found {
+            self.watched.named(*server, self.now + CACHED);
+        }
         Some(found.into_iter().map(|(_, server)| server).collect())
     }
 

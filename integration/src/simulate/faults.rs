@@ -36,6 +36,8 @@ pub enum Site {
     Staging,
     /// A moment.
     Moment,
+    /// An install.
+    Install,
 }
 
 /// What becomes of it.
@@ -85,10 +87,16 @@ pub enum Fate {
     Rot(usize),
     /// An agent's guardian of keys does not answer for so long: on no list but the script's.
     Silent(usize, Duration),
+    /// The new release does not come up, and the one before is put back.
+    InstallFails,
+    /// The new release is not on the server's list.
+    InstallRefused,
+    /// Neither the new release nor the one before comes up, until a person repairs it.
+    NeverBack,
 }
 
 /// A kind of fault, for choosing and counting.
-pub const KINDS: [&str; 15] = [
+pub const KINDS: [&str; 16] = [
     "loss",
     "duplication",
     "delay",
@@ -104,6 +112,7 @@ pub const KINDS: [&str; 15] = [
     "rot",
     "miswrite",
     KEYS,
+    "install",
 ];
 
 /// The kind of a guardian of keys that does not answer.
@@ -133,6 +142,7 @@ impl Fate {
             Fate::Rot(_) => "rot",
             Fate::Miswritten => "miswrite",
             Fate::Silent(..) => KEYS,
+            Fate::InstallFails | Fate::InstallRefused | Fate::NeverBack => "install",
         })
     }
 }
@@ -153,7 +163,8 @@ impl Site {
             | Site::Request
             | Site::Reply
             | Site::Staging
-            | Site::Moment => {}
+            | Site::Moment
+            | Site::Install => {}
         }
         fates
     }
@@ -192,6 +203,7 @@ impl Site {
             ],
             Site::Staging => vec![Fate::Miswritten],
             Site::Moment => Vec::new(),
+            Site::Install => vec![Fate::InstallFails, Fate::InstallRefused, Fate::NeverBack],
         }
     }
 }
@@ -291,7 +303,11 @@ impl Faults {
             Source::Script(script) => script.get(&self.met).copied().unwrap_or(Fate::Pass),
             Source::Random { rate, kinds, often } => {
                 // Moments are few and messages many.
-                let rate = if site == Site::Moment { rate * 12 } else { *rate };
+                let rate = match site {
+                    Site::Moment => rate * 12,
+                    Site::Install if *rate > 0 => 2_000,
+                    _ => *rate,
+                };
                 let fate = match often {
                     Some((at, fate)) if *at == site && self.roll(108).is_multiple_of(6) => self.drawn(*fate),
                     Some(_) | None if self.roll(100) % 10_000 < rate => self.random(site),

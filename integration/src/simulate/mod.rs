@@ -11,9 +11,11 @@
 //! | `agent`, `desk`, `serve`, `line`, `ask`, `keys` | one agent: its process, requests, messages to the librarian, keys |
 //! | `librarian`, `reconcile` | the librarian's process; a registry that is lost or restored |
 //! | `client` | clients and their resolvers |
+//! | `install`, `operator` | how a server comes to another release; the person who upgrades the pool |
 //! | `faults`, `script`, `tricks`, `second` | what goes wrong and what is done; a second controller |
 //! | `directed`, `directed_pool`, `late`, `found` | runs led to where a guard matters, or where something comes when it is rare; runs that found a bug |
-//! | `check`, `check_pool`, `check_gate`, `linear` | invariants, those of plans and roles apart, what gates find, and linearizability |
+//! | `upgrades` | runs of whole upgrades |
+//! | `check`, `check_pool`, `check_gate`, `check_upgrade`, `linear` | invariants, those of plans and roles apart, what gates find, what upgrades keep, and linearizability |
 //! | `campaign`, `coverage`, `cli` | many seeds, crash enumeration, shrinking; what was reached; the command |
 //!
 //! Absent on purpose: QUIC and HTTP, which carry what is carried here; their tests are elsewhere.
@@ -24,6 +26,7 @@ mod campaign;
 mod check;
 mod check_gate;
 mod check_pool;
+mod check_upgrade;
 pub mod cli;
 mod client;
 mod clock;
@@ -34,12 +37,14 @@ mod directed_pool;
 mod disk;
 mod faults;
 mod found;
+mod install;
 mod keys;
 mod late;
 mod librarian;
 mod line;
 pub mod linear;
 mod network;
+mod operator;
 mod peers;
 mod reconcile;
 mod releases;
@@ -47,18 +52,21 @@ mod script;
 mod second;
 mod serve;
 mod tricks;
+mod upgrades;
 mod world;
 
 pub use agent::Pair;
-pub use campaign::{Outcome, Violation, enumerate, enumerate_until, run, run_seed, run_seeds, shrink};
+pub use campaign::{Outcome, Violation, enumerate, enumerate_until, run, run_scripts, run_seed, run_seeds, shrink};
 pub use coverage::{Coverage, coverage};
 pub use directed::directed;
 pub use faults::{Fate, KINDS, Site, Source};
 pub use found::found;
 pub use late::late;
+pub use operator::{Steer, Upgraded};
 pub use script::{After, Deed, Script, all_kinds};
 pub use second::Late;
 pub use tricks::{Trick, Which};
+pub use upgrades::{empties, upgrade, upgrades};
 
 /// Random octets of a seed for a number and a purpose (splitmix64).
 pub(crate) fn dice(seed: u64, number: u64, purpose: u64) -> u64 {

@@ -32,6 +32,7 @@ impl World {
             }
             Deed::Handover(agent) => {
                 if self.librarian.up {
+                    self.upgraded.killed.extend(self.pool_state());
                     self.librarian.hand_over(agent, self.now + HANDOVER);
                 }
             }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use zones::{Address, Level, Steps};
+use zones::{Address, Level, Role, Steps};
 
 use super::clock::{MS, S, Time};
 use super::desk::Verb;
@@ -12,8 +12,10 @@ use super::directed_pool;
 use super::faults::{Fate, KINDS, OFTEN, Site, Source};
 use super::keys;
 use super::late::late;
+use super::operator::Steer;
 use super::second::Late;
 use super::tricks::Trick;
+use super::upgrades::{self, UPGRADES_OF};
 
 /// One of so many seeds is a directed run.
 const DIRECTED_OF: u64 = 6;
@@ -68,6 +70,8 @@ pub enum Deed {
     Trick(Trick),
     /// An operator asks an agent for a new generation of keys.
     Rotate(usize),
+    /// A person says something of an upgrade.
+    Steer(Steer),
 }
 
 /// A deed that follows a step of a journal.
@@ -96,6 +100,14 @@ pub struct Script {
     pub releases: Vec<u8>,
     /// Whether the last one is free at the beginning.
     pub one_is_free: bool,
+    /// What each server is at the beginning; empty: all serve, but for the free one.
+    pub roles: Vec<Role>,
+    /// Octets that each server has room for; empty: all alike.
+    pub capacities: Vec<u64>,
+    /// Whether servers tell what upgrades are judged by.
+    pub tells: bool,
+    /// Whether no operation of a client may fail: nothing goes wrong in this run.
+    pub is_calm: bool,
     /// Clients.
     pub clients: usize,
     /// Objects; those with an odd number have a body that travels on a stream of its own.
@@ -158,6 +170,9 @@ impl Script {
                 faults: faults([0, 2, 5, 20], None),
                 ..runs.swap_remove(run).1
             };
+        }
+        if dice(seed, 0, 300) % UPGRADES_OF == 3 {
+            return upgrades::upgrade(seed, kinds);
         }
         let agents = 2 + pick(1, 3);
         let one_is_free = roll(2, 3) == 0;
@@ -227,6 +242,10 @@ impl Script {
             agents,
             releases: releases(seed, agents),
             one_is_free,
+            roles: Vec::new(),
+            capacities: Vec::new(),
+            tells: one_is_free && dice(seed, 0, 301).is_multiple_of(2),
+            is_calm: false,
             clients,
             objects,
             deeds,
@@ -257,6 +276,10 @@ impl Script {
             agents: 2,
             releases: Vec::new(),
             one_is_free: false,
+            roles: Vec::new(),
+            capacities: Vec::new(),
+            tells: false,
+            is_calm: false,
             clients: 1,
             objects,
             deeds: timed,
@@ -269,6 +292,11 @@ impl Script {
 }
 
 impl Script {
+    /// Whether a person upgrades the pool in it.
+    pub(super) fn steers(&self) -> bool {
+        (self.deeds.iter()).any(|(_, deed)| matches!(deed, Deed::Steer(_)))
+    }
+
     /// A move while one client writes and another, which knows only the source, reads all the time.
     #[must_use]
     pub fn contended(seed: u64, source: usize) -> Script {
@@ -310,7 +338,8 @@ impl Deed {
             | Deed::Rebuild
             | Deed::Handover(_)
             | Deed::Trick(_)
-            | Deed::Rotate(_) => None,
+            | Deed::Rotate(_)
+            | Deed::Steer(_) => None,
         }
     }
 }

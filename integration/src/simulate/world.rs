@@ -19,6 +19,7 @@ use zones::{Address, Domain, Role, ServerName, TsigKey, Wish};
 use super::agent::{Machine, Out};
 use super::check::Check;
 use super::check_pool::Pool;
+use super::check_upgrade::Watched;
 use super::client::Client;
 use super::clock::{Clocks, MS, S, Time, micros};
 use super::desk::{Call, Reply, ReplyTo, Request, Stage, Verb};
@@ -27,6 +28,7 @@ use super::faults::{Fate, Faults, Site};
 use super::librarian::{CLIENTS, Librarian};
 use super::line::{Heard, Waits, Wanted as WantedChange, What};
 use super::network::{IDLE, Network};
+use super::operator::{Operator, Upgraded};
 use super::script::{Deed, Script, address};
 use super::second::Second;
 use super::tricks::{HERE, Tricks};
@@ -34,6 +36,8 @@ use super::tricks::{HERE, Tricks};
 /// Longest time that a pool may need to settle once nothing goes wrong any more: an update that was sent can land for ten
 /// minutes, and a creation that is refused waits for that.
 const SETTLES_WITHIN: Time = 1_000 * S;
+/// Octets that a server has room for, where the script does not say.
+const CAPACITY: u64 = 24 << 20;
 /// Longest time that an agent keeps a request waiting.
 pub(super) const QUEUE_WAIT: Time = 5 * S;
 
@@ -55,6 +59,10 @@ pub(super) enum Event {
     Keys(usize, u32),
     /// A guardian of keys answers again.
     Answers(usize),
+    /// The installer of a server does what is next.
+    Installer(usize),
+    /// The person who upgrades the pool looks.
+    Operator,
     Frames {
         from: usize,
         to: usize,
@@ -113,6 +121,12 @@ pub(super) enum Work {
     Request(u64),
     /// A step of the rotation of keys.
     Keys,
+    /// A request to the installer.
+    Ask(Box<agent::install::Request>),
+    /// A self-test under a plan.
+    Probe(u64),
+    /// A sweep of a few objects.
+    Sweep,
 }
 
 /// The pool, its network and its clients.
@@ -130,6 +144,9 @@ pub(super) struct World {
     pub(super) check: Check,
     pub(super) pool: Pool,
     pub(super) second: Second,
+    pub(super) operator: Operator,
+    pub(super) watched: Watched,
+    pub(super) upgraded: Upgraded,
     pub(super) trace: Option<Vec<String>>,
     /// Over all events, so that two runs can be compared.
     pub(super) digest: u64,
@@ -163,9 +180,10 @@ impl World {
         for number in 1..=script.agents {
             let name: ServerName = format!("s{number}").parse().expect("a name");
             let key = TsigKey::new(name.as_str(), &[number as u8; 32]).expect("a key");
-            let role = match script.one_is_free && number == script.agents {
-                true => Role::Free,
-                false => Role::Serving,
+            let role = match script.roles.get(number - 1) {
+                Some(role) => *role,
+                None if script.one_is_free && number == script.agents => Role::Free,
+                None => Role::Serving,
             };
             servers.push((name, key.clone(), role));
             let clocks = Clocks {
@@ -178,6 +196,7 @@ impl World {
                 key,
                 clocks,
                 release,
+                script.capacities.get(number - 1).copied().unwrap_or(CAPACITY),
                 dice(seed, number as u64, 6),
             ));
         }
@@ -188,6 +207,9 @@ impl World {
             check: Check::new(&script),
             pool: Pool::default(),
             second: Second::default(),
+            operator: Operator::default(),
+            watched: Watched::default(),
+            upgraded: Upgraded::default(),
             domain,
             now: 0,
             queue: BTreeMap::new(),
@@ -223,6 +245,9 @@ impl World {
         }
         world.push(S / 2, Event::Moment);
         world.push(S / 4, Event::Controller);
+        if world.script.steers() {
+            world.push(S, Event::Operator);
+        }
         let ends = world.script.ends;
         world.push(ends, Event::Settled);
         world
@@ -316,6 +341,9 @@ impl World {
             Event::Control(agent, life) => {
                 if self.is_alive(agent, life) {
                     self.tell(agent);
+                    if self.script.tells {
+                        self.look_at_install(agent);
+                    }
                     self.push(self.now + S, Event::Control(agent, life));
                 }
             }
@@ -325,6 +353,8 @@ impl World {
                 }
             }
             Event::Answers(agent) => self.answers(agent),
+            Event::Installer(agent) => self.installs(agent),
+            Event::Operator => self.operator_looks(),
             Event::Frames { from, to, link, octets } => self.frames(from, to, link, octets),
             Event::Large { .. } => self.large(event),
             Event::LargeEnd(agent, life, id, shipped) => {
@@ -424,11 +454,15 @@ impl World {
             }
             Deed::Drain(server) => {
                 let name = self.machines[server].name.clone();
+                let upgraded = self.pool_state();
                 if self.librarian.up
                     && self
                         .librarian
                         .plan(|sight| librarian::pool::drain(sight, &name, None).ok())
                 {
+                    if upgraded.is_some() {
+                        self.fail(format!("s{} is drained by hand in the midst of an upgrade", server + 1));
+                    }
                     self.last_drain = Some(server);
                 }
             }
@@ -463,6 +497,7 @@ impl World {
             Deed::Backup | Deed::Restore | Deed::Rebuild | Deed::Handover(_) => self.registry_deed(deed),
             Deed::Trick(trick) => self.trick(trick, agent),
             Deed::Rotate(agent) => self.rotate(agent),
+            Deed::Steer(what) => self.steers(what),
             Deed::Put(..) | Deed::Read(..) | Deed::Delete(..) => unreachable!("clients' deeds were taken above"),
         }
     }
@@ -545,6 +580,9 @@ impl World {
             | Fate::Miswritten
             | Fate::Held
             | Fate::Kept
+            | Fate::InstallFails
+            | Fate::InstallRefused
+            | Fate::NeverBack
             | Fate::Full => {}
         }
     }
@@ -634,6 +672,7 @@ impl World {
 
     pub(super) fn crash_librarian(&mut self, pause: Time) {
         self.note(|| "the librarian crashes".to_owned());
+        self.upgraded.killed.extend(self.pool_state());
         self.librarian.crash();
         self.check.registers_changed = true;
         let life = self.librarian.life;
@@ -642,7 +681,7 @@ impl World {
 
     fn start(&mut self, agent: usize, life: u32) {
         let machine = &mut self.machines[agent];
-        if machine.life != life || machine.started {
+        if machine.life != life || machine.started || machine.installer.holds_down() {
             return;
         }
         if machine.silent_until > self.now {
@@ -887,6 +926,18 @@ impl World {
                 self.comes_to(agent, "keys");
                 true
             }
+            Work::Ask(_) => {
+                self.comes_to(agent, "ask installer");
+                true
+            }
+            Work::Probe(_) => {
+                self.comes_to(agent, "self-test");
+                true
+            }
+            Work::Sweep => {
+                self.comes_to(agent, "sweep");
+                true
+            }
         };
         let mut fate = if durable { self.decide(Site::Disk) } else { Fate::Pass };
         let life = self.machines[agent].life;
@@ -943,6 +994,9 @@ impl World {
             | Fate::Held
             | Fate::Kept
             | Fate::Silent(..)
+            | Fate::InstallFails
+            | Fate::InstallRefused
+            | Fate::NeverBack
             | Fate::Rot(_) => {}
         }
         self.machines[agent].tick(self.now);
@@ -972,6 +1026,9 @@ impl World {
             }
             Work::Request(request) => self.commit_of_request(agent, request, disk.is_lost()),
             Work::Keys => self.rotation_step(agent),
+            Work::Ask(request) => self.ask_installer(agent, &request),
+            Work::Probe(plan) => self.probe(agent, plan),
+            Work::Sweep => self.sweep(agent),
         }
         self.check.touched(agent);
         match fate {
@@ -1002,6 +1059,9 @@ impl World {
             | Fate::Held
             | Fate::Kept
             | Fate::Silent(..)
+            | Fate::InstallFails
+            | Fate::InstallRefused
+            | Fate::NeverBack
             | Fate::Rot(_) => {}
         }
         self.settle(agent);
@@ -1172,8 +1232,8 @@ impl World {
         }
         for (number, machine) in self.machines.iter().enumerate() {
             let server = number + 1;
-            if !machine.started {
-                return Some(format!("s{server} is down"));
+            if !machine.started || !machine.installer.is_idle() {
+                return Some(format!("s{server} is down, or is given another release"));
             }
             if !machine.process.trust.is_trusted() {
                 return Some(format!("s{server} does not believe the registry"));
@@ -1193,6 +1253,9 @@ impl World {
             if let Some(open) = open {
                 return Some(format!("s{server} has an open row {open}"));
             }
+        }
+        if let Some(why) = self.upgrade_waits() {
+            return Some(why);
         }
         let busy = self.clients.iter().position(|client| !client.is_idle());
         busy.map(|client| format!("client {client} is busy"))
@@ -1256,6 +1319,8 @@ impl Event {
             | Event::Start(..)
             | Event::StartLibrarian(_)
             | Event::Answers(_)
+            | Event::Installer(_)
+            | Event::Operator
             | Event::LinkUp(..)
             | Event::LinkDown(..)
             | Event::Ask { .. }
@@ -1279,6 +1344,8 @@ impl Event {
             Event::Control(agent, _) => 130 + *agent as u64,
             Event::Keys(agent, _) => 600 + *agent as u64,
             Event::Answers(agent) => 610 + *agent as u64,
+            Event::Installer(agent) => 620 + *agent as u64,
+            Event::Operator => 6,
             Event::Frames { from, to, octets, .. } => 10_000 + (*from * 10 + *to) as u64 + 100 * octets.len() as u64,
             Event::Large { to, .. } => 140 + *to as u64,
             Event::LargeEnd(agent, ..) => 150 + *agent as u64,
@@ -1303,5 +1370,8 @@ fn work_kind(work: &Work) -> &'static str {
         Work::Job(job) => job.kind(),
         Work::Request(_) => "commit for a request",
         Work::Keys => "keys",
+        Work::Ask(_) => "request to the installer",
+        Work::Probe(_) => "self-test",
+        Work::Sweep => "sweep",
     }
 }

@@ -19,6 +19,7 @@ use super::gate::{self, Gate};
 use super::plan::Plan;
 use super::sight::{Seen, Sight};
 use super::upgrade::{Roll, Upgrade};
+use crate::guard::{Guard, stands};
 
 /// How long requests that run may keep a server from being stopped.
 const REQUESTS_MAX: std::time::Duration = std::time::Duration::from_secs(600);
@@ -274,7 +275,7 @@ impl One<'_> {
             return self.write(Role::Validating, Errand::default());
         }
         let quiet = self.seen.quiet_for.unwrap_or_default();
-        if quiet < self.sight.linger {
+        if quiet < self.sight.linger && stands(Guard::StopRule) {
             return One::wait(Wait::Cached {
                 server: self.name(),
                 left_s: (self.sight.linger - quiet).as_secs() + 1,
@@ -392,6 +393,15 @@ impl One<'_> {
 /// What keeps a draining server from being empty.
 pub(super) fn drains(server: &ServerName, seen: &Seen) -> Vec<Wait> {
     let mut waits = Vec::new();
+    if !stands(Guard::EmptyOrder) {
+        return match seen.objects() {
+            0 => waits,
+            objects => vec![Wait::Holds {
+                server: server.clone(),
+                objects,
+            }],
+        };
+    }
     if seen.named > 0 {
         waits.push(Wait::Named {
             server: server.clone(),

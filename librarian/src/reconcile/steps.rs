@@ -296,18 +296,22 @@ fn open(draft: &mut Draft<'_>, plan: &Plan, roles: &BTreeMap<ServerName, (u64, R
 /// over with the rest, and nothing but a plan takes a cordon away.
 fn role_after(role: Role, has_objects: bool) -> Role {
     match role {
-        Role::Cordoned | Role::Draining | Role::Refilling | Role::Empty | Role::Free | Role::Reserve if has_objects => {
-            Role::Serving
-        }
-        Role::Cordoned | Role::Draining | Role::Empty => Role::Free,
-        Role::Refilling => Role::Serving,
-        Role::Serving
-        | Role::Free
-        | Role::Reserve
+        Role::Cordoned
+        | Role::Draining
+        | Role::Refilling
+        | Role::Empty
         | Role::Upgrading
         | Role::Validating
-        | Role::Failed
-        | Role::Quarantined => role,
+        | Role::Free
+        | Role::Reserve
+            if has_objects =>
+        {
+            Role::Serving
+        }
+        // Whichever release it comes back with: the next upgrade begins with free servers that do not run its own.
+        Role::Cordoned | Role::Draining | Role::Empty | Role::Upgrading | Role::Validating => Role::Free,
+        Role::Refilling => Role::Serving,
+        Role::Serving | Role::Free | Role::Reserve | Role::Failed | Role::Quarantined => role,
     }
 }
 
@@ -344,7 +348,13 @@ mod tests {
     /// A role in which no plan could take up the server again would keep it out of use for ever.
     #[test]
     fn after_a_reconcile_every_server_of_the_plan_serves_or_is_free() {
-        for role in [Role::Cordoned, Role::Draining, Role::Empty] {
+        for role in [
+            Role::Cordoned,
+            Role::Draining,
+            Role::Empty,
+            Role::Upgrading,
+            Role::Validating,
+        ] {
             assert_eq!(role_after(role, true), Role::Serving, "{role}");
             assert_eq!(role_after(role, false), Role::Free, "{role}");
         }

@@ -91,6 +91,7 @@ impl Retirement {
     /// In a role; `None` before the controller has said something.
     fn in_role(role: Option<Role>) -> Retirement {
         match role {
+            _ if !stands(Guard::RetiredUntilGate) => Retirement::ByGrace,
             Some(Role::Cordoned | Role::Draining) | None => Retirement::Held,
             Some(Role::Empty | Role::Free | Role::Upgrading | Role::Validating) => Retirement::AtOnce,
             Some(Role::Serving | Role::Reserve | Role::Refilling | Role::Failed | Role::Quarantined) => {
