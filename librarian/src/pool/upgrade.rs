@@ -106,7 +106,7 @@ impl Default for Ask {
             attempts: 2,
             install_s: 900,
             gate_s: 300,
-            errors_max: 0,
+            errors_max: 100,
             slow_percent: 300,
             sweep: Some(20 << 20),
         }
