@@ -1,7 +1,7 @@
 //! A caching, validating resolver between clients and the librarian.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::pool::Pool;
-use super::tools::{dig, run};
+use super::tools::run;
 
 /// How long it may take to answer.
 const START_WAIT: Duration = Duration::from_secs(30);
+/// Time between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// unbound as an operator runs it, in front of a pool.
 #[derive(Debug)]
@@ -72,16 +74,16 @@ impl Unbound {
             address,
             _dir: dir,
         };
-        // It answers once it is up; a name of its own needs no other server.
+        // It answers once it is up; a name of its own needs no other server. Asked from this thread, whose network it is on.
         let until = Instant::now() + START_WAIT;
         while Instant::now() < until {
-            let asked = dig(unbound.address, &["+time=1", "+tries=1", "version.bind.", "CH", "TXT"])?;
-            if asked.rcode().is_some() {
+            if answers(address) {
                 return Ok(unbound);
             }
             if let Some(status) = unbound.child.try_wait()? {
                 anyhow::bail!("unbound ended with {status}");
             }
+            std::thread::sleep(LOOK_EVERY);
         }
         anyhow::bail!("unbound did not start")
     }
@@ -91,4 +93,17 @@ impl Unbound {
     pub fn address(&self) -> SocketAddr {
         self.address
     }
+}
+
+/// Whether somebody answers `version.bind. CH TXT` there.
+fn answers(address: SocketAddr) -> bool {
+    let question = b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\x07version\x04bind\0\0\x10\0\x03";
+    let asked = || -> std::io::Result<usize> {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+        socket.connect(address)?;
+        socket.send(question)?;
+        socket.recv(&mut [0; 512])
+    };
+    asked().is_ok()
 }
