@@ -303,6 +303,15 @@ impl Librarian {
         }
     }
 
+    /// Whether a drain stands still until a person decides: copies cannot be read, where they were or where they went.
+    pub(super) fn waits_for_a_person(&self) -> bool {
+        let is_such = |wait: &Wait| matches!(wait, Wait::Halted { .. } | Wait::Unreadable { .. });
+        self.sight().is_ok_and(|sight| match pool::decide(&sight) {
+            Decision::Wait(waits) => waits.iter().any(is_such),
+            Decision::Rest | Decision::Write(_) | Decision::Next(_) => false,
+        })
+    }
+
     /// Wishes one object moved off a server.
     pub(super) fn wish(&mut self, server: &ServerName, wish: Wish) {
         for list in self.todos.values_mut() {

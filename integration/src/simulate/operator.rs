@@ -225,7 +225,7 @@ impl World {
     }
 
     /// The person deletes what is damaged: nothing else brings a server to be empty.
-    fn mends(&mut self) {
+    pub(super) fn mends(&mut self) {
         for object in 0..self.script.objects {
             let address = address(object);
             if self.check.is_rotten(&address) && self.check.owner(&address).is_some() {

@@ -1202,6 +1202,10 @@ impl World {
             self.librarian.wish_nothing();
         }
         self.push(self.now + S / 2, Event::Settled);
+        // What a server gave away stays on it until all of it has gone and can be read where it went: a person decides.
+        if self.librarian.waits_for_a_person() && self.clients.iter().all(Client::is_idle) {
+            self.mends();
+        }
         if self.unsettled().is_some() {
             return;
         }
