@@ -65,11 +65,10 @@ pub(super) fn check(sight: &Sight, upgrade: &Upgrade, moving: u64, now_unix_s: u
             says,
         }));
     };
+    // One that failed has its turn first if it is heard again, and is left out otherwise.
     let servers = || {
-        sight
-            .servers
-            .iter()
-            .filter(|(_, seen)| seen.want.role != Role::Quarantined)
+        let out = |seen: &Seen| matches!(seen.want.role, Role::Failed | Role::Quarantined);
+        sight.servers.iter().filter(move |(_, seen)| !out(seen))
     };
     let each = |fault: &dyn Fn(&ServerName, &Seen) -> Option<String>| -> Vec<String> {
         servers().filter_map(|(server, seen)| fault(server, seen)).collect()

@@ -137,7 +137,7 @@ pub fn start(sight: &Sight, to: &str, ask: &Ask, moving: u64, now_unix_s: u64) -
         steps: Steps::Expand,
         ..before.policy
     };
-    match advance::next(sight, &before, &upgrade, false) {
+    match advance::next(sight, &before, &upgrade, true) {
         Next::Goal(goal) => Ok(child(sight, &before, goal, upgrade)),
         Next::Waits(waits) => Err(SteerRefusal::Stuck { why: join(&waits) }),
         Next::Halts(why) => Err(SteerRefusal::Stuck { why }),
