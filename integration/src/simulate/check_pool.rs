@@ -356,8 +356,8 @@ impl World {
                 let level = plan.as_ref().map_or(Level(1), |plan| plan.policy.level);
                 watched.plan(plan.and_then(|plan| plan.upgrade), level);
             }
-            watched.releases(machines)?;
             let old = pool.wants_change(&view);
+            watched.releases(machines, |server| pool.role(server) == Some(Role::Failed))?;
             if traced {
                 said = pool.says(planned, &old);
             }

@@ -55,14 +55,14 @@ impl Watched {
         self.upgrade = upgrade;
     }
 
-    /// I13: the pool has two releases at most.
-    pub(super) fn releases(&self, machines: &[Machine]) -> Result<(), String> {
+    /// I13: the pool has two releases at most. A server that has failed is not of it, until it has its turn.
+    pub(super) fn releases(&self, machines: &[Machine], failed: impl Fn(&ServerName) -> bool) -> Result<(), String> {
         let Some(upgrade) = self.upgrade.as_ref().filter(|upgrade| !upgrade.is_over()) else {
             return Ok(());
         };
         let other = machines.iter().find(|machine| {
             let release = name_of(machine.release);
-            release != upgrade.from && release != upgrade.to
+            release != upgrade.from && release != upgrade.to && !failed(&machine.name)
         });
         match other {
             None => Ok(()),

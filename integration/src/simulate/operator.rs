@@ -171,6 +171,12 @@ impl World {
         let Some((to, home, level)) = self.operator.wishes.front().copied() else {
             return;
         };
+        if let Some(present) = left_behind(sight, &install::name_of(to)) {
+            let present = (0..to).find(|release| install::name_of(*release) == present);
+            if let Some(release) = present {
+                return self.operator.wishes.push_front((release, false, None));
+            }
+        }
         let ask = Ask {
             level: level.filter(|level| *level >= sight.policy().level.0),
             refill_home: home,
@@ -311,4 +317,17 @@ impl super::librarian::Librarian {
         };
         (0..objects).filter(moves).count() as u64
     }
+}
+
+/// The release that the pool runs, if a server is heard again that an upgrade left behind it: it is brought along first.
+fn left_behind(sight: &Sight, to: &str) -> Option<String> {
+    let present = sight
+        .servers
+        .values()
+        .find(|seen| seen.want.role == Role::Serving)?
+        .release()?;
+    let strange = |release| release != present && release != to;
+    let left = (sight.servers.values())
+        .any(|seen| seen.want.role == Role::Failed && seen.alive && seen.release().is_some_and(strange));
+    left.then(|| present.to_owned())
 }

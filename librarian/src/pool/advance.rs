@@ -217,7 +217,7 @@ pub(super) fn after_failure(
     }
 }
 
-/// What is to be done now. `with_failed` takes servers up again that had failed: a person has looked after them.
+/// What is to be done now. `with_failed` takes a server up again that had failed: a person has looked after it.
 pub(super) fn next(sight: &Sight, plan: &Plan, upgrade: &Upgrade, with_failed: bool) -> Next {
     let goal = upgrade.goal();
     let number = plan.number + 1;
@@ -279,9 +279,17 @@ pub(super) fn next(sight: &Sight, plan: &Plan, upgrade: &Upgrade, with_failed: b
                 }
             }
             Role::Empty | Role::Upgrading | Role::Validating => begun.push(alone(server, false)),
-            Role::Failed if with_failed && seen.alive => begun.push(alone(server, false)),
             Role::Serving | Role::Free | Role::Reserve | Role::Refilling | Role::Failed | Role::Quarantined => {}
         }
+    }
+    // One at a time, and after what was begun: no more servers are out than there are free ones. One that is at another release
+    // still takes no part: never are three releases in one upgrade.
+    let of_this = |seen: &Seen| seen.release() == Some(&upgrade.from) || seen.release() == Some(&upgrade.to);
+    let failed = servers
+        .iter()
+        .find(|(_, seen)| seen.want.role == Role::Failed && seen.alive && of_this(seen));
+    if let Some((server, _)) = failed.filter(|_| with_failed && begun.is_empty()) {
+        begun.push(alone(server, false));
     }
     if !begun.is_empty() {
         return Next::Goal(Goal::Roll(begun));

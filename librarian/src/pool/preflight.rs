@@ -111,6 +111,23 @@ pub(super) fn check(sight: &Sight, upgrade: &Upgrade, moving: u64, now_unix_s: u
         }),
         format!("all run {} or {}", upgrade.from, upgrade.to),
     );
+    let left_behind = sight.servers.iter().filter(|(_, seen)| {
+        let strange = |release| release != upgrade.from && release != upgrade.to;
+        seen.want.role == Role::Failed && seen.alive && seen.release().is_some_and(strange)
+    });
+    say(
+        "left behind",
+        left_behind
+            .map(|(server, _)| {
+                format!(
+                    "{server} failed in an upgrade before and is still at another release: bring it along first with `librarian \
+                     upgrade start --to {}`, or stop its agent",
+                    upgrade.from
+                )
+            })
+            .collect(),
+        "no server failed in an upgrade before, or it has its turn first".to_owned(),
+    );
     say(
         "moves",
         if moving == 0 {
