@@ -12,7 +12,7 @@ use agent::migration::{Settings as Times, UnexpectedInput};
 use agent::objects::{Local, NotOwned, Open, Settings};
 use agent::register::Trust;
 use agent::store::rotation::Rotation;
-use agent::store::{self, Auditor, Entry, Store, Work};
+use agent::store::{self, AuditPage, Auditor, Entry, Store, Work};
 use agent::transfer::engine::{Engine, Id, Job, Outside, Parts, Side, Wish};
 use agent::transfer::{Counters, Shipment, TransferSettings};
 use agent::vault::{Entropy, PoolKey, Vault};
@@ -283,6 +283,17 @@ impl Machine {
         process.engine.outside().seen = std::mem::take(&mut self.process.engine.outside().seen);
         self.process = process;
         Ok(())
+    }
+
+    /// Its whole log of moves. An index that failed is closed until the next start: then, from a copy of the disk.
+    pub(super) fn log(&self) -> Result<AuditPage, String> {
+        if let Ok(page) = self.process.local.store().audit(0, usize::MAX) {
+            return Ok(page);
+        }
+        let (copied, _) = open(&self.disk.copy(), &self.name, self.seed, &self.guardian, self.capacity)
+            .map_err(|error| format!("a copy of the disk of {}: {error}", self.name))?;
+        let page = copied.audit(0, usize::MAX);
+        page.map_err(|error| format!("the log of {}: {error}", self.name))
     }
 
     /// Tells the engine what time it is.

@@ -36,9 +36,7 @@ pub(super) fn gate(machines: &[Machine], source: &ServerName, since: u64) -> Res
         return Err(format!("gate: {source} tells {} and its rows say {all}", local.moved()));
     }
     for taker in machines.iter().filter(|taker| taker.name != *source) {
-        let store = taker.process.local.store();
-        let page = store.audit(0, usize::MAX).map_err(|error| error.to_string())?;
-        for (_, line) in &page.entries {
+        for (_, line) in &taker.log()?.entries {
             let entry = audit::Entry::read(line).map_err(|error| error.to_string())?;
             let counts = entry.from == *source && entry.plan().is_some_and(|plan| plan >= since);
             let given = entry.given().ok_or("gate: a digest of the log is none")?;

@@ -163,6 +163,15 @@ impl Platter {
         })))
     }
 
+    /// Another disk on which the same is written, and with which nothing is wrong.
+    pub(super) fn copy(&self) -> Platter {
+        let files = self.0.lock().files.clone();
+        Platter(Arc::new(Mutex::new(State {
+            files,
+            ..State::default()
+        })))
+    }
+
     /// The plan number that was made durable, and what that plan asks.
     pub(super) fn read_plan(&self) -> Option<(u64, Policy)> {
         let octets = Disk::read(self, "plan").ok()?;
