@@ -282,6 +282,13 @@ pub(super) fn next(sight: &Sight, plan: &Plan, upgrade: &Upgrade, with_failed: b
             Role::Serving | Role::Free | Role::Reserve | Role::Refilling | Role::Failed | Role::Quarantined => {}
         }
     }
+    // A refill whose source is empty already, and that another plan ended: nobody feeds this one any more.
+    for (&server, seen) in &servers {
+        let has_part = |roll: &Roll| roll.server == *server || roll.into.as_ref() == Some(server);
+        if seen.want.role == Role::Refilling && !begun.iter().any(has_part) {
+            begun.push(alone(server, false));
+        }
+    }
     // One at a time, and after what was begun: no more servers are out than there are free ones. One that is at another release
     // still takes no part: never are three releases in one upgrade.
     let of_this = |seen: &Seen| seen.release() == Some(&upgrade.from) || seen.release() == Some(&upgrade.to);

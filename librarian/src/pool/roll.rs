@@ -63,6 +63,7 @@ pub(super) fn turn(sight: &Sight, plan: &Plan, upgrade: &Upgrade, roll: &Roll) -
         seen,
     };
     match seen.want.role {
+        Role::Refilling | Role::Cordoned if roll.into.is_none() => one.serves_again(),
         Role::Serving | Role::Refilling => one.serving(),
         Role::Cordoned => one.cordoned(),
         Role::Draining => one.draining(),
@@ -165,13 +166,14 @@ impl One<'_> {
         }
     }
 
-    fn cordoned(&self) -> Turn {
-        if self.roll.into.is_none() {
-            return match self.unseen(&self.roll.server, self.seen) {
-                Some(turn) => turn,
-                None => self.write(Role::Serving, Errand::default()),
-            };
+    fn serves_again(&self) -> Turn {
+        match self.unseen(&self.roll.server, self.seen) {
+            Some(turn) => turn,
+            None => self.write(Role::Serving, Errand::default()),
         }
+    }
+
+    fn cordoned(&self) -> Turn {
         let (into, target) = match self.target() {
             Ok(target) => target,
             Err(turn) => return turn,

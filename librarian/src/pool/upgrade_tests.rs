@@ -455,6 +455,29 @@ fn upgrade_home_brings_objects_back_to_their_servers() {
 }
 
 #[test]
+fn server_whose_refill_is_broken_off_when_its_source_is_empty_goes_back_with_the_others() {
+    let ask = Ask {
+        refill_home: true,
+        ..ask()
+    };
+    let mut model = four();
+    start(&mut model, &ask);
+    let (mut dice, mut faults) = (Dice(7), Faults::default());
+    let is_now = |model: &Model, role: Role| model.sight.servers.values().any(|seen| seen.want.role == role);
+    for _ in 0..20_000 {
+        if is_now(&model, Role::Refilling) && is_now(&model, Role::Empty) {
+            break;
+        }
+        model.event(&mut dice, &mut faults, true);
+    }
+    assert!(is_now(&model, Role::Refilling) && is_now(&model, Role::Empty));
+    model.says(steer::abort).unwrap();
+    assert_eq!(model.settle(), Phase::RolledBack);
+    assert_eq!(model.releases(), BTreeSet::from(["1"]));
+    assert!(!is_now(&model, Role::Refilling));
+}
+
+#[test]
 fn failed_install_is_tried_again_and_then_halts_with_the_reason() {
     let mut model = four();
     start(&mut model, &ask());
