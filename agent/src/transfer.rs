@@ -46,7 +46,7 @@ use crate::register::Registers;
 use crate::store::{Entry, Store};
 pub use copying::{Leave, ShipFault, Shipment, Shipped};
 use engine::{Engine, Parts};
-use link::Close;
+pub(crate) use link::Close;
 use quic::QuicError;
 use shell::{EVENTS_MAX, Event, Shell};
 use ways::Ways;

@@ -245,6 +245,10 @@ impl Asker {
             if let Err(error) = self.round(&mut began_waiting).await {
                 complain(&mut last_complaint, &format!("{:#}", anyhow::Error::from(error)));
             }
+            if self.stop.is_cancelled() {
+                // Its ports close: they are not to be tried.
+                return;
+            }
             if let Err(error) = tester.round(&self, &prober).await {
                 complain(&mut last_complaint, &format!("{error:#}"));
             }

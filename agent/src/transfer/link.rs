@@ -53,16 +53,19 @@ pub(crate) enum Close {
     Stuck,
     /// The agent stops.
     Stopping,
+    /// It is this agent that called: its self-test.
+    Oneself,
 }
 
 impl Close {
-    fn code(self) -> VarInt {
+    pub(crate) fn code(self) -> VarInt {
         VarInt::from_u32(match self {
             Close::Double => 1,
             Close::Stranger => 2,
             Close::Malformed => 3,
             Close::Stuck => 4,
             Close::Stopping => 5,
+            Close::Oneself => 6,
         })
     }
 
@@ -73,6 +76,7 @@ impl Close {
             Close::Malformed => b"malformed message",
             Close::Stuck => b"nothing is read",
             Close::Stopping => b"stopping",
+            Close::Oneself => b"this is the agent that called",
         }
     }
 }

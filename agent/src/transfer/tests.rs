@@ -850,6 +850,12 @@ async fn only_agents_of_this_pool_are_talked_to() {
             other => panic!("{other}"),
         }
     }
+    // Its self-test is told apart from strangers.
+    let own = dial(&pool, &pool.identity("s2"), &s2).await;
+    match timeout(PATIENCE, own.closed()).await.unwrap() {
+        quinn::ConnectionError::ApplicationClosed(close) => assert_eq!(close.error_code, 6_u8.into()),
+        other => panic!("{other}"),
+    }
     // A server of another pool does not get that far: neither side trusts the other.
     let foreign = super::tests::pool();
     let endpoint = quic::open(

@@ -102,7 +102,7 @@ impl Shell {
     ) -> Option<ServerName> {
         let peer = identified.name.clone();
         if peer == self.me {
-            link::close(&connection, Close::Stranger);
+            link::close(&connection, Close::Oneself);
             return None;
         }
         let preferred = dialed == (self.me < peer);
