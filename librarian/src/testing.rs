@@ -12,7 +12,7 @@ use zones::{
     read_update,
 };
 
-use crate::registry::{By, Proposal, Registry, ServerChange, Settings, SubmitError};
+use crate::registry::{By, Proposal, Received, Registry, ServerChange, Settings, SubmitError};
 
 pub(crate) fn domain() -> Domain {
     "hypernet.internal".parse().unwrap()
@@ -146,7 +146,7 @@ impl Pool {
             by: By::Admin,
             update,
             malformed: None,
-            received: Instant::now(),
+            received: received(),
         };
         self.registry.submit(proposal).await
     }
@@ -223,7 +223,15 @@ pub(crate) fn proposal(by: By, message: &[u8]) -> Proposal {
         by,
         update: read(message),
         malformed: None,
-        received: Instant::now(),
+        received: received(),
+    }
+}
+
+/// Now, from somebody whose clock is ours.
+pub(crate) fn received() -> Received {
+    Received {
+        at: Instant::now(),
+        ahead_s: 0,
     }
 }
 

@@ -8,7 +8,7 @@ use hickory_proto::op::ResponseCode::{self, NXDomain, NoError, Refused};
 use zones::{Register, Role, State, Want};
 
 use super::*;
-use crate::registry::{Proposal, WantsChange};
+use crate::registry::{Proposal, Received, WantsChange};
 use crate::testing::{Pool, address, server};
 
 fn settings() -> Settings {
@@ -309,7 +309,10 @@ async fn server_whose_lease_is_over_leaves_only_while_another_holder_lives() {
         by: crate::registry::By::Agent(server("s3")),
         update: crate::testing::read(&message),
         malformed: None,
-        received: Instant::now() + Duration::from_secs(3900),
+        received: Received {
+            at: Instant::now() + Duration::from_secs(3900),
+            ahead_s: 0,
+        },
     };
     pool.registry.submit(later).await.unwrap();
     assert_eq!(brief_at(4000), "0 1000 9003 s3.pool.~");

@@ -130,6 +130,7 @@ fn one(view: &View<'_>, server: &registry::Server) -> Server {
         alive: view.is_alive(server),
         heard_s: heard.map(|heard| heard.as_secs_f64()),
         lease_s: heard.map(|heard| view.lease().saturating_sub(heard).as_secs_f64()),
+        clock_ahead_s: server.seen.map(|_| server.clock_ahead_s),
         release: has.map(|has| has.release.clone()),
         objects: has.map_or(0, |has| has.objects),
         owned: view.objects_owned(&server.name),

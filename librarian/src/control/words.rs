@@ -214,6 +214,9 @@ pub struct Server {
     pub heard_s: Option<f64>,
     /// Seconds until its lease ends.
     pub lease_s: Option<f64>,
+    /// Seconds that its clock was ahead of the librarian's when it was last heard; below 0 it was behind.
+    #[serde(default)]
+    pub clock_ahead_s: Option<i64>,
     /// Its release.
     pub release: Option<String>,
     /// Objects that it says it owns.

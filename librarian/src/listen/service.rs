@@ -20,7 +20,7 @@ use crate::answer::{self, Asker, Network, Response, answer};
 use crate::guard::{self, Guard};
 use crate::keys::{Holder, KeyRing};
 use crate::reconcile::{Desk, Findings, Step};
-use crate::registry::{By, Proposal, Proposed, Refused, Registry, SubmitError, Waiting, Writer};
+use crate::registry::{By, Proposal, Proposed, Received, Refused, Registry, SubmitError, Waiting, Writer};
 
 /// Octets of a DNS header.
 const HEADER_OCTETS: usize = 12;
@@ -90,7 +90,7 @@ pub(crate) struct Asked {
     malformed: Option<UpdateFormatError>,
     /// Whose report it is, if it is one.
     reporter: Option<ServerName>,
-    received: Instant,
+    received: Received,
     answer: Envelope,
 }
 
@@ -301,7 +301,7 @@ impl Service {
     }
 
     fn open_update(&self, answer: Envelope, holder: Option<&Holder>, from: IpAddr) -> Handled {
-        let received = self.clock.now().instant;
+        let now = self.clock.now();
         let key = answer.key();
         let refuse = |answer: Envelope, refused: &Refused| {
             self.counters.update(refused.rcode);
@@ -337,11 +337,13 @@ impl Service {
         // A report changes only what the registry lost, so it is not held up.
         let weight = if reporter.is_some() { 1 } else { changes.len() };
         if let Some(signed) = &answer.signed
-            && let Err(wait) = self.rates.take(signed.key.name(), weight, received)
+            && let Err(wait) = self.rates.take(signed.key.name(), weight, now.instant)
         {
             let why = format!("too many changes by this key: wait {} ms", wait.as_millis());
             return refuse(answer, &Refused::prohibited(why));
         }
+        let signed_s = answer.signed.as_ref().map_or(now.unix_s, |signed| signed.time_s);
+        let ahead_s = signed_s.cast_signed() - now.unix_s.cast_signed();
         Handled::Update(Box::new(Asked {
             by,
             update: Update {
@@ -351,7 +353,10 @@ impl Service {
             },
             malformed,
             reporter,
-            received,
+            received: Received {
+                at: now.instant,
+                ahead_s,
+            },
             answer,
         }))
     }

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_util::sync::DropGuard;
 use zones::tsig::{sign_request, verify_response};
-use zones::update::build_register_update;
+use zones::update::{build_has_update, build_register_update};
 use zones::{Mac, Register, RegisterChange, TsigKey};
 
 use super::*;
@@ -190,6 +190,28 @@ async fn pipelined_updates_of_one_connection_are_judged_in_their_order() {
         verify_response(&octets, &tsig, &macs[usize::from(reply.metadata.id)], now_s()).unwrap();
     }
     assert_eq!(pool.registry.view().register(&address("3.1")), old);
+}
+
+#[tokio::test]
+async fn signature_tells_how_far_the_clock_of_a_server_is_off() {
+    let pool = Pool::new().await;
+    let served = serve_on_loopback(service(&pool, &[], RateLimit::default()), Settings::default());
+    let mut stream = TcpStream::connect(served.address).await.unwrap();
+    let tsig = key("s1", 2);
+    for off_s in [-250_i64, 0, 120] {
+        let has = crate::testing::has();
+        let at = ["192.0.2.1".parse().unwrap()];
+        let mut message = build_has_update(&domain(), 1, &server("s1"), &has, 9001, &at).unwrap();
+        let before = now_s();
+        sign_request(&mut message, &tsig, before.saturating_add_signed(off_s));
+        send(&mut stream, &message).await;
+        let reply = Message::from_vec(&receive(&mut stream).await).unwrap();
+        assert_eq!(reply.metadata.response_code, ResponseCode::NoError);
+        let told = pool.registry.view().server(&server("s1")).unwrap().clock_ahead_s;
+        // The message took time, and the clock may have begun another second.
+        let took = (now_s() - before).cast_signed();
+        assert!((off_s - took..=off_s).contains(&told), "{off_s}: {told}");
+    }
 }
 
 #[tokio::test]

@@ -32,6 +32,7 @@ fn seen(view: &View<'_>, server: &Server) -> Seen {
         want: server.want.clone(),
         has: server.has().cloned(),
         alive: view.is_alive(server),
+        clock_ahead_s: server.clock_ahead_s,
         named: view.objects_naming(&server.name),
         owned: view.objects_owned(&server.name),
         price_percent: 100,

@@ -16,6 +16,10 @@ use super::upgrade::Upgrade;
 /// disks.
 const SCRUB_AGE_MAX_S: u64 = 90 * 86_400;
 
+/// How far a server's clock may be off, in seconds: a fifth of what a signature may be (TSIG's fudge of 300 s, beyond which the
+/// server is not heard at all), so that clocks may go on drifting while the upgrade runs.
+const CLOCK_MARGIN_S: u64 = 60;
+
 /// One thing that was looked at.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Finding {
@@ -127,6 +131,22 @@ pub(super) fn check(sight: &Sight, upgrade: &Upgrade, moving: u64, now_unix_s: u
             })
             .collect(),
         "no server failed in an upgrade before, or it has its turn first".to_owned(),
+    );
+    say(
+        "clocks",
+        each(&|server, seen| {
+            let (off, way) = match seen.clock_ahead_s {
+                ahead @ 0.. => (ahead.unsigned_abs(), "ahead"),
+                behind => (behind.unsigned_abs(), "behind"),
+            };
+            (off > CLOCK_MARGIN_S).then(|| {
+                format!(
+                    "the clock of {server} is {off} s {way} of the librarian's, and at 300 s it is not heard any more: set it \
+                     (`timedatectl set-ntp true` there)"
+                )
+            })
+        }),
+        format!("no clock is off by more than {CLOCK_MARGIN_S} s"),
     );
     say(
         "moves",
@@ -256,4 +276,40 @@ pub(super) fn check(sight: &Sight, upgrade: &Upgrade, moving: u64, now_unix_s: u
         Err(refusal) => say("capacity", vec![refusal.to_string()], String::new()),
     }
     findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::steer;
+    use super::super::testing::{name, sight};
+    use super::super::upgrade::Ask;
+    use super::*;
+
+    fn faults(sight: &Sight, what: &str) -> Vec<String> {
+        let all = steer::check(sight, "2.0", &Ask::default(), 0, 0).unwrap();
+        let such = all
+            .into_iter()
+            .filter(|finding| finding.what == what && finding.is_fault);
+        such.map(|finding| finding.says).collect()
+    }
+
+    #[test]
+    fn clock_that_is_off_by_more_than_the_margin_is_a_fault_both_ways() {
+        let mut pool = sight(&[("s1", Role::Serving, 3), ("s2", Role::Free, 0)]);
+        for (ahead, says) in [
+            (0, None),
+            (60, None),
+            (-60, None),
+            (61, Some("the clock of s1 is 61 s ahead")),
+            (-299, Some("the clock of s1 is 299 s behind")),
+        ] {
+            pool.servers.get_mut(&name("s1")).unwrap().clock_ahead_s = ahead;
+            let found = faults(&pool, "clocks");
+            match (says, &found[..]) {
+                (None, []) => {}
+                (Some(begins), [fault]) if fault.starts_with(begins) => {}
+                (_, found) => panic!("{ahead}: {found:?}"),
+            }
+        }
+    }
 }

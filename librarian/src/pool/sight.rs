@@ -30,6 +30,8 @@ pub struct Seen {
     pub has: Option<Has>,
     /// Whether its lease runs.
     pub alive: bool,
+    /// How far its clock was ahead of the librarian's when it last spoke, in seconds; below 0 it was behind.
+    pub clock_ahead_s: i64,
     /// Registers that name it in any field.
     pub named: u64,
     /// Registers that name it as the owner.

@@ -44,6 +44,7 @@ pub(super) fn seen(role: Role, objects: u64) -> Seen {
         },
         has: Some(has(0, objects)),
         alive: true,
+        clock_ahead_s: 0,
         named: objects,
         owned: objects,
         price_percent: 100,

@@ -36,7 +36,7 @@ pub enum Proposal {
         /// What is malformed in its changes: told only where its prerequisites hold (RFC 2136 section 3.4).
         malformed: Option<UpdateFormatError>,
         /// When it came; begins the lease of a server that speaks of itself.
-        received: Instant,
+        received: Received,
     },
     /// What servers should do, decided by the controller.
     Wants(WantsChange),
@@ -46,6 +46,15 @@ pub enum Proposal {
     Plan(Plan),
     /// A step of a reconcile.
     Reconcile(reconcile::Step),
+}
+
+/// When a signed message came.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Received {
+    /// By the clock of leases.
+    pub at: Instant,
+    /// How far the signer's clock was ahead of ours, in seconds; below 0 it was behind. The way of the message counts as behind.
+    pub ahead_s: i64,
 }
 
 /// What servers should do, decided under a plan from the wants as they were read.

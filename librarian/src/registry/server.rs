@@ -26,7 +26,7 @@ pub struct Host {
 /// |---|---|
 /// | name, want, lost, audit | over a restart |
 /// | host | port, addresses, release and the index's commit counter over a restart; the rest as they were at the last change of these |
-/// | seen, todos | until the process ends |
+/// | seen, clock, todos | until the process ends |
 #[derive(Clone, Debug, PartialEq)]
 pub struct Server {
     /// Its name.
@@ -43,6 +43,8 @@ pub struct Server {
     pub audit: Option<Head>,
     /// When its agent last said so to this process.
     pub seen: Option<Instant>,
+    /// How far its clock was ahead of ours then, in seconds; below 0 it was behind.
+    pub clock_ahead_s: i64,
 }
 
 impl Server {
@@ -56,6 +58,7 @@ impl Server {
             host: None,
             audit: None,
             seen: None,
+            clock_ahead_s: 0,
         }
     }
 

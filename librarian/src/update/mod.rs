@@ -17,14 +17,12 @@ mod delegation;
 mod objects;
 mod prerequisite;
 
-use std::time::Instant;
-
 use hickory_proto::op::ResponseCode;
 use zones::update::read_has_update;
 use zones::{Domain, Update, UpdateFormatError, Zone};
 
 use crate::registry::draft::Draft;
-use crate::registry::{ADDRESSES_MAX, By, Host, Refused};
+use crate::registry::{ADDRESSES_MAX, By, Host, Received, Refused};
 
 /// Judges an update on a draft and makes its changes there. After a refusal the draft is to be thrown away.
 pub(crate) fn apply(
@@ -32,7 +30,7 @@ pub(crate) fn apply(
     by: &By,
     update: &Update,
     malformed: Option<&UpdateFormatError>,
-    received: Instant,
+    received: Received,
 ) -> Result<(), Refused> {
     let zone = served_zone(draft.domain(), update)?;
     stand(draft, by, zone)?;
@@ -90,7 +88,7 @@ fn permit(by: &By, zone: Zone) -> Result<(), Refused> {
 }
 
 /// A server says what it has; its lease begins anew.
-fn speak(draft: &mut Draft<'_>, by: &By, update: &Update, received: Instant) -> Result<(), Refused> {
+fn speak(draft: &mut Draft<'_>, by: &By, update: &Update, received: Received) -> Result<(), Refused> {
     if update.changes.is_empty() {
         return Ok(());
     }
@@ -131,7 +129,8 @@ fn speak(draft: &mut Draft<'_>, by: &By, update: &Update, received: Instant) -> 
         addresses: said.addresses,
         has: said.has,
     });
-    server.seen = Some(received);
+    server.seen = Some(received.at);
+    server.clock_ahead_s = received.ahead_s;
     draft.put_server(server);
     Ok(())
 }

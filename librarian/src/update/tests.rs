@@ -9,7 +9,7 @@ use zones::{Change, Epoch, Prerequisite, Register, Role, State, Want, Wish};
 
 use super::*;
 use crate::registry::{By, Proposal, SubmitError, WantsChange};
-use crate::testing::{Pool, address, server};
+use crate::testing::{Pool, address, received, server};
 
 fn name(text: &str) -> Name {
     Name::from_ascii(format!("{text}.hypernet.internal.")).unwrap()
@@ -47,7 +47,7 @@ async fn send(
         by,
         update,
         malformed: None,
-        received: Instant::now(),
+        received: received(),
     };
     pool.registry.submit(proposal).await
 }
