@@ -19,7 +19,7 @@ use super::drain::Until;
 use super::load::{self, Measured};
 use super::options::Options;
 use super::store::Store;
-use crate::harness::{Pool, PoolBuilder};
+use crate::harness::{Pool, PoolBuilder, children, resident_memory};
 use crate::objects::Sample;
 
 /// The releases.
@@ -33,6 +33,8 @@ pub(super) const CLIENTS_SCHEMA: u32 = 1;
 const UPGRADE_WAIT: Duration = Duration::from_secs(3600);
 /// Load goes on for so long afterwards, so that what comes late shows.
 const AFTERWARDS: Duration = Duration::from_secs(2);
+/// Roles of a server whose turn it is not.
+const RESTS: [&str; 3] = ["serving", "free", "reserve"];
 /// The server whose first install fails.
 const UNLUCKY: &str = "s2";
 
@@ -61,6 +63,38 @@ pub(super) struct Facts {
     upgrade_seconds: f64,
     /// Seconds by state of the upgrade.
     state_seconds: BTreeMap<String, f64>,
+    /// Seconds by what the server whose turn it is does.
+    stage_seconds: BTreeMap<String, f64>,
+    /// Most memory that a process held at any look, in MiB: the librarian, and the largest agent.
+    memory_mib: Memory,
+}
+
+/// Memory of the pool's processes, in MiB.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct Memory {
+    librarian: f64,
+    agent: f64,
+}
+
+impl Memory {
+    /// What the processes hold now. One that ends while it is looked at holds nothing.
+    fn now(pool: &Pool) -> Result<Memory> {
+        let mib = |pid: u32| resident_memory(pid).map_or(0.0, |octets| octets as f64 / f64::from(1 << 20));
+        // The agent is its supervisor's child.
+        let agents = pool.servers().iter().filter_map(|server| server.process().ok());
+        let agents = agents.flat_map(|supervisor| children(supervisor.pid())).map(mib);
+        Ok(Memory {
+            librarian: mib(pool.librarian_process()?.pid()),
+            agent: agents.fold(0.0, f64::max),
+        })
+    }
+
+    fn at_least(self, other: Memory) -> Memory {
+        Memory {
+            librarian: self.librarian.max(other.librarian),
+            agent: self.agent.max(other.agent),
+        }
+    }
 }
 
 impl Facts {
@@ -112,6 +146,19 @@ impl Facts {
             self.unreadable_by_old_release,
             self.quarantined,
             self.rolled_back_installs
+        );
+        println!(
+            "  stages      {}",
+            counts(
+                self.stage_seconds
+                    .iter()
+                    .map(|(stage, seconds)| format!("{stage} {seconds:.1} s"))
+                    .collect()
+            )
+        );
+        println!(
+            "  memory      librarian {:.0} MiB, largest agent {:.0} MiB",
+            self.memory_mib.librarian, self.memory_mib.agent
         );
         println!("  stall       longest write {:.1} ms", self.longest_write_stall_ms);
     }
@@ -265,8 +312,14 @@ fn upgrade(options: &Options, pool: &Pool) -> Result<Facts> {
     loop {
         let captured = pool.librarian(&["upgrade", "status", "--json"])?;
         let status: Status = serde_json::from_str(&captured.stdout).context("read the status of the upgrade")?;
-        *facts.state_seconds.entry(status.state.clone()).or_default() += looked.elapsed().as_secs_f64();
+        let passed = looked.elapsed().as_secs_f64();
         looked = Instant::now();
+        *facts.state_seconds.entry(status.state.clone()).or_default() += passed;
+        let stages: BTreeSet<&str> = status.servers.iter().map(|server| server.role.as_str()).collect();
+        for stage in stages.difference(&BTreeSet::from(RESTS)) {
+            *facts.stage_seconds.entry((*stage).to_owned()).or_default() += passed;
+        }
+        facts.memory_mib = facts.memory_mib.at_least(Memory::now(pool)?);
         if !finalized {
             facts.unreadable_by_old_release = facts.unreadable_by_old_release.max(status.unreadable_by_old_release);
         }

@@ -34,7 +34,7 @@ pub use old::{OLD_RELEASE, old_program};
 pub use pool::{AgentReady, LibrarianReady, Pool, PoolBuilder, PoolStatus, Server, ServerStatus};
 pub use ports::free_port;
 pub(crate) use process::spawn;
-pub use process::{Process, peak_memory, resident_memory, stop_all};
+pub use process::{Process, children, peak_memory, resident_memory, stop_all};
 pub use releases::{INSTALLER, release_installer};
 pub use tools::{Captured, curl, delv, dig, getent, kdig, nsupdate, run, run_with_input};
 pub use unbound::Unbound;

@@ -289,6 +289,20 @@ impl Drop for Process {
     }
 }
 
+/// The processes that `pid` started and that have not ended.
+#[must_use]
+pub fn children(pid: u32) -> Vec<u32> {
+    // Each is listed by the thread that started it.
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let listed = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+    let listed: Vec<String> = listed.collect();
+    let each = listed.iter().flat_map(|children| children.split_whitespace());
+    each.filter_map(|child| child.parse().ok()).collect()
+}
+
 /// Memory that process `pid` holds now, in bytes (VmRSS).
 ///
 /// # Errors
@@ -352,5 +366,17 @@ mod tests {
         let text = format!("{error:#}");
         assert!(text.contains("no such setting"), "{text}");
         Ok(())
+    }
+
+    #[test]
+    fn children_are_told_whatever_thread_started_them() {
+        let start = || shell("read line").stdin(Stdio::piped()).spawn().unwrap();
+        let mut started = vec![start(), std::thread::spawn(start).join().unwrap()];
+        let told = children(std::process::id());
+        for child in &mut started {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert!(started.iter().all(|child| told.contains(&child.id())), "{told:?}");
     }
 }
