@@ -30,7 +30,7 @@ librarian                      closed 2      closed 2      closed 2      closed 
 s1 of a foreign authority      handshake     handshake     handshake     handshake     handshake     handshake     handshake
 s1, expired                    handshake     handshake     handshake     handshake     handshake     handshake     handshake
 s1, not yet valid              handshake     handshake     handshake     handshake     handshake     handshake     handshake
-s2, which is called            closed 2      closed 2      closed 2      closed 2      closed 2      closed 2      closed 2
+s2, which is called            closed 6      closed 6      closed 6      closed 6      closed 6      closed 6      closed 6
 s3, which no register names    Reserved      Dropped       Dropped       Dropped       Dropped       silence       Dropped
 s1, under another tx           Reserved      Dropped       Dropped       Dropped       Dropped       silence       Dropped
 s1, the source                 Reserved      Ready         Staged        NotCommitted  Fenced        silence       Dropped
@@ -46,7 +46,7 @@ librarian                      closed 2      closed 2      closed 2      closed 
 s1 of a foreign authority      handshake     handshake     handshake     handshake     handshake     handshake     handshake
 s1, expired                    handshake     handshake     handshake     handshake     handshake     handshake     handshake
 s1, not yet valid              handshake     handshake     handshake     handshake     handshake     handshake     handshake
-s2, which is called            closed 2      closed 2      closed 2      closed 2      closed 2      closed 2      closed 2
+s2, which is called            closed 6      closed 6      closed 6      closed 6      closed 6      closed 6      closed 6
 s3, which no register names    Refused       Dropped       Dropped       Dropped       Dropped       silence       silence
 s1, under another tx           Refused*      Dropped       Dropped       Dropped       Dropped       silence       silence
 s1, the source                 silence       Ready         Staged        NotCommitted  Fenced*       silence       Dropped*
