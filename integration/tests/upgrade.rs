@@ -118,6 +118,8 @@ impl PlainReader {
 struct Seen {
     known: usize,
     unknown: usize,
+    /// The longest operation, in milliseconds.
+    longest_ms: u128,
     codes: Vec<u16>,
 }
 
@@ -192,6 +194,7 @@ fn upgrade_on(network: &Arc<Network>, mut trouble: impl FnMut(&mut Pool, &Value)
     kept.with_context(|| format!("upgrade the pool; the logs lie in {}", pool.dir().display()))?;
     worked??;
     let (known, unknown) = clients.history().counts();
+    let longest_ms = clients.history().longest().as_millis();
     runtime.block_on(clients.read_all())?;
     if let Err(violation) = clients.history().judge() {
         pool.keep_dir();
@@ -200,6 +203,7 @@ fn upgrade_on(network: &Arc<Network>, mut trouble: impl FnMut(&mut Pool, &Value)
     Ok(Seen {
         known,
         unknown,
+        longest_ms,
         codes: codes?,
     })
 }
@@ -207,7 +211,12 @@ fn upgrade_on(network: &Arc<Network>, mut trouble: impl FnMut(&mut Pool, &Value)
 #[test]
 fn nobody_notices_an_upgrade_without_faults() -> Result<()> {
     let seen = upgrade(|_, _| Ok(()))?;
-    println!("{} operations, {} plain reads", seen.known, seen.codes.len());
+    println!(
+        "{} operations, the longest {} ms, {} plain reads",
+        seen.known,
+        seen.longest_ms,
+        seen.codes.len()
+    );
     ensure!(seen.unknown == 0, "{} operations got no answer", seen.unknown);
     ensure!(seen.known > 200 && seen.codes.len() > 20, "the clients did too little");
     let bad: Vec<&u16> = seen.codes.iter().filter(|code| **code != 200).collect();
@@ -261,9 +270,10 @@ fn nothing_is_lost_when_source_destination_and_librarian_are_killed_in_an_upgrad
         Ok(())
     })?;
     println!(
-        "{} operations, {} without an answer, {} plain reads",
+        "{} operations, {} without an answer, the longest {} ms, {} plain reads",
         seen.known,
         seen.unknown,
+        seen.longest_ms,
         seen.codes.len()
     );
     ensure!(

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -138,6 +138,16 @@ impl History {
         let operations = self.operations.lock();
         let known = operations.iter().filter(|operation| operation.ended.is_some()).count();
         (known, operations.len() - known)
+    }
+
+    /// The longest time that an operation took whose end is known, with all that its client did again.
+    #[must_use]
+    pub fn longest(&self) -> Duration {
+        let operations = self.operations.lock();
+        let took = operations
+            .iter()
+            .filter_map(|operation| Some(operation.ended? - operation.began));
+        Duration::from_nanos(took.max().unwrap_or(0))
     }
 
     /// Whether a write of this object was acknowledged.
