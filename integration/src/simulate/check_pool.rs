@@ -109,11 +109,13 @@ impl Pool {
     /// Takes the wants in and returns those before them.
     fn wants_change(&mut self, view: &View<'_>) -> BTreeMap<ServerName, Want> {
         let old = std::mem::replace(&mut self.wants, wants_of(view));
+        let mut turned = false;
         for (server, want) in self.wants.iter().filter(|(server, want)| old.get(server) != Some(want)) {
             match want.role {
                 // A free server that is given another release is on the same way.
                 Role::Draining | Role::Refilling | Role::Empty => drop(self.between.insert(server.clone())),
-                Role::Free | Role::Serving => drop(self.between.remove(server)),
+                Role::Free => drop(self.between.remove(server)),
+                Role::Serving => turned |= self.between.remove(server),
                 Role::Reserve
                 | Role::Cordoned
                 | Role::Upgrading
@@ -126,6 +128,11 @@ impl Pool {
                 Role::Serving | Role::Refilling | Role::Free | Role::Reserve => drop(self.emptied.remove(server)),
                 Role::Empty | Role::Upgrading | Role::Validating | Role::Failed | Role::Quarantined => {}
             }
+        }
+        if turned {
+            // Of a drain that is turned round one server serves again before the other one drains.
+            let cordoned = self.wants.iter().filter(|(_, want)| want.role == Role::Cordoned);
+            self.between.extend(cordoned.map(|(server, _)| server.clone()));
         }
         old
     }
@@ -289,9 +296,7 @@ impl Pool {
             ));
         }
         let failed = self.count(&[Role::Failed, Role::Quarantined]);
-        // Of a drain that is turned round one server serves again before the other one drains.
-        let turned = self.count(&[Role::Cordoned]) > 0;
-        if self.count(&[Role::Free]) == 0 && self.between.is_empty() && failed == 0 && !turned {
+        if self.count(&[Role::Free]) == 0 && self.between.is_empty() && failed == 0 {
             return Err("I9: no server is free, and none is between draining and the end of its refill".to_owned());
         }
         Ok(())
