@@ -21,7 +21,7 @@ use super::world::World;
 pub(super) struct Pool {
     /// The registry that all of this was seen of, once it was open; another one has another history.
     incarnation: Option<[u8; 16]>,
-    /// Free servers at the beginning of this history.
+    /// The most servers that were free while none was out of serving: one that failed may come back as a free one.
     free: usize,
     /// The number of the current plan, and what it says.
     plan: (u64, String),
@@ -268,7 +268,7 @@ impl Pool {
     }
 
     /// I9 and I13.
-    fn roles_fit(&self) -> Result<(), String> {
+    fn roles_fit(&mut self) -> Result<(), String> {
         let idle = |role: &Role| matches!(role, Role::Free | Role::Reserve);
         for (server, want) in self.wants.iter().filter(|(_, want)| idle(&want.role)) {
             if let Some(register) = self.naming(server) {
@@ -278,9 +278,6 @@ impl Pool {
                 ));
             }
         }
-        if self.free == 0 {
-            return Ok(());
-        }
         let draining = self.count(&[Role::Draining]);
         let out = self.count(&[
             Role::Cordoned,
@@ -289,9 +286,15 @@ impl Pool {
             Role::Upgrading,
             Role::Validating,
         ]);
+        if out == 0 {
+            self.free = self.free.max(self.count(&[Role::Free]));
+        }
+        if self.free == 0 {
+            return Ok(());
+        }
         if draining > self.free || out > self.free {
             return Err(format!(
-                "I13: {draining} servers drain and {out} are out of serving, with {} free at the beginning",
+                "I13: {draining} servers drain and {out} are out of serving, with {} free before",
                 self.free
             ));
         }
