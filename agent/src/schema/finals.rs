@@ -58,7 +58,9 @@ pub fn write(dir: &Path, finals: &Finals) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-fn of_text(text: &str) -> Option<Finals> {
+/// Reads the file's text; `None` for anything else than versions by type.
+#[must_use]
+pub fn of_text(text: &str) -> Option<Finals> {
     let lines = text.lines().map(|line| {
         let (kind, version) = line.split_once(' ')?;
         Some((kind.parse().ok()?, version.parse().ok()?))
@@ -66,7 +68,9 @@ fn of_text(text: &str) -> Option<Finals> {
     lines.collect()
 }
 
-fn text_of(finals: &Finals) -> String {
+/// The file's text: a line for each type, its name and its version.
+#[must_use]
+pub fn text_of(finals: &Finals) -> String {
     finals
         .iter()
         .map(|(kind, version)| format!("{kind} {version}\n"))

@@ -20,7 +20,7 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use zones::{Address, ServerName, TsigKey};
+use zones::{Address, Policy, ServerName, TsigKey};
 
 use super::clock::{Clocks, Time};
 use super::desk::Request;
@@ -296,6 +296,15 @@ impl Machine {
         page.map_err(|error| format!("the log of {}: {error}", self.name))
     }
 
+    /// Takes what the plan asks of objects, and writes down which versions are final, if that is news.
+    pub(super) fn obey(&self, policy: &Policy) {
+        self.process.local.obey(policy);
+        if let Some(finals) = self.process.local.stepper().finalize() {
+            // One that is not written is taken up at the next start, since the plan is durable.
+            drop(self.disk.write_finals(&finals));
+        }
+    }
+
     /// Tells the engine what time it is.
     pub(super) fn tick(&mut self, now: Time) {
         let (boot, unix_ms) = (self.clocks.boot(now), self.clocks.unix_ms(now));
@@ -321,7 +330,7 @@ impl Process {
         let local = Local::new(
             Arc::new(store),
             entries,
-            Arc::new(releases::stepper(release)),
+            Arc::new(releases::stepper(release).with_finals(disk.read_finals())),
             Settings::default(),
         );
         let trust = Arc::new(disk.trust());

@@ -355,8 +355,11 @@ impl World {
             })
             .collect();
         found.sort_by_key(|(priority, _)| *priority);
-        for (_, server) in &found {
-            self.watched.named(*server, self.now + CACHED);
+        // A registry that came back from before does not know whom the one that was lost had told to stop.
+        if self.librarian.process.registry.view().reconcile().open {
+            for (_, server) in &found {
+                self.watched.named(*server, self.now + CACHED);
+            }
         }
         Some(found.into_iter().map(|(_, server)| server).collect())
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use agent::control;
 use agent::register::Trust;
+use agent::schema::finals::{self, Finals};
 use agent::store::{Disk, DiskFile};
 use parking_lot::Mutex;
 use zones::Policy;
@@ -180,6 +181,17 @@ impl Platter {
 
     pub(super) fn write_plan(&self, plan: u64, policy: &Policy) -> io::Result<()> {
         self.replace("plan", control::plan_text(plan, policy).as_bytes())
+    }
+
+    /// Versions that are final.
+    pub(super) fn read_finals(&self) -> Finals {
+        let octets = Disk::read(self, finals::FILE).unwrap_or_default();
+        let text = String::from_utf8(octets).expect("it was text");
+        finals::of_text(&text).expect("a file is replaced whole or not at all")
+    }
+
+    pub(super) fn write_finals(&self, finals: &Finals) -> io::Result<()> {
+        self.replace(finals::FILE, finals::text_of(finals).as_bytes())
     }
 
     /// Which registry is believed, as far as that is durable.

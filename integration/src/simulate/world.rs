@@ -697,7 +697,7 @@ impl World {
             policy,
             ..Wanted::default()
         };
-        machine.process.local.obey(&policy);
+        machine.obey(&policy);
         let boot = machine.clocks.boot(self.now);
         let mut moves = Vec::new();
         let me = machine.name.clone();
@@ -1175,9 +1175,9 @@ impl World {
             // Not durable, so not obeyed; the next answer says it again.
             *wanted = before;
         }
-        let policy = wanted.policy;
-        machine.process.local.obey(&policy);
-        if let Some(want) = wanted.want.clone() {
+        let (policy, want) = (wanted.policy, wanted.want.clone());
+        machine.obey(&policy);
+        if let Some(want) = want {
             self.pool.heard(agent, want);
         }
     }

@@ -133,14 +133,27 @@ fn is_out(seen: &Seen) -> bool {
     matches!(seen.want.role, Role::Failed | Role::Quarantined)
 }
 
-/// The plan after this one.
-pub(super) fn child(sight: &Sight, plan: &Plan, goal: Goal, mut upgrade: Upgrade) -> Plan {
-    let mut homes = plan.homes.clone();
-    // A drain is over when nothing names its server any more and it is not being drained.
-    upgrade.open.retain(|server, _| {
+/// The drains of this plan, and of those before it, that are not over: their servers were told to give and serve no new objects.
+pub(super) fn still_open(sight: &Sight, plan: &Plan) -> BTreeMap<ServerName, Open> {
+    let mut open = plan.open.clone();
+    if let Some((server, into)) = plan.goal.parties() {
+        open.entry(server.clone()).or_insert_with(|| Open {
+            into: into.clone(),
+            since: plan.number,
+            home: matches!(plan.goal, Goal::Refill { .. }),
+        });
+    }
+    open.retain(|server, _| {
         let seen = sight.servers.get(server);
         seen.is_some_and(|seen| matches!(seen.want.role, Role::Cordoned | Role::Draining))
     });
+    open
+}
+
+/// The plan after this one.
+pub(super) fn child(sight: &Sight, plan: &Plan, goal: Goal, mut upgrade: Upgrade) -> Plan {
+    let mut homes = plan.homes.clone();
+    let mut open = still_open(sight, plan);
     match &goal {
         Goal::Roll(rolls) => {
             for roll in rolls {
@@ -151,23 +164,23 @@ pub(super) fn child(sight: &Sight, plan: &Plan, goal: Goal, mut upgrade: Upgrade
                     } else {
                         homes.insert(roll.server.clone(), into.clone());
                     }
-                    let open = Open {
+                    let begun = Open {
                         into: into.clone(),
                         since: roll.since,
                         home: false,
                     };
-                    upgrade.open.insert(roll.server.clone(), open);
+                    open.insert(roll.server.clone(), begun);
                 }
             }
         }
         Goal::Refill { server, from } => {
             homes.remove(server);
-            let open = Open {
+            let begun = Open {
                 into: server.clone(),
                 since: plan.number + 1,
                 home: true,
             };
-            upgrade.open.entry(from.clone()).or_insert(open);
+            open.entry(from.clone()).or_insert(begun);
         }
         Goal::Drain { .. } | Goal::Settle | Goal::Policy | Goal::Hold => {}
     }
@@ -180,6 +193,7 @@ pub(super) fn child(sight: &Sight, plan: &Plan, goal: Goal, mut upgrade: Upgrade
         parent: plan.number,
         goal,
         homes,
+        open,
         policy: plan.policy,
         upgrade: Some(upgrade),
     }
@@ -247,7 +261,7 @@ pub(super) fn next(sight: &Sight, plan: &Plan, upgrade: &Upgrade, with_failed: b
     for (&server, seen) in &servers {
         match seen.want.role {
             Role::Cordoned | Role::Draining => {
-                let Some(open) = upgrade.open.get(server) else {
+                let Some(open) = plan.open.get(server) else {
                     return Next::Halts(format!(
                         "{server} is {} by no plan of this upgrade: let it serve again with `librarian refill`, then resume",
                         seen.want.role
@@ -291,10 +305,7 @@ pub(super) fn next(sight: &Sight, plan: &Plan, upgrade: &Upgrade, with_failed: b
     }
     // One at a time, and after what was begun: no more servers are out than there are free ones. One that is at another release
     // still takes no part: never are three releases in one upgrade.
-    let of_this = |seen: &Seen| seen.release() == Some(&upgrade.from) || seen.release() == Some(&upgrade.to);
-    let failed = servers
-        .iter()
-        .find(|(_, seen)| seen.want.role == Role::Failed && seen.alive && of_this(seen));
+    let failed = servers.iter().find(|(_, seen)| comes_back(seen, upgrade));
     if let Some((server, _)) = failed.filter(|_| with_failed && begun.is_empty()) {
         begun.push(alone(server, false));
     }
@@ -349,6 +360,12 @@ pub(super) fn next(sight: &Sight, plan: &Plan, upgrade: &Upgrade, with_failed: b
         Some((server, _)) => Next::Goal(Goal::Roll(vec![alone(server, true)])),
         None => Next::Over,
     }
+}
+
+/// Whether a server that failed can be brought along: it is heard, and at a release of this upgrade.
+pub(super) fn comes_back(seen: &Seen, upgrade: &Upgrade) -> bool {
+    let of_this = seen.release() == Some(&upgrade.from) || seen.release() == Some(&upgrade.to);
+    seen.want.role == Role::Failed && seen.alive && of_this
 }
 
 fn no_free(sight: &Sight) -> String {

@@ -209,6 +209,7 @@ mod tests {
             parent: sight.number(),
             goal: goal(),
             homes: std::collections::BTreeMap::new(),
+            open: std::collections::BTreeMap::new(),
             policy: zones::Policy::default(),
             upgrade: None,
         }

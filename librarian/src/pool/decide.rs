@@ -379,10 +379,7 @@ fn one_move(sight: &Sight, plan: &Plan) -> Decision {
     }
     let arrivals = Arrivals {
         from: source_name.clone(),
-        since: match plan.upgrade.as_ref().and_then(|upgrade| upgrade.open.get(source_name)) {
-            Some(open) => open.since,
-            None => plan.number,
-        },
+        since: plan.open.get(source_name).map_or(plan.number, |open| open.since),
     };
     let unseen: Vec<Wait> = [(source_name, source), (target_name, target)]
         .into_iter()

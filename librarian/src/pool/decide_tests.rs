@@ -46,6 +46,7 @@ fn the_plan_after_a_reconcile_moves_nothing_and_is_no_obstacle_to_the_next() {
         parent: 0,
         goal: Goal::Settle,
         homes: std::collections::BTreeMap::new(),
+        open: std::collections::BTreeMap::new(),
         policy: zones::Policy::default(),
         upgrade: None,
     };

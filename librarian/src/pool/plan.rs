@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use zones::{Level, Policy, ServerName, Steps};
 
-use super::upgrade::{Roll, Upgrade};
+use super::upgrade::{Open, Roll, Upgrade};
 
 /// Longest document that is read: a pool of thousands of servers stays far below.
 const DOCUMENT_OCTETS_MAX: usize = 1 << 20;
@@ -22,6 +22,9 @@ pub struct Plan {
     pub goal: Goal,
     /// Where the objects of a drained server went, so that a refill knows whence they come back.
     pub homes: BTreeMap<ServerName, ServerName>,
+    /// Drains that plans before it began and that are not over, by the server that gives: what that one gave since then is what
+    /// its gate compares.
+    pub open: BTreeMap<ServerName, Open>,
     /// What it asks of objects.
     pub policy: Policy,
     /// The upgrade that it is a part of.
@@ -73,6 +76,9 @@ struct Document {
     parent: u64,
     goal: GoalText,
     homes: BTreeMap<String, String>,
+    /// Absent where none is: so plain drains are read by a release that did not know it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    open: BTreeMap<ServerName, Open>,
     /// Absent for the first policy: so plans of a release without policies are read, and read by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     policy: Option<PolicyText>,
@@ -156,6 +162,7 @@ impl Plan {
                 .iter()
                 .map(|(home, now)| (home.to_string(), now.to_string()))
                 .collect(),
+            open: self.open.clone(),
             policy: (self.policy != Policy::default()).then(|| PolicyText {
                 level: self.policy.level.0,
                 floor: self.policy.floor.0,
@@ -218,6 +225,7 @@ impl Plan {
             parent: document.parent,
             goal,
             homes,
+            open: document.open,
             policy,
             upgrade: document.upgrade,
         })
@@ -264,12 +272,13 @@ mod tests {
                 halt: all.then(|| Halt::Gate("why".to_owned())),
                 ask: Ask::default(),
                 began_unix_s: number,
-                open: [(name(&a), Open { into: name(&b), since: number, home: all })].into(),
                 failed: [(name(&b), 2)].into(),
                 baseline: Baseline { p99_us: 7, errors: [(name(&a), 1)].into() },
                 contracted: all,
             });
-            let plan = Plan { number, parent: number - 1, goal, homes, policy, upgrade };
+            let open = [(name(&a), Open { into: name(&b), since: number, home: all })];
+            let open = open.into_iter().filter(|_| what % 2 == 0).collect();
+            let plan = Plan { number, parent: number - 1, goal, homes, open, policy, upgrade };
             prop_assert_eq!(Plan::read(number, &plan.document()).expect("own document"), plan);
         }
 

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use zones::upkeep::{Install, KeysAre};
 use zones::{Role, ServerName};
 
-use super::advance::topology;
-use super::rotation;
+use super::advance::{comes_back, topology};
+use super::rotation::{self, Part};
 use super::sight::{Seen, Sight};
 use super::upgrade::Upgrade;
 
@@ -251,7 +251,14 @@ pub(super) fn check(sight: &Sight, upgrade: &Upgrade, moving: u64, now_unix_s: u
             ),
         },
     );
-    match rotation::search(&topology(sight, &upgrade.to, upgrade, None)) {
+    let mut pool = topology(sight, &upgrade.to, upgrade, None);
+    for host in &mut pool.hosts {
+        // They have their turns first, and are free then.
+        if comes_back(&sight.servers[&host.name], upgrade) {
+            host.part = Part::Free;
+        }
+    }
+    match rotation::search(&pool) {
         Ok(rotation) => {
             let turns: Vec<String> = rotation
                 .rounds

@@ -6,6 +6,7 @@
 use zones::policy::LEVEL_MAX;
 use zones::{Level, Policy, Role, ServerName, Steps};
 
+use super::advance;
 use super::decide::{Decision, decide};
 use super::plan::{Goal, Plan};
 use super::sight::{Seen, Sight};
@@ -346,6 +347,11 @@ fn make(sight: &Sight, goal: Goal) -> Plan {
         parent,
         goal,
         homes,
+        open: sight
+            .plan
+            .as_ref()
+            .map(|plan| advance::still_open(sight, plan))
+            .unwrap_or_default(),
         policy: sight.policy(),
         upgrade: None,
     }

@@ -140,6 +140,38 @@ fn policy(level: u8, floor: u8, steps: Steps) -> Policy {
     }
 }
 
+/// What a server gave under the first of these plans lies there until it serves again, and is what the taker is to count.
+#[test]
+fn refill_that_is_turned_round_twice_is_counted_from_its_beginning() {
+    let mut sight = pool();
+    let be = |sight: &mut Sight, server: &str, role| sight.servers.get_mut(&name(server)).unwrap().want.role = role;
+    sight.apply_plan(Plan {
+        number: 1,
+        parent: 0,
+        goal: Goal::Refill {
+            server: name("s3"),
+            from: name("s1"),
+        },
+        homes: std::collections::BTreeMap::new(),
+        open: std::collections::BTreeMap::new(),
+        policy: zones::Policy::default(),
+        upgrade: None,
+    });
+    be(&mut sight, "s1", Role::Draining);
+    be(&mut sight, "s3", Role::Refilling);
+    let back = drain(&sight, &name("s3"), None).unwrap();
+    let begun = &back.open[&name("s1")];
+    assert_eq!((&begun.into, begun.since), (&name("s3"), 1));
+    sight.apply_plan(back);
+    be(&mut sight, "s1", Role::Cordoned);
+    let forth = refill(&sight, &name("s3")).unwrap();
+    assert_eq!(forth.open[&name("s1")].since, 1);
+    // Once it serves, nothing of that time is left there.
+    be(&mut sight, "s1", Role::Serving);
+    let forth = refill(&sight, &name("s3")).unwrap();
+    assert!(!forth.open.contains_key(&name("s1")), "{:?}", forth.open);
+}
+
 #[test]
 fn policy_rises_step_by_step_and_stays_with_every_later_plan() {
     let mut sight = pool();
@@ -183,6 +215,7 @@ fn policy_that_falls_or_that_objects_could_not_follow_is_refused() {
         parent: 0,
         goal: Goal::Settle,
         homes: std::collections::BTreeMap::new(),
+        open: std::collections::BTreeMap::new(),
         policy: policy(2, 1, Steps::All),
         upgrade: None,
     });

@@ -163,7 +163,8 @@ fn state(sight: &Sight, upgrade: Option<&Upgrade>) -> &'static str {
         (None, Phase::Rolling) => {
             let at_goal = |seen: &Seen| seen.release() == Some(upgrade.goal());
             let holds = |seen: &Seen| matches!(seen.want.role, Role::Serving | Role::Cordoned | Role::Draining);
-            let begun = !upgrade.open.is_empty() || sight.servers.values().any(|seen| at_goal(seen) && holds(seen));
+            let opened = sight.plan.as_ref().is_some_and(|plan| !plan.open.is_empty());
+            let begun = opened || sight.servers.values().any(|seen| at_goal(seen) && holds(seen));
             if begun { "rolling" } else { "canary" }
         }
         (None, Phase::Soak) if sight.plan_for.as_secs() >= upgrade.ask.soak_s => "soaked",

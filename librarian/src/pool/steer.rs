@@ -196,7 +196,6 @@ fn prepare(sight: &Sight, to: &str, ask: &Ask, now_unix_s: u64) -> Result<Upgrad
         halt: None,
         ask: ask.clone(),
         began_unix_s: now_unix_s,
-        open: std::collections::BTreeMap::new(),
         failed: std::collections::BTreeMap::new(),
         baseline: Baseline {
             p99_us: p99_us.unwrap_or(0),
@@ -213,6 +212,7 @@ fn root(sight: &Sight) -> Plan {
         parent: 0,
         goal: Goal::Settle,
         homes: std::collections::BTreeMap::new(),
+        open: std::collections::BTreeMap::new(),
         policy: sight.policy(),
         upgrade: None,
     })

@@ -26,9 +26,6 @@ pub struct Upgrade {
     pub ask: Ask,
     /// When it began, seconds since 1970.
     pub began_unix_s: u64,
-    /// Drains that were begun and are not over.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub open: BTreeMap<ServerName, Open>,
     /// Installs that failed, by server.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub failed: BTreeMap<ServerName, u32>,

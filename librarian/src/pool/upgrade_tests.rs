@@ -602,6 +602,36 @@ fn server_that_an_upgrade_left_behind_is_brought_along_before_the_next_one() {
     assert_eq!((failed(&model), model.releases()), (None, BTreeSet::from(["2"])));
 }
 
+#[test]
+fn only_free_server_that_failed_is_brought_back_to_the_release_of_the_others() {
+    let lost_canary = |seed| {
+        let mut model = Model::new(&[("s1", Role::Serving, 5), ("s2", Role::Free, 0)]);
+        start(&mut model, &ask());
+        let (mut dice, mut faults) = (Dice(seed), Faults { fails: 0, lost: 1 });
+        for _ in 0..2000 {
+            model.event(&mut dice, &mut faults, true);
+            if faults.lost == 0 {
+                return Some(model).filter(|model| model.agents[&name("s2")].broken);
+            }
+        }
+        None
+    };
+    let mut model = (1..20)
+        .find_map(lost_canary)
+        .expect("the canary is lost in one of these runs");
+    model.settle();
+    model.says(steer::abort).unwrap();
+    assert_eq!(model.settle(), Phase::RolledBack);
+    // A person mends it, at the release that it was to have.
+    let back = model.agents.get_mut(&name("s2")).unwrap();
+    (back.broken, back.installs, back.up, back.release) = (false, None, true, "2".to_owned());
+    model.report(&name("s2"));
+    model.says(|sight| steer::start(sight, "1", &ask(), 0, 0)).unwrap();
+    assert_eq!(model.settle(), Phase::Soak);
+    assert_eq!(model.releases(), BTreeSet::from(["1"]));
+    assert_eq!(model.sight.servers[&name("s2")].want.role, Role::Free);
+}
+
 /// Random orders of events with faults, and a person who pauses, resumes and aborts; then faults stop.
 #[test]
 fn whatever_the_order_nothing_is_lost_and_the_pool_ends_at_one_release() {

@@ -249,6 +249,7 @@ impl Desk {
             upgrade: None,
             policy: policy(last.as_ref().map(|plan| plan.policy), &view),
             homes: last.map(|plan| plan.homes).unwrap_or_default(),
+            open: std::collections::BTreeMap::new(),
         };
         Ok(registry::Plan {
             number: plan.number,

@@ -387,6 +387,7 @@ async fn backup_that_knows_a_later_plan_than_a_server_knows_its_role_better() {
         parent: 0,
         goal: Goal::Settle,
         homes: BTreeMap::new(),
+        open: BTreeMap::new(),
         policy: zones::Policy::default(),
         upgrade: None,
     };
