@@ -19,6 +19,7 @@
 //! # Ok::<(), anyhow::Error>(())
 //! ```
 
+mod machine;
 mod network;
 mod old;
 mod pool;
@@ -29,6 +30,7 @@ mod settings;
 mod tools;
 mod unbound;
 
+pub use machine::Machine;
 pub use network::{NETWORK, Network};
 pub use old::{OLD_RELEASE, old_program};
 pub use pool::{AgentReady, LibrarianReady, Pool, PoolBuilder, PoolStatus, Server, ServerStatus};

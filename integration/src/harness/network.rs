@@ -156,7 +156,8 @@ fn namespace(prepare: impl FnOnce() -> Result<()> + Send) -> Result<Arc<File>> {
     })
 }
 
-fn inside<T: Send>(namespace: &File, act: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+/// Does something on a thread in a network namespace.
+pub(super) fn inside<T: Send>(namespace: &File, act: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     on_a_thread(|| {
         enter(namespace)?;
         act()
