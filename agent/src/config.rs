@@ -33,6 +33,10 @@ pub struct Config {
     /// The directory of this release's schemas; relative to the agent's directory. Absent: every type is kept as it is.
     #[serde(default)]
     pub schemas: Option<PathBuf>,
+    /// The directory of the schemas of the release that the pool goes to next, to be tried on every object; relative to the agent's
+    /// directory. Absent: none are tried.
+    #[serde(default)]
+    pub next_schemas: Option<PathBuf>,
     /// Where the librarian is.
     pub librarian: Librarian,
     /// Where this agent listens.
@@ -651,6 +655,10 @@ domain = "{domain}"
 # file. Default: none, every object is kept as it is. Try a new one first: `agent schema check`, `agent schema dry-run`. All
 # servers of one release need the same one.
 # schemas = "/usr/share/hypernet/schemas"
+# The same of the release that the pool goes to next. Its steps are tried on every object beforehand, slowly and changing none;
+# `librarian upgrade check` says what came of it, the file dry-run.json beside this one which objects and why. Looked at every
+# minute. Default: none, and an upgrade begins without. The wrong one tells nothing of that release.
+# next_schemas = "/usr/share/hypernet-next/schemas"
 
 [librarian]
 # DNS of the librarian, IP:PORT, UDP and TCP. With a wrong one the agent starts no move and creates no object.
@@ -884,6 +892,7 @@ mod tests {
         assert_eq!(format!("{:?}", shown.install), format!("{:?}", Install::default()));
         assert_eq!(shown.keyring.secret, KeyringSecret::default());
         assert_eq!(shown.release, release());
+        assert!(shown.schemas.is_some() && shown.next_schemas.is_some());
         assert!(shown.listen.metrics.is_some() && !shown.listen.advertise.is_empty());
     }
 

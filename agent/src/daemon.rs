@@ -29,6 +29,7 @@ use crate::access::metrics::{self, Source};
 use crate::age;
 use crate::arrivals::{Checker, Pauses};
 use crate::control::{Control, Figures, Told, Wanted};
+use crate::dry_run::{self, Trier};
 use crate::home::Home;
 use crate::install::selftest::{self, Prober};
 use crate::install::{Asker, Clear};
@@ -57,6 +58,8 @@ const BLOCKING_END: Duration = Duration::from_secs(5);
 const HEAT_ROUNDS: usize = 60;
 /// Processes that run schema steps, at most: they take processor time and little else.
 const STEPPING_CHILDREN_MAX: usize = 2;
+/// The same for a dry run, which has time.
+const TRYING_CHILDREN_MAX: usize = 1;
 
 /// Why an agent that was written off does not serve.
 const WRITTEN_OFF: &str = "this server was written off when the registry was reconciled, and others own what it had: keep its \
@@ -175,6 +178,7 @@ struct Agent {
     _scrubber: Scrubber,
     _checker: Checker,
     _sweeper: Sweeper,
+    _trier: Option<Trier>,
     _policy: AbortOnDropHandle<()>,
     _membership: AbortOnDropHandle<()>,
 }
@@ -321,6 +325,20 @@ impl Agent {
         let used = move || others.figures().heat;
         let sweeper = Sweeper::start(Arc::clone(objects.local()), sweep_wanted, used).context("start the sweep")?;
         sources.push(Box::new(sweeper.metrics()));
+        let others = Arc::clone(&objects);
+        let used = move || others.figures().heat + others.store().commits();
+        let trier = home.next_schemas().map(|schemas| {
+            Trier::start(
+                &home.dir,
+                schemas,
+                Arc::clone(objects.local()),
+                Arc::clone(&board),
+                dry_run::Pauses::default(),
+                || Box::new(Children::new(TRYING_CHILDREN_MAX, Limits::default())),
+                used,
+            )
+        });
+        let trier = trier.transpose().context("start the dry run of the next schemas")?;
         let metrics = match config.listen.metrics {
             Some(address) => Some(bind(address, "listen.metrics").await?),
             None => None,
@@ -383,6 +401,7 @@ impl Agent {
             _scrubber: scrubber,
             _checker: checker,
             _sweeper: sweeper,
+            _trier: trier,
             _policy: policy,
             _membership: membership,
         })

@@ -10,6 +10,8 @@
 //! | `keyring`, `index.redb`, `volumes/`    | the store (STORE.md)                                    |
 //! | `kek.<generation>`                     | instead of `keyring`: keys that a PKCS#11 token opens   |
 //! | `keys.status`, `keys.rotate`           | how key generations stand; asks for a new one           |
+//! | `schemas.final`                        | versions that contract steps have led to for good       |
+//! | `dry-run.json`                         | what the schemas of the next release would make of objects |
 //! | `plan`                                 | the highest plan number seen                            |
 //! | `upgrade/`                             | another release: what is asked for, and what became of it |
 //! | `incarnation`                          | the registry that is believed, and those before it      |
@@ -277,6 +279,13 @@ impl Home {
             Some(path) => Ok(Schemas::load(&self.dir.join(path))?),
             None => Ok(Schemas::default()),
         }
+    }
+
+    /// Where the schemas of the next release are, if they are to be tried.
+    #[must_use]
+    pub fn next_schemas(&self) -> Option<PathBuf> {
+        let path = self.config.next_schemas.as_ref()?;
+        Some(self.dir.join(path))
     }
 
     /// What opens the keyring.

@@ -9,6 +9,7 @@ pub mod commands;
 pub mod config;
 pub mod control;
 pub mod daemon;
+pub mod dry_run;
 pub mod home;
 pub mod install;
 pub mod keys;

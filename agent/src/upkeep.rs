@@ -5,7 +5,7 @@
 
 use parking_lot::Mutex;
 use zones::Upkeep;
-use zones::upkeep::Taken;
+use zones::upkeep::{Taken, Tried};
 
 /// What was noted last.
 #[derive(Debug, Default)]
@@ -14,6 +14,7 @@ pub struct Board(Mutex<Notes>);
 #[derive(Clone, Debug, Default)]
 struct Notes {
     taken: Option<Taken>,
+    dry: Option<Tried>,
 }
 
 impl Board {
@@ -22,13 +23,19 @@ impl Board {
         self.0.lock().taken = taken;
     }
 
+    /// What trying the schemas of the next release found; none while they are not tried.
+    pub fn set_dry(&self, dry: Option<Tried>) {
+        self.0.lock().dry = dry;
+    }
+
     /// Adds to what the objects know, and the `running` requests of clients.
     #[must_use]
     pub fn over(&self, objects: Upkeep, running: u64) -> Upkeep {
-        let Notes { taken } = self.0.lock().clone();
+        let Notes { taken, dry } = self.0.lock().clone();
         Upkeep {
             running,
             taken,
+            dry,
             ..objects
         }
     }
@@ -51,6 +58,6 @@ mod tests {
         };
         let told = board.over(objects, 9);
         assert_eq!((told.suite, told.open, told.retired, told.p99_us), (3, 5, 6, 4500));
-        assert_eq!((told.running, told.resting, told.taken), (9, 2, None));
+        assert_eq!((told.running, told.resting, told.taken, told.dry), (9, 2, None, None));
     }
 }

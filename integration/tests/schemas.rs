@@ -1,18 +1,27 @@
-//! Schema steps in real processes: of a running server, and of a dry run over one that was stopped.
+//! Schema steps in real processes: of a running server, and of dry runs over one that was stopped and one that runs.
 
 mod web;
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use integration::harness::{Pool, run};
 use serde_json::{Value, json};
 use web::{Asker, DEMO, ask};
 
+/// How long a running server has for a dry run over three objects.
+const DRY_RUN_WAIT: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
 #[test]
-fn dry_run_over_a_stopped_server_tells_what_would_become_of_each_object_and_changes_none() -> Result<()> {
+fn dry_run_over_a_stopped_or_running_server_tells_what_would_become_of_each_object_and_changes_none() -> Result<()> {
     let schemas = Path::new(env!("CARGO_MANIFEST_DIR")).join("../agent/schemas");
-    let mut pool = Pool::builder(DEMO).servers(1).free(0).start()?;
+    let schemas = schemas.canonicalize()?;
+    let builder = Pool::builder(DEMO).servers(1).free(0);
+    let mut pool = builder
+        .agent_setting("next_schemas", schemas.display().to_string())
+        .start()?;
     let client = pool.add_client("alice", &["read:*", "write:*"])?.display().to_string();
     let record = |path: &Value| {
         json!({
@@ -65,7 +74,26 @@ fn dry_run_over_a_stopped_server_tells_what_would_become_of_each_object_and_chan
     let text = dry_run(&["--schemas", &schemas, "--expand-only"])?.stdout;
     ensure!(text.contains("quarantined: 1.2 (file 1): file 1 to 2"), "{text}");
     ensure!(text.contains("file 1 to 2: 1\n"), "{text}");
+    let expand = dry_run(&["--schemas", &schemas, "--expand-only", "--json"])?;
+    let Value::Object(expand) = serde_json::from_str(&expand.stdout)? else {
+        anyhow::bail!("{expand:?}");
+    };
     pool.start_server("s1")?;
+    // The running server finds the same, and the librarian hears of it.
+    let until = Instant::now() + DRY_RUN_WAIT;
+    loop {
+        let findings = pool.librarian_any(&["upgrade", "check", "--to", "2.0"])?.stdout;
+        if findings.contains("were tried on 3 objects; steps fail for 1 objects on s1") {
+            break;
+        }
+        ensure!(Instant::now() < until, "{findings}");
+        std::thread::sleep(LOOK_EVERY);
+    }
+    let live = std::fs::read(Path::new(&dir).join("dry-run.json"))?;
+    let live: Value = serde_json::from_slice(&live)?;
+    for (name, found) in &expand {
+        ensure!(&live[name] == found, "{name}: {live}");
+    }
     let stat = pool.agent(&["stat", "1.1", "--client", &client, "--json"], b"")?.stdout;
     let stat: Value = serde_json::from_str(&stat)?;
     ensure!((&stat["schema"], &stat["revision"]) == (&json!(1), &json!(1)), "{stat}");

@@ -17,7 +17,7 @@ use crate::strings::{Strings, StringsError};
 /// What an agent says of itself that knows upgrades.
 ///
 /// Text, in this order: `suite=` `schemas=` `open=` `retired=` `running=` `p99=` `newer=` `resting=` `used=` `scrubbed=` `keys=`
-/// `tested=` `install=` `moved=` `taken=`.
+/// `tested=` `install=` `moved=` `taken=` `dry=`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Upkeep {
     /// Highest level whose suite it knows.
@@ -50,6 +50,9 @@ pub struct Upkeep {
     pub moved: Sum,
     /// What it has taken of what its want tells it to count.
     pub taken: Option<Taken>,
+    /// What became of its objects when the schemas of the next release were tried on them; `None` while they are not tried, and
+    /// from a release that does not try them.
+    pub dry: Option<Tried>,
 }
 
 /// Names a set of schemas.
@@ -145,6 +148,20 @@ pub struct Taken {
     pub bad: u64,
 }
 
+/// What a dry run found that went over every object of a server. Text `00000000000000ff:1200:3:0`.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Tried {
+    /// What was tried.
+    pub set: SchemaSet,
+    /// Objects that it was tried on.
+    pub objects: u64,
+    /// Objects that would stay as they are since a step failed.
+    pub quarantined: u64,
+    /// Objects that an abort would strand or change since their way back does not keep its promise, and those that could not be
+    /// read.
+    pub stuck: u64,
+}
+
 /// Moves that a server is to count: those from one server, under the plans from one on. Text `s2:7`.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Arrivals {
@@ -222,6 +239,10 @@ impl Upkeep {
                 None => "taken=".to_owned(),
                 Some(taken) => format!("taken={taken}"),
             },
+            match &self.dry {
+                None => "dry=".to_owned(),
+                Some(tried) => format!("dry={tried}"),
+            },
         ]
     }
 
@@ -242,6 +263,11 @@ impl Upkeep {
             install: strings.parse("install")?,
             moved: strings.parse("moved")?,
             taken: strings.parse::<Maybe<Taken>>("taken")?.0,
+            // Servers of the release before dry runs do not say it.
+            dry: match strings.is_empty() {
+                true => None,
+                false => strings.parse::<Maybe<Tried>>("dry")?.0,
+            },
         })
     }
 }
@@ -360,6 +386,29 @@ impl FromStr for Taken {
     }
 }
 
+impl fmt::Display for Tried {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}:{}", self.set, self.objects, self.quarantined, self.stuck)
+    }
+}
+
+impl FromStr for Tried {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parts: Vec<&str> = text.split(':').collect();
+        let [set, objects, quarantined, stuck] = parts[..] else {
+            return Err(Malformed);
+        };
+        Ok(Tried {
+            set: set.parse()?,
+            objects: number(objects)?,
+            quarantined: number(quarantined)?,
+            stuck: number(stuck)?,
+        })
+    }
+}
+
 impl fmt::Display for Install {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -396,7 +445,7 @@ mod tests {
 
     const TEXT: &str = "suite=3 schemas=00000000000000ff open=1 retired=2 running=3 p99=4500 newer=0 resting=6 used=8192 scrubbed=0 keys=up tested=7 \
                         install=asked:2.0 moved=2:000000000000000000000000000000aa \
-                        taken=s2:7:2:000000000000000000000000000000aa:1:0";
+                        taken=s2:7:2:000000000000000000000000000000aa:1:0 dry=00000000000000fe:1200:3:1";
 
     fn read(text: &str) -> Result<Upkeep, StringsError> {
         let strings: Vec<&str> = text.split(' ').collect();
@@ -412,9 +461,24 @@ mod tests {
             let text = TEXT.replace("asked:2.0", install);
             assert_eq!(read(&text).unwrap().strings().join(" "), text);
         }
-        let none = TEXT.split(" taken=").next().unwrap().to_owned() + " taken=";
-        assert_eq!(read(&none).unwrap().taken, None);
-        assert_eq!(read(&none).unwrap().strings().join(" "), none);
+        let none = TEXT.split(" taken=").next().unwrap().to_owned() + " taken= dry=";
+        let read_back = read(&none).unwrap();
+        assert_eq!((&read_back.taken, read_back.dry), (&None, None));
+        assert_eq!(read_back.strings().join(" "), none);
+        let tried = Tried {
+            set: SchemaSet(0xfe),
+            objects: 1200,
+            quarantined: 3,
+            stuck: 1,
+        };
+        assert_eq!(read(TEXT).unwrap().dry, Some(tried));
+    }
+
+    #[test]
+    fn upkeep_of_the_release_before_dry_runs_is_read() {
+        let (before, _) = TEXT.split_once(" dry=").unwrap();
+        let now = read(TEXT).unwrap();
+        assert_eq!(read(before), Ok(Upkeep { dry: None, ..now }));
     }
 
     #[test]
@@ -429,6 +493,11 @@ mod tests {
             ("moved=2:", "moved=+2:"),
             ("s2:7:2", "s2:7"),
             ("s2:7:2", "-:7:2"),
+            ("dry=00000000000000fe", "dry=fe"),
+            (":1200:3:1", ":1200:3"),
+            (":1200:3:1", ":1200:3:1:0"),
+            (":1200:3:1", ":1200:03:1"),
+            (" dry=", " dri="),
         ] {
             assert!(read(&TEXT.replace(right, wrong)).is_err(), "{wrong}");
         }

@@ -9,7 +9,7 @@ use zones::has::Has;
 use zones::query::{build_question, read_answer};
 use zones::report::{build_report, claims_that_fit, read_report};
 use zones::update::{build_has_update, build_register_update, changes_that_fit, read_has_update};
-use zones::upkeep::{Arrivals, Install, KeysAre, SchemaSet, Sum, Taken};
+use zones::upkeep::{Arrivals, Install, KeysAre, SchemaSet, Sum, Taken, Tried};
 use zones::want::PoolName;
 use zones::{
     Address, Change, Claim, Claimed, Domain, Epoch, Errand, Incarnation, Level, Prerequisite, Register, RegisterChange,
@@ -158,39 +158,45 @@ fn any_upkeep() -> impl Strategy<Value = Upkeep> {
         verified,
         bad,
     });
+    let dry = any::<[u64; 4]>().prop_map(|[set, objects, quarantined, stuck]| Tried {
+        set: SchemaSet(set),
+        objects,
+        quarantined,
+        stuck,
+    });
+    let (taken, dry) = (proptest::option::of(taken), proptest::option::of(dry));
     let numbers = any::<(u8, u64, [u64; 9], bool)>();
-    (numbers, install, sum(), proptest::option::of(taken)).prop_map(
-        |((suite, schemas, numbers, up), install, moved, taken)| {
-            let [
-                open,
-                retired,
-                running,
-                p99_us,
-                newer,
-                resting,
-                used,
-                scrubbed_unix_s,
-                tested,
-            ] = numbers;
-            Upkeep {
-                suite,
-                schemas: SchemaSet(schemas),
-                open,
-                retired,
-                running,
-                p99_us,
-                newer,
-                resting,
-                used,
-                scrubbed_unix_s,
-                keys: if up { KeysAre::Up } else { KeysAre::Down },
-                tested,
-                install,
-                moved,
-                taken,
-            }
-        },
-    )
+    (numbers, install, sum(), taken, dry).prop_map(|((suite, schemas, numbers, up), install, moved, taken, dry)| {
+        let [
+            open,
+            retired,
+            running,
+            p99_us,
+            newer,
+            resting,
+            used,
+            scrubbed_unix_s,
+            tested,
+        ] = numbers;
+        Upkeep {
+            suite,
+            schemas: SchemaSet(schemas),
+            open,
+            retired,
+            running,
+            p99_us,
+            newer,
+            resting,
+            used,
+            scrubbed_unix_s,
+            keys: if up { KeysAre::Up } else { KeysAre::Down },
+            tested,
+            install,
+            moved,
+            taken,
+            dry,
+        }
+    })
 }
 
 fn any_claim() -> impl Strategy<Value = Claim> {

@@ -8,12 +8,11 @@ use zones::ObjectType;
 
 use super::objects::{print, print_json};
 use super::progress;
+use crate::dry_run;
 use crate::home::Home;
 use crate::schema::check::{Class, Finding};
 use crate::schema::dry_run::{DryRun, DryRunner};
-use crate::schema::{Children, Limits, Schemas, Through, check, skeleton};
-use crate::store::{Entry, Journal};
-use crate::vault::Part;
+use crate::schema::{Children, Limits, Schemas, Through, check, finals, skeleton};
 
 /// Children of one command: it asks one thing at a time.
 const CHILDREN: usize = 1;
@@ -34,7 +33,7 @@ enum Command {
     Check(Check),
     /// Write the files of a type's first or next version, to be filled in
     New(New),
-    /// Try the steps on every object of this server and change none; the agent must not run
+    /// Try the steps on every object of this server and change none; the agent must not run (a running one tries `next_schemas`)
     DryRun(Dry),
 }
 
@@ -150,6 +149,7 @@ impl Dry {
                 upgraded,
                 unchanged,
                 by_versions,
+                counts,
                 quarantined,
                 no_way_back,
                 misfits,
@@ -173,10 +173,7 @@ impl Dry {
             }
             print(format_args!(
                 "{objects} objects, {upgraded} upgraded, {unchanged} unchanged, {} quarantined, {} without way back, {} unreadable; {} misfits\n",
-                quarantined.len(),
-                no_way_back.len(),
-                unreadable.len(),
-                misfits.len()
+                counts.quarantined, counts.no_way_back, counts.unreadable, counts.misfits
             ))?;
         }
         if !report.is_clear() {
@@ -199,9 +196,10 @@ impl Dry {
         if !self.dir.join("index.redb").exists() {
             bail!("{} has no index: there are no objects to try", self.dir.display());
         }
+        let finals = finals::read(&self.dir).context("read which versions are final")?;
         let (store, entries) = home.open_store()?;
-        let entries: Vec<_> = entries.into_iter().filter(|entry| is_owned(entry)).collect();
-        let bar = progress::things(entries.len() as u64, "{bar:30} {pos}/{len} objects {eta}");
+        let owned = entries.iter().filter(|entry| entry.journal.may_own()).count();
+        let bar = progress::things(owned as u64, "{bar:30} {pos}/{len} objects {eta}");
         let children = Children::new(CHILDREN, Limits::default());
         let mut dry = DryRunner {
             schemas: &schemas,
@@ -211,43 +209,13 @@ impl Dry {
             } else {
                 Through::All
             },
+            finals,
+            // Whoever asks for it sees all.
+            listed_max: usize::MAX,
             report: DryRun::default(),
         };
-        for entry in &entries {
-            let Entry {
-                address, kind, schema, ..
-            } = &**entry;
-            let properties = match &entry.properties {
-                None => Ok("{}".into()),
-                Some(_) => store.read_all(entry, Part::Properties),
-            };
-            match properties {
-                Ok(properties) => dry
-                    .object(address, kind, *schema, &properties)
-                    .with_context(|| format!("try {address}"))?,
-                Err(error) => dry.unreadable(address, kind, *schema, error.to_string()),
-            }
-            bar.inc(1);
-        }
+        dry_run::all(&mut dry, &store, &entries, || bar.inc(1))?;
         bar.finish_and_clear();
         Ok(dry.report)
-    }
-}
-
-/// Whether this server is, or may be, the one whose copy counts.
-fn is_owned(entry: &Entry) -> bool {
-    match entry.journal {
-        Journal::CreateSent { .. }
-        | Journal::Active { .. }
-        | Journal::Moving { .. }
-        | Journal::Sealed { .. }
-        | Journal::CommitSent { .. } => true,
-        Journal::Moved { .. }
-        | Journal::Forward { .. }
-        | Journal::DeleteSent { .. }
-        | Journal::Tombstone { .. }
-        | Journal::Reserved { .. }
-        | Journal::Staged { .. }
-        | Journal::Prepared { .. } => false,
     }
 }

@@ -10,7 +10,7 @@ use zones::{Address, Epoch, ServerName};
 use super::Objects;
 use super::batch::StepChange;
 use super::local::{Local, Open};
-use super::table::Slot;
+use super::table::{Slot, State};
 use super::words::{Busy, ReadGate, WriteGate};
 use crate::clock::BootInstant;
 use crate::migration::guard::{Guard, stands};
@@ -135,6 +135,21 @@ impl Local {
             let is = |entry: &&Arc<Entry>| entry.epoch == epoch && (entry.journal.is_arriving() || has_streams(entry));
             state.rows().find(is).cloned()
         })
+    }
+
+    /// Addresses whose copy here counts or may count, in their order, behind `after`; of one that arrives as soon as its commit was
+    /// sent.
+    #[must_use]
+    pub fn owned_addresses(&self, after: Option<&Address>, limit: usize) -> Vec<Address> {
+        self.table
+            .scan_rows(None, after, limit, State::owned_row, |address, _| Some(address.clone()))
+    }
+
+    /// The copy of one of these.
+    #[must_use]
+    pub fn owned_row(&self, address: &Address) -> Option<Arc<Entry>> {
+        let slot = self.table.get(address)?;
+        slot.with(|state| state.owned_row())
     }
 
     /// Every entry, for a restart and for checks.

@@ -244,6 +244,18 @@ impl Table {
         limit: usize,
         select: impl Fn(&Address, &Arc<Entry>) -> Option<T>,
     ) -> Vec<T> {
+        self.scan_rows(under, after, limit, |state| state.current().cloned(), select)
+    }
+
+    /// The same of the row that `row` picks at each address.
+    pub(crate) fn scan_rows<T>(
+        &self,
+        under: Option<&Address>,
+        after: Option<&Address>,
+        limit: usize,
+        row: impl Fn(&State) -> Option<Arc<Entry>>,
+        select: impl Fn(&Address, &Arc<Entry>) -> Option<T>,
+    ) -> Vec<T> {
         let mut found = Vec::new();
         let mut from = match (under, after) {
             (Some(under), Some(after)) if after >= under => Bound::Excluded(after.clone()),
@@ -258,8 +270,8 @@ impl Table {
                 if found.len() >= limit || under.is_some_and(|under| !under.covers(address)) {
                     return found;
                 }
-                let current = slot.state.lock().current.clone();
-                found.extend(current.and_then(|entry| select(address, &entry)));
+                let picked = row(&slot.state.lock());
+                found.extend(picked.and_then(|entry| select(address, &entry)));
                 last = Some(address.clone());
             }
             match last {
@@ -315,6 +327,11 @@ impl State {
     /// The gates.
     pub(crate) fn gate(&mut self) -> &mut Gate<Turn> {
         self.gate.get_or_insert_default()
+    }
+
+    /// The row, if there is one, whose copy counts or may count.
+    pub(crate) fn owned_row(&self) -> Option<Arc<Entry>> {
+        self.rows().find(|row| row.journal.may_own()).cloned()
     }
 
     fn is_empty(&self) -> bool {

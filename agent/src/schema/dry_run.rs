@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use zones::{Address, ObjectType};
 
+use super::finals::Finals;
 use super::step::RunStep;
 use super::r#type::Schemas;
 use super::upgrade::{MigrateError, Through, step};
@@ -22,6 +23,8 @@ pub struct DryRun {
     pub unchanged: u64,
     /// Upgraded objects by type and versions, as `photo 2 to 3`.
     pub by_versions: BTreeMap<String, u64>,
+    /// How many there are of each list below, which may end before.
+    pub counts: Counts,
     /// Those that would stay as they are, and have to be mended or waived before finalize.
     pub quarantined: Vec<Refused>,
     /// Those that would come to a later version, and not back as the way back promises: an abort would strand or change them.
@@ -32,11 +35,30 @@ pub struct DryRun {
     pub unreadable: Vec<Refused>,
 }
 
+/// Objects that are listed, by list.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+pub struct Counts {
+    /// Those that would stay as they are.
+    pub quarantined: u64,
+    /// Those that would not come back as promised.
+    pub no_way_back: u64,
+    /// Those that do not fit the schema that they say.
+    pub misfits: u64,
+    /// Those whose properties cannot be read.
+    pub unreadable: u64,
+}
+
 impl DryRun {
     /// Whether nothing stands in an upgrade's way.
     #[must_use]
     pub fn is_clear(&self) -> bool {
-        self.quarantined.is_empty() && self.no_way_back.is_empty() && self.unreadable.is_empty()
+        self.counts.quarantined == 0 && self.stuck() == 0
+    }
+
+    /// Objects that an upgrade could not bring to the next version and back.
+    #[must_use]
+    pub fn stuck(&self) -> u64 {
+        self.counts.no_way_back + self.counts.unreadable
     }
 }
 
@@ -63,6 +85,10 @@ pub struct DryRunner<'a, R> {
     pub runner: &'a R,
     /// Which steps.
     pub through: Through,
+    /// Versions up to which contract steps run in any case, as in an upgrade.
+    pub finals: Finals,
+    /// Longest list of objects in the report; more are counted.
+    pub listed_max: usize,
     /// What became of the objects so far.
     pub report: DryRun,
 }
@@ -90,13 +116,15 @@ impl<R: RunStep> DryRunner<'_, R> {
         let properties = match properties::read(properties) {
             Ok(properties) => properties,
             Err(PropertiesError::Json(error)) => {
-                self.report
-                    .unreadable
-                    .push(refused(super::step::masked(&error.to_string())));
+                let why = super::step::masked(&error.to_string());
+                self.list(
+                    |report| (&mut report.counts.unreadable, &mut report.unreadable),
+                    refused(why),
+                );
                 return Ok(());
             }
         };
-        let to = self.schemas.target(kind, schema, self.through);
+        let to = self.schemas.target_past(&self.finals, kind, schema, self.through);
         let mut lost = None;
         let back = |between: (u32, u32), before: &Map<String, Value>, after: &Map<String, Value>| {
             if lost.is_none() {
@@ -109,13 +137,19 @@ impl<R: RunStep> DryRunner<'_, R> {
             true => self.schemas.walk(self.runner, kind, schema, to, &properties, back),
             false => self.schemas.upgrade(self.runner, kind, schema, to, &properties),
         };
-        self.report.no_way_back.extend(lost.map(refused));
+        if let Some(why) = lost {
+            self.list(
+                |report| (&mut report.counts.no_way_back, &mut report.no_way_back),
+                refused(why),
+            );
+        }
         match upgraded {
             Ok(migrated) if migrated.schema == schema => {
                 self.report.unchanged += 1;
                 let version = self.schemas.get(kind).and_then(|one| one.version(schema));
                 if let Some(Err((property, why))) = version.map(|version| version.validate(properties)) {
-                    self.report.misfits.push(refused(format!("at {property:?}: {why}")));
+                    let refused = refused(format!("at {property:?}: {why}"));
+                    self.list(|report| (&mut report.counts.misfits, &mut report.misfits), refused);
                 }
             }
             Ok(migrated) => {
@@ -124,7 +158,13 @@ impl<R: RunStep> DryRunner<'_, R> {
                 *self.report.by_versions.entry(way).or_default() += 1;
             }
             Err(error) if error.is_of_server() => return Err(error),
-            Err(error) => self.report.quarantined.push(refused(error.reason())),
+            Err(error) => {
+                let refused = refused(error.reason());
+                self.list(
+                    |report| (&mut report.counts.quarantined, &mut report.quarantined),
+                    refused,
+                );
+            }
         }
         Ok(())
     }
@@ -159,11 +199,24 @@ impl<R: RunStep> DryRunner<'_, R> {
     /// Counts an object whose properties could not be read from disk.
     pub fn unreadable(&mut self, address: &Address, kind: &ObjectType, schema: u32, reason: String) {
         self.report.objects += 1;
-        self.report.unreadable.push(Refused {
+        let refused = Refused {
             address: address.to_string(),
             kind: kind.to_string(),
             schema,
             reason,
-        });
+        };
+        self.list(
+            |report| (&mut report.counts.unreadable, &mut report.unreadable),
+            refused,
+        );
+    }
+
+    /// Counts an object, and lists it if its list is not full.
+    fn list(&mut self, of: impl FnOnce(&mut DryRun) -> (&mut u64, &mut Vec<Refused>), refused: Refused) {
+        let (count, list) = of(&mut self.report);
+        *count += 1;
+        if list.len() < self.listed_max {
+            list.push(refused);
+        }
     }
 }

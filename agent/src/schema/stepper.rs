@@ -132,16 +132,15 @@ impl Stepper {
         (*finals != before).then(|| finals.clone())
     }
 
+    /// Versions up to which contract steps run in any case.
+    #[must_use]
+    pub fn finals(&self) -> Finals {
+        self.finals.read().clone()
+    }
+
     /// The version that objects of a type at version `from` come to.
     fn target(&self, kind: &ObjectType, from: u32, through: Through) -> u32 {
-        let last = self.finals.read().get(kind).copied();
-        match (through, last) {
-            // A version that this release does not know is not passed on the way.
-            (Through::Expand, Some(last)) if from < last && self.schemas.target(kind, from, Through::All) >= last => {
-                self.schemas.target(kind, last, Through::Expand)
-            }
-            (Through::Expand | Through::All, _) => self.schemas.target(kind, from, through),
-        }
+        self.schemas.target_past(&self.finals.read(), kind, from, through)
     }
 
     /// Takes which steps the pool's plan lets run; whether that is news.

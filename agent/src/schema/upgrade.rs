@@ -6,6 +6,7 @@
 use serde_json::{Map, Value};
 use zones::ObjectType;
 
+use super::finals::Finals;
 use super::step::{RunStep, StepError, masked};
 use super::r#type::{Phase, Schemas, Type};
 use crate::vault::properties::{self, PropertiesError};
@@ -139,6 +140,18 @@ impl Schemas {
             target += 1;
         }
         target
+    }
+
+    /// The same where contract steps up to the versions `finals` run in any case.
+    #[must_use]
+    pub fn target_past(&self, finals: &Finals, kind: &ObjectType, from: u32, through: Through) -> u32 {
+        match (through, finals.get(kind).copied()) {
+            // A version that this release does not know is not passed on the way.
+            (Through::Expand, Some(last)) if from < last && self.target(kind, from, Through::All) >= last => {
+                self.target(kind, last, Through::Expand)
+            }
+            (Through::Expand | Through::All, _) => self.target(kind, from, through),
+        }
     }
 
     /// Steps properties forward. A type without schemas keeps them as they are.

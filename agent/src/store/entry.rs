@@ -283,6 +283,25 @@ impl Journal {
         }
     }
 
+    /// Whether this server is, or may be, the one whose copy counts.
+    #[must_use]
+    pub fn may_own(&self) -> bool {
+        match self {
+            Journal::CreateSent { .. }
+            | Journal::Active { .. }
+            | Journal::Moving { .. }
+            | Journal::Sealed { .. }
+            | Journal::CommitSent { .. } => true,
+            Journal::Moved { .. }
+            | Journal::Forward { .. }
+            | Journal::DeleteSent { .. }
+            | Journal::Tombstone { .. }
+            | Journal::Reserved { .. }
+            | Journal::Staged { .. }
+            | Journal::Prepared { .. } => false,
+        }
+    }
+
     /// Whether the copy is one of an object that was given away.
     #[must_use]
     pub fn is_retired(&self) -> bool {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use agent::schema::dry_run::{DryRun, DryRunner};
+use agent::schema::finals::Finals;
 use agent::schema::{Children, Class, Limits, Schemas, Through, check};
 use agent::vault::properties;
 use serde_json::{Map, Value, json};
@@ -174,6 +175,8 @@ fn dry<'a>(schemas: &'a Schemas, children: &'a Children) -> DryRunner<'a, Childr
         schemas,
         runner: children,
         through: Through::All,
+        finals: Finals::new(),
+        listed_max: usize::MAX,
         report: DryRun::default(),
     }
 }

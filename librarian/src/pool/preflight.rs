@@ -186,6 +186,14 @@ pub(super) fn check(sight: &Sight, upgrade: &Upgrade, moving: u64, now_unix_s: u
         },
         "all servers of one release have the same".to_owned(),
     );
+    let (faults, notes) = dry_runs(servers().filter(|(_, seen)| seen.release() == Some(&upgrade.from)));
+    // A fault does not hide the rest.
+    if faults.is_empty() || !notes.is_empty() {
+        say("dry run", Vec::new(), notes.join("; "));
+    }
+    if !faults.is_empty() {
+        say("dry run", faults, String::new());
+    }
     say(
         "objects",
         each(&|server, seen| {
@@ -285,38 +293,67 @@ pub(super) fn check(sight: &Sight, upgrade: &Upgrade, moving: u64, now_unix_s: u
     findings
 }
 
-#[cfg(test)]
-mod tests {
-    use super::super::steer;
-    use super::super::testing::{name, sight};
-    use super::super::upgrade::Ask;
-    use super::*;
-
-    fn faults(sight: &Sight, what: &str) -> Vec<String> {
-        let all = steer::check(sight, "2.0", &Ask::default(), 0, 0).unwrap();
-        let such = all
-            .into_iter()
-            .filter(|finding| finding.what == what && finding.is_fault);
-        such.map(|finding| finding.says).collect()
-    }
-
-    #[test]
-    fn clock_that_is_off_by_more_than_the_margin_is_a_fault_both_ways() {
-        let mut pool = sight(&[("s1", Role::Serving, 3), ("s2", Role::Free, 0)]);
-        for (ahead, says) in [
-            (0, None),
-            (60, None),
-            (-60, None),
-            (61, Some("the clock of s1 is 61 s ahead")),
-            (-299, Some("the clock of s1 is 299 s behind")),
-        ] {
-            pool.servers.get_mut(&name("s1")).unwrap().clock_ahead_s = ahead;
-            let found = faults(&pool, "clocks");
-            match (says, &found[..]) {
-                (None, []) => {}
-                (Some(begins), [fault]) if fault.starts_with(begins) => {}
-                (_, found) => panic!("{ahead}: {found:?}"),
-            }
+/// What servers of the old release found when they tried the schemas of the next one: faults, and what else there is to say.
+fn dry_runs<'a>(servers: impl Iterator<Item = (&'a ServerName, &'a Seen)>) -> (Vec<String>, Vec<String>) {
+    let (mut faults, mut notes) = (Vec::new(), Vec::new());
+    let (mut untried, mut sets) = (Vec::new(), BTreeMap::<_, Vec<&str>>::new());
+    let (mut tried_objects, mut is_present) = (0, false);
+    for (server, seen) in servers {
+        let upkeep = seen.upkeep();
+        let Some((tried, present)) = upkeep.and_then(|upkeep| Some((upkeep.dry?, upkeep.schemas))) else {
+            // One that holds nothing has nothing to try.
+            untried.extend((seen.objects() > 0).then_some(server.as_str()));
+            continue;
+        };
+        sets.entry(tried.set).or_default().push(server.as_str());
+        tried_objects += tried.objects;
+        is_present |= tried.set == present;
+        if tried.stuck > 0 {
+            faults.push(format!(
+                "{} objects on {server} could not be brought to the next schemas and back: `dry-run.json` there says which and \
+                 why; mend the steps, or the objects",
+                tried.stuck
+            ));
+        }
+        if tried.quarantined > 0 {
+            notes.push(format!(
+                "steps fail for {} objects on {server}: they would move as they are, and finalize will ask that they are mended \
+                 or waived (`dry-run.json` there says which and why)",
+                tried.quarantined
+            ));
         }
     }
+    if sets.len() > 1 {
+        let each = sets
+            .iter()
+            .map(|(set, servers)| format!("{set} on {}", servers.join(", ")));
+        faults.push(format!(
+            "different schemas were tried, {}: put the same on all (`next_schemas` in agent.toml)",
+            each.collect::<Vec<_>>().join("; ")
+        ));
+    }
+    if let (true, Some(set)) = (faults.is_empty(), sets.keys().next()) {
+        notes.insert(
+            0,
+            format!("the next schemas, {set}, were tried on {tried_objects} objects"),
+        );
+    }
+    if is_present {
+        // `next_schemas` may have been left as it was in the upgrade before.
+        notes.push("these are the schemas of the old release: right only if the new one has no others".to_owned());
+    }
+    if !untried.is_empty() {
+        notes.push(format!(
+            "no dry run was made on {}: set `next_schemas` in agent.toml there, or wait until it has ended",
+            untried.join(", ")
+        ));
+    }
+    if notes.is_empty() && faults.is_empty() {
+        notes.push("no server of the old release holds objects".to_owned());
+    }
+    (faults, notes)
 }
+
+#[cfg(test)]
+#[path = "preflight_tests.rs"]
+mod tests;
