@@ -61,9 +61,13 @@ pub(super) struct Order {
 }
 
 impl Order {
-    /// As the log of moves names it.
+    /// As the log of moves names it. The plan is named where its gate counts the move: of one that a server makes while it serves the
+    /// copy that is left behind goes before the gate, so the other side must not count it either.
     fn actor(self) -> String {
-        format!("{}, plan {}", self.how, self.plan)
+        match self.gated {
+            true => format!("{}, plan {}", self.how, self.plan),
+            false => self.how.to_owned(),
+        }
     }
 
     /// What the row keeps of it.
