@@ -353,7 +353,8 @@ impl World {
         }
         self.check.places.insert(agent, places);
         let rows = store.entries();
-        self.watched.retired(agent, role, &rows)
+        let life = self.machines[agent].life;
+        self.watched.retired((agent, life), role, &rows)
     }
 
     /// I7: what arrives is in the version that the server writes, or in quarantine; nothing is in a version that it cannot read

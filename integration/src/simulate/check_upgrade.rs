@@ -31,8 +31,9 @@ pub(super) struct Watched {
     level: Option<Level>,
     /// Until when an answer that names a server may still be cached with that server's address.
     named: BTreeMap<usize, Time>,
-    /// Copies that are to be kept until the gate is through, by server: number of the row and address.
-    kept: BTreeMap<usize, BTreeSet<(u64, Address)>>,
+    /// By server, at the last look: which of its lives it was in, and its copies that are to be kept until the gate is through, each
+    /// with the number of its row.
+    kept: BTreeMap<usize, (u32, BTreeSet<(u64, Address)>)>,
 }
 
 impl Watched {
@@ -102,7 +103,7 @@ impl Watched {
     /// Copies that a server gave away while it was emptied stay until it has heard that it is empty.
     pub(super) fn retired(
         &mut self,
-        agent: usize,
+        (agent, life): (usize, u32),
         role: Option<Role>,
         rows: &[std::sync::Arc<Entry>],
     ) -> Result<(), String> {
@@ -112,11 +113,12 @@ impl Watched {
         let now: BTreeSet<_> = (rows.iter().filter(gated))
             .map(|entry| (entry.seq, entry.address.clone()))
             .collect();
-        let before = self.kept.insert(agent, now).unwrap_or_default();
-        if !matches!(role, None | Some(Role::Cordoned | Role::Draining)) {
+        let (before_life, before) = self.kept.insert(agent, (life, now)).unwrap_or_default();
+        // What it did in the moment in which it crashed it did in a role that is not known any more.
+        if before_life != life || !matches!(role, None | Some(Role::Cordoned | Role::Draining)) {
             return Ok(());
         }
-        let now = &self.kept[&agent];
+        let (_, now) = &self.kept[&agent];
         let gone = before.iter().find(|(seq, address)| {
             // A copy that comes back takes its place.
             let comes = || {
