@@ -14,6 +14,7 @@ mod registry;
 mod resolver;
 mod servers;
 mod show;
+mod text;
 mod upgrade;
 
 use std::ffi::OsString;

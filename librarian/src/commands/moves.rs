@@ -140,7 +140,7 @@ impl Display {
                 let line = format!(
                     "{goal}: {} of {most} objects moved, {} left; {state}",
                     most.saturating_sub(progress.objects_left),
-                    super::show::octets(progress.bytes_left),
+                    super::text::octets(progress.bytes_left),
                 );
                 let news = last
                     .as_ref()

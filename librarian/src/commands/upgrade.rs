@@ -11,7 +11,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::json;
 use zones::Address;
 
-use super::show::octets;
+use super::text::octets;
 use crate::control::words::{Made, Request};
 use crate::control::{self, AskError};
 use crate::pool::Ask;
