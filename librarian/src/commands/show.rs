@@ -6,7 +6,7 @@ use serde_json::json;
 use zones::Address;
 
 use super::Form;
-use super::text::octets;
+use super::text::{columns, octets};
 use crate::config::Config;
 use crate::control;
 use crate::control::words::{Asked, Pool, Request, Server, Where};
@@ -115,19 +115,7 @@ fn overview(pool: &Pool) -> String {
     let head = [
         "SERVER", "ROLE", "RELEASE", "OBJECTS", "BYTES", "CAPACITY", "LOAD", "HEAT", "ERRORS", "LEASE",
     ];
-    let mut rows = vec![head.map(str::to_owned)];
-    rows.extend(pool.servers.iter().map(row));
-    let widths: Vec<usize> = (0..head.len())
-        .map(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0))
-        .collect();
-    for row in rows {
-        let cells: Vec<String> = row
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:<width$}"))
-            .collect();
-        lines.push(cells.join("  ").trim_end().to_owned());
-    }
+    lines.extend(columns(head, pool.servers.iter().map(row)));
     let quarantined = pool.servers.iter().filter(|server| server.quarantined > 0);
     lines.extend(quarantined.map(|server| {
         format!(

@@ -11,7 +11,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::json;
 use zones::Address;
 
-use super::text::octets;
+use super::text::{columns, octets};
 use crate::control::words::{Made, Request};
 use crate::control::{self, AskError};
 use crate::pool::Ask;
@@ -484,19 +484,7 @@ fn table(status: &Status) -> String {
         "INSTALL",
         "P99",
     ];
-    let mut rows = vec![head.map(str::to_owned)];
-    rows.extend(status.servers.iter().map(row));
-    let widths: Vec<usize> = (0..head.len())
-        .map(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0))
-        .collect();
-    for row in rows {
-        let cells: Vec<String> = row
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:<width$}"))
-            .collect();
-        lines.push(cells.join("  ").trim_end().to_owned());
-    }
+    lines.extend(columns(head, status.servers.iter().map(row)));
     lines.push(format!(
         "objects that the old release could not read: {}; still to be brought to what is asked for: {}; quarantined: {}",
         status.unreadable_by_old_release, status.resting, status.quarantined
