@@ -114,11 +114,7 @@ fn resting(sight: &Sight, plan: &Plan) -> Vec<Wait> {
         .filter(|(_, seen)| !is_out(seen))
         .filter_map(|(server, seen)| {
             if !seen.knows(plan.number) {
-                return Some(Wait::Unseen {
-                    server: server.clone(),
-                    plan: plan.number,
-                    alive: seen.alive,
-                });
+                return Some(Wait::unseen(server, seen, plan));
             }
             let objects = seen.upkeep().map_or(0, |upkeep| upkeep.resting);
             (objects > 0).then(|| Wait::Resting {
@@ -239,11 +235,7 @@ pub(super) fn next(sight: &Sight, plan: &Plan, upgrade: &Upgrade, with_failed: b
         .servers
         .iter()
         .filter(|(_, seen)| !is_out(seen) && (!seen.alive || seen.has.is_none()))
-        .map(|(server, seen)| Wait::Unseen {
-            server: server.clone(),
-            plan: plan.number,
-            alive: seen.alive,
-        })
+        .map(|(server, seen)| Wait::unseen(server, seen, plan))
         .collect();
     if !silent.is_empty() {
         return Next::Waits(silent);

@@ -180,6 +180,15 @@ pub enum Wait {
 }
 
 impl Wait {
+    /// For a server that has not said that it knows a plan.
+    pub(super) fn unseen(server: &ServerName, seen: &Seen, plan: &Plan) -> Wait {
+        Wait::Unseen {
+            server: server.clone(),
+            plan: plan.number,
+            alive: seen.alive,
+        }
+    }
+
     /// The server that it speaks of, if it speaks of one.
     #[must_use]
     pub fn server(&self) -> Option<&ServerName> {
@@ -314,11 +323,7 @@ fn turns(sight: &Sight, plan: &Plan, upgrade: &Upgrade, rolls: &[Roll]) -> Decis
         .servers
         .iter()
         .filter(|(_, seen)| !matches!(seen.want.role, Role::Failed | Role::Quarantined) && !seen.has_taken(plan.number))
-        .map(|(server, seen)| Wait::Unseen {
-            server: server.clone(),
-            plan: plan.number,
-            alive: seen.alive,
-        })
+        .map(|(server, seen)| Wait::unseen(server, seen, plan))
         .collect();
     if !unseen.is_empty() {
         return Decision::Wait(unseen);
@@ -384,11 +389,7 @@ fn one_move(sight: &Sight, plan: &Plan) -> Decision {
     let unseen: Vec<Wait> = [(source_name, source), (target_name, target)]
         .into_iter()
         .filter(|(_, seen)| !seen.knows(plan.number))
-        .map(|(server, seen)| Wait::Unseen {
-            server: server.clone(),
-            plan: plan.number,
-            alive: seen.alive,
-        })
+        .map(|(server, seen)| Wait::unseen(server, seen, plan))
         .collect();
     if !unseen.is_empty() {
         return Decision::Wait(unseen);
@@ -519,11 +520,7 @@ fn heard_by_all(sight: &Sight, plan: &Plan) -> Decision {
             .servers
             .iter()
             .filter(|(_, seen)| seen.alive && !seen.knows(plan.number))
-            .map(|(server, seen)| Wait::Unseen {
-                server: server.clone(),
-                plan: plan.number,
-                alive: seen.alive,
-            })
+            .map(|(server, seen)| Wait::unseen(server, seen, plan))
             .collect(),
         Goal::Settle | Goal::Drain { .. } | Goal::Refill { .. } | Goal::Roll(_) | Goal::Hold => Vec::new(),
     };

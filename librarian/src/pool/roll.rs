@@ -114,13 +114,7 @@ impl One<'_> {
     }
 
     fn unseen(&self, server: &ServerName, seen: &Seen) -> Option<Turn> {
-        (!seen.knows(self.plan.number)).then(|| {
-            One::wait(Wait::Unseen {
-                server: server.clone(),
-                plan: self.plan.number,
-                alive: seen.alive,
-            })
-        })
+        (!seen.knows(self.plan.number)).then(|| One::wait(Wait::unseen(server, seen, self.plan)))
     }
 
     fn target(&self) -> Result<(&ServerName, &Seen), Turn> {
