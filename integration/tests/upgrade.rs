@@ -5,62 +5,20 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use integration::chaos::clients::{Clients, Workload};
 use integration::chaos::history::History;
-use integration::harness::{NETWORK, Network, Pool, Unbound};
-use serde_json::Value;
+use integration::harness::{NETWORK, Network, Pool, Unbound, UpgradeStatus};
 
 const DEMO: &str = env!("CARGO_BIN_EXE_demo");
-const WAIT: Duration = Duration::from_secs(300);
+/// Servers of the pool whose clients work.
+const SERVERS: usize = 4;
 const AGENT_PORT: u16 = 8443;
 /// Each of these runs has a dozen processes: one run at a time.
 static ALONE: Mutex<()> = Mutex::new(());
 /// What a program reads that knows DNS, HTTPS and a certificate, and nothing of us.
 const PLAIN: &str = "7.plain";
-
-fn status(pool: &Pool) -> Result<Value> {
-    let told = pool.librarian(&["upgrade", "status", "--json"])?;
-    serde_json::from_str(&told.stdout).context("read the status")
-}
-
-fn state(status: &Value) -> Result<&str> {
-    status["state"].as_str().context("a state")
-}
-
-/// Servers by what the upgrade has them do.
-fn in_role<'s>(status: &'s Value, role: &str) -> Vec<&'s str> {
-    let servers = status["servers"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let such = servers.iter().filter(|server| server["role"] == role);
-    such.filter_map(|server| server["name"].as_str()).collect()
-}
-
-/// Looks until the upgrade is in one of these states; `look` may do something at each look.
-fn follow(pool: &mut Pool, ends: &[&str], mut look: impl FnMut(&mut Pool, &Value) -> Result<()>) -> Result<Value> {
-    let until = Instant::now() + WAIT;
-    loop {
-        // A librarian that was killed is started again by whoever killed it.
-        let now = status(pool)?;
-        if ends.contains(&state(&now)?) {
-            return Ok(now);
-        }
-        ensure!(state(&now)? != "halted", "{now:#}");
-        ensure!(Instant::now() < until, "the upgrade does not end: {now:#}");
-        look(pool, &now)?;
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
-fn all_run(status: &Value, release: &str) -> Result<()> {
-    let servers = status["servers"].as_array().context("servers")?;
-    ensure!(
-        servers.iter().all(|server| server["release"] == release),
-        "not every server runs {release}: {status:#}"
-    );
-    Ok(())
-}
 
 /// A shell that reads one object over and over: getaddrinfo asks unbound, curl follows redirects.
 struct PlainReader {
@@ -124,7 +82,7 @@ struct Seen {
 }
 
 /// Upgrades a pool of four on hosts of their own while clients work. `trouble` may do something at each look.
-fn upgrade(trouble: impl FnMut(&mut Pool, &Value) -> Result<()> + Send) -> Result<Seen> {
+fn upgrade(trouble: impl FnMut(&mut Pool, &UpgradeStatus) -> Result<()> + Send) -> Result<Seen> {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let hosts = ["librarian", "client", "s1", "s2", "s3", "s4"];
     let network = Arc::new(Network::new(&hosts)?);
@@ -138,9 +96,12 @@ fn upgrade(trouble: impl FnMut(&mut Pool, &Value) -> Result<()> + Send) -> Resul
     })
 }
 
-fn upgrade_on(network: &Arc<Network>, mut trouble: impl FnMut(&mut Pool, &Value) -> Result<()>) -> Result<Seen> {
+fn upgrade_on(
+    network: &Arc<Network>,
+    mut trouble: impl FnMut(&mut Pool, &UpgradeStatus) -> Result<()>,
+) -> Result<Seen> {
     let mut pool = Pool::builder(DEMO)
-        .servers(4)
+        .servers(SERVERS)
         .network(Arc::clone(network))
         .agent_port(Some(AGENT_PORT))
         .agent_setting("release", "1")
@@ -179,12 +140,12 @@ fn upgrade_on(network: &Arc<Network>, mut trouble: impl FnMut(&mut Pool, &Value)
             "--detach",
         ];
         pool.librarian(&ask)?;
-        let soaked = follow(&mut pool, &["soaked"], &mut trouble)?;
-        all_run(&soaked, "2")?;
-        ensure!(soaked["unreadable_by_old_release"] == 0, "{soaked:#}");
+        let soaked = pool.follow_upgrade("soaked", &mut trouble)?;
+        soaked.all_run(SERVERS, "2")?;
+        ensure!(soaked.unreadable_by_old_release == 0, "{soaked:#?}");
         pool.librarian(&["upgrade", "finalize"])?;
-        let done = follow(&mut pool, &["done"], |_, _| Ok(()))?;
-        ensure!(done["resting"] == 0, "{done:#}");
+        let done = pool.follow_upgrade("done", |_, _| Ok(()))?;
+        ensure!(done.resting == 0, "{done:#?}");
         Ok(())
     })();
     stop.store(true, Ordering::Release);
@@ -233,18 +194,13 @@ fn nobody_notices_an_upgrade_without_faults() -> Result<()> {
 fn nothing_is_lost_when_source_destination_and_librarian_are_killed_in_an_upgrade() -> Result<()> {
     let (mut source, mut destination, mut librarian, mut installing) = (false, false, false, false);
     let seen = upgrade(|pool, now| {
-        if let [draining, ..] = in_role(now, "draining")[..] {
-            let servers = now["servers"].as_array().context("servers")?;
-            let into = servers
-                .iter()
-                .find(|server| server["name"] == draining)
-                .and_then(|server| server["into"].as_str())
-                .context("a drain has a target")?;
+        if let Some(draining) = now.in_role("draining").next() {
+            let into = draining.into.as_deref().context("a drain has a target")?;
             // One after the other, each in the midst of a drain of its own or of what is left of one.
             let victim = match (source, destination, librarian) {
                 (false, _, _) => {
                     source = true;
-                    Some(draining)
+                    Some(draining.name.as_str())
                 }
                 (true, false, _) => {
                     destination = true;
@@ -262,10 +218,10 @@ fn nothing_is_lost_when_source_destination_and_librarian_are_killed_in_an_upgrad
                 pool.kill_server(victim)?;
                 pool.start_server(victim)?;
             }
-        } else if let ([upgrading, ..], false) = (&in_role(now, "upgrading")[..], installing) {
+        } else if let (Some(upgrading), false) = (now.in_role("upgrading").next(), installing) {
             installing = true;
-            pool.kill_server(upgrading)?;
-            pool.start_server(upgrading)?;
+            pool.kill_server(&upgrading.name)?;
+            pool.start_server(&upgrading.name)?;
         }
         Ok(())
     })?;
@@ -315,23 +271,22 @@ fn reserve_takes_the_place_of_a_server_that_never_comes_back() -> Result<()> {
     ];
     pool.librarian(&ask)?;
     let mut lost: Option<String> = None;
-    let soaked = follow(&mut pool, &["soaked"], |pool, now| {
-        if let ([draining, ..], None) = (&in_role(now, "draining")[..], &lost) {
-            let dir: PathBuf = pool.server(draining)?.dir.clone();
+    let soaked = pool.follow_upgrade("soaked", |pool, now| {
+        if let (Some(draining), None) = (now.in_role("draining").next(), &lost) {
+            let dir: PathBuf = pool.server(&draining.name)?.dir.clone();
             std::fs::write(dir.join("fail.install"), "99")?;
             std::fs::write(dir.join("fail.rollback"), "99")?;
-            lost = Some((*draining).to_owned());
+            lost = Some(draining.name.clone());
         }
         Ok(())
     })?;
     let lost = lost.context("a server was drained")?;
-    ensure!(in_role(&soaked, "failed") == [lost.as_str()], "{soaked:#}");
-    let others = soaked["servers"].as_array().context("servers")?;
+    let failed = soaked.in_role("failed").map(|server| server.name.as_str());
+    ensure!(failed.eq([lost.as_str()]), "{soaked:#?}");
+    let mut others = soaked.servers.iter().filter(|server| server.name != lost);
     ensure!(
-        others
-            .iter()
-            .all(|server| server["name"] == lost.as_str() || server["release"] == "2"),
-        "{soaked:#}"
+        others.all(|server| server.release.as_deref() == Some("2")),
+        "{soaked:#?}"
     );
     for number in 0..20 {
         let read = pool.agent(&["get", &format!("3.{number}"), "--client", alice], b"")?;

@@ -7,52 +7,24 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use integration::chaos::clients::{Clients, Workload};
 use integration::chaos::history::History;
-use integration::harness::{Pool, old_program};
-use serde_json::Value;
+use integration::harness::{Pool, UpgradeStatus, old_program};
 
 const DEMO: &str = env!("CARGO_BIN_EXE_demo");
-const WAIT: Duration = Duration::from_secs(240);
 const SERVERS: usize = 4;
 
-fn status(pool: &Pool) -> Result<Value> {
-    let told = pool.librarian(&["upgrade", "status", "--json"])?;
-    serde_json::from_str(&told.stdout).context("read the status")
-}
-
-/// Installs by hand what the status asks for, until the upgrade is in one of these states.
-fn follow(pool: &mut Pool, program: &Path, release: &str, ends: &[&str]) -> Result<Value> {
-    let until = Instant::now() + WAIT;
-    loop {
-        let now = status(pool)?;
-        let state = now["state"].as_str().context("a state")?;
-        if ends.contains(&state) {
-            return Ok(now);
-        }
-        ensure!(state != "halted", "{now:#}");
-        ensure!(Instant::now() < until, "the upgrade does not end: {now:#}");
-        let waits = now["waits"].as_array().context("waits")?;
-        let asked = waits.iter().filter_map(Value::as_str).find_map(|wait| {
+/// Installs by hand what the status asks for, until the upgrade is in this state.
+fn follow(pool: &mut Pool, program: &Path, release: &str, end: &str) -> Result<UpgradeStatus> {
+    pool.follow_upgrade(end, |pool, now| {
+        let asked = now.waits.iter().find_map(|wait| {
             let server = wait.strip_prefix(&format!("install {release} on "))?;
-            Some(server.split(' ').next()?.to_owned())
+            server.split(' ').next()
         });
-        match asked {
-            Some(server) => pool.install_by_hand(&server, program, release)?,
-            None => std::thread::sleep(Duration::from_millis(100)),
-        }
-    }
-}
-
-fn releases(status: &Value) -> Result<Vec<&str>> {
-    let servers = status["servers"].as_array().context("servers")?;
-    servers
-        .iter()
-        .map(|server| server["release"].as_str().context("a release"))
-        .collect()
+        asked.map_or(Ok(()), |server| pool.install_by_hand(server, program, release))
+    })
 }
 
 #[test]
@@ -93,12 +65,12 @@ fn pool_goes_from_the_old_program_to_todays_and_back_while_clients_work() -> Res
         "--detach",
     ];
     pool.librarian(&ask)?;
-    let upgraded = follow(&mut pool, DEMO.as_ref(), "2", &["soaked"])?;
-    ensure!(releases(&upgraded)? == ["2"; SERVERS], "{upgraded:#}");
-    ensure!(upgraded["unreadable_by_old_release"] == 0, "{upgraded:#}");
+    let upgraded = follow(&mut pool, DEMO.as_ref(), "2", "soaked")?;
+    upgraded.all_run(SERVERS, "2")?;
+    ensure!(upgraded.unreadable_by_old_release == 0, "{upgraded:#?}");
     pool.librarian(&["upgrade", "abort"])?;
-    let back = follow(&mut pool, &old, "1", &["rolled-back"])?;
-    ensure!(releases(&back)? == ["1"; SERVERS], "{back:#}");
+    let back = follow(&mut pool, &old, "1", "rolled-back")?;
+    back.all_run(SERVERS, "1")?;
 
     stop.store(true, Ordering::Release);
     runtime.block_on(working)??;

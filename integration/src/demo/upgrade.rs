@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::json;
 
 use super::book::Book;
@@ -19,7 +19,7 @@ use super::drain::Until;
 use super::load::{self, Measured};
 use super::options::Options;
 use super::store::Store;
-use crate::harness::{Pool, PoolBuilder, children, resident_memory};
+use crate::harness::{Pool, PoolBuilder, UpgradeStatus, children, resident_memory};
 use crate::objects::Sample;
 
 /// The releases.
@@ -223,27 +223,6 @@ fn write_schemas(dir: &Path, kinds: &BTreeSet<String>, newest: u32) -> Result<()
     Ok(())
 }
 
-/// What `librarian upgrade status --json` says, as far as it is used here.
-#[derive(Debug, Deserialize)]
-struct Status {
-    state: String,
-    goal: String,
-    halted: Option<String>,
-    waits: Vec<String>,
-    servers: Vec<ServerStatus>,
-    unreadable_by_old_release: u64,
-    quarantined: u64,
-    failed_installs: BTreeMap<String, u64>,
-}
-
-#[derive(Debug, Deserialize)]
-struct ServerStatus {
-    name: String,
-    role: String,
-    release: Option<String>,
-    objects: u64,
-}
-
 /// Load before, during and shortly after the upgrade.
 pub(super) fn under_load(
     options: &Options,
@@ -310,8 +289,7 @@ fn upgrade(options: &Options, pool: &Pool) -> Result<Facts> {
     let mut finalized = false;
     let mut failed: BTreeMap<String, u64> = BTreeMap::new();
     loop {
-        let captured = pool.librarian(&["upgrade", "status", "--json"])?;
-        let status: Status = serde_json::from_str(&captured.stdout).context("read the status of the upgrade")?;
+        let status = pool.upgrade_status()?;
         let passed = looked.elapsed().as_secs_f64();
         looked = Instant::now();
         *facts.state_seconds.entry(status.state.clone()).or_default() += passed;
@@ -357,7 +335,7 @@ fn upgrade(options: &Options, pool: &Pool) -> Result<Facts> {
 }
 
 /// What goes on, in words that change when something happens.
-fn line(status: &Status) -> String {
+fn line(status: &UpgradeStatus) -> String {
     let servers: Vec<String> = status
         .servers
         .iter()

@@ -29,6 +29,7 @@ mod releases;
 mod settings;
 mod tools;
 mod unbound;
+mod upgrade;
 
 pub use machine::Machine;
 pub use network::{NETWORK, Network};
@@ -40,3 +41,4 @@ pub use process::{Process, children, peak_memory, resident_memory, stop_all};
 pub use releases::{INSTALLER, release_installer};
 pub use tools::{Captured, curl, delv, dig, getent, kdig, nsupdate, run, run_with_input};
 pub use unbound::Unbound;
+pub use upgrade::{UpgradeServer, UpgradeStatus};
