@@ -119,6 +119,9 @@ fn pool_is_upgraded_and_no_client_that_knows_the_first_version_noticed() -> Resu
         assert_eq!(summary[none], 0, "{none}: {summary}");
     }
     assert_eq!(summary["rolled_back_installs"], 1, "{summary}");
+    for of_a_drain in ["drained", "drained_left"] {
+        ensure!(summary.get(of_a_drain).is_none(), "{of_a_drain}: {summary}");
+    }
     let objects = &summary["objects"];
     assert_eq!(
         summary["schema_counts"],

@@ -25,7 +25,7 @@ use crate::harness::Pool;
 use crate::objects::{Sample, generate, load as load_file};
 use book::Book;
 pub use options::Options;
-use summary::{Phases, Summary};
+use summary::{Drained, Job, Phases, Summary};
 
 /// Name of the client that the demo adds.
 const CLIENT: &str = "demo";
@@ -144,15 +144,19 @@ fn work(
     }
     digs::show(pool, &shown)?;
     let verified = runtime.block_on(verify::read_everything(&stores, book));
-    let left = runtime.block_on(verify::left_on(pool, client_dir, &drained))?;
+    let job = match facts {
+        Some(facts) => Job::Upgrade(facts),
+        None => Job::Drain(Drained {
+            drained_left: runtime.block_on(verify::left_on(pool, client_dir, &drained))?,
+            drained,
+        }),
+    };
     Ok(Phases {
         filled,
         moved,
-        facts,
+        job,
         changes: registers::changes(book, &before_registers, &after_registers)?,
         verified,
-        drained,
-        left,
         counts: store::counts(&stores),
     })
 }

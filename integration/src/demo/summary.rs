@@ -19,14 +19,26 @@ use crate::harness::Pool;
 pub(super) struct Phases {
     pub(super) filled: Filled,
     pub(super) moved: Moved,
-    /// Of an upgrade.
-    pub(super) facts: Option<Facts>,
+    pub(super) job: Job,
     pub(super) changes: Changes,
     pub(super) verified: Verified,
-    pub(super) drained: String,
-    /// Objects that the drained server lists itself.
-    pub(super) left: u64,
     pub(super) counts: Counts,
+}
+
+/// What was done under load.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(super) enum Job {
+    Drain(Drained),
+    Upgrade(Facts),
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Drained {
+    /// The server.
+    pub(super) drained: String,
+    /// Objects that it lists itself.
+    pub(super) drained_left: u64,
 }
 
 /// A figure before the drain and during it.
@@ -54,8 +66,6 @@ pub(super) struct Summary {
     objects: u64,
     put_seconds: f64,
     put_bytes: u64,
-    drained: String,
-    drained_left: u64,
     objects_moved: u64,
     bytes_moved: u64,
     move_seconds: f64,
@@ -75,8 +85,8 @@ pub(super) struct Summary {
     client_retries: u64,
     client_redirects: u64,
     dns_questions: u64,
-    #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    upgrade: Option<Facts>,
+    #[serde(flatten)]
+    job: Job,
 }
 
 impl Summary {
@@ -84,11 +94,9 @@ impl Summary {
         let Phases {
             filled,
             moved,
-            facts,
+            job,
             changes,
             verified,
-            drained,
-            left,
             counts,
         } = phases;
         let Moved {
@@ -123,8 +131,6 @@ impl Summary {
             objects: (book.len() + book.extra().iter().filter(|entry| !entry.deletion().1).count()) as u64,
             put_seconds: filled.elapsed.as_secs_f64(),
             put_bytes: filled.octets,
-            drained,
-            drained_left: left,
             objects_moved: changes.objects,
             bytes_moved: changes.octets,
             move_seconds: seconds,
@@ -156,7 +162,7 @@ impl Summary {
             client_retries: counts.retries,
             client_redirects: counts.redirects,
             dns_questions: counts.questions,
-            upgrade: facts,
+            job,
         })
     }
 
@@ -164,10 +170,12 @@ impl Summary {
     pub(super) fn is_good(&self) -> bool {
         self.failed_operations == 0
             && self.mismatched_objects == 0
-            && (self.upgrade.is_some() || self.drained_left == 0)
             && self.unsettled_registers == 0
             && self.objects_moved > 0
-            && self.upgrade.as_ref().is_none_or(Facts::is_good)
+            && match &self.job {
+                Job::Drain(Drained { drained_left, .. }) => *drained_left == 0,
+                Job::Upgrade(facts) => facts.is_good(),
+            }
     }
 
     pub(super) fn print(&self) {
@@ -180,15 +188,15 @@ impl Summary {
             self.objects_per_second,
             self.bytes_per_second / 1e6
         );
-        match &self.upgrade {
-            Some(facts) => {
+        match &self.job {
+            Job::Drain(Drained { drained, drained_left }) => println!(
+                "  {drained:<11} lists {drained_left} objects itself; {} registers are not settled",
+                self.unsettled_registers
+            ),
+            Job::Upgrade(facts) => {
                 facts.print();
                 println!("  registers   {} are not settled", self.unsettled_registers);
             }
-            None => println!(
-                "  {:<11} lists {} objects itself; {} registers are not settled",
-                self.drained, self.drained_left, self.unsettled_registers
-            ),
         }
         println!(
             "  operations  {}, failed {} ({} DNS questions, {} requests, {} redirects, {} repetitions)",
