@@ -22,6 +22,8 @@ pub mod schema;
 pub mod scrub;
 pub mod store;
 pub mod sweep;
+#[cfg(test)]
+mod testing;
 pub mod transfer;
 pub mod upkeep;
 pub mod vault;

@@ -6,9 +6,8 @@ use std::sync::atomic::AtomicBool;
 use super::*;
 use crate::store::tests::{address, new_entry, octets, put, settings, vault, write};
 use crate::store::{Change, Content, Disk, Entry, ReadError, RealDisk};
+use crate::testing::block_until;
 use crate::vault::Part;
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 fn open(dir: &Path) -> Arc<Store> {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(dir).unwrap());
@@ -37,11 +36,7 @@ fn turn(dir: &Path, entry: &Entry, at: u64) {
 
 /// Waits until a pass has ended.
 fn until_finished(scrubber: &Scrubber) {
-    let until = Instant::now() + PATIENCE;
-    while scrubber.counters.finished.load(Ordering::Relaxed) == 0 {
-        assert!(Instant::now() < until, "no pass ended");
-        std::thread::yield_now();
-    }
+    block_until("a pass ends", || scrubber.counters.finished.load(Ordering::Relaxed) > 0);
 }
 
 fn metric(scrubber: &Scrubber, name: &str) -> u64 {
@@ -217,11 +212,9 @@ fn file_that_is_not_understood_begins_a_pass_anew() {
     };
     wild.write(dir.path()).unwrap();
     let scrubber = Scrubber::start(dir.path(), store, &often(), || 0).unwrap();
-    let until = Instant::now() + PATIENCE;
-    while scrubber.counters.finished.load(Ordering::Relaxed) == wild.finished {
-        assert!(Instant::now() < until, "no pass ended");
-        std::thread::yield_now();
-    }
+    block_until("a pass ends", || {
+        scrubber.counters.finished.load(Ordering::Relaxed) != wild.finished
+    });
 }
 
 #[test]

@@ -13,11 +13,11 @@ use crate::schema::{InProcess, RunStep, Schemas, Step, StepError, Stepper};
 use crate::store::simulated::SimulatedDisk;
 use crate::store::tests::{address, new_entry, octets, vault};
 use crate::store::{Change, Content, Disk, Entry, Journal, NewEntry, RealDisk, Store, StreamSpec, Work as StoreWork};
+use crate::testing::block_until;
 use crate::vault::{Levels, Part};
 
 mod live;
 
-const PATIENCE: Duration = Duration::from_secs(60);
 /// The object whose step fails.
 const UNLUCKY: u64 = 13;
 
@@ -525,7 +525,6 @@ fn sweeper_runs_when_it_is_wanted_and_shows_what_rests() {
     let (sender, receiver) = watch::channel(wanted(None, Role::Serving));
     let sweeper = Sweeper::start(Arc::clone(&local), receiver, || 0).unwrap();
     local.obey(&policy(2, Steps::All));
-    let until = Instant::now() + PATIENCE;
     let metrics = sweeper.metrics();
     let text = || {
         let mut text = String::new();
@@ -533,10 +532,7 @@ fn sweeper_runs_when_it_is_wanted_and_shows_what_rests() {
         text
     };
     sender.send_replace(wanted(Some(1 << 30), Role::Serving));
-    while !text().contains("agent_sweep_resting 0\n") {
-        assert!(Instant::now() < until, "{}", text());
-        std::thread::yield_now();
-    }
+    block_until("nothing rests", || text().contains("agent_sweep_resting 0\n"));
     // It counts a group behind its commit.
     drop(sweeper);
     let text = text();

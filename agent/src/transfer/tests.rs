@@ -26,10 +26,8 @@ use crate::objects::{Condition, Delete, Miss, Put, WriteError};
 use crate::register::stub::Stub;
 use crate::schema::Stepper;
 use crate::store::{Journal, RealDisk};
+use crate::testing::{PATIENCE, comes, until};
 use crate::vault::{Keyring, Levels, PoolKey, Secret, SystemEntropy, Vault};
-
-/// How long anything here may take.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long copies stay that were given away.
 const GRACE: Duration = Duration::from_millis(300);
@@ -281,14 +279,8 @@ impl Agent {
     }
 
     async fn until_owned(&self, objects: u64) {
-        let reached = async {
-            while self.owned() != objects {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        let name = self.name;
-        let reached = timeout(PATIENCE, reached).await;
-        assert!(reached.is_ok(), "{name} owns {} objects, not {objects}", self.owned());
+        let reached = comes(|| self.owned() == objects).await;
+        assert!(reached, "{} owns {} objects, not {objects}", self.name, self.owned());
     }
 }
 
@@ -354,20 +346,14 @@ async fn drained_agent_gives_every_object_away_and_keeps_no_copy() {
         assert!(matches!(s1.read(&address(n)).await, Err(Miss::Party { to }) if to == register.owner));
     }
     s1.want(Role::Empty, &[]);
-    let reclaimed = async {
-        let forward = |entry: &Arc<Entry>| matches!(entry.journal, Journal::Forward { .. });
-        while !s1.objects.entries().iter().all(forward) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    timeout(PATIENCE, reclaimed).await.expect("moved copies are removed");
+    let forward = |entry: &Arc<Entry>| matches!(entry.journal, Journal::Forward { .. });
+    until("moved copies are removed", || s1.objects.entries().iter().all(forward)).await;
     // A forward entry has no streams: a few may still be named by jobs that end now.
-    let empty = async {
-        while s1.objects.entries().iter().any(|entry| entry.plain_octets() > 0) {
-            tokio::task::yield_now().await;
-        }
-    };
-    timeout(PATIENCE, empty).await.unwrap();
+    let has_streams = |entry: &Arc<Entry>| entry.plain_octets() > 0;
+    until("their streams are removed", || {
+        !s1.objects.entries().iter().any(has_streams)
+    })
+    .await;
     let moves = s1.transfer.counters().moves();
     assert_eq!((moves.moved_out, moves.open_out), (60, 0));
     // And back again.
@@ -435,12 +421,7 @@ async fn drain_goes_on_when_either_agent_was_restarted_in_the_middle() {
     fill(&s1, 80).await;
     s1.want(Role::Draining, &["s2"]);
     for round in 0..4 {
-        let further = async {
-            while s2.owned() < 8 * (round + 1) {
-                tokio::task::yield_now().await;
-            }
-        };
-        timeout(PATIENCE, further).await.expect("objects arrive");
+        until("objects arrive", || s2.owned() >= 8 * (round + 1)).await;
         if round % 2 == 0 {
             s2 = s2.restart(&pool, &stub).await;
         } else {
@@ -480,19 +461,10 @@ async fn destination_without_room_takes_what_fits_and_the_rest_stays() {
         s1.put(&address(n), n, Some(&content(n, 900_000))).await.unwrap();
     }
     s1.want(Role::Draining, &["s2"]);
-    let refused = async {
-        while s1.transfer.counters().moves().stayed == 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(PATIENCE, refused).await.expect("the destination is full");
+    until("the destination is full", || s1.transfer.counters().moves().stayed > 0).await;
     s1.want(Role::Serving, &[]);
-    let quiet = async {
-        while s1.transfer.counters().moves().open_out > 0 || s1.owned() + s2.owned() != 12 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(PATIENCE, quiet).await.expect("open moves end");
+    let is_quiet = || s1.transfer.counters().moves().open_out == 0 && s1.owned() + s2.owned() == 12;
+    until("open moves end", is_quiet).await;
     assert!(s1.owned() > 0 && s2.owned() > 0, "{} and {}", s1.owned(), s2.owned());
     for n in 0..12 {
         let owner = stub.register(&address(n)).unwrap().owner;
@@ -531,12 +503,8 @@ async fn object_whose_copy_is_damaged_stays_and_is_told_and_the_rest_of_the_drai
     }
     s1.want(Role::Draining, &["s2"]);
     s2.until_owned(28).await;
-    let told = async {
-        while s1.objects.figures().unreadable != 2 || s1.transfer.counters().moves().open_out > 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(PATIENCE, told).await.expect("both are told of");
+    let are_told = || s1.objects.figures().unreadable == 2 && s1.transfer.counters().moves().open_out == 0;
+    until("both are told of", are_told).await;
     for n in [0, 6] {
         let register = stub.register(&address(n)).unwrap();
         assert_eq!((register.owner.as_str(), &register.state), ("s1", &State::Stable));
@@ -559,13 +527,8 @@ async fn forward_entries_end_and_the_register_says_where_the_object_is() {
     s2.until_owned(4).await;
     s1.until_owned(0).await;
     s1.want(Role::Empty, &[]);
-    let forgotten = async {
-        let forward = |entry: &Arc<Entry>| matches!(entry.journal, Journal::Moved { .. } | Journal::Forward { .. });
-        while s1.objects.entries().iter().any(forward) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(PATIENCE, forgotten).await.expect("forward entries end");
+    let forward = |entry: &Arc<Entry>| matches!(entry.journal, Journal::Moved { .. } | Journal::Forward { .. });
+    until("forward entries end", || !s1.objects.entries().iter().any(forward)).await;
     let elsewhere = Miss::Elsewhere {
         owner: "s2".parse().unwrap(),
         epoch: Epoch(2),
@@ -691,12 +654,8 @@ async fn object_below_the_floor_is_refused_and_stays_whole_where_it_is() {
     assert_level(&s1, &stub, &address(2), Level(2));
     s2.objects.set_levels(levels(2, 2));
     s1.want(Role::Draining, &["s2"]);
-    let refused = async {
-        while s1.transfer.counters().moves().stayed == 0 || s2.owned() < 2 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(PATIENCE, refused).await.expect("what is at the floor moves");
+    let has_moved = || s1.transfer.counters().moves().stayed > 0 && s2.owned() >= 2;
+    until("what is at the floor moves", has_moved).await;
     s1.want(Role::Serving, &[]);
     assert_eq!(s1.read(&address(1)).await.unwrap().0, json!({"n": 1}));
     assert!(s2.objects.entry(&address(1)).is_none());

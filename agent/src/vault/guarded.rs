@@ -306,6 +306,7 @@ pub(crate) mod tests {
     use std::sync::mpsc::{Sender, channel};
 
     use super::*;
+    use crate::testing::block_until;
     use crate::vault::provider::tests::OneKey;
 
     /// A provider that can be away, or hang until it is let go.
@@ -412,9 +413,7 @@ pub(crate) mod tests {
         assert!(guarded.kek(Generation(1)).is_ok(), "what is cached is read");
         drop(let_go);
         // The late answer is noted by the provider's thread; the next call waits behind it.
-        while guarded.generations().is_err() {
-            std::thread::yield_now();
-        }
+        block_until("the provider answers again", || guarded.generations().is_ok());
         assert!(guarded.current().is_ok());
     }
 

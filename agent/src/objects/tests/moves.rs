@@ -5,6 +5,7 @@ use zones::Tx;
 use super::*;
 use crate::clock::BootInstant;
 use crate::store::{Change, Entry, OpenWait};
+use crate::testing::until;
 
 fn s2() -> ServerName {
     "s2".parse().unwrap()
@@ -20,13 +21,7 @@ fn journal(journal: Journal) -> impl FnOnce(&Entry) -> NewEntry + Send {
 /// Waits until a write stands in line.
 async fn line(place: &Place) {
     let slot = place.objects.table.get(&address("1")).unwrap();
-    tokio::time::timeout(Duration::from_secs(5), async {
-        while !slot.with(|state| state.gate().has_line()) {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await
-    .unwrap();
+    until("a write stands in line", || slot.with(|state| state.gate().has_line())).await;
 }
 
 async fn waiting_put(place: &Place, n: u64) -> tokio::task::JoinHandle<Result<Written, WriteError>> {

@@ -11,6 +11,7 @@ use super::*;
 use crate::control::{Control, Figures, Told};
 use crate::objects::{Condition, Objects, Put};
 use crate::register::stub::Stub;
+use crate::testing::until;
 
 /// Objects that are there before the plan changes.
 const OBJECTS: u64 = 120;
@@ -199,7 +200,10 @@ async fn want_has_every_object_swept_while_clients_lose_no_write_and_no_read_fai
 
     // Finalized: every object rests until the want gives octets.
     place.want(2, policy(2, Steps::All), None);
-    until(|| place.objects.stepper().runs_all() && place.objects.standing().resting == OBJECTS).await;
+    until("every object is found to rest", || {
+        place.objects.stepper().runs_all() && place.objects.standing().resting == OBJECTS
+    })
+    .await;
     assert!(place.objects.entries().iter().all(|entry| entry.level == Level(1)));
     let (ended, operations) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let clients: Vec<_> = (0..4)
@@ -213,7 +217,10 @@ async fn want_has_every_object_swept_while_clients_lose_no_write_and_no_read_fai
         })
         .collect();
     place.want(3, policy(2, Steps::All), Some(RATE));
-    until(|| place.objects.standing().resting == 0 || clients.iter().any(tokio::task::JoinHandle::is_finished)).await;
+    until("every object is swept", || {
+        place.objects.standing().resting == 0 || clients.iter().any(tokio::task::JoinHandle::is_finished)
+    })
+    .await;
     ended.store(true, Ordering::Relaxed);
     for client in clients {
         client.await.expect("a client's operation failed");
@@ -244,12 +251,4 @@ async fn want_has_every_object_swept_while_clients_lose_no_write_and_no_read_fai
     }
     assert_eq!(place.objects.store().audit_head().count, 0);
     assert_eq!(place.objects.figures().errors, 0);
-}
-
-async fn until(is: impl Fn() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !is() {
-        assert!(Instant::now() < end, "it never comes to be");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }

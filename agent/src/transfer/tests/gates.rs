@@ -1,5 +1,7 @@
 //! What gates of an upgrade are judged by: what one server gave and another took, what stays until then, what a stop waits for.
 
+use std::time::Instant;
+
 use zones::upkeep::{Arrivals, Sum, Taken};
 use zones::{Errand, audit};
 
@@ -41,21 +43,12 @@ fn assert_counts(agent: &Agent) {
 
 /// Waits until no move and no wait is open.
 async fn settled(agents: [&Agent; 2]) {
-    let settled = async {
-        while agents.iter().any(|agent| agent.objects.figures().upkeep.open > 0) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(PATIENCE, settled).await.expect("open rows end");
+    let is_open = |agent: &&Agent| agent.objects.figures().upkeep.open > 0;
+    until("open rows end", || !agents.iter().any(is_open)).await;
 }
 
 async fn until_nothing_is_retired(agent: &Agent) {
-    let gone = async {
-        while agent.objects.figures().upkeep.retired > 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(PATIENCE, gone).await.expect("retired copies go");
+    until("retired copies go", || agent.objects.figures().upkeep.retired == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -150,12 +143,7 @@ async fn sums_are_the_same_after_restarts_in_the_midst_of_a_drain() {
     fill(&s1, 60).await;
     s1.want(Role::Draining, &["s2"]);
     for round in 0..4 {
-        let further = async {
-            while s2.owned() < 8 * (round + 1) {
-                tokio::task::yield_now().await;
-            }
-        };
-        timeout(PATIENCE, further).await.expect("objects arrive");
+        until("objects arrive", || s2.owned() >= 8 * (round + 1)).await;
         if round % 2 == 0 {
             s2 = s2.restart(&pool, &stub).await;
         } else {
@@ -192,19 +180,17 @@ async fn retired_copies_stay_while_a_server_is_emptied_and_go_when_it_is_empty()
     s1.want(Role::Draining, &["s2"]);
     s2.until_owned(10).await;
     settled([&s1, &s2]).await;
-    let wished_is_gone = async {
-        while retired(&s1).iter().any(|row| row.address == address(0)) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(PATIENCE, wished_is_gone).await.expect("its grace period ends");
-    // As often as the grace period of the others.
-    tokio::time::sleep(3 * GRACE).await;
+    let is_wished = |row: &Arc<Entry>| row.address == address(0);
+    until("its grace period ends", || !retired(&s1).iter().any(is_wished)).await;
+    // That a copy does not go shows only in time; in either role the grace period of each ends twice over.
     for role in [Role::Draining, Role::Cordoned] {
         s1.want(role, &["s2"]);
-        tokio::time::sleep(GRACE).await;
-        assert_eq!(retired(&s1).len(), 9, "{role}");
-        assert_eq!(s1.objects.is_clear(0), Err(NotClear::Copies { copies: 9 }));
+        let end = Instant::now() + 2 * GRACE;
+        while Instant::now() < end {
+            assert_eq!(retired(&s1).len(), 9, "{role}");
+            assert_eq!(s1.objects.is_clear(0), Err(NotClear::Copies { copies: 9 }));
+            tokio::time::sleep(GRACE / 10).await;
+        }
     }
     s1.want(Role::Empty, &[]);
     until_nothing_is_retired(&s1).await;
@@ -256,17 +242,11 @@ fn counting(arrivals: Option<Arrivals>) -> Wanted {
 /// Waits until something is told.
 async fn until_told(board: &Board, what: impl Fn(&Option<Taken>) -> bool) -> Option<Taken> {
     let mut told = None;
-    let until = async {
-        loop {
-            told = board.over(zones::Upkeep::default(), 0).taken;
-            if what(&told) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    let reached = timeout(PATIENCE, until).await;
-    assert!(reached.is_ok(), "{told:?}");
+    let reached = comes(|| {
+        told = board.over(zones::Upkeep::default(), 0).taken;
+        what(&told)
+    });
+    assert!(reached.await, "{told:?}");
     told
 }
 
@@ -347,12 +327,7 @@ async fn server_that_is_to_be_stopped_takes_nothing_new_until_the_install_is_ref
     let refused = s1.put(&address(3), 3, None).await;
     assert!(matches!(refused, Err(WriteError::NotServing { .. })), "{refused:?}");
     s2.want(Role::Draining, &["s1"]);
-    let refused = async {
-        while s2.transfer.counters().moves().stayed == 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(PATIENCE, refused).await.expect("it takes no object");
+    until("it takes no object", || s2.transfer.counters().moves().stayed > 0).await;
     assert_eq!(s1.objects.is_clear(0), Ok(()));
     s1.objects.reopen();
     s1.until_owned(2).await;

@@ -18,12 +18,7 @@ async fn suffering(agent: &Agent) -> AbortOnDropHandle<()> {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     });
-    let slowest = async {
-        while !shows(agent, "agent_moves_pace_ratio 0.25") {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    assert!(timeout(PATIENCE, slowest).await.is_ok(), "moves do not slow down");
+    until("moves slow down", || shows(agent, "agent_moves_pace_ratio 0.25")).await;
     AbortOnDropHandle::new(clients)
 }
 
@@ -40,17 +35,11 @@ async fn source_whose_clients_wait_begins_fewer_moves_and_its_drain_ends() {
     let _clients = suffering(&s1).await;
     s1.want(Role::Draining, &["s2"]);
     let mut most = 0;
-    let drained = async {
-        while s1.owned() > 0 {
-            most = most.max(s1.transfer.counters().moves().open_out);
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    assert!(
-        timeout(PATIENCE, drained).await.is_ok(),
-        "{} objects are left",
-        s1.owned()
-    );
+    let drained = comes(|| {
+        most = most.max(s1.transfer.counters().moves().open_out);
+        s1.owned() == 0
+    });
+    assert!(drained.await, "{} objects are left", s1.owned());
     assert!(
         (1..=16).contains(&most),
         "a quarter of 64 objects is on its way, not {most}"
