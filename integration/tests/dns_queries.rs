@@ -4,12 +4,13 @@ mod dns;
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use dns::{Client, closed_pool, name, open_pool};
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
-use integration::harness::{Captured, Pool, Unbound, delv, dig, kdig, nsupdate, run};
+use integration::harness::{Captured, Pool, Unbound, delv, dig, kdig, nsupdate, run, until};
 use zones::query::{build_question, read_answer};
 
 /// The three names of an object.
@@ -359,14 +360,14 @@ fn object_is_found_through_a_validating_resolver() -> Result<()> {
     assert_eq!(absent.rcode(), Some("NXDOMAIN"), "{}", absent.stdout);
     // A new object shows when the negative answer's 2 s are over: the TTL bounds it, nothing else.
     agent.create("3.8.resolved.2", "s1")?;
-    for _ in 0..200 {
-        let asked = dig(unbound.address(), &["3.8.resolved.2.obj.hypernet.internal.", "SRV"])?;
-        if asked.rcode() == Some("NOERROR") {
-            return Ok(());
-        }
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
-    anyhow::bail!("the new object never showed through the resolver")
+    until(
+        "the new object to show through the resolver",
+        Duration::from_secs(10),
+        || {
+            let asked = dig(unbound.address(), &["3.8.resolved.2.obj.hypernet.internal.", "SRV"])?;
+            Ok(asked.rcode() == Some("NOERROR"))
+        },
+    )
 }
 
 /// A program that knows nothing of us: getaddrinfo, with unbound as the system's resolver in a mount namespace of its

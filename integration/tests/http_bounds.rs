@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use certs::{Anchor, Identity};
-use integration::harness::{Pool, resident_memory};
+use integration::harness::{Pool, resident_memory, until};
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
 use rustls::pki_types::ServerName;
@@ -252,12 +252,8 @@ fn reader_that_takes_nothing_is_cut() -> Result<()> {
         Ok(status.count())
     };
     let with = metrics()?;
-    let until = Instant::now() + WAIT;
     // The server closes its end: one descriptor less.
-    while metrics()? >= with {
-        ensure!(Instant::now() < until, "a reader that takes nothing is kept");
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    until("the cut of a reader that takes nothing", WAIT, || Ok(metrics()? < with))?;
     stage.still_serves()
 }
 

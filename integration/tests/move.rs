@@ -2,10 +2,10 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use integration::harness::{dig, run};
+use integration::harness::{dig, run, until};
 use serde_json::Value;
 
 const DEMO: &str = env!("CARGO_BIN_EXE_demo");
@@ -46,15 +46,6 @@ fn processes_of(dir: &str) -> usize {
 fn is_srv(line: &str) -> bool {
     let fields: Vec<&str> = line.split_whitespace().collect();
     fields.get(2..4) == Some(&["IN", "SRV"])
-}
-
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) -> Result<()> {
-    let until = Instant::now() + DEMO_WAIT;
-    while !is_so() {
-        ensure!(Instant::now() < until, "{what} did not happen in time");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    Ok(())
 }
 
 #[test]
@@ -158,8 +149,8 @@ fn kept_pool_answers_until_it_is_told_to_stop() -> Result<()> {
             .ok()
             .and_then(|text| serde_json::from_str::<Value>(&text).ok())
     };
-    wait_until("the summary", || {
-        complete().is_some() || !matches!(child.try_wait(), Ok(None))
+    until("the summary", DEMO_WAIT, || {
+        Ok(complete().is_some() || child.try_wait()?.is_some())
     })?;
     let summary = complete().context("the demo ended without a summary")?;
 
@@ -176,7 +167,7 @@ fn kept_pool_answers_until_it_is_told_to_stop() -> Result<()> {
 
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
-    wait_until("the end of the demo", || !matches!(child.try_wait(), Ok(None)))?;
+    until("the end of the demo", DEMO_WAIT, || Ok(child.try_wait()?.is_some()))?;
     ensure!(child.wait()?.success(), "the demo ended with {}", child.wait()?);
     assert_eq!(processes_of(home.to_str().context("directory")?), 0);
     assert!(
@@ -200,11 +191,11 @@ fn interrupted_demo_leaves_no_process_behind() -> Result<()> {
         .context("start the demo")?;
     // A librarian and two agents at least are up.
     let inside = home.to_str().context("directory")?.to_owned();
-    wait_until("the start of the pool", || {
-        processes_of(&inside) >= 4 || !matches!(child.try_wait(), Ok(None))
+    until("the start of the pool", DEMO_WAIT, || {
+        Ok(processes_of(&inside) >= 4 || child.try_wait()?.is_some())
     })?;
     rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT)?;
-    wait_until("the end of the demo", || !matches!(child.try_wait(), Ok(None)))?;
+    until("the end of the demo", DEMO_WAIT, || Ok(child.try_wait()?.is_some()))?;
     assert_eq!(child.wait()?.code(), Some(130));
-    wait_until("the end of all processes", || processes_of(&inside) == 0)
+    until("the end of all processes", DEMO_WAIT, || Ok(processes_of(&inside) == 0))
 }

@@ -11,7 +11,7 @@ use agent::client::{Client, ClientError, PutObject, Settings, WriteOptions};
 use anyhow::{Context, Result, bail, ensure};
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
-use integration::harness::Pool;
+use integration::harness::{Pool, until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -363,11 +363,9 @@ fn server_that_is_lost_is_written_off_by_name_and_stays_away() -> Result<()> {
     );
     let process = world.pool.server("s2")?.process()?;
     process.signal(Signal::CONT)?;
-    let until = Instant::now() + WAIT;
-    while !process.log_end().contains("written off") {
-        ensure!(Instant::now() < until, "a server that was written off goes on");
-        std::thread::yield_now();
-    }
+    until("the end of a server that was written off", WAIT, || {
+        Ok(process.log_end().contains("written off"))
+    })?;
     let ended = world.pool.stop_server("s2");
     ensure!(ended.is_err(), "a server that was written off ends as if all were well");
     let started = world.pool.start_server("s2");

@@ -1,7 +1,9 @@
 //! Agents under `agent supervise`: the same pool, and a parent between each agent and whoever started it.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
-use integration::harness::Pool;
+use integration::harness::{Pool, until};
 
 /// The processes that a process started and that still run.
 fn children(pid: u32) -> Result<Vec<u32>> {
@@ -35,11 +37,11 @@ fn supervised_pool_serves_and_every_agent_ends_with_its_supervisor() -> Result<(
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
     };
-    let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
-    while !agents.iter().all(is_over) {
-        assert!(std::time::Instant::now() < until, "the agent outlives its supervisor");
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+    until(
+        "the end of the agent, whose supervisor is dead",
+        Duration::from_secs(10),
+        || Ok(agents.iter().all(is_over)),
+    )?;
     pool.start_server("s1")?;
     let read = pool.agent(&["get", "1.2.3", "--client", alice], b"")?;
     assert_eq!(read.stdout, "content");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use agent::client::{Client, ClientError, PutObject, Settings, Upload, WriteOptions};
 use anyhow::{Context, Result, ensure};
-use integration::harness::Pool;
+use integration::harness::{Pool, until};
 use tokio::task::JoinSet;
 use zones::Address;
 
@@ -42,12 +42,10 @@ async fn work(
 
 /// Waits until a count has grown by `more`.
 fn wait_for(count: &AtomicU64, more: u64) -> Result<()> {
-    let (begin, until) = (count.load(Ordering::Relaxed), Instant::now() + WAIT);
-    while count.load(Ordering::Relaxed) < begin + more {
-        ensure!(Instant::now() < until, "the clients came to a halt");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    Ok(())
+    let begin = count.load(Ordering::Relaxed);
+    until("more work of the clients", WAIT, || {
+        Ok(count.load(Ordering::Relaxed) >= begin + more)
+    })
 }
 
 #[test]

@@ -29,6 +29,7 @@ mod releases;
 mod settings;
 mod tools;
 mod unbound;
+mod until;
 mod upgrade;
 
 pub use machine::Machine;
@@ -41,4 +42,5 @@ pub use process::{Process, children, peak_memory, resident_memory, stop_all};
 pub use releases::{INSTALLER, release_installer};
 pub use tools::{Captured, curl, delv, dig, getent, kdig, nsupdate, run, run_with_input};
 pub use unbound::Unbound;
+pub use until::until;
 pub use upgrade::{UpgradeServer, UpgradeStatus};
