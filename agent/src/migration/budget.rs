@@ -1,7 +1,7 @@
 //! How many objects may come in a second while this server's clients wait.
 //!
 //! A destination has no window: each source has its own. So it counts what begins: at a share of full speed, that share of
-//! [`WINDOWS_A_SECOND`] windows of its own settings a second. At full speed nothing is counted.
+//! `WINDOWS_A_SECOND` windows of its own settings a second. At full speed nothing is counted.
 
 use super::pace::WHOLE;
 use super::window::WindowSettings;

@@ -330,7 +330,7 @@ impl Objects {
     }
 
     /// Makes the copy on its way in the object, in the place of whatever older copies are here. With `WriteGate::Held`
-    /// writes queue until [`Objects::release_writes`].
+    /// writes queue until [`Local::release_writes`].
     ///
     /// # Errors
     ///

@@ -286,7 +286,7 @@ pub enum ReadGate {
 pub enum WriteGate {
     /// Yes.
     Open,
-    /// Writes queue until [`crate::objects::Objects::release_writes`].
+    /// Writes queue until [`crate::objects::Local::release_writes`].
     Held,
 }
 

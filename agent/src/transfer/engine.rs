@@ -1,8 +1,8 @@
 //! The driver of all moves of an agent: feeds machines with what happened, carries out what they ask for, groups it.
 //!
-//! One task owns every machine. What takes time (disk, librarian, network) runs elsewhere and comes back as an [`Event`]; all
-//! that gathers meanwhile goes out together, so that many small objects share commits, update messages and packets without
-//! anybody planning a batch. Jobs of each kind are few at a time: what gathers while they run is the next batch.
+//! One task owns every machine. What takes time (disk, librarian, network) runs elsewhere and comes back as [`Done`] or
+//! [`Answer`]; all that gathers meanwhile goes out together, so that many small objects share commits, update messages and
+//! packets without anybody planning a batch. Jobs of each kind are few at a time: what gathers while they run is the next batch.
 
 mod drain;
 mod forwards;

@@ -162,7 +162,7 @@ impl Desk {
     ///
     /// # Errors
     ///
-    /// [`RenewError`].
+    /// `RenewError`.
     pub async fn renew(
         self: &Arc<Self>,
         peer: Arc<Peer>,
@@ -200,7 +200,7 @@ impl Desk {
     ///
     /// # Errors
     ///
-    /// [`RenewError`].
+    /// `RenewError`.
     pub async fn revocations(self: &Arc<Self>, peer: Arc<Peer>, now: UnixTime) -> Result<String, RenewError> {
         let desk = Arc::clone(self);
         off_thread(move || {

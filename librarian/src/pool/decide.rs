@@ -8,10 +8,10 @@
 //! Invariants: a server drains only after the refusal of new names for it is durable; it is empty only when no register
 //! names it and it has said itself, knowing this plan, that it holds no object; a target is named only after it has said
 //! that it knows this plan. The first thing a new plan does is to freeze all wants: what drained is cordoned, and nothing
-//! moves until the plan says so. Between draining and empty stands the gate ([`super::gate`]).
+//! moves until the plan says so. Between draining and empty stands the gate (`super::gate`).
 //!
-//! Under the plans of an upgrade a server has its whole turn ([`super::roll`]), and what is over leads to the next plan
-//! ([`super::advance`]).
+//! Under the plans of an upgrade a server has its whole turn (`super::roll`), and what is over leads to the next plan
+//! (`super::advance`).
 
 use std::fmt;
 

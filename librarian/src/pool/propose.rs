@@ -1,7 +1,7 @@
 //! New plans, and why one is refused.
 //!
 //! A new plan becomes current only as the child of the plan that it was made from. The first decision under it freezes all
-//! wants ([`super::decide`]): from then on no server is told to move anything until it has said that it knows the new plan.
+//! wants ([`super::decide()`]): from then on no server is told to move anything until it has said that it knows the new plan.
 
 use zones::policy::LEVEL_MAX;
 use zones::{Level, Policy, Role, ServerName, Steps};

@@ -2,7 +2,7 @@
 //!
 //! Pure. A server is drained into a free one, is upgraded, and is the next free one; so an order is a path from the free server
 //! through all that are to be upgraded, each of which must fit into the one before. Whether there is one is decided exactly
-//! ([`path`]), for any number of servers and of free ones.
+//! (`path`), for any number of servers and of free ones.
 //!
 //! | file | what |
 //! |---|---|
