@@ -3,13 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use integration::harness::{INSTALLER, Pool};
-use serde_json::Value;
+use integration::harness::{INSTALLER, Pool, UpgradeStatus};
 
-const WAIT: Duration = Duration::from_secs(240);
+const SERVERS: usize = 3;
 const OBJECTS: usize = 20;
 /// The object that the step of release 2 fails on, where a case wants one.
 const MISFIT: &str = "3.7";
@@ -24,7 +22,7 @@ struct Case {
 impl Case {
     fn new() -> Result<Case> {
         let pool = Pool::builder(env!("CARGO_BIN_EXE_demo"))
-            .servers(3)
+            .servers(SERVERS)
             .agent_setting("release", "1")
             .releases(&["1", "2"])
             // A server is stopped when answers that name it are cached nowhere any more.
@@ -77,39 +75,21 @@ impl Case {
         Ok(())
     }
 
-    /// Looks until the upgrade is in this state; `look` may do something at each look.
-    fn follow(&mut self, end: &str, mut look: impl FnMut(&mut Pool, &Value) -> Result<()>) -> Result<Value> {
-        let until = Instant::now() + WAIT;
-        loop {
-            let told = self.pool.librarian(&["upgrade", "status", "--json"])?;
-            let now: Value = serde_json::from_str(&told.stdout).context("read the status")?;
-            if now["state"] == end {
-                return Ok(now);
-            }
-            ensure!(now["state"] != "halted", "{now:#}");
-            ensure!(Instant::now() < until, "it does not come to be {end}: {now:#}");
-            look(&mut self.pool, &now)?;
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-
     /// Tells how it ended, after every object was read.
-    fn ends(&self, what: &str, status: &Value, releases: [&str; 3]) -> Result<()> {
+    fn ends(&self, what: &str, status: &UpgradeStatus, release: &str) -> Result<()> {
         for number in 0..OBJECTS {
             let address = format!("3.{number}");
             let read = self.pool.agent(&["get", &address, "--client", &self.client], b"")?;
             ensure!(read.stdout == address, "{address} is {:?}", read.stdout);
         }
-        let servers = status["servers"].as_array().context("servers")?;
-        let told: Vec<&str> = servers.iter().filter_map(|server| server["release"].as_str()).collect();
-        ensure!(told == releases, "{what}: {status:#}");
-        let owned: u64 = servers.iter().filter_map(|server| server["objects"].as_u64()).sum();
-        ensure!(owned == OBJECTS as u64, "{what}: {owned} objects: {status:#}");
+        status.all_run(SERVERS, release).context(what.to_owned())?;
+        let owned: u64 = status.servers.iter().map(|server| server.objects).sum();
+        ensure!(owned == OBJECTS as u64, "{what}: {owned} objects: {status:#?}");
         println!(
             "| {what} | {} | {} | {owned} of {OBJECTS} | {} |",
-            status["state"].as_str().context("a state")?,
-            releases.join(", "),
-            status["quarantined"],
+            status.state,
+            [release; SERVERS].join(", "),
+            status.quarantined,
         );
         Ok(())
     }
@@ -123,15 +103,10 @@ fn write_schemas(dir: &Path, files: &[(&str, &str)]) -> Result<()> {
     Ok(())
 }
 
-/// Roles of the servers, with their names.
-fn roles(status: &Value) -> Result<Vec<(&str, &str)>> {
-    let servers = status["servers"].as_array().context("servers")?;
-    let mut roles = Vec::new();
-    for server in servers {
-        let word = |field: &str| server[field].as_str().context("a word");
-        roles.push((word("name")?, word("role")?));
-    }
-    Ok(roles)
+/// Waits until the upgrade stands still; answers why.
+fn halted(pool: &mut Pool) -> Result<String> {
+    let status = pool.follow_upgrade("halted", |_, _| Ok(()))?;
+    status.halted.context("a reason")
 }
 
 fn ran(pool: &Pool, server: &str) -> Result<String> {
@@ -144,17 +119,12 @@ fn install_that_keeps_failing_halts_the_pool_which_goes_back() -> Result<()> {
     let mut case = Case::new()?;
     std::fs::write(case.pool.server("s1")?.dir.join("fail.install"), "99")?;
     case.start()?;
-    let halted = case.follow("halted", |_, _| Ok(()))?;
-    ensure!(
-        halted["halted"]
-            .as_str()
-            .is_some_and(|why| why.contains("the install of 2 on s1 failed")),
-        "{halted:#}"
-    );
+    let halted = halted(&mut case.pool)?;
+    ensure!(halted.contains("the install of 2 on s1 failed"), "{halted}");
     ensure!(ran(&case.pool, "s1")? == "install 2\nrollback 1\ninstall 2\nrollback 1\n");
     case.pool.librarian(&["upgrade", "abort"])?;
-    let back = case.follow("rolled-back", |_, _| Ok(()))?;
-    case.ends("install fails at every try, aborted", &back, ["1"; 3])
+    let back = case.pool.follow_upgrade("rolled-back", |_, _| Ok(()))?;
+    case.ends("install fails at every try, aborted", &back, "1")
 }
 
 #[test]
@@ -171,18 +141,13 @@ fn release_that_does_not_come_up_is_taken_back_and_the_pool_goes_on_when_it_is_m
     case.pool.start_server("s1")?;
     case.pool.wait_for_servers()?;
     case.start()?;
-    let halted = case.follow("halted", |_, _| Ok(()))?;
-    ensure!(
-        halted["halted"]
-            .as_str()
-            .is_some_and(|why| why.contains("the install of 2 on s1 failed")),
-        "{halted:#}"
-    );
+    let halted = halted(&mut case.pool)?;
+    ensure!(halted.contains("the install of 2 on s1 failed"), "{halted}");
     ensure!(ran(&case.pool, "s1")? == "install 2\nrollback 1\ninstall 2\nrollback 1\n");
     std::fs::write(&broken, SCHEMA)?;
     case.pool.librarian(&["upgrade", "resume"])?;
-    let soaked = case.follow("soaked", |_, _| Ok(()))?;
-    case.ends("new release does not come up, mended, resumed", &soaked, ["2"; 3])
+    let soaked = case.pool.follow_upgrade("soaked", |_, _| Ok(()))?;
+    case.ends("new release does not come up, mended, resumed", &soaked, "2")
 }
 
 #[test]
@@ -190,8 +155,8 @@ fn object_that_a_step_fails_on_goes_along_as_it_is_and_is_waived_by_name() -> Re
     let mut case = Case::new()?;
     case.put(MISFIT, r#"{"misfit": true}"#)?;
     case.start()?;
-    let soaked = case.follow("soaked", |_, _| Ok(()))?;
-    ensure!(soaked["quarantined"] == 1, "{soaked:#}");
+    let soaked = case.pool.follow_upgrade("soaked", |_, _| Ok(()))?;
+    ensure!(soaked.quarantined == 1, "{soaked:#?}");
     let refused = case.pool.librarian_any(&["upgrade", "finalize"])?;
     ensure!(
         !refused.status.success() && refused.stderr.contains("1 objects are on the quarantine list"),
@@ -200,8 +165,8 @@ fn object_that_a_step_fails_on_goes_along_as_it_is_and_is_waived_by_name() -> Re
     let list = case.pool.librarian(&["upgrade", "quarantine"])?.stdout;
     ensure!(list.contains(MISFIT) && list.contains("misfit"), "{list}");
     case.pool.librarian(&["upgrade", "finalize", "--waive", MISFIT])?;
-    let done = case.follow("done", |_, _| Ok(()))?;
-    case.ends("a step fails on one object, waived", &done, ["2"; 3])
+    let done = case.pool.follow_upgrade("done", |_, _| Ok(()))?;
+    case.ends("a step fails on one object, waived", &done, "2")
 }
 
 #[test]
@@ -209,14 +174,14 @@ fn upgrade_that_is_aborted_while_a_server_is_drained_ends_where_it_began() -> Re
     let mut case = Case::new()?;
     case.start()?;
     let mut aborted = false;
-    let back = case.follow("rolled-back", |pool, now| {
-        if !aborted && roles(now)?.iter().any(|(_, role)| *role == "draining") {
+    let back = case.pool.follow_upgrade("rolled-back", |pool, now| {
+        if !aborted && now.in_role("draining").next().is_some() {
             pool.librarian(&["upgrade", "abort"])?;
             aborted = true;
         }
         Ok(())
     })?;
-    case.ends("aborted while the first server is drained", &back, ["1"; 3])
+    case.ends("aborted while the first server is drained", &back, "1")
 }
 
 #[test]
@@ -224,24 +189,23 @@ fn librarian_killed_in_every_state_costs_time_alone() -> Result<()> {
     let mut case = Case::new()?;
     case.start()?;
     let mut killed: BTreeSet<String> = BTreeSet::new();
-    let mut kill = |pool: &mut Pool, now: &Value| -> Result<()> {
+    let mut kill = |pool: &mut Pool, now: &UpgradeStatus| -> Result<()> {
         // A state, and what the server whose turn it is does in it.
-        let state = now["state"].as_str().context("a state")?;
-        let turns = roles(now)?.into_iter().map(|(_, role)| role);
+        let turns = now.servers.iter().map(|server| server.role.as_str());
         let turn = turns.filter(|role| !["serving", "free"].contains(role)).max();
-        let met = format!("{state} {}", turn.unwrap_or("between turns"));
+        let met = format!("{} {}", now.state, turn.unwrap_or("between turns"));
         if killed.insert(met) {
             pool.kill_librarian()?;
             pool.start_librarian()?;
         }
         Ok(())
     };
-    let soaked = case.follow("soaked", &mut kill)?;
+    let soaked = case.pool.follow_upgrade("soaked", &mut kill)?;
     kill(&mut case.pool, &soaked)?;
     // It is watched anew, by the process that finalizes it.
-    case.follow("soaked", &mut kill)?;
+    case.pool.follow_upgrade("soaked", &mut kill)?;
     case.pool.librarian(&["upgrade", "finalize"])?;
-    let done = case.follow("done", &mut kill)?;
+    let done = case.pool.follow_upgrade("done", &mut kill)?;
     let turns = ["cordoned", "draining", "empty", "upgrading", "validating"];
     for turn in turns {
         ensure!(
@@ -250,5 +214,5 @@ fn librarian_killed_in_every_state_costs_time_alone() -> Result<()> {
         );
     }
     println!("killed in {}", killed.iter().cloned().collect::<Vec<_>>().join(", "));
-    case.ends("librarian killed in every state", &done, ["2"; 3])
+    case.ends("librarian killed in every state", &done, "2")
 }
