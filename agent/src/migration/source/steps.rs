@@ -315,11 +315,11 @@ impl Source {
                     };
                 }
             }
-            State::Sealed { .. } => self.cancel(now, Why::Copy),
+            // The properties as the destination is to get them cannot be made, and writers wait.
+            State::Closing { .. } | State::Sealed { .. } => self.cancel(now, Why::Copy),
             State::Reserving { .. }
             | State::NotingMove { .. }
             | State::Opening { .. }
-            | State::Closing { .. }
             | State::NotingSeal { .. }
             | State::Aborting { .. }
             | State::NotingStable { .. }
@@ -335,11 +335,12 @@ impl Source {
     /// Our own copy does not open: the object stays, and the rest goes on.
     pub(super) fn unreadable(&mut self, now: BootInstant) {
         match &self.state {
-            State::Copying { .. } | State::Sealed { .. } => self.cancel(now, Why::Unreadable),
+            State::Copying { .. } | State::Closing { .. } | State::Sealed { .. } => {
+                self.cancel(now, Why::Unreadable);
+            }
             State::Reserving { .. }
             | State::NotingMove { .. }
             | State::Opening { .. }
-            | State::Closing { .. }
             | State::NotingSeal { .. }
             | State::Aborting { .. }
             | State::NotingStable { .. }

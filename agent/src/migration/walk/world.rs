@@ -50,6 +50,10 @@ pub(super) enum Event {
     Closed(usize),
     /// The librarian has not answered for long when the gate is closed.
     ClosedUnheard(usize),
+    /// The gate is closed, and the form that the destination is to get cannot be made: the copy does not open.
+    ClosedUnreadable(usize),
+    /// The same, for another reason.
+    ClosedUnmade(usize),
     /// The connection breaks.
     Break,
     /// This agent crashes and starts again.
@@ -343,6 +347,8 @@ impl World {
             }
             if state.closing.is_some() {
                 events.push(Event::ClosedUnheard(agent));
+                events.push(Event::ClosedUnreadable(agent));
+                events.push(Event::ClosedUnmade(agent));
             }
             let busy = state.source.is_some() || state.destination.is_some();
             if busy && self.crashes < CRASHES_MAX {
@@ -535,6 +541,14 @@ impl World {
             }
             Event::Closed(agent) => self.closed(agent, Some(self.now)),
             Event::ClosedUnheard(agent) => self.closed(agent, None),
+            Event::ClosedUnreadable(agent) => {
+                self.agents[agent].closing = None;
+                self.feed_source(agent, source::Input::Unreadable);
+            }
+            Event::ClosedUnmade(agent) => {
+                self.agents[agent].closing = None;
+                self.feed_source(agent, source::Input::ShipFailed);
+            }
             Event::Break => {
                 self.mail.clear();
                 for agent in 0..2 {

@@ -137,12 +137,7 @@ impl<O: Outside> Engine<O> {
         if !wanted.may_start(now) {
             return;
         }
-        let wish = Order {
-            how: "wish",
-            plan: wanted.plan,
-            gated: matches!(wanted.role(), Some(Role::Cordoned | Role::Draining)),
-        };
-        self.single(&wanted.todos, wish, now);
+        self.single(&wanted, now);
         match wanted.want {
             Some(want) if want.role == Role::Draining && !want.targets.is_empty() => self.everything(&want, now),
             Some(_) | None => {
@@ -155,8 +150,9 @@ impl<O: Outside> Engine<O> {
     }
 
     /// Wishes for single objects.
-    fn single(&mut self, todos: &[Wish], order: Order, now: BootInstant) {
-        for wish in todos {
+    fn single(&mut self, wanted: &Wanted, now: BootInstant) {
+        let draining = wanted.want.as_ref().filter(|want| want.role == Role::Draining);
+        for wish in &wanted.todos {
             let (address, server) = match wish {
                 Wish::Move { address, server } => (address, server),
                 // Copies beside the owner's are not kept yet.
@@ -168,6 +164,12 @@ impl<O: Outside> Engine<O> {
             if *server == self.parts.me || self.drain.rests(address, now) || !self.window.admits(entry.plain_octets()) {
                 continue;
             }
+            let order = Order {
+                how: "wish",
+                plan: wanted.plan,
+                // The gate of a drain compares what was given with what its target took. What goes elsewhere is none of its business.
+                gated: draining.is_some_and(|want| want.targets.contains(server)),
+            };
             // A wish stays until the controller takes it away, so one that is under way or done is met often.
             match self.begin(address, server, self.drain.broken_seals(address), order) {
                 Ok(()) => info!(object = %address, target = %server, "a wished move begins"),

@@ -56,7 +56,7 @@ pub(super) struct Order {
     pub(super) how: &'static str,
     /// The plan.
     pub(super) plan: u64,
-    /// Whether this server is being emptied: then the copy that is left behind stays until a gate has let it go.
+    /// Whether this server is being emptied into the other one: then the copy that is left behind stays until a gate has let it go.
     pub(super) gated: bool,
 }
 
