@@ -204,6 +204,7 @@ impl World {
                 self.operator.refused = Some(why);
                 if self.librarian.rests() || sight.plan.is_none() {
                     self.prepares(sight);
+                    self.brings_along(sight, to);
                 }
             }
         }
@@ -228,6 +229,26 @@ impl World {
             .librarian
             .plan(|sight| pool::drain(sight, &server, into.as_ref()).ok());
         self.note(|| format!("a person drains {server} into {into:?}: {drained}"));
+    }
+
+    /// A registry that came back may take a server for free that was left at a third release: a person brings it along, by hand.
+    fn brings_along(&mut self, sight: &Sight, to: u8) {
+        let serving = sight.servers.values().find(|seen| seen.want.role == Role::Serving);
+        let known = [
+            serving.and_then(|seen| seen.release()).map(str::to_owned),
+            Some(install::name_of(to)),
+        ];
+        let strange = sight.servers.iter().find(|(_, seen)| {
+            let release = seen.release().map(str::to_owned);
+            seen.want.role == Role::Free && seen.alive && release.is_some() && !known.contains(&release)
+        });
+        let Some(agent) = strange.and_then(|(name, _)| self.machines.iter().position(|machine| machine.name == *name))
+        else {
+            return;
+        };
+        self.note(|| format!("a person installs {} on s{} by hand", install::name_of(to), agent + 1));
+        self.machines[agent].release = to;
+        self.crash(agent);
     }
 
     /// The person deletes what is damaged: nothing else brings a server to be empty.

@@ -9,7 +9,7 @@
 //! | `commit` | the one writer and its groups |
 //! | `storage`, `entry`, `bytes` | the log on disk |
 //!
-//! Nothing here knows sockets or keys; what an update may change is decided in [`crate::update`].
+//! Nothing here knows sockets or keys; what an update may change is decided in `crate::update`.
 
 mod bytes;
 mod commit;
