@@ -747,7 +747,8 @@ volume_step = "{volume_step}"
 # Most octets on their way out at once. Default {window_octets}. As above, for large objects.
 # window_octets = "{window_octets}"
 # Longest that clients of this server should wait for the head of an answer, at the 99th percentile of the last seconds, between 1ms and
-# 1h. Default {foreground_p99}. While they wait longer, moves out of this server use half of the two bounds above, then half of that, and
+# 1h. Default {foreground_p99}. Below that, moves keep it to three times what it was without them, and 10ms are always theirs. While clients
+# wait longer, moves out of this server use half of the two bounds above, then half of that, and
 # so on; from other servers the same share of 8 times these bounds comes in a second, the rest waits up to 5s. Moves speed up again when
 # clients wait less than half as long, or are few. Short: moves are slow under any load. Long: clients feel moves.
 # foreground_p99 = "{foreground_p99}"

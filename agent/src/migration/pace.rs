@@ -6,7 +6,11 @@
 //!   between half and the target    as it is
 //!   below half the target          a half more, up to the whole
 //!   too few clients to say         twice as much, up to the whole
+//! nothing moves                    an eighth beside clients, the whole beside none: the next move begins with it
 //! ```
+//!
+//! The target is three times what clients waited while nothing moved, but at least [`LEAST`] and at most what is set. So moves are felt
+//! little where clients are served fast, and go on where clients wait long anyhow.
 //!
 //! It is looked at once in [`LOOK_EVERY`], longer than the time that the percentile is taken over: so each step is judged by what came after it, and not by what
 //! the step before has ended. The band in which nothing changes keeps a steady load from swinging. The floor is not zero: a drain
@@ -20,6 +24,12 @@ use crate::clock::BootInstant;
 pub const LOOK_EVERY: Duration = Duration::from_secs(4);
 /// The whole window, in thousandths.
 pub const WHOLE: u32 = 1000;
+/// What moves begin with beside clients, in thousandths: a drain is over before many looks, and is not to begin at full speed.
+const BEGIN: u32 = 125;
+/// How much longer clients may wait beside moves than without.
+const TIMES: u32 = 3;
+/// Shortest target: nobody notices less.
+pub const LEAST: Duration = Duration::from_millis(10);
 
 /// What the pace is judged by.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -36,6 +46,8 @@ pub struct Pace {
     settings: PaceSettings,
     share: u32,
     looked: Option<BootInstant>,
+    /// What clients waited when nothing moved.
+    quiet: Option<Duration>,
     slowed: u64,
 }
 
@@ -47,6 +59,7 @@ impl Pace {
             settings,
             share: WHOLE,
             looked: None,
+            quiet: None,
             slowed: 0,
         }
     }
@@ -69,13 +82,22 @@ impl Pace {
         self.looked.is_none_or(|looked| now - looked >= LOOK_EVERY)
     }
 
-    /// Looks how long clients wait, if it is time; `None` for too few to say.
-    pub fn look(&mut self, now: BootInstant, p99: Option<Duration>) {
+    /// Looks how long clients wait, if it is time; `None` for too few to say. `moves` says whether anything moves.
+    pub fn look(&mut self, now: BootInstant, p99: Option<Duration>, moves: bool) {
         if !self.is_due(now) {
             return;
         }
         self.looked = Some(now);
         let PaceSettings { target, floor } = self.settings;
+        if !moves {
+            self.quiet = p99;
+            self.share = p99.map_or(WHOLE, |_| floor.max(BEGIN));
+            return;
+        }
+        let target = match self.quiet {
+            Some(quiet) => target.min((quiet * TIMES).max(LEAST)),
+            None => target,
+        };
         match p99 {
             Some(p99) if p99 > target => {
                 self.slowed += u64::from(self.share > floor);
@@ -107,7 +129,7 @@ mod tests {
         (0..looks)
             .map(|look| {
                 let waits = p99(pace.share());
-                pace.look(start + LOOK_EVERY * u32::try_from(look).unwrap(), waits);
+                pace.look(start + LOOK_EVERY * u32::try_from(look).unwrap(), waits, true);
                 pace.share()
             })
             .collect()
@@ -143,13 +165,44 @@ mod tests {
     #[test]
     fn looks_in_between_change_nothing() {
         let mut pace = pace();
-        pace.look(BootInstant::ZERO, Some(Duration::from_secs(1)));
+        pace.look(BootInstant::ZERO, Some(Duration::from_secs(1)), true);
         for look in 1..40_u64 {
             pace.look(
                 BootInstant::ZERO + Duration::from_millis(look * 100),
                 Some(Duration::from_secs(1)),
+                true,
             );
         }
         assert_eq!(pace.share(), 500);
+    }
+
+    #[test]
+    fn moves_begin_slowly_beside_clients_and_at_full_speed_beside_none() {
+        for (waits, begins) in [(None, WHOLE), (Some(Duration::from_millis(2)), BEGIN)] {
+            let mut pace = pace();
+            pace.look(BootInstant::ZERO, waits, false);
+            assert_eq!(pace.share(), begins);
+        }
+    }
+
+    #[test]
+    fn clients_wait_at_most_three_times_as_long_as_before() {
+        for (quiet_ms, target_ms) in [(1, 10), (4, 12), (10, 30), (40, 50)] {
+            let share_after = |p99_ms| {
+                let mut pace = pace();
+                pace.look(BootInstant::ZERO, Some(Duration::from_millis(quiet_ms)), false);
+                pace.look(
+                    BootInstant::ZERO + LOOK_EVERY,
+                    Some(Duration::from_millis(p99_ms)),
+                    true,
+                );
+                pace.share()
+            };
+            assert_eq!(
+                (share_after(target_ms), share_after(target_ms + 1)),
+                (BEGIN, BEGIN / 2),
+                "{quiet_ms}"
+            );
+        }
     }
 }

@@ -187,7 +187,8 @@ impl<O: Outside> Engine<O> {
         if !self.pace.is_due(now) {
             return;
         }
-        self.pace.look(now, self.outside.clients_wait());
+        let moves = self.drain.is_on() || !self.outgoing.is_empty() || !self.incoming.is_empty();
+        self.pace.look(now, self.outside.clients_wait(), moves);
         self.window.share(self.pace.share());
         self.parts.counters.paced(self.pace.share(), self.pace.slowed());
     }

@@ -124,6 +124,11 @@ impl Drain {
         None
     }
 
+    /// Whether this server is being drained.
+    pub(super) fn is_on(&self) -> bool {
+        self.draining
+    }
+
     fn stop(&mut self) {
         *self = Drain::default();
     }
