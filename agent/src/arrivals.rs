@@ -17,8 +17,6 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -26,6 +24,7 @@ use tokio::sync::watch;
 use zones::upkeep::{Arrivals, Sum, Taken};
 use zones::{Address, Epoch, audit};
 
+use crate::background::{Background, Stopped, stopped};
 use crate::control::Wanted;
 use crate::objects::Local;
 use crate::scrub::Pace;
@@ -219,8 +218,7 @@ impl Reading {
 /// Counts and reads back what arrives. It ends when this is dropped.
 #[derive(Debug)]
 pub struct Checker {
-    stop: Option<SyncSender<()>>,
-    thread: Option<JoinHandle<()>>,
+    _thread: Background,
 }
 
 impl Checker {
@@ -239,7 +237,7 @@ impl Checker {
         pauses: Pauses,
         used: impl Fn() -> u64 + Send + 'static,
     ) -> io::Result<Checker> {
-        let (stop, stopped) = sync_channel(0);
+        let (stop, stopped) = stopped();
         let work = Work {
             dir: dir.to_owned(),
             local,
@@ -250,22 +248,8 @@ impl Checker {
             stopped,
             open: None,
         };
-        let thread = std::thread::Builder::new()
-            .name("arrivals".to_owned())
-            .spawn(move || work.run())?;
-        Ok(Checker {
-            stop: Some(stop),
-            thread: Some(thread),
-        })
-    }
-}
-
-impl Drop for Checker {
-    fn drop(&mut self) {
-        self.stop = None;
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the reading back of what arrived panicked");
-        }
+        let thread = Background::start("arrivals", stop, move || work.run())?;
+        Ok(Checker { _thread: thread })
     }
 }
 
@@ -277,7 +261,7 @@ struct Work<U> {
     board: Arc<Board>,
     share: Share<U>,
     pauses: Pauses,
-    stopped: Receiver<()>,
+    stopped: Stopped,
     open: Option<Open>,
 }
 
@@ -304,7 +288,7 @@ impl<U: Fn() -> u64> Work<U> {
                     self.pauses.look
                 }
             };
-            if sleep(&self.stopped, wait) == GoOn::Stop {
+            if self.stopped.sleep(wait) == GoOn::Stop {
                 self.save(true);
                 return;
             }
@@ -358,7 +342,7 @@ impl<U: Fn() -> u64> Work<U> {
                 let (share, stopped) = (&mut self.share, &self.stopped);
                 let epoch = Epoch(entry.epoch);
                 let looked = look_at(&self.local, &entry.address, epoch, |octets| {
-                    sleep(stopped, share.wait(Instant::now(), octets))
+                    stopped.sleep(share.wait(Instant::now(), octets))
                 });
                 match looked {
                     Looked::Verified => open.reading.verified += 1,
@@ -388,7 +372,7 @@ impl<U: Fn() -> u64> Work<U> {
             let (share, stopped) = (&mut self.share, &self.stopped);
             let looked = match came.address.parse() {
                 Ok(address) => look_at(&self.local, &address, Epoch(came.epoch), |octets| {
-                    sleep(stopped, share.wait(Instant::now(), octets))
+                    stopped.sleep(share.wait(Instant::now(), octets))
                 }),
                 Err(_) => Looked::NotYet,
             };
@@ -462,14 +446,6 @@ fn read(local: &Local, entry: &Arc<Entry>, go_on: &mut impl FnMut(u64) -> GoOn) 
         GoOn::Yes if !damaged.is_empty() => Looked::Bad,
         GoOn::Yes if report.unread > 0 => Looked::NotYet,
         GoOn::Yes => Looked::Verified,
-    }
-}
-
-/// Waits, unless told to stop.
-fn sleep(stopped: &Receiver<()>, wait: Duration) -> GoOn {
-    match stopped.recv_timeout(wait) {
-        Err(RecvTimeoutError::Timeout) => GoOn::Yes,
-        Ok(()) | Err(RecvTimeoutError::Disconnected) => GoOn::Stop,
     }
 }
 

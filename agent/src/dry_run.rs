@@ -14,8 +14,6 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -23,6 +21,7 @@ use serde::Serialize;
 use zones::Address;
 use zones::upkeep::{SchemaSet, Tried};
 
+use crate::background::{Background, Stopped, stopped};
 use crate::commands::files;
 use crate::objects::Local;
 use crate::schema::dry_run::{DryRun, DryRunner};
@@ -157,8 +156,7 @@ struct Report<'a> {
 /// The dry run of a running agent. It ends when this is dropped.
 #[derive(Debug)]
 pub struct Trier {
-    stop: Option<SyncSender<()>>,
-    thread: Option<JoinHandle<()>>,
+    _thread: Background,
 }
 
 impl Trier {
@@ -177,7 +175,7 @@ impl Trier {
         runner: impl Fn() -> Runner + Send + 'static,
         used: impl Fn() -> u64 + Send + 'static,
     ) -> io::Result<Trier> {
-        let (stop, stopped) = sync_channel(0);
+        let (stop, stopped) = stopped();
         let work = Work {
             dir: dir.to_owned(),
             schemas,
@@ -190,22 +188,8 @@ impl Trier {
             done: None,
             fault: None,
         };
-        let thread = std::thread::Builder::new()
-            .name("dry-run".to_owned())
-            .spawn(move || work.run())?;
-        Ok(Trier {
-            stop: Some(stop),
-            thread: Some(thread),
-        })
-    }
-}
-
-impl Drop for Trier {
-    fn drop(&mut self) {
-        self.stop = None;
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the dry run panicked");
-        }
+        let thread = Background::start("dry-run", stop, move || work.run())?;
+        Ok(Trier { _thread: thread })
     }
 }
 
@@ -218,7 +202,7 @@ struct Work<M, U> {
     pauses: Pauses,
     runner: M,
     pace: Pace<U>,
-    stopped: Receiver<()>,
+    stopped: Stopped,
     /// The set that is told, and when its last pass ended.
     done: Option<(SchemaSet, Instant)>,
     /// Why the directory did not load at the last look.
@@ -256,7 +240,7 @@ impl<M: Fn() -> Runner, U: Fn() -> u64> Work<M, U> {
                 },
                 None => self.pauses.look,
             };
-            if sleep(&self.stopped, wait) == GoOn::Stop {
+            if self.stopped.sleep(wait) == GoOn::Stop {
                 return;
             }
         }
@@ -319,7 +303,7 @@ impl<M: Fn() -> Runner, U: Fn() -> u64> Work<M, U> {
                     true => self.pace.wait(Instant::now(), std::mem::take(&mut octets)),
                     false => Duration::ZERO,
                 };
-                if sleep(&self.stopped, wait) == GoOn::Stop {
+                if self.stopped.sleep(wait) == GoOn::Stop {
                     return Ended::Stopped;
                 }
                 if looked_at.elapsed() >= self.pauses.look {
@@ -383,13 +367,6 @@ impl<M: Fn() -> Runner, U: Fn() -> u64> Work<M, U> {
             quarantined: counts.quarantined,
             stuck: found.stuck(),
         }));
-    }
-}
-
-fn sleep(stopped: &Receiver<()>, wait: Duration) -> GoOn {
-    match stopped.recv_timeout(wait) {
-        Err(RecvTimeoutError::Timeout) => GoOn::Yes,
-        Ok(()) | Err(RecvTimeoutError::Disconnected) => GoOn::Stop,
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod access;
 pub mod age;
 pub mod arrivals;
+mod background;
 pub mod client;
 pub mod clock;
 pub mod commands;

@@ -14,13 +14,12 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use crate::access::metrics::{head, line};
+use crate::background::{Background, Stopped, stopped};
 use crate::config;
 use crate::store::scrub::{GoOn, SLICES, ScrubReport, again, slice};
 use crate::store::{Damage, Store};
@@ -86,8 +85,7 @@ struct Counters {
 pub struct Scrubber {
     counters: Arc<Counters>,
     store: Arc<Store>,
-    stop: Option<SyncSender<()>>,
-    thread: Option<JoinHandle<()>>,
+    _thread: Background,
 }
 
 impl Scrubber {
@@ -106,7 +104,7 @@ impl Scrubber {
         store.set_aside_again(&state.damaged);
         let counters = Arc::new(Counters::default());
         counters.finished.store(state.finished, Ordering::Relaxed);
-        let (stop, stopped) = sync_channel(0);
+        let (stop, stopped) = stopped();
         let work = Work {
             dir: dir.to_owned(),
             store: Arc::clone(&store),
@@ -118,14 +116,11 @@ impl Scrubber {
             saved: state.clone(),
             state,
         };
-        let thread = std::thread::Builder::new()
-            .name("scrub".to_owned())
-            .spawn(move || work.run())?;
+        let thread = Background::start("scrub", stop, move || work.run())?;
         Ok(Scrubber {
             counters,
             store,
-            stop: Some(stop),
-            thread: Some(thread),
+            _thread: thread,
         })
     }
 
@@ -172,15 +167,6 @@ impl Scrubber {
     }
 }
 
-impl Drop for Scrubber {
-    fn drop(&mut self) {
-        self.stop = None;
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the scrub panicked");
-        }
-    }
-}
-
 /// The thread's.
 struct Work<U> {
     dir: PathBuf,
@@ -188,7 +174,7 @@ struct Work<U> {
     interval: Duration,
     counters: Arc<Counters>,
     pace: Pace<U>,
-    stopped: Receiver<()>,
+    stopped: Stopped,
     state: State,
     saved: State,
     saved_at: Instant,
@@ -213,13 +199,13 @@ impl<U: Fn() -> u64> Work<U> {
                 },
                 wait => wait.min(AGAIN_EVERY),
             };
-            if sleep(&self.stopped, wait) == GoOn::Stop {
+            if self.stopped.sleep(wait) == GoOn::Stop {
                 return self.save();
             }
             if self.store.damaged_count() > 0 {
                 let (pace, stopped) = (&mut self.pace, &self.stopped);
                 if again(&self.store, |_, octets| {
-                    sleep(stopped, pace.wait(Instant::now(), octets))
+                    stopped.sleep(pace.wait(Instant::now(), octets))
                 }) == GoOn::Stop
                 {
                     return self.save();
@@ -247,7 +233,7 @@ impl<U: Fn() -> u64> Work<U> {
             let (pace, stopped, counters) = (&mut self.pace, &self.stopped, &self.counters);
             let end = slice(&self.store, number, &mut report, |_, octets| {
                 counters.octets.fetch_add(octets, Ordering::Relaxed);
-                sleep(stopped, pace.wait(Instant::now(), octets))
+                stopped.sleep(pace.wait(Instant::now(), octets))
             });
             self.counters.copies.fetch_add(report.copies, Ordering::Relaxed);
             if end == GoOn::Stop {
@@ -284,14 +270,6 @@ impl<U: Fn() -> u64> Work<U> {
             Ok(()) => self.saved = self.state.clone(),
             Err(error) => tracing::warn!(%error, "{FILE} cannot be written: a restart begins the scrub anew"),
         }
-    }
-}
-
-/// Waits, unless told to stop.
-fn sleep(stopped: &Receiver<()>, wait: Duration) -> GoOn {
-    match stopped.recv_timeout(wait) {
-        Err(RecvTimeoutError::Timeout) => GoOn::Yes,
-        Ok(()) | Err(RecvTimeoutError::Disconnected) => GoOn::Stop,
     }
 }
 

@@ -16,14 +16,13 @@ pub mod rewrite;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use zones::{Address, Role};
 
 use crate::access::metrics::{head, line};
+use crate::background::{Background, Stopped, stopped};
 use crate::clock::BootInstant;
 use crate::control::Wanted;
 use crate::objects::Local;
@@ -71,8 +70,7 @@ impl Counters {
 pub struct Sweeper {
     counters: Arc<Counters>,
     local: Arc<Local>,
-    stop: Option<SyncSender<()>>,
-    thread: Option<JoinHandle<()>>,
+    _thread: Background,
 }
 
 impl Sweeper {
@@ -87,7 +85,7 @@ impl Sweeper {
         used: impl Fn() -> u64 + Send + Sync + 'static,
     ) -> io::Result<Sweeper> {
         let counters = Arc::new(Counters::default());
-        let (stop, stopped) = sync_channel(0);
+        let (stop, stopped) = stopped();
         let work = Work {
             local: Arc::clone(&local),
             wanted,
@@ -95,14 +93,11 @@ impl Sweeper {
             used: Arc::new(used),
             stopped,
         };
-        let thread = std::thread::Builder::new()
-            .name("sweep".to_owned())
-            .spawn(move || work.run())?;
+        let thread = Background::start("sweep", stop, move || work.run())?;
         Ok(Sweeper {
             counters,
             local,
-            stop: Some(stop),
-            thread: Some(thread),
+            _thread: thread,
         })
     }
 
@@ -162,41 +157,32 @@ fn show(counters: &Counters, local: &Local, out: &mut String) {
     line(out, newer, standing.newer);
 }
 
-impl Drop for Sweeper {
-    fn drop(&mut self) {
-        self.stop = None;
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the sweep panicked");
-        }
-    }
-}
-
 /// The thread's.
 struct Work<U> {
     local: Arc<Local>,
     wanted: watch::Receiver<Wanted>,
     counters: Arc<Counters>,
     used: Arc<U>,
-    stopped: Receiver<()>,
+    stopped: Stopped,
 }
 
 impl<U: Fn() -> u64> Work<U> {
     fn run(self) {
         loop {
             while self.local.recount() {
-                if sleep(&self.stopped, Duration::ZERO) == GoOn::Stop {
+                if self.stopped.sleep(Duration::ZERO) == GoOn::Stop {
                     return;
                 }
             }
             let wait = match self.rate() {
                 Some(rate) if self.local.standing().resting > 0 => match self.pass(rate) {
-                    (GoOn::Stop, _) if sleep(&self.stopped, Duration::ZERO) == GoOn::Stop => return,
+                    (GoOn::Stop, _) if self.stopped.sleep(Duration::ZERO) == GoOn::Stop => return,
                     (_, true) => AGAIN_EVERY,
                     (_, false) => LOOK_EVERY,
                 },
                 Some(_) | None => LOOK_EVERY,
             };
-            if sleep(&self.stopped, wait) == GoOn::Stop {
+            if self.stopped.sleep(wait) == GoOn::Stop {
                 return;
             }
         }
@@ -280,7 +266,7 @@ impl<U: Fn() -> u64> Work<U> {
     /// Waits, unless told to stop, or another thing is wanted.
     fn go_on(&self, rate: u64, wait: Duration) -> GoOn {
         match self.rate() {
-            Some(now) if now == rate => sleep(&self.stopped, wait),
+            Some(now) if now == rate => self.stopped.sleep(wait),
             Some(_) | None => GoOn::Stop,
         }
     }
@@ -290,13 +276,6 @@ impl<U: Fn() -> u64> Work<U> {
 fn rate(wanted: &Wanted) -> Option<u64> {
     let want = wanted.want.as_ref().filter(|want| want.role == Role::Serving)?;
     want.errand.sweep.filter(|rate| *rate > 0)
-}
-
-fn sleep(stopped: &Receiver<()>, wait: Duration) -> GoOn {
-    match stopped.recv_timeout(wait) {
-        Err(RecvTimeoutError::Timeout) => GoOn::Yes,
-        Ok(()) | Err(RecvTimeoutError::Disconnected) => GoOn::Stop,
-    }
 }
 
 #[cfg(test)]
