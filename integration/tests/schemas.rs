@@ -3,16 +3,15 @@
 mod web;
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use integration::harness::{Pool, run};
+use integration::harness::{Pool, run, until};
 use serde_json::{Value, json};
 use web::{Asker, DEMO, ask};
 
 /// How long a running server has for a dry run over three objects.
 const DRY_RUN_WAIT: Duration = Duration::from_secs(60);
-const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 #[test]
 fn dry_run_over_a_stopped_or_running_server_tells_what_would_become_of_each_object_and_changes_none() -> Result<()> {
@@ -80,15 +79,12 @@ fn dry_run_over_a_stopped_or_running_server_tells_what_would_become_of_each_obje
     };
     pool.start_server("s1")?;
     // The running server finds the same, and the librarian hears of it.
-    let until = Instant::now() + DRY_RUN_WAIT;
-    loop {
-        let findings = pool.librarian_any(&["upgrade", "check", "--to", "2.0"])?.stdout;
-        if findings.contains("were tried on 3 objects; steps fail for 1 objects on s1") {
-            break;
-        }
-        ensure!(Instant::now() < until, "{findings}");
-        std::thread::sleep(LOOK_EVERY);
-    }
+    let mut findings = String::new();
+    let heard = until("the librarian hears of the dry run", DRY_RUN_WAIT, || {
+        findings = pool.librarian_any(&["upgrade", "check", "--to", "2.0"])?.stdout;
+        Ok(findings.contains("were tried on 3 objects; steps fail for 1 objects on s1"))
+    });
+    heard.with_context(|| findings)?;
     let live = std::fs::read(Path::new(&dir).join("dry-run.json"))?;
     let live: Value = serde_json::from_slice(&live)?;
     for (name, found) in &expand {

@@ -14,8 +14,8 @@ use crate::schema::finals::Finals;
 use crate::schema::{InProcess, Step, StepError, Stepper};
 use crate::store::tests::{address, new_entry, settings, vault};
 use crate::store::{Change, Content, Disk, Journal, NewEntry, RealDisk, StreamSpec, Work as StoreWork};
+use crate::testing::{PATIENCE, block_until};
 
-const PATIENCE: Duration = Duration::from_secs(60);
 /// The object whose step fails.
 const UNLUCKY: u64 = 13;
 /// The object that has no way back.
@@ -223,15 +223,14 @@ impl Place {
     }
 }
 
+/// Waits for a value.
 fn until<T>(what: &str, mut is: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = is() {
-            return found;
-        }
-        assert!(Instant::now() < end, "{what} never comes to be");
-        std::thread::yield_now();
-    }
+    let mut found = None;
+    block_until(what, || {
+        found = is();
+        found.is_some()
+    });
+    found.expect("it was waited for")
 }
 
 #[test]

@@ -19,6 +19,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::network::inside;
 use super::process::{children, spawn};
 use super::tools::{Captured, capture, run};
+use super::until;
 
 /// How long a machine may take to start, a command on it to end, and what is waited for to hold.
 const WAIT: Duration = Duration::from_secs(120);
@@ -140,6 +141,7 @@ impl Machine {
         machine.come_up().with_context(|| {
             let mut text = String::new();
             let mut printed = printed;
+            // What can be read of it: the error itself is told in any case.
             let _ = std::io::Seek::rewind(&mut printed);
             let _ = std::io::Read::read_to_string(&mut printed, &mut text);
             format!("start a machine with systemd; it printed {text:?}")
@@ -221,15 +223,8 @@ impl Machine {
     /// # Errors
     ///
     /// When that takes too long; the end of the journal is in the message.
-    pub fn until(&self, what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
-        let until = Instant::now() + WAIT;
-        while !holds()? {
-            if Instant::now() > until {
-                bail!("{what}: not in {} s; the journal:\n{}", WAIT.as_secs(), self.journal());
-            }
-            thread::sleep(LOOK_EVERY);
-        }
-        Ok(())
+    pub fn until(&self, what: &str, holds: impl FnMut() -> Result<bool>) -> Result<()> {
+        until(what, WAIT, holds).with_context(|| format!("a machine whose journal says\n{}", self.journal()))
     }
 
     /// Waits until a unit's property has a value.
@@ -263,7 +258,8 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // With the first process of a machine the kernel ends all others; it goes with its parent.
+        // With the first process of a machine the kernel ends all others; it goes with its parent. What does not work here is done by
+        // the next machine's sweep.
         let _ = self.parent.kill();
         let _ = self.parent.wait();
         let until = Instant::now() + END_WAIT;
@@ -307,6 +303,7 @@ fn sweep(root: &Path) {
         let name = entry.file_name().to_string_lossy().into_owned();
         let owner = name.strip_prefix(GROUP).and_then(|rest| rest.split('-').next());
         if owner.is_some_and(|owner| !Path::new("/proc").join(owner).exists()) {
+            // One that is still in use stays for the next time.
             let _ = remove(&entry.path());
         }
     }
