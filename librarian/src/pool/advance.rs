@@ -125,7 +125,8 @@ fn resting(sight: &Sight, plan: &Plan) -> Vec<Wait> {
         .collect()
 }
 
-fn is_out(seen: &Seen) -> bool {
+/// Whether a server takes no part in anything.
+pub(super) fn is_out(seen: &Seen) -> bool {
     matches!(seen.want.role, Role::Failed | Role::Quarantined)
 }
 
@@ -356,8 +357,13 @@ pub(super) fn next(sight: &Sight, plan: &Plan, upgrade: &Upgrade, with_failed: b
 
 /// Whether a server that failed can be brought along: it is heard, and at a release of this upgrade.
 pub(super) fn comes_back(seen: &Seen, upgrade: &Upgrade) -> bool {
-    let of_this = seen.release() == Some(&upgrade.from) || seen.release() == Some(&upgrade.to);
-    seen.want.role == Role::Failed && seen.alive && of_this
+    seen.want.role == Role::Failed && seen.alive && runs_one_of(seen, upgrade)
+}
+
+/// Whether a server runs one of the two releases of an upgrade, as far as it has said.
+pub(super) fn runs_one_of(seen: &Seen, upgrade: &Upgrade) -> bool {
+    let release = seen.release();
+    release == Some(&upgrade.from) || release == Some(&upgrade.to)
 }
 
 fn no_free(sight: &Sight) -> String {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use zones::upkeep::{Install, KeysAre};
 use zones::{Role, ServerName};
 
-use super::advance::{comes_back, topology};
+use super::advance::{comes_back, is_out, runs_one_of, topology};
 use super::rotation::{self, Part};
 use super::sight::{Seen, Sight};
 use super::upgrade::Upgrade;
@@ -70,10 +70,7 @@ pub(super) fn check(sight: &Sight, upgrade: &Upgrade, moving: u64, now_unix_s: u
         }));
     };
     // One that failed has its turn first if it is heard again, and is left out otherwise.
-    let servers = || {
-        let out = |seen: &Seen| matches!(seen.want.role, Role::Failed | Role::Quarantined);
-        sight.servers.iter().filter(move |(_, seen)| !out(seen))
-    };
+    let servers = || sight.servers.iter().filter(|(_, seen)| !is_out(seen));
     let each = |fault: &dyn Fn(&ServerName, &Seen) -> Option<String>| -> Vec<String> {
         servers().filter_map(|(server, seen)| fault(server, seen)).collect()
     };
@@ -106,7 +103,7 @@ pub(super) fn check(sight: &Sight, upgrade: &Upgrade, moving: u64, now_unix_s: u
         "release",
         each(&|server, seen| {
             let release = seen.release()?;
-            (release != upgrade.from && release != upgrade.to).then(|| {
+            (!runs_one_of(seen, upgrade)).then(|| {
                 format!(
                     "{server} runs {release}, the others {} or {}: bring it there first",
                     upgrade.from, upgrade.to
@@ -116,8 +113,8 @@ pub(super) fn check(sight: &Sight, upgrade: &Upgrade, moving: u64, now_unix_s: u
         format!("all run {} or {}", upgrade.from, upgrade.to),
     );
     let left_behind = sight.servers.iter().filter(|(_, seen)| {
-        let strange = |release| release != upgrade.from && release != upgrade.to;
-        seen.want.role == Role::Failed && seen.alive && seen.release().is_some_and(strange)
+        let is_heard = seen.alive && seen.has.is_some();
+        seen.want.role == Role::Failed && is_heard && !runs_one_of(seen, upgrade)
     });
     say(
         "left behind",
