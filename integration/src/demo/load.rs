@@ -4,8 +4,9 @@
 //! counts from the time it should have begun. A pause therefore shows in full, and never hides by holding back the
 //! operations that would have met it.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, btree_map};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -88,14 +89,23 @@ pub(super) struct Measured {
     pub(super) failed: u64,
     pub(super) mismatched: u64,
     pub(super) elapsed: Duration,
+    /// Reads and writes by what went on in the pool when they ended, where somebody says so.
+    pub(super) by_stage: BTreeMap<String, [Histogram<u64>; 2]>,
+}
+
+/// What goes on in the pool, as its operator sees it.
+pub(super) type Stage = Arc<Mutex<String>>;
+
+fn new_histogram() -> Result<Histogram<u64>> {
+    Histogram::new_with_bounds(1, 600_000_000, 3).context("make a histogram")
 }
 
 impl Measured {
     fn new() -> Result<Measured> {
-        let histogram = || Histogram::new_with_bounds(1, 600_000_000, 3).context("make a histogram");
         Ok(Measured {
-            reads_us: histogram()?,
-            writes_us: histogram()?,
+            reads_us: new_histogram()?,
+            writes_us: new_histogram()?,
+            by_stage: BTreeMap::new(),
             operations: 0,
             failed: 0,
             mismatched: 0,
@@ -147,25 +157,20 @@ pub(super) struct Load {
     writing: Arc<Writing>,
     made: u64,
     told: Arc<AtomicU64>,
+    stage: Stage,
 }
 
 /// Objects with a write on its way.
 #[derive(Default)]
-struct Writing(std::sync::Mutex<std::collections::HashSet<usize>>);
+struct Writing(Mutex<std::collections::HashSet<usize>>);
 
 impl Writing {
     fn begin(&self, index: usize) -> bool {
-        self.0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .insert(index)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(index)
     }
 
     fn end(&self, index: usize) {
-        self.0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .remove(&index);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&index);
     }
 }
 
@@ -180,7 +185,13 @@ impl Load {
             writing: Arc::default(),
             made: 0,
             told: Arc::default(),
+            stage: Stage::default(),
         }
+    }
+
+    /// Where to say what goes on in the pool.
+    pub(super) fn stage(&self) -> Stage {
+        Arc::clone(&self.stage)
     }
 
     /// Keeps the load on until it is over, and waits for the last operation.
@@ -251,7 +262,16 @@ impl Load {
         } else {
             &mut measured.writes_us
         };
-        histogram.saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        histogram.saturating_record(took_us);
+        let stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if !stage.is_empty() {
+            let both = match measured.by_stage.entry(stage) {
+                btree_map::Entry::Occupied(known) => known.into_mut(),
+                btree_map::Entry::Vacant(new) => new.insert([new_histogram()?, new_histogram()?]),
+            };
+            both[usize::from(!read)].saturating_record(took_us);
+        }
         measured.operations += 1;
         let (what, error) = match came {
             Came::Right => return Ok(()),

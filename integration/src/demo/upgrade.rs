@@ -6,8 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -31,6 +31,8 @@ const LEVEL: u8 = 2;
 pub(super) const CLIENTS_SCHEMA: u32 = 1;
 /// Longest upgrade.
 const UPGRADE_WAIT: Duration = Duration::from_secs(3600);
+/// Time between two looks at the upgrade. Each is a process, which takes time that clients would have on a small machine.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Load goes on for so long afterwards, so that what comes late shows.
 const AFTERWARDS: Duration = Duration::from_secs(2);
 /// Roles of a server whose turn it is not.
@@ -65,6 +67,9 @@ pub(super) struct Facts {
     state_seconds: BTreeMap<String, f64>,
     /// Seconds by what the server whose turn it is does.
     stage_seconds: BTreeMap<String, f64>,
+    /// 99th percentiles of what clients waited, by state of the upgrade and what the server does whose turn it is.
+    read_p99_ms_by_stage: BTreeMap<String, f64>,
+    write_p99_ms_by_stage: BTreeMap<String, f64>,
     /// Most memory that a process held at any look, in MiB: the librarian, and the largest agent.
     memory_mib: Memory,
 }
@@ -160,6 +165,15 @@ impl Facts {
             "  memory      librarian {:.0} MiB, largest agent {:.0} MiB",
             self.memory_mib.librarian, self.memory_mib.agent
         );
+        println!(
+            "  reads p99   {}",
+            counts(
+                self.read_p99_ms_by_stage
+                    .iter()
+                    .map(|(stage, ms)| format!("{stage} {ms:.1} ms"))
+                    .collect()
+            )
+        );
         println!("  stall       longest write {:.1} ms", self.longest_write_stall_ms);
     }
 }
@@ -243,9 +257,9 @@ pub(super) fn under_load(
     let over = Arc::new(AtomicBool::new(false));
     let (during, upgraded) = std::thread::scope(|scope| {
         let upgrade = {
-            let over = Arc::clone(&over);
+            let (over, stage) = (Arc::clone(&over), load.stage());
             scope.spawn(move || {
-                let done = upgrade(options, pool);
+                let done = upgrade(options, pool, &stage);
                 over.store(true, Ordering::Release);
                 done
             })
@@ -257,6 +271,11 @@ pub(super) fn under_load(
     let during = during?;
     println!("  upgraded in {:.1} s: {}", facts.upgrade_seconds, during.words());
     facts.longest_write_stall_ms = during.writes_us.max() as f64 / 1000.0;
+    for (stage, [reads_us, writes_us]) in &during.by_stage {
+        let p99_ms = |histogram| load::milliseconds(histogram, 0.99);
+        facts.read_p99_ms_by_stage.insert(stage.clone(), p99_ms(reads_us));
+        facts.write_p99_ms_by_stage.insert(stage.clone(), p99_ms(writes_us));
+    }
     let after = runtime.block_on(load.run(Until::Time(AFTERWARDS)))?;
     for object in runtime.block_on(stores[0].list())? {
         *facts.schema_counts.entry(object.schema).or_default() += 1;
@@ -271,7 +290,7 @@ pub(super) fn under_load(
 }
 
 /// From the command to the end of the sweep; what happens is told.
-fn upgrade(options: &Options, pool: &Pool) -> Result<Facts> {
+fn upgrade(options: &Options, pool: &Pool, stage: &load::Stage) -> Result<Facts> {
     let start = Instant::now();
     let soak = format!("{}s", options.soak);
     let level = LEVEL.to_string();
@@ -294,9 +313,13 @@ fn upgrade(options: &Options, pool: &Pool) -> Result<Facts> {
         looked = Instant::now();
         *facts.state_seconds.entry(status.state.clone()).or_default() += passed;
         let stages: BTreeSet<&str> = status.servers.iter().map(|server| server.role.as_str()).collect();
-        for stage in stages.difference(&BTreeSet::from(RESTS)) {
-            *facts.stage_seconds.entry((*stage).to_owned()).or_default() += passed;
+        let turns: Vec<&str> = stages.difference(&BTreeSet::from(RESTS)).copied().collect();
+        for turn in &turns {
+            *facts.stage_seconds.entry((*turn).to_owned()).or_default() += passed;
         }
+        let now = format!("{} {}", status.state, turns.join(" "));
+        now.trim_end()
+            .clone_into(&mut stage.lock().unwrap_or_else(PoisonError::into_inner));
         facts.memory_mib = facts.memory_mib.at_least(Memory::now(pool)?);
         if !finalized {
             facts.unreadable_by_old_release = facts.unreadable_by_old_release.max(status.unreadable_by_old_release);
@@ -329,7 +352,7 @@ fn upgrade(options: &Options, pool: &Pool) -> Result<Facts> {
             }
             "halted" => bail!("the upgrade is halted: {}", status.halted.unwrap_or_default()),
             _ if start.elapsed() > UPGRADE_WAIT => bail!("the upgrade does not end: {status:?}"),
-            _ => std::thread::sleep(Duration::from_millis(200)),
+            _ => std::thread::sleep(LOOK_EVERY),
         }
     }
 }
