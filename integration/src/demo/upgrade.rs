@@ -11,6 +11,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use librarian::control::{self, words::Request};
 use serde::Serialize;
 use serde_json::json;
 
@@ -31,8 +32,8 @@ const LEVEL: u8 = 2;
 pub(super) const CLIENTS_SCHEMA: u32 = 1;
 /// Longest upgrade.
 const UPGRADE_WAIT: Duration = Duration::from_secs(3600);
-/// Time between two looks at the upgrade. Each is a process, which takes time that clients would have on a small machine.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Time between two looks at the upgrade.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Load goes on for so long afterwards, so that what comes late shows.
 const AFTERWARDS: Duration = Duration::from_secs(2);
 /// Roles of a server whose turn it is not.
@@ -308,7 +309,9 @@ fn upgrade(options: &Options, pool: &Pool, stage: &load::Stage) -> Result<Facts>
     let mut finalized = false;
     let mut failed: BTreeMap<String, u64> = BTreeMap::new();
     loop {
-        let status = pool.upgrade_status()?;
+        // As `librarian upgrade status` asks, without a process for each look, which would take time that clients have before.
+        let asked = control::ask(pool.dir(), &Request::UpgradeStatus);
+        let status: UpgradeStatus = asked.context("ask for the status of the upgrade")?;
         let passed = looked.elapsed().as_secs_f64();
         looked = Instant::now();
         *facts.state_seconds.entry(status.state.clone()).or_default() += passed;
