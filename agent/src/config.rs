@@ -265,6 +265,8 @@ pub struct Access {
     /// Longest time a client may take between two pieces of a body.
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
+    /// Objects whose requests are counted at once.
+    pub heat_counters: usize,
 }
 
 /// Bounds of moves.
@@ -380,6 +382,7 @@ impl Default for Access {
             queued_writes_max: 64,
             queue_wait: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(30),
+            heat_counters: 4096,
         }
     }
 }
@@ -548,6 +551,10 @@ impl Config {
             (
                 self.access.queued_writes_max == 0,
                 "access.queued_writes_max is at least 1",
+            ),
+            (
+                !(16..=1 << 20).contains(&self.access.heat_counters),
+                "access.heat_counters is between 16 and 1048576",
             ),
             (
                 self.moves.window_objects == 0 || self.moves.window_octets.0 < 1 << 20,
@@ -739,6 +746,9 @@ volume_step = "{volume_step}"
 # Longest silence of a client within a body. Default {idle_timeout}. Short cuts off slow networks; long lets idle clients
 # keep connections.
 # idle_timeout = "{idle_timeout}"
+# Objects whose requests are counted at once, to find those that are asked for most; about 200 octets of memory each. Default
+# {heat_counters}. With few, the rates of objects that are asked for less often than 1 in so many requests are told too high.
+# heat_counters = {heat_counters}
 
 [moves]
 # Most objects on their way out at once. Default {window_objects}. More is faster for small objects and takes memory here
@@ -807,6 +817,7 @@ volume_step = "{volume_step}"
         queued_writes_max = access.queued_writes_max,
         queue_wait = time(access.queue_wait),
         idle_timeout = time(access.idle_timeout),
+        heat_counters = access.heat_counters,
         window_objects = moves.window_objects,
         window_octets = moves.window_octets,
         foreground_p99 = time(moves.foreground_p99),

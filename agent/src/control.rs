@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use zones::{Has, Policy, Role, Upkeep, Want, Wish};
+use zones::{Has, Heat, Policy, Role, Upkeep, Want, Wish};
 
 use crate::clock::BootInstant;
 use crate::install::InstallView;
@@ -96,7 +96,7 @@ pub struct Figures {
     pub bytes: u64,
     /// Octets that the store can hold.
     pub capacity: u64,
-    /// Requests for objects in the window of heat.
+    /// Requests for objects in the last minute.
     pub heat: u64,
     /// Requests that failed by this server's fault since it started.
     pub errors: u64,
@@ -110,6 +110,8 @@ pub struct Figures {
     pub audit: Option<zones::audit::Head>,
     /// What gates of an upgrade are judged by.
     pub upkeep: Upkeep,
+    /// Which objects are asked for most.
+    pub hot: Heat,
 }
 
 /// What is told of this server.
@@ -208,6 +210,7 @@ impl Control {
                 quarantined: figures.quarantined,
                 audit: figures.audit,
                 upkeep: Some(told.install.fill(figures.upkeep, wanted.plan)),
+                hot: Some(figures.hot),
             }
         };
         let (heard, wishes) = tokio::join!(

@@ -221,6 +221,7 @@ impl Agent {
             queued_writes_max: config.access.queued_writes_max,
             queue_wait: config.access.queue_wait,
             properties_max: config.access.properties_max.0,
+            heat_counters: config.access.heat_counters,
             ..Settings::default()
         };
         let schemas = home.schemas()?;
@@ -364,7 +365,7 @@ impl Agent {
         let old_index = CancellationToken::new();
         let control = {
             let old_index = old_index.clone();
-            let mut figures = figures(Arc::clone(&objects), board, move || requests.requests_running());
+            let mut figures = figures(Arc::clone(&objects), board, requests);
             let scrubbed = scrubber.finished();
             let figures = move || {
                 let mut told = figures();
@@ -493,11 +494,7 @@ fn addresses(advertise: &[IpAddr], https: SocketAddr) -> Result<Vec<IpAddr>> {
 }
 
 /// The numbers told each round; heat is what was asked for in the last minute.
-fn figures(
-    objects: Arc<Objects>,
-    board: Arc<Board>,
-    running: impl Fn() -> u64 + Send,
-) -> impl FnMut() -> Figures + Send {
+fn figures(objects: Arc<Objects>, board: Arc<Board>, access: Arc<metrics::Metrics>) -> impl FnMut() -> Figures + Send {
     let mut before: VecDeque<u64> = VecDeque::with_capacity(HEAT_ROUNDS);
     move || {
         let mut figures = objects.figures();
@@ -508,7 +505,8 @@ fn figures(
         }
         before.push_back(requests);
         figures.heat = requests - oldest;
-        figures.upkeep = board.over(figures.upkeep, running());
+        figures.upkeep = board.over(figures.upkeep, access.requests_running());
+        figures.hot = objects.heat(access.octets_carried());
         figures
     }
 }

@@ -11,6 +11,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod dry_run;
+pub mod heat;
 pub mod home;
 pub mod install;
 pub mod keys;

@@ -42,7 +42,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 use zones::policy::LEVEL_MAX;
 use zones::upkeep::KeysAre;
-use zones::{Address, Upkeep};
+use zones::{Address, Heat, Upkeep};
 
 pub use batch::{BatchOutcome, BatchStep, StepChange};
 pub use body::StagedBody;
@@ -60,6 +60,7 @@ pub use writing::Prepared;
 use crate::access::latency::Latency;
 use crate::clock::BootInstant;
 use crate::control::{Figures, Wanted};
+use crate::heat::Meter;
 use crate::register::Registers;
 use crate::schema::Stepper;
 use crate::store::{Change, CommitError, Entry, Journal, Store};
@@ -82,6 +83,8 @@ pub struct Settings {
     pub properties_max: u64,
     /// What the pool asks of encryption when the agent starts; [`Local::set_levels`] changes it later.
     pub levels: Levels,
+    /// Objects whose requests are counted at once.
+    pub heat_counters: usize,
 }
 
 impl Default for Settings {
@@ -92,6 +95,7 @@ impl Default for Settings {
             queue_wait: access.queue_wait,
             properties_max: access.properties_max.0,
             levels: Levels::default(),
+            heat_counters: access.heat_counters,
         }
     }
 }
@@ -109,6 +113,7 @@ pub struct Objects {
     requests: AtomicU64,
     errors: AtomicU64,
     clients: Latency,
+    meter: Meter,
 }
 
 /// Milliseconds of a clock that does not go back.
@@ -145,6 +150,7 @@ impl Objects {
             requests: AtomicU64::new(0),
             errors: AtomicU64::new(0),
             clients: Latency::default(),
+            meter: Meter::new(settings.heat_counters, BootInstant::now()),
         })
     }
 
@@ -157,8 +163,12 @@ impl Objects {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let until = Instant::now() + self.settings.queue_wait;
         let shown = self.read_until(address, until).await;
-        if let Err(Miss::Unavailable { .. } | Miss::Damaged { .. }) = &shown {
-            self.errors.fetch_add(1, Ordering::Relaxed);
+        match &shown {
+            Ok(_) => self.meter.note(address, BootInstant::now()),
+            Err(Miss::Unavailable { .. } | Miss::Damaged { .. }) => {
+                self.errors.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(_) => {}
         }
         shown
     }
@@ -255,7 +265,15 @@ impl Objects {
                     .map_or(0, |wait| u64::try_from(wait.as_micros()).unwrap_or(u64::MAX)),
                 ..Upkeep::default()
             },
+            hot: Heat::default(),
         }
+    }
+
+    /// Which objects that are here are asked for most. `carried` counts the octets of bodies that clients were sent and sent.
+    #[must_use]
+    pub fn heat(&self, carried: u64) -> Heat {
+        let is_here = |address: &Address| self.current(address).is_some_and(|entry| entry.journal.may_own());
+        self.meter.report(BootInstant::now(), carried, is_here)
     }
 
     /// A client waited so long for the head of an answer.

@@ -74,8 +74,13 @@ impl Pool {
 
     /// A server says what it has.
     pub(crate) async fn speak(&self, name: &ServerName, number: u8) -> Result<(), SubmitError> {
+        self.tell(name, number, &has()).await
+    }
+
+    /// A server says that it has this.
+    pub(crate) async fn tell(&self, name: &ServerName, number: u8, has: &Has) -> Result<(), SubmitError> {
         let addresses = [IpAddr::V4(Ipv4Addr::new(192, 0, 2, number))];
-        let update = build_has_update(&domain(), 1, name, &has(), 9000 + u16::from(number), &addresses).unwrap();
+        let update = build_has_update(&domain(), 1, name, has, 9000 + u16::from(number), &addresses).unwrap();
         let by = By::Agent(name.clone());
         self.registry.submit(proposal(by, &update)).await
     }
@@ -214,6 +219,7 @@ pub(crate) fn has() -> Has {
         quarantined: 0,
         audit: None,
         upkeep: None,
+        hot: None,
     }
 }
 

@@ -7,6 +7,7 @@
 use std::str::FromStr;
 
 use crate::audit::Head;
+use crate::heat::Heat;
 use crate::server::Role;
 use crate::strings::{Strings, StringsError, illegal};
 use crate::upkeep::Upkeep;
@@ -18,7 +19,7 @@ pub const RELEASE_OCTETS_MAX: usize = 32;
 ///
 /// Text, as character-strings of one TXT record, in this order: `v=hn1` `release=` `role=` `objects=` `bytes=`
 /// `capacity=` `load=` `heat=` `errors=` `unreadable=` `plan=` `commits=` `peer=` `quarantined=` `audit=`, then those of
-/// [`Upkeep`]. Strings of a later release may follow: they are passed over.
+/// [`Upkeep`], then those of [`Heat`]. Strings of a later release may follow: they are passed over.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Has {
     /// Release of the software, `[0-9A-Za-z.+-]{1,32}`.
@@ -33,7 +34,7 @@ pub struct Has {
     pub capacity: u64,
     /// Share of its processors in use, in thousandths.
     pub load: u32,
-    /// Requests for objects in its window of heat.
+    /// Requests for objects in the last minute.
     pub heat: u64,
     /// Requests that failed by its own fault since it started.
     pub errors: u64,
@@ -51,6 +52,8 @@ pub struct Has {
     pub audit: Option<Head>,
     /// What it says since pools upgrade themselves; `None` from a release before. It comes only after `audit`.
     pub upkeep: Option<Upkeep>,
+    /// Which objects are asked for most; `None` from a release that does not count them. It comes only after `upkeep`.
+    pub hot: Option<Heat>,
 }
 
 impl Has {
@@ -61,7 +64,10 @@ impl Has {
         strings.push(format!("quarantined={}", self.quarantined));
         if let Some(audit) = self.audit {
             strings.push(format!("audit={audit}"));
-            strings.extend(self.upkeep.iter().flat_map(Upkeep::strings));
+            if let Some(upkeep) = &self.upkeep {
+                strings.extend(upkeep.strings());
+                strings.extend(self.hot.iter().flat_map(Heat::strings));
+            }
         }
         strings
     }
@@ -126,6 +132,7 @@ impl Has {
                 true => None,
                 false => Some(Upkeep::from_rest(&mut strings)?),
             },
+            hot: Heat::from_rest(&mut strings)?,
         };
         strings.later()?;
         Ok(has)
@@ -151,6 +158,7 @@ impl FromStr for Has {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::heat::Hot;
 
     const TEXT: &str = "v=hn1 release=0.1.0 role=serving objects=12 bytes=3400 capacity=1000000 load=35 heat=7 \
                         errors=0 unreadable=0 plan=4 commits=99 peer=9102 quarantined=3";
@@ -188,10 +196,28 @@ mod tests {
         let has = Has {
             audit: Some(Head::first(&"s2".parse().unwrap())),
             upkeep: Some(Upkeep::default()),
+            hot: Some(Heat {
+                asked_milli: 2_000,
+                served: 7,
+                doubt_milli: 3,
+                hottest: vec![Hot {
+                    address: "3.1".parse().unwrap(),
+                    rate_milli: 1500,
+                }],
+            }),
             ..TEXT.parse().unwrap()
         };
         let text = has.strings().join(" ");
         assert_eq!(text.parse(), Ok(has.clone()));
+        let before = Has {
+            hot: None,
+            ..has.clone()
+        };
+        assert_eq!(
+            before.strings().join(" ").parse(),
+            Ok(before),
+            "the release before heat"
+        );
         assert_eq!(format!("{text} more=1 most=").parse(), Ok(has));
         for broken in ["more", "=1", "More=1"] {
             let longer = format!("{text} {broken}");

@@ -6,6 +6,7 @@
 pub mod address;
 pub mod audit;
 pub mod has;
+pub mod heat;
 pub mod incarnation;
 pub mod name;
 pub mod policy;
@@ -22,6 +23,7 @@ pub mod want;
 
 pub use address::{Address, AddressError};
 pub use has::Has;
+pub use heat::{Heat, Hot};
 pub use incarnation::{Incarnation, Standing, Told};
 pub use name::{Domain, NameError, Zone};
 pub use policy::{Policy, Steps};

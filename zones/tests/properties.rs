@@ -12,8 +12,8 @@ use zones::update::{build_has_update, build_register_update, changes_that_fit, r
 use zones::upkeep::{Arrivals, Install, KeysAre, SchemaSet, Sum, Taken, Tried};
 use zones::want::PoolName;
 use zones::{
-    Address, Change, Claim, Claimed, Domain, Epoch, Errand, Incarnation, Level, Prerequisite, Register, RegisterChange,
-    Report, Role, ServerName, State, Tx, Upkeep, Want, Wish, Zone, read_update,
+    Address, Change, Claim, Claimed, Domain, Epoch, Errand, Heat, Hot, Incarnation, Level, Prerequisite, Register,
+    RegisterChange, Report, Role, ServerName, State, Tx, Upkeep, Want, Wish, Zone, read_update,
 };
 
 fn domain() -> Domain {
@@ -95,7 +95,10 @@ fn any_has() -> impl Strategy<Value = Has> {
         numbers,
         any::<u32>(),
         any::<u16>(),
-        proptest::option::of((audit, proptest::option::of(any_upkeep()))),
+        proptest::option::of((
+            audit,
+            proptest::option::of((any_upkeep(), proptest::option::of(any_heat()))),
+        )),
     )
         .prop_map(
             |(
@@ -133,9 +136,26 @@ fn any_has() -> impl Strategy<Value = Has> {
                     count: *count,
                     hash: *hash,
                 }),
-                upkeep: last.and_then(|(_, upkeep)| upkeep),
+                upkeep: last
+                    .as_ref()
+                    .and_then(|(_, more)| more.as_ref().map(|(upkeep, _)| upkeep.clone())),
+                hot: last.and_then(|(_, more)| more.and_then(|(_, hot)| hot)),
             },
         )
+}
+
+fn any_heat() -> impl Strategy<Value = Heat> {
+    let hot = (any_address(), any::<u64>()).prop_map(|(address, rate_milli)| Hot { address, rate_milli });
+    let hottest = proptest::collection::vec(hot, 0..4).prop_map(|mut hottest| {
+        hottest.sort_by_key(|hot| std::cmp::Reverse(hot.rate_milli));
+        hottest
+    });
+    (any::<[u64; 3]>(), hottest).prop_map(|([asked_milli, served, doubt_milli], hottest)| Heat {
+        asked_milli,
+        served,
+        doubt_milli,
+        hottest,
+    })
 }
 
 fn any_arrivals() -> impl Strategy<Value = Arrivals> {

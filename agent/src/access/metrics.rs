@@ -101,6 +101,12 @@ impl Metrics {
         u64::try_from(self.running.0.load(Ordering::Relaxed)).unwrap_or(0)
     }
 
+    /// Octets of bodies that clients and forwarding servers were sent, or sent, since the start.
+    #[must_use]
+    pub fn octets_carried(&self) -> u64 {
+        self.octets_in.load(Ordering::Relaxed) + self.octets_out.load(Ordering::Relaxed)
+    }
+
     /// Raises a gauge until the value is dropped.
     pub(super) fn hold(self: &Arc<Self>, gauge: fn(&Metrics) -> &Gauge) -> Held {
         gauge(self).0.fetch_add(1, Ordering::Relaxed);

@@ -16,7 +16,7 @@ use super::table::Slot;
 use super::turn::{Turn, Visit};
 use super::words::{Condition, Put, WriteError, Written};
 use super::{Objects, StagedBody};
-use crate::clock;
+use crate::clock::{self, BootInstant};
 use crate::store::{CommitError, Entry, Journal, StagedStream, WriteRecord};
 use crate::vault::Part;
 
@@ -137,8 +137,12 @@ impl Objects {
             }
             Err(error) => Err(error),
         };
-        if let Err(WriteError::Unavailable { .. } | WriteError::Failed { .. }) = &written {
-            self.errors.fetch_add(1, Ordering::Relaxed);
+        match &written {
+            Ok(_) => self.meter.note(address, BootInstant::now()),
+            Err(WriteError::Unavailable { .. } | WriteError::Failed { .. }) => {
+                self.errors.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(_) => {}
         }
         written
     }

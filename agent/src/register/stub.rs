@@ -288,5 +288,6 @@ fn has(peer_port: u16, commits: u64) -> Has {
         quarantined: 0,
         audit: None,
         upkeep: None,
+        hot: None,
     }
 }

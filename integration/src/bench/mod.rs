@@ -8,9 +8,11 @@ mod dns;
 mod dns_set;
 mod figure;
 mod flood;
+mod heat;
 mod moves;
 mod peers;
 mod updates;
 
 pub use dns::{DnsOptions, run_dns};
+pub use heat::{HeatOptions, run_heat};
 pub use moves::{MoveOptions, run_moves};

@@ -2,6 +2,7 @@
 
 mod generate;
 mod load;
+mod zipf;
 
 use anyhow::{Context, Result};
 use serde_json::{Map, Value};
@@ -9,6 +10,7 @@ use zones::{Address, ObjectType};
 
 pub use generate::generate;
 pub use load::{LoadError, Loaded, Skipped, load};
+pub use zipf::Zipf;
 
 /// One object before it is in a pool: what a client puts.
 #[derive(Clone, Debug, PartialEq)]

@@ -75,6 +75,7 @@ impl World {
                     quarantined: totals.quarantined,
                     audit: Some(local.store().audit_head()),
                     upkeep,
+                    hot: None,
                 };
                 let addresses = [std::net::IpAddr::from([192, 0, 2, agent as u8 + 1])];
                 (

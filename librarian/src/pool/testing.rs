@@ -29,6 +29,7 @@ pub(super) fn has(plan: u64, objects: u64) -> Has {
         quarantined: 0,
         audit: Some(Head::first(&name("s1"))),
         upkeep: None,
+        hot: None,
     }
 }
 

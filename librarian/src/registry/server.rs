@@ -159,6 +159,7 @@ pub(crate) mod tests {
             quarantined: 0,
             audit: None,
             upkeep: None,
+            hot: None,
         }
     }
 

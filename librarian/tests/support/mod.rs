@@ -308,6 +308,7 @@ impl Server {
             quarantined: 0,
             audit: None,
             upkeep: None,
+            hot: None,
         };
         let here = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
         let update = build_has_update(&self.domain, 8, &self.name, &has, 9001, &here).unwrap();
