@@ -16,6 +16,7 @@ use zones::{Domain, ServerName};
 use crate::answer::Network;
 use crate::files::{self, FileError};
 use crate::listen::RateLimit;
+use crate::place::{Placement, ServerTerms, Terms};
 
 /// Name of the file inside a librarian's directory.
 pub const FILE: &str = "librarian.toml";
@@ -60,9 +61,6 @@ pub struct Config {
     /// Prefixes that everybody may resolve.
     #[serde(default, deserialize_with = "from_texts")]
     pub public: Vec<Prefix>,
-    /// The operator's factors of servers for new objects, in percent.
-    #[serde(default, deserialize_with = "factors")]
-    pub weights: BTreeMap<ServerName, u32>,
     /// Most changes of records by one key in a second.
     #[serde(default = "changes_per_second")]
     pub changes_per_second: u32,
@@ -87,6 +85,12 @@ pub struct Config {
     /// How often the controller looks at the pool.
     #[serde(default = "controller_interval", with = "humantime_serde")]
     pub controller_interval: Duration,
+    /// What counts where a server is chosen.
+    #[serde(default)]
+    pub placement: Placement,
+    /// What is said of single servers.
+    #[serde(default)]
+    pub servers: BTreeMap<ServerName, ServerTerms>,
 }
 
 /// Why the settings cannot be used.
@@ -115,8 +119,8 @@ pub enum ConfigError {
     Range {
         /// The file.
         path: PathBuf,
-        /// Which setting.
-        key: &'static str,
+        /// Which setting, behind the name of its table.
+        key: String,
         /// What it may be.
         range: &'static str,
     },
@@ -145,8 +149,17 @@ impl Config {
         }
     }
 
+    /// What costs of servers depend on.
+    #[must_use]
+    pub fn terms(&self) -> Terms {
+        Terms {
+            placement: self.placement,
+            servers: self.servers.clone(),
+        }
+    }
+
     /// The first setting with a value that does not work, and what it may be.
-    fn out_of_range(&self) -> Option<(&'static str, &'static str)> {
+    fn out_of_range(&self) -> Option<(String, &'static str)> {
         let whole = |duration: Duration| duration.subsec_nanos() == 0 && (1..=86_400).contains(&duration.as_secs());
         let checks = [
             (whole(self.ttl), "ttl", "whole seconds from 1s to 1day"),
@@ -172,10 +185,19 @@ impl Config {
                 "10ms to 1min",
             ),
         ];
-        checks
-            .into_iter()
-            .find(|(holds, ..)| !holds)
-            .map(|(_, key, range)| (key, range))
+        let broken = checks.into_iter().find(|(holds, ..)| !holds);
+        broken
+            .map(|(_, key, range)| (key.to_owned(), range))
+            .or_else(|| {
+                let (key, range) = self.placement.out_of_range()?;
+                Some((format!("placement.{key}"), range))
+            })
+            .or_else(|| {
+                self.servers.iter().find_map(|(name, said)| {
+                    let (key, range) = said.out_of_range()?;
+                    Some((format!("servers.{name}.{key}"), range))
+                })
+            })
     }
 }
 
@@ -248,13 +270,6 @@ where
         .collect()
 }
 
-fn factors<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<ServerName, u32>, D::Error> {
-    BTreeMap::<String, u32>::deserialize(deserializer)?
-        .into_iter()
-        .map(|(name, factor)| Ok((name.parse().map_err(serde::de::Error::custom)?, factor)))
-        .collect()
-}
-
 /// The settings file of a new pool: every setting with what it is, its unit, its default, and what a wrong value costs.
 #[must_use]
 pub fn template(domain: &Domain, listen_dns: SocketAddr, listen_https: SocketAddr) -> String {
@@ -295,10 +310,6 @@ listen_https = "{listen_https}"
 # Prefixes of which everybody may resolve SRV, A and AAAA. Default: none. "*" tells the world where every object is.
 #public = ["3.1"]
 
-# Factors of servers for new objects, percent, on top of their free space. Default 100 each; 0 takes a server out.
-# A wrong factor fills one disk before the others.
-#weights = {{ s1 = 100 }}
-
 # Most changes of records by one key in a second; four times as many at once after a pause. Default 50000.
 # Lower slows moves down; higher lets one stolen key fill the registry's disk faster.
 #changes_per_second = 50000
@@ -324,6 +335,45 @@ listen_https = "{listen_https}"
 
 # How often the controller looks at the pool. Default "500ms". Longer makes every step of a drain slower.
 #controller_interval = "500ms"
+
+# How much the resources of servers count, relative to each other, where servers are chosen for new objects (all three) and
+# named for reading (not storage). 0 to 1000, not all 0. Default 1 each. A resource that counts too little runs short unnoticed:
+# with storage = 0 new objects go to disks that are nearly full.
+#[placement]
+#cpu = 1
+#storage = 1
+#bandwidth = 1
+
+# How far from even the pool is left alone, percent, 1 to 50. Default 5. Lower moves objects to and fro; higher leaves one
+# server with more than its part. `librarian rebalance` spreads objects until all is within it.
+#tolerance_percent = 5
+
+# Most objects that are on their way off one server at a time when the pool is balanced, 1 to 64. Default 64. Fewer spread more
+# slowly, and are felt less by clients.
+#moves_at_once = 64
+
+# After so long every object moves to another server, 1min to 100years: for a fresh key and a new place on disk, whatever else
+# happens. Default: never. The pool moves all it holds once in this time, at a steady rate: too short is felt by clients.
+#move_after = "90days"
+
+# What is to be known of one server; a table for each. Of one without a table the defaults hold.
+#[servers.s1]
+
+# Its price, percent of the usual, 1 to 100000. Default 100. At 200 it gets half as many new objects and readers as one of 100,
+# and an upgrade empties it last, so that it ends free. A wrong price fills one disk before the others.
+#price_percent = 100
+
+# Whether it takes new objects; those that it has stay. Default true. Where no server takes any, nobody creates an object.
+#new_objects = true
+
+# What its network carries, megabits a second, 1 to 10000000. Default: it limits nothing. Too low sends clients elsewhere, too
+# high lets it run short.
+#bandwidth_mbit = 1000
+
+# Where it stands, 1 to 63 of 0-9, A-Z, a-z, '.', '_' and '-'. Default: nothing is said. Servers of the same rack or region
+# fail together: copies go to different ones. With a wrong label one fault takes all copies. No effect while objects have one copy.
+#rack = "r1"
+#region = "eu"
 "#
     )
 }
@@ -391,16 +441,28 @@ mod tests {
                 default.joins_per_second
             )
         );
+        assert_eq!((shown.networks.len(), shown.public.len()), (2, 1));
+        assert!(shown.placement.move_after.is_some());
+        let usual = Placement {
+            move_after: None,
+            ..shown.placement
+        };
+        assert_eq!(usual, default.placement);
+        assert!(default.servers.is_empty());
+        let usual = ServerTerms::default();
+        let said = &shown.servers[&"s1".parse().unwrap()];
         assert_eq!(
-            (shown.networks.len(), shown.public.len(), shown.weights.len()),
-            (2, 1, 1)
+            (said.price_percent, said.new_objects),
+            (usual.price_percent, usual.new_objects)
         );
+        assert!(said.bandwidth_mbit.is_some() && said.rack.is_some() && said.region.is_some());
     }
 
-    /// Keeps lines that set something.
+    /// Keeps lines that set something or begin a table.
     fn shown(line: &str) -> String {
         match line.split_once(" = ") {
             Some((key, _)) if key.chars().all(|c| c.is_ascii_lowercase() || c == '_') => format!("{line}\n"),
+            None if line.starts_with('[') => format!("{line}\n"),
             Some(_) | None => String::new(),
         }
     }
@@ -414,6 +476,13 @@ mod tests {
             "ttl = 5",
             "public = [\"a b\"]",
             "networks = [\"10.0.0.0/33\"]",
+            "weights = { s1 = 100 }",
+            "[placement]\nmemory = 1",
+            "[placement]\ncpu = -1",
+            "[servers.s1]\nprice = 100",
+            "[servers.s1]\nrack = \"a b\"",
+            "[servers.s1]\nregion = \"\"",
+            "[servers.S1]\nprice_percent = 100",
         ] {
             assert!(matches!(with(line), Err(ConfigError::Toml { .. })), "{line}");
         }
@@ -426,6 +495,24 @@ mod tests {
             let error = with(line).unwrap_err();
             assert!(matches!(error, ConfigError::Range { .. }), "{line}");
             assert!(error.to_string().contains(line.split(' ').next().unwrap()));
+        }
+        for (lines, key) in [
+            ("[placement]\nstorage = 1001", "placement.storage"),
+            ("[placement]\ncpu = 0\nstorage = 0\nbandwidth = 0", "placement.cpu"),
+            ("[placement]\ntolerance_percent = 0", "placement.tolerance_percent"),
+            ("[placement]\ntolerance_percent = 51", "placement.tolerance_percent"),
+            ("[placement]\nmoves_at_once = 65", "placement.moves_at_once"),
+            ("[placement]\nmove_after = \"1s\"", "placement.move_after"),
+            ("[servers.s1]\nprice_percent = 0", "servers.s1.price_percent"),
+            (
+                "[servers.s1]\n[servers.s2]\nprice_percent = 100001",
+                "servers.s2.price_percent",
+            ),
+            ("[servers.s3]\nbandwidth_mbit = 0", "servers.s3.bandwidth_mbit"),
+        ] {
+            let error = with(lines).unwrap_err();
+            assert!(matches!(error, ConfigError::Range { .. }), "{lines}");
+            assert!(error.to_string().contains(&format!("setting {key} in")), "{error}");
         }
         assert!(
             matches!(read("ttl = \"5s\""), Err(ConfigError::Toml { .. })),

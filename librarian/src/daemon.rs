@@ -336,7 +336,9 @@ async fn parts(
     // neither clock nor answer is exact.
     let linger = config.ttl * 2 + Duration::from_secs(1);
     let memory = Arc::new(parking_lot::Mutex::new(
-        pool::Memory::new(linger).with_prices(config.weights.clone()),
+        pool::Memory::new(linger)
+            .with_prices(config.terms().prices())
+            .with_balance(config.placement.balance()),
     ));
     // One at a time; a second one is told so.
     let (successors, mut asked) = mpsc::channel(1);
@@ -373,12 +375,12 @@ async fn parts(
         }
     });
     changing.spawn({
-        let prices = config.weights.clone();
+        let (prices, balance) = (config.terms().prices(), config.placement.balance());
         let (registry, interval, stop) = (registry.clone(), config.controller_interval, changes_stop.clone());
         async move {
             // How long things have been so is counted from the last answer of the process before.
             before.ended(&stop).await;
-            *memory.lock() = pool::Memory::new(linger).with_prices(prices);
+            *memory.lock() = pool::Memory::new(linger).with_prices(prices).with_balance(balance);
             controller::run(registry, interval, memory, stop).await;
             Ok(())
         }
@@ -448,7 +450,7 @@ fn answers(config: &Config, ns: IpAddr) -> answer::Settings {
             .into_iter()
             .collect(),
         public: config.public.clone(),
-        factors_percent: config.weights.clone(),
+        terms: config.terms(),
     }
 }
 

@@ -40,6 +40,8 @@ pub(super) struct Librarian {
     incarnation: u8,
     backup: Option<(u8, MemoryLog)>,
     random: StdRng,
+    /// Whether it balances the pool whenever no other plan is under way.
+    pub(super) balances: bool,
     /// The process before, the agent whose questions it still answers, and until when.
     old: Option<(Process, usize, Time)>,
 }
@@ -55,6 +57,17 @@ pub(super) struct Process {
 
 /// How long an answer that names a server, and the one with its address, may be cached together.
 const LINGER: Duration = Duration::from_secs(11);
+
+/// Objects are few here, so each is a large part of a server; and a whole period of the schedule has its place in a run.
+const BALANCE: pool::balance::Settings = pool::balance::Settings {
+    tolerance_percent: 10,
+    octets: true,
+    requests: true,
+    at_once: 4,
+    move_after: Some(Duration::from_secs(40)),
+};
+/// After so long under another plan the pool is balanced.
+const BALANCES_AFTER: Duration = Duration::from_secs(5);
 
 /// A plan as the registry keeps it.
 pub(super) fn kept(plan: &pool::Plan) -> Plan {
@@ -83,7 +96,7 @@ fn start(log: &MemoryLog, incarnation: u8, domain: &Domain, keys: &Arc<KeyRing>,
         waiting,
         service,
         opening: None,
-        memory: RefCell::new(pool::Memory::new(LINGER)),
+        memory: RefCell::new(pool::Memory::new(LINGER).with_balance(BALANCE)),
     }
 }
 
@@ -112,6 +125,7 @@ impl Librarian {
             incarnation: 1,
             backup: None,
             random: StdRng::seed_from_u64(7),
+            balances: false,
             old: None,
         };
         librarian.add_servers();
@@ -246,6 +260,7 @@ impl Librarian {
             return;
         };
         match pool::decide(&sight) {
+            Decision::Rest if self.balances => self.balance(&sight),
             Decision::Rest | Decision::Wait(_) => {}
             Decision::Write(wants) => {
                 let change = self.wants(&sight, wants.into_iter().collect(), BTreeMap::new());
@@ -253,6 +268,26 @@ impl Librarian {
                 drop(self.submit(Proposal::Wants(change)));
             }
             Decision::Next(plan) => drop(self.submit(Proposal::Plan(kept(&plan)))),
+        }
+    }
+
+    /// Wishes what makes the pool even, under a plan of its own.
+    fn balance(&mut self, sight: &pool::Sight) {
+        if sight.plan_for >= BALANCES_AFTER
+            && let Ok(plan) = pool::balance(sight)
+        {
+            return drop(self.submit(Proposal::Plan(kept(&plan))));
+        }
+        let now = librarian::listen::Clock::now(&*self.clock);
+        let todos = {
+            let mut memory = self.process.memory.borrow_mut();
+            memory
+                .balancer
+                .turn(now.instant, now.unix_s * 1000, &self.view_now(), sight)
+        };
+        if let Some(todos) = todos {
+            let change = self.wants(sight, BTreeMap::new(), todos);
+            drop(self.submit(Proposal::Wants(change)));
         }
     }
 
@@ -323,6 +358,10 @@ impl Librarian {
 
     /// Takes all wishes back.
     pub(super) fn wish_nothing(&mut self) {
+        if std::mem::take(&mut self.balances) {
+            let every = self.servers.iter().map(|(name, _)| (name.clone(), Vec::new()));
+            self.todos.extend(every);
+        }
         for list in self.todos.values_mut() {
             list.clear();
         }

@@ -106,6 +106,8 @@ pub struct Script {
     pub capacities: Vec<u64>,
     /// Whether servers tell what upgrades are judged by.
     pub tells: bool,
+    /// Whether the pool is balanced when nothing else is under way.
+    pub balances: bool,
     /// Whether no operation of a client may fail: nothing goes wrong in this run.
     pub is_calm: bool,
     /// Clients.
@@ -245,6 +247,7 @@ impl Script {
             roles: Vec::new(),
             capacities: Vec::new(),
             tells: one_is_free && dice(seed, 0, 301).is_multiple_of(2),
+            balances: dice(seed, 0, 330).is_multiple_of(4),
             is_calm: false,
             clients,
             objects,
@@ -279,6 +282,7 @@ impl Script {
             roles: Vec::new(),
             capacities: Vec::new(),
             tells: false,
+            balances: false,
             is_calm: false,
             clients: 1,
             objects,

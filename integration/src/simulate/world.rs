@@ -200,7 +200,8 @@ impl World {
                 dice(seed, number as u64, 6),
             ));
         }
-        let librarian = Librarian::new(&domain, &servers);
+        let mut librarian = Librarian::new(&domain, &servers);
+        librarian.balances = script.balances;
         let clients = (0..script.clients).map(|number| Client::new(&script, number)).collect();
         let faults = Faults::new(seed, script.faults.clone(), script.agents);
         let mut world = World {

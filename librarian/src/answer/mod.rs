@@ -21,15 +21,15 @@ mod pool;
 pub mod reply;
 mod sight;
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use certs::Prefix;
 use hickory_proto::op::{Query, ResponseCode};
 use hickory_proto::rr::rdata::{NS, TXT};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
-use zones::{ExtendedError, ServerName, Told, Zone};
+use zones::{ExtendedError, Told, Zone};
 
+use crate::place::Terms;
 use crate::registry::View;
 use crate::registry::index::{MINIMUM_S, soa};
 use crate::transfer;
@@ -46,8 +46,8 @@ pub struct Settings {
     pub ns_addresses: Vec<IpAddr>,
     /// Prefixes that everybody may resolve (SRV, A, AAAA).
     pub public: Vec<Prefix>,
-    /// The operator's factor for a server where new objects are placed, in percent; 100 where none is given.
-    pub factors_percent: BTreeMap<ServerName, u32>,
+    /// What costs of servers depend on, where new objects are placed and holders are named.
+    pub terms: Terms,
 }
 
 impl Default for Settings {
@@ -56,7 +56,7 @@ impl Default for Settings {
             ttl_s: 5,
             ns_addresses: Vec::new(),
             public: Vec::new(),
-            factors_percent: BTreeMap::new(),
+            terms: Terms::default(),
         }
     }
 }

@@ -6,6 +6,7 @@ use zones::name::label_count;
 use zones::{Register, State, Zone};
 
 use super::{Negative, Question, Response, rotate};
+use crate::place::{Work, weight};
 use crate::registry::registers::key_of_name;
 use crate::registry::zone::Node;
 use crate::registry::{Host, Server};
@@ -15,7 +16,7 @@ const HOLDS: u16 = 0;
 /// Priority of the other party of an open move, which forwards.
 const FORWARDS: u16 = 10;
 /// Highest weight given.
-const WEIGHT_MAX: u128 = 1000;
+const WEIGHT_MAX: u16 = 1000;
 
 /// A server that a client may ask, and how gladly.
 pub(super) struct Choice<'v> {
@@ -110,11 +111,21 @@ impl Question<'_> {
         if one_lives {
             choices.retain(|choice| self.view.is_alive(choice.server));
         }
-        weigh(&mut choices, |host| {
-            let idle = 1000 - host.has.load.min(950);
-            u128::from(host.has.capacity.max(1)) * u128::from(idle)
-        });
+        self.weigh(&mut choices);
         choices
+    }
+
+    /// Gives weights by what it costs to ask a server; the least costly gets the highest, none gets 0.
+    pub(super) fn weigh(&self, choices: &mut [Choice<'_>]) {
+        let terms = &self.settings.terms;
+        let worth = |choice: &Choice<'_>| {
+            let server = terms.server(&choice.server.name, &choice.host.has);
+            server.worth(terms.placement.weights(), Work::Serve)
+        };
+        let best = choices.iter().map(worth).fold(0.0, f64::max);
+        for choice in choices {
+            choice.weight = weight(worth(choice), best, WEIGHT_MAX);
+        }
     }
 
     /// SRV records for servers, with their addresses besides.
@@ -229,18 +240,4 @@ pub(super) fn referral(cut: &Node, records: &crate::registry::zone::Records) -> 
         }
     }
     response
-}
-
-/// Gives weights in proportion to a score; the best gets the highest, none gets 0.
-pub(super) fn weigh(choices: &mut [Choice<'_>], score: impl Fn(&Host) -> u128) {
-    let best = choices
-        .iter()
-        .map(|choice| score(choice.host))
-        .max()
-        .unwrap_or(1)
-        .max(1);
-    for choice in choices {
-        let weight = (score(choice.host) * WEIGHT_MAX / best).max(1);
-        choice.weight = u16::try_from(weight).expect("at most the highest weight");
-    }
 }

@@ -6,7 +6,7 @@ use hickory_proto::rr::rdata::SRV;
 use zones::want::PoolName;
 use zones::{ServerName, Zone};
 
-use super::objects::{Choice, weigh};
+use super::objects::Choice;
 use super::{Negative, Question, Response};
 use crate::place::{Candidate, rank};
 use crate::registry::Server;
@@ -80,29 +80,28 @@ impl Question<'_> {
     /// All agents that serve and live: any of them knows the way to any object.
     fn any(&self) -> Response {
         let mut choices = self.open_servers();
-        weigh(&mut choices, |host| u128::from(1000 - host.has.load.min(950)));
+        self.weigh(&mut choices);
         self.listed(&choices)
     }
 
     /// Where new objects go: servers that take them and live, ranked.
     fn place(&self) -> Response {
+        let terms = &self.settings.terms;
         let candidates: Vec<Candidate<'_>> = self
             .view
             .servers()
             .filter_map(|server| {
                 let has = server.has()?;
-                let factor = self.settings.factors_percent.get(&server.name);
                 Some(Candidate {
                     name: &server.name,
                     role: server.role(),
                     alive: self.view.is_alive(server) && !server.lost,
-                    capacity: has.capacity,
-                    used: has.bytes,
-                    factor_percent: factor.copied().unwrap_or(100),
+                    new_objects: terms.of(&server.name).new_objects,
+                    server: terms.server(&server.name, has),
                 })
             })
             .collect();
-        let choices: Vec<Choice<'_>> = rank(&candidates)
+        let choices: Vec<Choice<'_>> = rank(&candidates, terms.placement.weights())
             .into_iter()
             .filter_map(|placed| {
                 let server = self.view.server(&placed.name)?;

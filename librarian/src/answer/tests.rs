@@ -8,6 +8,7 @@ use hickory_proto::op::ResponseCode::{self, NXDomain, NoError, Refused};
 use zones::{Register, Role, State, Want};
 
 use super::*;
+use crate::place::ServerTerms;
 use crate::registry::{Proposal, Received, WantsChange};
 use crate::testing::{Pool, address, server};
 
@@ -15,6 +16,17 @@ fn settings() -> Settings {
     Settings {
         ns_addresses: vec!["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()],
         ..Settings::default()
+    }
+}
+
+/// The settings, with something said of one server.
+fn with_terms(name: &str, said: ServerTerms) -> Settings {
+    Settings {
+        terms: Terms {
+            servers: [(server(name), said)].into(),
+            ..Terms::default()
+        },
+        ..settings()
     }
 }
 
@@ -353,6 +365,62 @@ async fn free_and_cordoned_servers_are_no_place_for_new_objects() {
         ["s2", "s3", "s4"]
     );
     assert_eq!(ask(&pool, "any.pool", "A", &client("read:*")).answers.len(), 3);
+}
+
+#[tokio::test]
+async fn dearer_and_busier_servers_are_asked_less() {
+    let pool = Pool::new().await;
+    let one = pool.create("s1", &["3.1"]).await.remove(0);
+    let all = Register {
+        holders: vec![server("s1"), server("s2"), server("s3")],
+        tx: pool.tx(),
+        ..one.clone()
+    };
+    pool.change(Some(&one), &all).await.unwrap();
+    let busy = zones::Has {
+        load: 900,
+        ..crate::testing::has()
+    };
+    let addresses = ["192.0.2.3".parse().unwrap()];
+    let message =
+        zones::update::build_has_update(&crate::testing::domain(), 1, &server("s3"), &busy, 9003, &addresses).unwrap();
+    let by = crate::registry::By::Agent(server("s3"));
+    let said = crate::testing::proposal(by, &message);
+    pool.registry.submit(said).await.unwrap();
+    let settings = with_terms(
+        "s2",
+        ServerTerms {
+            price_percent: 200,
+            ..ServerTerms::default()
+        },
+    );
+    let brief = |name| brief(&ask_with(&settings, &pool, name, "SRV", &agent()));
+    // s3: (10 + 1) / 2 of what an idle server costs.
+    let three = "0 1000 9001 s1.pool.~, 0 500 9002 s2.pool.~, 0 182 9003 s3.pool.~";
+    assert_eq!(brief("3.1.obj"), three);
+    assert_eq!(brief("any.pool"), format!("{three}, 0 1000 9004 s4.pool.~"));
+    // Placements count storage besides: (10 + 1 + 1) / 3.
+    assert_eq!(
+        brief("_place.pool"),
+        "0 60000 9001 s1.pool.~, 0 60000 9004 s4.pool.~, 0 30000 9002 s2.pool.~, 0 15000 9003 s3.pool.~"
+    );
+}
+
+#[tokio::test]
+async fn server_that_the_operator_keeps_new_objects_off_is_still_asked_for_those_it_has() {
+    let pool = Pool::new().await;
+    pool.create("s2", &["3.1"]).await;
+    let settings = with_terms(
+        "s2",
+        ServerTerms {
+            new_objects: false,
+            ..ServerTerms::default()
+        },
+    );
+    let targets = |name| brief(&ask_with(&settings, &pool, name, "SRV", &agent()));
+    assert!(!targets("_place.pool").contains("s2.") && targets("_place.pool").contains("s1."));
+    assert!(targets("any.pool").contains("s2."));
+    assert_eq!(targets("3.1.obj"), "0 1000 9002 s2.pool.~");
 }
 
 #[tokio::test]

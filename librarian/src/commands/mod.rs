@@ -1,5 +1,5 @@
-//! The command line: `librarian init`, `run`, `invite`, `client add`, `where`, `name`, `pool`, `drain`, `refill`, `backup`,
-//! `restore`, `rebuild`, `reconcile`, `upgrade`, `explain` and `resolver-config`.
+//! The command line: `librarian init`, `run`, `invite`, `client add`, `where`, `name`, `pool`, `heat`, `drain`, `refill`,
+//! `rebalance`, `backup`, `restore`, `rebuild`, `reconcile`, `upgrade`, `explain` and `resolver-config`.
 //!
 //! Exit status: 0 done, 1 failed, 2 wrong usage. What was asked for goes to standard output, everything else to standard
 //! error. Errors say what to do.
@@ -10,6 +10,7 @@ mod init;
 mod invite;
 mod moves;
 mod quarantine;
+mod rebalance;
 mod registry;
 mod resolver;
 mod servers;
@@ -138,6 +139,37 @@ Whoever has the token can join as this server: hand it over as a secret.")]
         /// Print one JSON object.
         #[arg(long)]
         json: bool,
+    },
+    /// Which objects are asked for most, and how evenly servers are.
+    #[command(after_help = "Example:
+  librarian heat
+  librarian heat --json | jq '.objects[0]'")]
+    Heat {
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Spread objects, so that disks fill and servers are asked evenly; what is within the tolerance is left alone.
+    #[command(
+        args_conflicts_with_subcommands = true,
+        arg_required_else_help = true,
+        after_help = "Examples:
+  librarian rebalance --dry-run
+  librarian rebalance start
+  librarian rebalance status --json
+
+It goes on, at a bounded rate, until `stop` or another plan: a drain or an upgrade takes its place at once. [placement] and
+[servers] in librarian.toml say what counts how much."
+    )]
+    Rebalance {
+        /// Print what `start` would do, and do nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+        #[command(subcommand)]
+        what: Option<rebalance::RebalanceCommand>,
     },
     /// Move every object off a server into a free one; reads and writes go on. The server is free afterwards.
     #[command(after_help = "Example:
@@ -464,6 +496,8 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Where { address, json } => show::find(&dir, &address, json),
         Command::Name { address, form, json } => show::name(&dir, &address, form, json),
         Command::Pool { json } => show::pool(&dir, json),
+        Command::Heat { json } => rebalance::heat(&dir, json),
+        Command::Rebalance { what, json, .. } => rebalance::run(&dir, what, json),
         Command::Drain { server, into, follow } => moves::drain(&dir, &server, into.as_ref(), follow),
         Command::Refill { server, follow } => moves::refill(&dir, &server, follow),
         Command::Client(ClientCommand::Grant { name, grants, json }) => client::grant(&dir, &name, grants, json),

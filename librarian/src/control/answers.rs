@@ -1,10 +1,11 @@
 //! What commands are answered, from one view of the registry.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use zones::{Address, Policy, ServerName, State};
+use zones::{Address, Policy, Role, ServerName, State};
 
-use super::words::{Asked, Place, Pool, Server, Where};
+use super::words::{Asked, Heat, HotObject, Place, Pool, Server, Where};
 use crate::pool::status::{self, Explained};
 use crate::pool::{PlanError, Progress, Sight, look};
 use crate::reconcile::Desk;
@@ -105,6 +106,43 @@ pub(super) fn policy(view: &View<'_>) -> Result<Asked, PlanError> {
             .map(|(level, objects)| (level.0, objects))
             .collect(),
     })
+}
+
+/// Which objects are asked for most, as the servers that serve say.
+pub(super) fn heat(view: &View<'_>) -> Heat {
+    let serving = view
+        .servers()
+        .filter(|server| server.role() == Role::Serving && view.is_alive(server));
+    let told: Vec<(&ServerName, &zones::Heat)> = serving
+        .filter_map(|server| Some((&server.name, server.has()?.hot.as_ref()?)))
+        .collect();
+    let asked_milli = told.iter().map(|(_, heat)| heat.asked_milli).sum();
+    let busiest = told.iter().map(|(_, heat)| heat.asked_milli).max().unwrap_or(0);
+    let mut objects: BTreeMap<&Address, HotObject> = BTreeMap::new();
+    for (server, heat) in &told {
+        for hot in &heat.hottest {
+            let object = objects.entry(&hot.address).or_insert_with(|| HotObject {
+                address: hot.address.to_string(),
+                rate_milli: 0,
+                doubt_milli: 0,
+                servers: Vec::new(),
+            });
+            object.rate_milli += hot.rate_milli;
+            object.doubt_milli += heat.doubt_milli;
+            object.servers.push(server.to_string());
+        }
+    }
+    let mut objects: Vec<HotObject> = objects.into_values().collect();
+    objects.sort_by(|a, b| b.rate_milli.cmp(&a.rate_milli).then_with(|| a.address.cmp(&b.address)));
+    Heat {
+        hottest_over_mean: match asked_milli {
+            0 => 1.0,
+            asked_milli => busiest as f64 * told.len() as f64 / asked_milli as f64,
+        },
+        asked_milli,
+        served: told.iter().map(|(_, heat)| heat.served).sum(),
+        objects,
+    }
 }
 
 /// The pool at a glance.

@@ -4,7 +4,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -269,13 +269,29 @@ async fn answer(control: &Control, request: Request, write: &mut OwnedWriteHalf)
         Request::UpgradeFinalize { waived } => made(control, |sight| steer::finalize(sight, waived)).await,
         Request::Explain { what } => match sees(&control.registry, &control.memory) {
             Ok(sight) => match answers::explain(&control.registry.view(), &sight, &what) {
-                Some(explained) => done(&explained),
+                Some(mut explained) => {
+                    let address = explained.what.parse::<Address>().ok();
+                    let why = address.and_then(|address| control.memory.lock().balancer.why(&address, Instant::now()));
+                    explained.because.extend(why);
+                    done(&explained)
+                }
                 None => Line::Refused(format!(
                     "{what} is neither a server of this pool nor an address that was registered: `librarian pool` lists the servers"
                 )),
             },
             Err(error) => refused(&error),
         },
+        Request::RebalancePreview => match sees(&control.registry, &control.memory) {
+            Ok(sight) => done(&control.memory.lock().balancer.preview(&sight)),
+            Err(error) => refused(&error),
+        },
+        Request::RebalanceStatus => match sees(&control.registry, &control.memory) {
+            Ok(sight) => done(&control.memory.lock().balancer.standing(&sight)),
+            Err(error) => refused(&error),
+        },
+        Request::RebalanceStart => made(control, pool::balance).await,
+        Request::RebalanceStop => made(control, pool::stop_balancing).await,
+        Request::Heat => done(&answers::heat(&control.registry.view())),
         Request::Follow { plan } => follow(control, plan, write).await?,
     })
 }

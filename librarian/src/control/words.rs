@@ -96,6 +96,16 @@ pub enum Request {
         /// Its name or address.
         what: String,
     },
+    /// What balancing would do: [`crate::pool::balance::Preview`].
+    RebalancePreview,
+    /// Make a plan that balances the pool: [`Made`].
+    RebalanceStart,
+    /// Make a plan under which nothing moves: [`Made`].
+    RebalanceStop,
+    /// How even the pool is: [`crate::pool::balance::Standing`].
+    RebalanceStatus,
+    /// Which objects are asked for most: [`Heat`].
+    Heat,
     /// Tell the progress of a plan until it is done or replaced: lines of [`Progress`], then [`Progress`].
     Follow {
         /// Its number.
@@ -252,6 +262,32 @@ pub struct Server {
     pub addresses: Vec<IpAddr>,
     /// Port of its HTTPS access.
     pub https_port: Option<u16>,
+}
+
+/// Which objects are asked for most.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Heat {
+    /// Requests of the busiest server over the mean of those that serve; 1 where nothing is asked for.
+    pub hottest_over_mean: f64,
+    /// Requests for all objects, in thousandths a second.
+    pub asked_milli: u64,
+    /// Octets a second that clients were sent and sent.
+    pub served: u64,
+    /// The objects that servers name, the hottest first.
+    pub objects: Vec<HotObject>,
+}
+
+/// An object that is asked for often.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct HotObject {
+    /// Its address.
+    pub address: String,
+    /// Requests, in thousandths a second, on all servers together.
+    pub rate_milli: u64,
+    /// Most by which that may be too high.
+    pub doubt_milli: u64,
+    /// The servers that answered them.
+    pub servers: Vec<String>,
 }
 
 /// A backup that was written and read back.

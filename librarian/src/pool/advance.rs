@@ -179,7 +179,7 @@ pub(super) fn child(sight: &Sight, plan: &Plan, goal: Goal, mut upgrade: Upgrade
             };
             open.entry(from.clone()).or_insert(begun);
         }
-        Goal::Drain { .. } | Goal::Settle | Goal::Policy | Goal::Hold => {}
+        Goal::Drain { .. } | Goal::Settle | Goal::Policy | Goal::Hold | Goal::Balance => {}
     }
     upgrade.baseline = Baseline {
         errors: gate::errors(sight),

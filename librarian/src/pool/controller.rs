@@ -1,7 +1,7 @@
 //! The loop around the controller's core: look, decide, write.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use tokio::time::MissedTickBehavior;
@@ -46,7 +46,10 @@ pub async fn run(registry: Registry, interval: Duration, memory: Arc<Mutex<Memor
         };
         unreadable = false;
         match decide(&sight) {
-            Decision::Rest => waited_for.clear(),
+            Decision::Rest => {
+                waited_for.clear();
+                balance(&registry, &memory, &sight).await;
+            }
             Decision::Wait(waits) => {
                 // Counts change all the time; what is waited for, seldom.
                 if waits
@@ -80,6 +83,45 @@ pub fn sees(registry: &Registry, memory: &Mutex<Memory>) -> Result<Sight, PlanEr
     let mut sight = look(&registry.view())?;
     memory.lock().see(Instant::now(), &mut sight);
     Ok(sight)
+}
+
+/// Writes the wishes of a pool that balances itself, where they have changed.
+async fn balance(registry: &Registry, memory: &Mutex<Memory>, sight: &Sight) {
+    let todos = memory
+        .lock()
+        .balancer
+        .turn(Instant::now(), unix_ms(), &registry.view(), sight);
+    let Some(todos) = todos else { return };
+    let wished: usize = todos.values().map(Vec::len).sum();
+    let change = WantsChange {
+        todos,
+        ..decided_from(sight)
+    };
+    match registry.submit(Proposal::Wants(change)).await {
+        Ok(()) => tracing::debug!(wished, "wishes written"),
+        Err(SubmitError::Refused(refused)) => {
+            tracing::info!(why = refused.why, "wants have changed meanwhile: decides again");
+        }
+        Err(error @ (SubmitError::Storage | SubmitError::Closed)) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "wishes could not be written");
+        }
+    }
+}
+
+/// Calendar time in milliseconds since 1970.
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A change of nothing yet, that rests on all that a sight saw.
+fn decided_from(sight: &Sight) -> WantsChange {
+    let wants = sight.servers.iter();
+    WantsChange {
+        plan: sight.number(),
+        decided_from: wants.map(|(name, seen)| (name.clone(), seen.want.clone())).collect(),
+        ..WantsChange::default()
+    }
 }
 
 /// Makes the next plan of an upgrade current.
@@ -152,14 +194,8 @@ where
 /// Writes wants, if the plan and all wants are still those of the sight.
 async fn write(registry: &Registry, sight: &Sight, wants: Vec<(ServerName, Want)>) {
     let change = WantsChange {
-        plan: sight.number(),
-        decided_from: sight
-            .servers
-            .iter()
-            .map(|(name, seen)| (name.clone(), seen.want.clone()))
-            .collect(),
         wants: wants.iter().cloned().collect(),
-        todos: std::collections::BTreeMap::new(),
+        ..decided_from(sight)
     };
     match registry.submit(Proposal::Wants(change)).await {
         Ok(()) => {

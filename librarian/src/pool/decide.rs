@@ -308,7 +308,7 @@ pub fn decide(sight: &Sight) -> Decision {
         (Goal::Roll(rolls), Some(upgrade)) => turns(sight, plan, upgrade, rolls),
         (Goal::Roll(_), None) => Decision::Rest,
         (Goal::Drain { .. } | Goal::Refill { .. }, _) => one_move(sight, plan),
-        (Goal::Settle | Goal::Policy | Goal::Hold, _) => heard_by_all(sight, plan),
+        (Goal::Settle | Goal::Policy | Goal::Hold | Goal::Balance, _) => heard_by_all(sight, plan),
     };
     match (&plan.upgrade, reached) {
         (Some(upgrade), Decision::Rest) => advance::advance(sight, plan, upgrade),
@@ -412,7 +412,7 @@ fn one_move(sight: &Sight, plan: &Plan) -> Decision {
         Decision::Write(wants_of(sight, plan, &changes))
     };
     let target_role = match plan.goal {
-        Goal::Drain { .. } | Goal::Settle | Goal::Policy | Goal::Roll(_) | Goal::Hold => Role::Serving,
+        Goal::Drain { .. } | Goal::Settle | Goal::Policy | Goal::Roll(_) | Goal::Hold | Goal::Balance => Role::Serving,
         Goal::Refill { .. } => Role::Refilling,
     };
     if matches!(source.want.role, Role::Serving | Role::Refilling)
@@ -522,7 +522,10 @@ fn heard_by_all(sight: &Sight, plan: &Plan) -> Decision {
             .filter(|(_, seen)| seen.alive && !seen.knows(plan.number))
             .map(|(server, seen)| Wait::unseen(server, seen, plan))
             .collect(),
-        Goal::Settle | Goal::Drain { .. } | Goal::Refill { .. } | Goal::Roll(_) | Goal::Hold => Vec::new(),
+        // Only servers that have taken the plan give or take anything under it.
+        Goal::Settle | Goal::Drain { .. } | Goal::Refill { .. } | Goal::Roll(_) | Goal::Hold | Goal::Balance => {
+            Vec::new()
+        }
     };
     match waits.is_empty() {
         true => Decision::Rest,

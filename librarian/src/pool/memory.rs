@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use zones::{Role, ServerName};
 
+use super::balance::{self, Balancer};
 use super::sight::Sight;
 
 /// What was seen before.
@@ -19,6 +20,8 @@ pub struct Memory {
     quiet: BTreeMap<ServerName, Instant>,
     emptied: BTreeMap<ServerName, Instant>,
     steps: BTreeMap<ServerName, ((u64, u64), Instant)>,
+    /// What balancing remembers.
+    pub balancer: Balancer,
 }
 
 impl Memory {
@@ -33,10 +36,20 @@ impl Memory {
             quiet: BTreeMap::new(),
             emptied: BTreeMap::new(),
             steps: BTreeMap::new(),
+            balancer: Balancer::default(),
         }
     }
 
-    /// The same with the operator's factors, in percent, which no registry knows.
+    /// The same with the operator's settings of balancing.
+    #[must_use]
+    pub fn with_balance(self, settings: balance::Settings) -> Memory {
+        Memory {
+            balancer: Balancer::new(settings),
+            ..self
+        }
+    }
+
+    /// The same with the operator's prices of servers, in percent of the usual, which no registry knows.
     #[must_use]
     pub fn with_prices(self, prices: BTreeMap<ServerName, u32>) -> Memory {
         Memory { prices, ..self }

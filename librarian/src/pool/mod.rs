@@ -8,6 +8,7 @@
 //! What is absent on purpose: where objects are (the registers say), and how they move (agents do that by themselves).
 
 mod advance;
+pub mod balance;
 pub mod controller;
 pub mod decide;
 mod gate;
@@ -28,11 +29,12 @@ pub mod upgrade;
 #[cfg(test)]
 mod upgrade_tests;
 
+pub use balance::Balancer;
 pub use decide::{Decision, Wait, decide};
 pub use look::look;
 pub use memory::Memory;
 pub use plan::{Goal, Plan, PlanError};
 pub use progress::Progress;
-pub use propose::{PlanRefusal, ask_more, drain, refill};
+pub use propose::{PlanRefusal, ask_more, balance, drain, refill, stop_balancing};
 pub use sight::{Seen, Sight};
 pub use upgrade::{Ask, Halt, Phase, Upgrade};

@@ -57,6 +57,8 @@ pub enum Goal {
     Roll(Vec<Roll>),
     /// Nothing moves: an upgrade stands still or is watched.
     Hold,
+    /// Single objects move by wishes, until octets and requests are even ([`super::balance`]).
+    Balance,
 }
 
 /// A document is not a plan that this release can read.
@@ -104,6 +106,7 @@ enum GoalText {
     Policy,
     Roll(Vec<Roll>),
     Hold,
+    Balance,
 }
 
 impl Goal {
@@ -113,7 +116,7 @@ impl Goal {
         match self {
             Goal::Drain { server, into } => Some((server, into)),
             Goal::Refill { server, from } => Some((from, server)),
-            Goal::Settle | Goal::Policy | Goal::Roll(_) | Goal::Hold => None,
+            Goal::Settle | Goal::Policy | Goal::Roll(_) | Goal::Hold | Goal::Balance => None,
         }
     }
 }
@@ -133,6 +136,7 @@ impl fmt::Display for Goal {
                 Ok(())
             }
             Goal::Hold => write!(f, "move nothing"),
+            Goal::Balance => write!(f, "balance the pool"),
         }
     }
 }
@@ -156,6 +160,7 @@ impl Plan {
                 Goal::Policy => GoalText::Policy,
                 Goal::Roll(rolls) => GoalText::Roll(rolls.clone()),
                 Goal::Hold => GoalText::Hold,
+                Goal::Balance => GoalText::Balance,
             },
             homes: self
                 .homes
@@ -202,6 +207,7 @@ impl Plan {
             GoalText::Policy => Goal::Policy,
             GoalText::Roll(rolls) => Goal::Roll(rolls.clone()),
             GoalText::Hold => Goal::Hold,
+            GoalText::Balance => Goal::Balance,
         };
         let policy = document.policy.map_or_else(Policy::default, |policy| Policy {
             level: Level(policy.level),
@@ -250,13 +256,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn plan_document_comes_back(what in 0..6, level in 1u8..9, all in any::<bool>(), number in 1u64.., a in "s[a-z0-9]{1,13}", b in "t[a-z0-9]{1,13}") {
+        fn plan_document_comes_back(what in 0..7, level in 1u8..9, all in any::<bool>(), number in 1u64.., a in "s[a-z0-9]{1,13}", b in "t[a-z0-9]{1,13}") {
             let goal = match what {
                 0 => Goal::Drain { server: name(&a), into: name(&b) },
                 1 => Goal::Refill { server: name(&a), from: name(&b) },
                 2 => Goal::Settle,
                 3 => Goal::Policy,
                 4 => Goal::Hold,
+                5 => Goal::Balance,
                 _ => Goal::Roll(vec![
                     Roll { server: name(&a), into: Some(name(&b)), since: number, reserve: false },
                     Roll { server: name(&b), into: None, since: 1, reserve: true },

@@ -113,6 +113,18 @@ pub enum PlanRefusal {
         /// The steps that run now.
         steps: Steps,
     },
+    /// The current plan is one that balances.
+    #[error("the pool is being balanced already: `librarian rebalance status` shows how far it is")]
+    Balances,
+    /// There is nothing to stop.
+    #[error("the pool is not being balanced: `librarian pool` shows its plan")]
+    BalancesNot,
+    /// Objects have nowhere to go.
+    #[error("{serving} servers serve: balancing takes two or more")]
+    NoOther {
+        /// How many serve.
+        serving: usize,
+    },
     /// The agent does not report.
     #[error("{server} is not heard: start its agent with `agent run` first")]
     Silent {
@@ -138,9 +150,13 @@ pub fn drain(sight: &Sight, server: &ServerName, into: Option<&ServerName>) -> R
                 };
                 Ok(make(sight, goal))
             }
-            Goal::Refill { .. } | Goal::Drain { .. } | Goal::Settle | Goal::Policy | Goal::Roll(_) | Goal::Hold => {
-                Err(busy(plan))
-            }
+            Goal::Refill { .. }
+            | Goal::Drain { .. }
+            | Goal::Settle
+            | Goal::Policy
+            | Goal::Roll(_)
+            | Goal::Hold
+            | Goal::Balance => Err(busy(plan)),
         };
     }
     match source.want.role {
@@ -230,9 +246,13 @@ pub fn refill(sight: &Sight, server: &ServerName) -> Result<Plan, PlanRefusal> {
                 };
                 Ok(make(sight, goal))
             }
-            Goal::Refill { .. } | Goal::Drain { .. } | Goal::Settle | Goal::Policy | Goal::Roll(_) | Goal::Hold => {
-                Err(busy(plan))
-            }
+            Goal::Refill { .. }
+            | Goal::Drain { .. }
+            | Goal::Settle
+            | Goal::Policy
+            | Goal::Roll(_)
+            | Goal::Hold
+            | Goal::Balance => Err(busy(plan)),
         };
     }
     let no_home = || PlanRefusal::NoHome { server: server.clone() };
@@ -309,6 +329,43 @@ pub fn ask_more(sight: &Sight, policy: Policy, lowest: Option<Level>) -> Result<
     })
 }
 
+/// A plan under which single objects move until the pool is even. It is over at once as far as other plans are concerned: any of
+/// them takes its place.
+///
+/// # Errors
+///
+/// [`PlanRefusal`]: another plan is not done, or there is nothing to balance between.
+pub fn balance(sight: &Sight) -> Result<Plan, PlanRefusal> {
+    if let Some(plan) = running(sight) {
+        return Err(busy(plan));
+    }
+    if sight.plan.as_ref().is_some_and(|plan| plan.goal == Goal::Balance) {
+        return Err(PlanRefusal::Balances);
+    }
+    let serving = sight
+        .servers
+        .values()
+        .filter(|seen| seen.want.role == Role::Serving)
+        .count();
+    if serving < 2 {
+        return Err(PlanRefusal::NoOther { serving });
+    }
+    Ok(make(sight, Goal::Balance))
+}
+
+/// A plan under which nothing moves, in the place of one that balances.
+///
+/// # Errors
+///
+/// [`PlanRefusal`]: the pool is not being balanced.
+pub fn stop_balancing(sight: &Sight) -> Result<Plan, PlanRefusal> {
+    let balances = sight.plan.as_ref().is_some_and(|plan| plan.goal == Goal::Balance);
+    match balances {
+        true => Ok(make(sight, Goal::Hold)),
+        false => Err(PlanRefusal::BalancesNot),
+    }
+}
+
 /// The plan that is not done yet.
 fn running(sight: &Sight) -> Option<&Plan> {
     sight.plan.as_ref().filter(|_| decide(sight) != Decision::Rest)
@@ -323,7 +380,7 @@ fn busy(plan: &Plan) -> PlanRefusal {
             Goal::Drain { server, .. } => format!("refill {server}"),
             Goal::Refill { server, .. } => format!("drain {server}"),
             // Over as soon as its wants are written.
-            Goal::Settle | Goal::Policy => "pool".to_owned(),
+            Goal::Settle | Goal::Policy | Goal::Balance => "pool".to_owned(),
             Goal::Roll(_) | Goal::Hold => "upgrade abort".to_owned(),
         },
     }
@@ -340,7 +397,7 @@ fn make(sight: &Sight, goal: Goal) -> Plan {
         Goal::Refill { server, .. } => {
             homes.remove(server);
         }
-        Goal::Settle | Goal::Policy | Goal::Roll(_) | Goal::Hold => {}
+        Goal::Settle | Goal::Policy | Goal::Roll(_) | Goal::Hold | Goal::Balance => {}
     }
     Plan {
         number: parent + 1,

@@ -36,8 +36,8 @@ pub struct Host {
     pub used: u64,
     /// Its part.
     pub part: Part,
-    /// The operator's factor for it, in percent: of servers that can be drained next, the one of the highest factor comes last, so that it
-    /// is the one that holds nothing in the end.
+    /// The operator's price for it, in percent of the usual: of servers that can be drained next, the dearest comes last, so that it is
+    /// the one that holds nothing in the end.
     pub price_percent: u32,
     /// Whether it runs the goal's release.
     pub done: bool,

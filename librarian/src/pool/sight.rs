@@ -36,7 +36,7 @@ pub struct Seen {
     pub named: u64,
     /// Registers that name it as the owner.
     pub owned: u64,
-    /// The operator's factor for it, in percent.
+    /// The operator's price for it, in percent of the usual.
     pub price_percent: u32,
     /// For how long no answer has named it for an object or a placement.
     pub quiet_for: Option<Duration>,

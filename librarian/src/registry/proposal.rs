@@ -66,7 +66,7 @@ pub struct WantsChange {
     pub decided_from: BTreeMap<ServerName, Want>,
     /// New wants.
     pub wants: BTreeMap<ServerName, Want>,
-    /// New lists of wishes, replacing the old ones. Soft: gone at a restart.
+    /// New lists of wishes, replacing the old ones. Soft: gone at a restart, and with the first want of a new plan.
     pub todos: BTreeMap<ServerName, Vec<Wish>>,
 }
 
@@ -196,6 +196,10 @@ fn draft_wants(draft: &mut Draft<'_>, change: &WantsChange) -> Result<(), Refuse
                     "the want of {name} is of plan {} step {}: a new one needs a higher step",
                     server.want.plan, server.want.step
                 )));
+            }
+            if want.plan > server.want.plan {
+                // Wishes are of a plan, and a new one begins with none.
+                server.todos.clear();
             }
             server.want = want.clone();
         }

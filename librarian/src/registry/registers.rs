@@ -268,6 +268,12 @@ impl Registers {
         self.from("").filter(|id| self.row(*id).state == Mark::Moving).count() as u64
     }
 
+    /// Whether a server owns the object in a row, and it is not moving.
+    pub(crate) fn rests_on(&self, id: u32, server: &ServerName) -> bool {
+        let row = self.row(id);
+        row.state == Mark::Stable && self.servers.list[usize::from(row.owner)] == *server
+    }
+
     /// Whether the object in a row is there: not deleted.
     pub(crate) fn is_live(&self, id: u32) -> bool {
         self.row(id).is_live()

@@ -82,6 +82,46 @@ impl<'a> View<'a> {
         rows.map(|id| self.index.registers.register(id)).collect()
     }
 
+    /// At most `most` objects that a server owns, that are not moving and that `may`, found in the order of their names from
+    /// `from` on (it included) among at most `scan` registers; and where to look next, `None` for from the beginning.
+    #[must_use]
+    pub fn owned_by(
+        &self,
+        server: &ServerName,
+        from: Option<&Address>,
+        (scan, most): (usize, usize),
+        mut may: impl FnMut(&Address) -> bool,
+    ) -> (Vec<Address>, Option<Address>) {
+        let registers = &self.index.registers;
+        let key = from
+            .and_then(|from| key_of(&self.index.domain, from))
+            .unwrap_or_default();
+        let mut found = Vec::new();
+        for (looked_at, id) in registers.from(&key).enumerate() {
+            if looked_at == scan || found.len() == most {
+                return (found, Some(registers.address(id)));
+            }
+            if registers.rests_on(id, server) {
+                found.extend(Some(registers.address(id)).filter(&mut may));
+            }
+        }
+        (found, None)
+    }
+
+    /// How many registers there are, deleted ones included; they are numbered in the order in which they were made.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.index.registers.len()
+    }
+
+    /// The register of a number, if the object is not deleted.
+    #[must_use]
+    pub fn row(&self, number: u32) -> Option<Register> {
+        let registers = &self.index.registers;
+        let is_there = (number as usize) < registers.len() && registers.is_live(number);
+        is_there.then(|| registers.register(number))
+    }
+
     /// Objects that are not deleted, by the level that their registers say.
     #[must_use]
     pub fn objects_by_level(&self) -> BTreeMap<Level, u64> {
