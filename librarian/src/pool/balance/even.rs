@@ -313,6 +313,14 @@ mod tests {
     }
 
     #[test]
+    fn an_object_that_would_make_the_calmer_server_the_busier_one_is_passed_over() {
+        let calm = |name| asked(name, &[], 4_000);
+        let mut shares = vec![asked("s1", &[4_400, 2_900], 2_700), calm("s2"), calm("s3"), calm("s4")];
+        let moves = even_requests(&mut shares, TOLERANCE, &BTreeSet::new());
+        assert_eq!(moves[0].hot.address.as_str(), "s1.1", "{moves:?}");
+    }
+
+    #[test]
     fn what_moved_lately_stays() {
         let mut shares = vec![asked("s1", &[3_000, 2_900, 3], 4_000), asked("s2", &[], 1_000)];
         let resting = [shares[0].hottest[0].address.clone()].into();
