@@ -35,11 +35,12 @@ fn seeds() -> u64 {
 #[test]
 fn no_seed_breaks_an_invariant() {
     let mut pairs = BTreeSet::new();
-    let (mut steps, mut kinds) = (BTreeSet::new(), BTreeSet::new());
+    let (mut steps, mut kinds, mut wished) = (BTreeSet::new(), BTreeSet::new(), 0);
     let broken = run_seeds((0..seeds()).chain(FOUND), &all_kinds(), |outcome| {
         pairs.extend(outcome.pairs.iter().cloned());
         steps.extend(outcome.steps.keys().copied());
         kinds.extend(outcome.faults.keys().copied());
+        wished += outcome.wished;
     });
     if let Some((script, outcome)) = broken {
         panic!(
@@ -58,6 +59,7 @@ fn no_seed_breaks_an_invariant() {
         assert!(steps.contains(step), "{step} is not among {steps:?}");
     }
     assert!(kinds.contains("keys"), "guardians of keys do not answer: {kinds:?}");
+    assert!(wished > 100, "pools are balanced: {wished}");
 }
 
 #[test]

@@ -35,6 +35,8 @@ pub struct Outcome {
     pub sites: Vec<Site>,
     /// How upgrades went.
     pub upgraded: Upgraded,
+    /// Objects that were wished elsewhere to balance the pool, or by the schedule.
+    pub wished: u64,
     /// What happened, if it was written down.
     pub trace: Vec<String>,
     /// The states of all parties at the end, if it was written down.
@@ -71,6 +73,7 @@ pub fn run(script: &Script, traced: bool) -> Outcome {
         fired: world.faults.fired.clone(),
         sites: std::mem::take(&mut world.faults.sites),
         upgraded: std::mem::take(&mut world.upgraded),
+        wished: world.librarian.wished,
         trace: world.trace.take().unwrap_or_default(),
         states,
     }

@@ -74,6 +74,7 @@ struct Summary {
     steps: BTreeMap<&'static str, u64>,
     ends: BTreeMap<&'static str, u64>,
     upgraded: Upgraded,
+    wished: u64,
 }
 
 impl Summary {
@@ -92,6 +93,7 @@ impl Summary {
             *self.ends.entry(end).or_default() += 1;
         }
         self.upgraded.take(&outcome.upgraded);
+        self.wished += outcome.wished;
     }
 
     /// How upgrades went, if there were any.
@@ -124,7 +126,8 @@ impl Summary {
             .map(|(kind, count)| format!("{kind} {count}"))
             .collect();
         format!(
-            "{} runs, {:.0} a minute, {:.0} events/s; faults: {}; {} of {} pairs of state and event, {} journal steps",
+            "{} runs, {:.0} a minute, {:.0} events/s; faults: {}; {} of {} pairs of state and event, {} journal steps; {} objects wished \
+             elsewhere",
             self.seeds,
             self.seeds as f64 / seconds * 60.0,
             self.events as f64 / seconds,
@@ -132,6 +135,7 @@ impl Summary {
             self.pairs.len(),
             coverage(&self.pairs).possible,
             self.steps.len(),
+            self.wished,
         )
     }
 
@@ -146,6 +150,7 @@ impl Summary {
             "faults": self.faults,
             "steps": self.steps,
             "upgrades": self.ends,
+            "wished": self.wished,
             "upgrade_states": self.upgraded.states,
             "killed_in": self.upgraded.killed,
             "upgrade_faults": self.upgraded.faults,

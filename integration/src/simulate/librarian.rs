@@ -42,6 +42,8 @@ pub(super) struct Librarian {
     random: StdRng,
     /// Whether it balances the pool whenever no other plan is under way.
     pub(super) balances: bool,
+    /// Objects that were wished elsewhere to balance the pool, or by the schedule.
+    pub(super) wished: u64,
     /// The process before, the agent whose questions it still answers, and until when.
     old: Option<(Process, usize, Time)>,
 }
@@ -64,10 +66,10 @@ const BALANCE: pool::balance::Settings = pool::balance::Settings {
     octets: true,
     requests: true,
     at_once: 4,
-    move_after: Some(Duration::from_secs(40)),
+    move_after: Some(Duration::from_secs(10)),
 };
 /// After so long under another plan the pool is balanced.
-const BALANCES_AFTER: Duration = Duration::from_secs(5);
+const BALANCES_AFTER: Duration = Duration::from_secs(2);
 
 /// A plan as the registry keeps it.
 pub(super) fn kept(plan: &pool::Plan) -> Plan {
@@ -126,6 +128,7 @@ impl Librarian {
             backup: None,
             random: StdRng::seed_from_u64(7),
             balances: false,
+            wished: 0,
             old: None,
         };
         librarian.add_servers();
@@ -286,6 +289,17 @@ impl Librarian {
                 .turn(now.instant, now.unix_s * 1000, &self.view_now(), sight)
         };
         if let Some(todos) = todos {
+            let news = {
+                let view = self.view_now();
+                let known = |(name, wish): &(&ServerName, &Wish)| {
+                    view.server(name).is_some_and(|server| server.todos.contains(wish))
+                };
+                let all = todos
+                    .iter()
+                    .flat_map(|(name, wishes)| wishes.iter().map(move |wish| (name, wish)));
+                all.filter(|wish| !known(wish)).count()
+            };
+            self.wished += news as u64;
             let change = self.wants(sight, BTreeMap::new(), todos);
             drop(self.submit(Proposal::Wants(change)));
         }

@@ -247,7 +247,7 @@ impl Script {
             roles: Vec::new(),
             capacities: Vec::new(),
             tells: one_is_free && dice(seed, 0, 301).is_multiple_of(2),
-            balances: dice(seed, 0, 330).is_multiple_of(4),
+            balances: dice(seed, 0, 349).is_multiple_of(4),
             is_calm: false,
             clients,
             objects,
