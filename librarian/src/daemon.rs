@@ -311,7 +311,7 @@ async fn parts(
             burst: config.changes_per_second.saturating_mul(4),
         },
     ));
-    let reconcile = Arc::clone(service.reconcile());
+    let (reconcile, questions) = (Arc::clone(service.reconcile()), Arc::clone(service.questions()));
     let metrics = Metrics {
         reconcile: Arc::clone(&reconcile),
         registry: registry.clone(),
@@ -348,6 +348,7 @@ async fn parts(
         registry: registry.clone(),
         keys,
         addresses,
+        questions,
         memory: Arc::clone(&memory),
         successors,
     };

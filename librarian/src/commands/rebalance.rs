@@ -146,11 +146,12 @@ fn heat_words(heat: &Heat) -> String {
             object.address.clone(),
             rate(object.rate_milli),
             rate(object.doubt_milli),
+            rate(object.questions_milli),
             object.servers.join(","),
         ]
     });
     lines.extend(columns(
-        ["OBJECT", "REQUESTS/S", "AT MOST TOO HIGH BY", "SERVERS"],
+        ["OBJECT", "REQUESTS/S", "TOO HIGH BY AT MOST", "DNS/S", "SERVERS"],
         rows,
     ));
     lines.join("\n")

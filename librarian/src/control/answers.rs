@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use zones::{Address, Policy, Role, ServerName, State};
 
 use super::words::{Asked, Heat, HotObject, Place, Pool, Server, Where};
+use crate::listen::Questions;
 use crate::pool::status::{self, Explained};
 use crate::pool::{PlanError, Progress, Sight, look};
 use crate::reconcile::Desk;
@@ -108,8 +109,11 @@ pub(super) fn policy(view: &View<'_>) -> Result<Asked, PlanError> {
     })
 }
 
-/// Which objects are asked for most, as the servers that serve say.
-pub(super) fn heat(view: &View<'_>) -> Heat {
+/// Objects that are looked up most, among those that are told.
+const LOOKED_UP_MAX: usize = 16;
+
+/// Which objects are asked for most, as the servers that serve say, and of the librarian.
+pub(super) fn heat(view: &View<'_>, questions: &Questions) -> Heat {
     let serving = view
         .servers()
         .filter(|server| server.role() == Role::Serving && view.is_alive(server));
@@ -118,22 +122,31 @@ pub(super) fn heat(view: &View<'_>) -> Heat {
         .collect();
     let asked_milli = told.iter().map(|(_, heat)| heat.asked_milli).sum();
     let busiest = told.iter().map(|(_, heat)| heat.asked_milli).max().unwrap_or(0);
-    let mut objects: BTreeMap<&Address, HotObject> = BTreeMap::new();
+    let mut objects: BTreeMap<Address, HotObject> = BTreeMap::new();
+    let unknown = |address: &Address| HotObject {
+        address: address.to_string(),
+        rate_milli: 0,
+        doubt_milli: 0,
+        questions_milli: 0,
+        servers: Vec::new(),
+    };
     for (server, heat) in &told {
         for hot in &heat.hottest {
-            let object = objects.entry(&hot.address).or_insert_with(|| HotObject {
-                address: hot.address.to_string(),
-                rate_milli: 0,
-                doubt_milli: 0,
-                servers: Vec::new(),
-            });
+            let object = objects
+                .entry(hot.address.clone())
+                .or_insert_with(|| unknown(&hot.address));
             object.rate_milli += hot.rate_milli;
             object.doubt_milli += heat.doubt_milli;
             object.servers.push(server.to_string());
         }
     }
-    let mut objects: Vec<HotObject> = objects.into_values().collect();
-    objects.sort_by(|a, b| b.rate_milli.cmp(&a.rate_milli).then_with(|| a.address.cmp(&b.address)));
+    for (address, questions_milli) in questions.hottest(LOOKED_UP_MAX, view.now()) {
+        let object = objects.entry(address.clone()).or_insert_with(|| unknown(&address));
+        object.questions_milli = questions_milli;
+    }
+    let mut objects: Vec<(Address, HotObject)> = objects.into_iter().collect();
+    let asked = |object: &HotObject| object.rate_milli + object.questions_milli;
+    objects.sort_by(|(a, one), (b, other)| asked(other).cmp(&asked(one)).then_with(|| a.cmp(b)));
     Heat {
         hottest_over_mean: match asked_milli {
             0 => 1.0,
@@ -141,7 +154,7 @@ pub(super) fn heat(view: &View<'_>) -> Heat {
         },
         asked_milli,
         served: told.iter().map(|(_, heat)| heat.served).sum(),
-        objects,
+        objects: objects.into_iter().map(|(_, object)| object).collect(),
     }
 }
 

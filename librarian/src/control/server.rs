@@ -20,6 +20,7 @@ use super::socket_path;
 use super::words::{Addresses, LINE_OCTETS_MAX, Line, Made, Request, Saved};
 use crate::handover::Successor;
 use crate::keys::KeyRing;
+use crate::listen::Questions;
 use crate::pool::controller::{ProposeError, propose, sees};
 use crate::pool::status::Status;
 use crate::pool::{self, Memory, Plan, Progress, Sight, steer};
@@ -47,6 +48,8 @@ pub struct Control {
     pub keys: Arc<KeyRing>,
     /// Where the librarian listens.
     pub addresses: Addresses,
+    /// Which objects are looked up most.
+    pub questions: Arc<Questions>,
     /// Since when things are as they are.
     pub memory: Arc<Mutex<Memory>>,
     /// Where librarians go that want to take over.
@@ -291,7 +294,7 @@ async fn answer(control: &Control, request: Request, write: &mut OwnedWriteHalf)
         },
         Request::RebalanceStart => made(control, pool::balance).await,
         Request::RebalanceStop => made(control, pool::stop_balancing).await,
-        Request::Heat => done(&answers::heat(&control.registry.view())),
+        Request::Heat => done(&answers::heat(&control.registry.view(), &control.questions)),
         Request::Follow { plan } => follow(control, plan, write).await?,
     })
 }

@@ -273,7 +273,7 @@ pub struct Heat {
     pub asked_milli: u64,
     /// Octets a second that clients were sent and sent.
     pub served: u64,
-    /// The objects that servers name, the hottest first.
+    /// The objects that servers name, and those that are looked up most, the hottest first.
     pub objects: Vec<HotObject>,
 }
 
@@ -286,7 +286,10 @@ pub struct HotObject {
     pub rate_milli: u64,
     /// Most by which that may be too high.
     pub doubt_milli: u64,
-    /// The servers that answered them.
+    /// Questions for it that the librarian answered, in thousandths a second; to about a tenth.
+    #[serde(default)]
+    pub questions_milli: u64,
+    /// The servers that answered the requests.
     pub servers: Vec<String>,
 }
 

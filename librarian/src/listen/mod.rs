@@ -11,6 +11,7 @@
 //! connection one after the other, and ends what is running when it stops (NUMBERS.md).
 
 mod counters;
+mod questions;
 mod rate;
 mod service;
 mod tcp;
@@ -29,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use counters::Counters;
+pub use questions::Questions;
 pub use rate::RateLimit;
 pub use service::{Clock, Moment, Service};
 

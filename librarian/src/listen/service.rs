@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::FutureExt;
 use hickory_proto::op::{Message, OpCode, ResponseCode};
+use hickory_proto::rr::RecordType;
 use parking_lot::RwLock;
 use zones::report::{ReportError, read_report, reporter};
 use zones::tsig::{sign_response, verify_request};
@@ -14,6 +15,7 @@ use zones::update::{read_changes, read_prerequisites, read_zone};
 use zones::{ExtendedError, Report, ServerName, Signed, Told, Update, UpdateFormatError};
 
 use super::counters::Counters;
+use super::questions::{Questions, SAMPLED};
 use super::rate::{RateLimit, Rates};
 use crate::answer::reply::{Transport, encode, header};
 use crate::answer::{self, Asker, Network, Response, answer};
@@ -65,6 +67,7 @@ pub struct Service {
     rates: Rates,
     clock: Arc<dyn Clock>,
     counters: Arc<Counters>,
+    questions: Arc<Questions>,
     seed: AtomicU64,
     /// Updates that the registry has or had.
     proposed: AtomicU64,
@@ -132,6 +135,7 @@ impl Service {
             rates: Rates::new(rate),
             clock: Arc::new(SystemClock),
             counters: Arc::new(Counters::default()),
+            questions: Arc::default(),
             seed: AtomicU64::new(0),
             proposed: AtomicU64::new(0),
             retired: RwLock::new(false),
@@ -148,6 +152,12 @@ impl Service {
     #[must_use]
     pub fn counters(&self) -> &Arc<Counters> {
         &self.counters
+    }
+
+    /// Which objects are looked up most.
+    #[must_use]
+    pub fn questions(&self) -> &Arc<Questions> {
+        &self.questions
     }
 
     /// Where servers report when the registry is reconciled.
@@ -296,8 +306,22 @@ impl Service {
             None => Asker::Stranger,
         };
         let seed = self.seed.fetch_add(1, Ordering::Relaxed);
-        let view = self.registry.view().at(self.clock.now().instant);
-        answer(&view, &self.answers, question, &asker, seed)
+        let now = self.clock.now().instant;
+        let view = self.registry.view().at(now);
+        let response = answer(&view, &self.answers, question, &asker, seed);
+        // What agents ask is no demand for the object.
+        let counts = seed.is_multiple_of(u64::from(SAMPLED)) && !matches!(asker, Asker::Agent(_));
+        if counts
+            && !response.answers.is_empty()
+            && matches!(
+                question.query_type(),
+                RecordType::SRV | RecordType::A | RecordType::AAAA
+            )
+            && let Some(address) = view.object_named(question.name())
+        {
+            self.questions.note(&address, now);
+        }
+        response
     }
 
     fn open_update(&self, answer: Envelope, holder: Option<&Holder>, from: IpAddr) -> Handled {

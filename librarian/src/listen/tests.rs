@@ -77,6 +77,37 @@ async fn ask(service: &Service, octets: &[u8], transport: Transport) -> Message 
     Message::from_vec(&reply).unwrap()
 }
 
+#[tokio::test]
+async fn questions_of_clients_for_objects_are_counted_and_those_of_agents_are_not() {
+    let pool = Pool::new().await;
+    pool.create("s1", &["3.1", "3.2"]).await;
+    let service = service(&pool, &["127.0.0.0/8"], RateLimit::default());
+    let mut asked = question("3.2.obj.hypernet.internal.", RecordType::SRV)
+        .to_vec()
+        .unwrap();
+    sign_request(&mut asked, &key("s1", 2), now_s());
+    for _ in 0..320 {
+        service.respond(&asked, LOCAL, Transport::Udp).await.expect("an answer");
+    }
+    let hottest = || service.questions().hottest(4, std::time::Instant::now());
+    assert!(hottest().is_empty(), "an agent asked");
+    for name in [
+        "3.1.obj.hypernet.internal.",
+        "1.3.tree.hypernet.internal.",
+        "3.1.",
+        "3.7.",
+    ] {
+        let asked = question(name, RecordType::SRV).to_vec().unwrap();
+        for _ in 0..160 {
+            service.respond(&asked, LOCAL, Transport::Udp).await.expect("an answer");
+        }
+    }
+    // Thirty of 480 questions, each for sixteen, in the window of five seconds.
+    let hottest = hottest();
+    assert_eq!(hottest.len(), 1, "{hottest:?}");
+    assert!((80_000..=96_000).contains(&hottest[&address("3.1")]), "{hottest:?}");
+}
+
 /// A served pool.
 struct Served {
     address: SocketAddr,

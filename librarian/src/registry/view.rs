@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hickory_proto::rr::Name;
 use parking_lot::RwLockReadGuard;
 use zones::{Address, Domain, Level, Register, ServerName};
 
 use super::entry::{Plan, Reconcile, Serials};
 use super::index::Index;
-use super::registers::key_of;
+use super::registers::{key_of, key_of_name};
 use super::server::Server;
 
 /// The registry at one moment: what is durable, and which leases run.
@@ -52,6 +53,14 @@ impl<'a> View<'a> {
         let key = key_of(&self.index.domain, address)?;
         let id = self.index.registers.find(&key)?;
         Some(self.index.registers.register(id))
+    }
+
+    /// The address of the object that a name of `obj` or `tree`, or a bare name, stands for.
+    #[must_use]
+    pub fn object_named(&self, name: &Name) -> Option<Address> {
+        let key = key_of_name(&self.index.domain, name)?;
+        let registers = &self.index.registers;
+        registers.find(&key).map(|id| registers.address(id))
     }
 
     /// Objects that are not deleted.
