@@ -1,21 +1,17 @@
 //! Which objects of this server are asked for most.
 //!
 //! Every read and write that was answered here is counted, whatever it costs: what is rare is sorted out by the counters
-//! themselves ([`zones::heat::Counters`]), in bounded memory. Counts are halved every [`WINDOW`], so a rate is of the last
+//! themselves ([`zones::heat::Recent`]), in bounded memory. Counts are halved every few seconds, so a rate is of the last
 //! seconds: an object that suddenly is asked for shows within one window, one that no longer is fades in a few.
 
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use zones::heat::{Counters, HOTTEST_MAX};
+use zones::heat::{HOTTEST_MAX, Recent};
 use zones::{Address, Heat, Hot};
 
 use crate::clock::BootInstant;
 
-/// Time between two halvings.
-pub const WINDOW: Duration = Duration::from_secs(5);
-/// Halvings after which nothing is left of a count.
-const WINDOWS_MAX: u32 = 64;
 /// Objects that are looked at to find those that are still here.
 const LOOK_AT: usize = 4 * HOTTEST_MAX;
 
@@ -27,9 +23,7 @@ pub struct Meter {
 
 #[derive(Debug)]
 struct State {
-    counters: Counters,
-    /// When the present window began.
-    began: BootInstant,
+    recent: Recent,
     /// Octets carried until the last report.
     carried: u64,
     /// Octets of the present window, and of those before, halved with each.
@@ -42,8 +36,7 @@ impl Meter {
     pub fn new(counters: usize, now: BootInstant) -> Meter {
         Meter {
             state: Mutex::new(State {
-                counters: Counters::new(counters),
-                began: now,
+                recent: Recent::new(counters, now - BootInstant::ZERO),
                 carried: 0,
                 lately: 0.0,
             }),
@@ -53,8 +46,9 @@ impl Meter {
     /// A request for an object was answered.
     pub fn note(&self, address: &Address, now: BootInstant) {
         let mut state = self.state.lock();
+        let now = now - BootInstant::ZERO;
         state.roll(now);
-        state.counters.count(address, 1);
+        state.recent.count(address, 1, now);
     }
 
     /// What to tell the librarian: the hottest of the objects that are here, and the octets that clients were sent and sent.
@@ -65,12 +59,11 @@ impl Meter {
             // What came since the last report belongs to the time before now, and so to a window that ends now.
             state.lately += carried.saturating_sub(state.carried) as f64;
             state.carried = carried;
+            let now = now - BootInstant::ZERO;
             state.roll(now);
-            // What is left of the windows before counts as much as one whole window, if they were like this one.
-            let seconds = (WINDOW + (now - state.began)).as_secs_f64();
-            let counters = &state.counters;
-            let (asked, hottest, doubt) = (counters.total(), counters.hottest(LOOK_AT), counters.doubt());
-            (asked, hottest, doubt, state.lately, seconds)
+            let recent = &state.recent;
+            let (asked, hottest, doubt) = (recent.total(), recent.hottest(LOOK_AT), recent.doubt());
+            (asked, hottest, doubt, state.lately, recent.seconds(now))
         };
         let milli = |requests: f64| (requests / seconds * 1000.0) as u64;
         let mut hottest: Vec<Hot> = hottest
@@ -93,17 +86,9 @@ impl Meter {
 
 impl State {
     /// Ends the windows that are over.
-    fn roll(&mut self, now: BootInstant) {
-        for _ in 0..WINDOWS_MAX {
-            if now - self.began < WINDOW {
-                return;
-            }
-            self.counters.halve();
-            self.lately /= 2.0;
-            self.began = self.began + WINDOW;
-        }
-        // The machine slept.
-        self.began = now;
+    fn roll(&mut self, now: Duration) {
+        let ended = self.recent.roll(now);
+        self.lately /= 2.0_f64.powi(i32::try_from(ended).expect("few windows"));
     }
 }
 

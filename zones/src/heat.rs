@@ -6,11 +6,13 @@
 //! Specification: DESIGN.md section 14, PROTOCOL.md section 4.
 
 mod counters;
+mod recent;
 
 use crate::address::Address;
 use crate::strings::{Strings, StringsError, illegal};
 
 pub use counters::{Counted, Counters};
+pub use recent::{Recent, WINDOW};
 
 /// Most objects that a report names: with the longest addresses it stays below 4.5 KB.
 pub const HOTTEST_MAX: usize = 16;

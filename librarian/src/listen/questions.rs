@@ -8,37 +8,26 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use zones::Address;
-use zones::heat::Counters;
+use zones::heat::Recent;
 
 /// One of so many questions is counted.
 pub(super) const SAMPLED: u32 = 16;
-/// Time between two halvings of the counts.
-const WINDOW: Duration = Duration::from_secs(5);
-/// Halvings after which nothing is left of a count.
-const WINDOWS_MAX: u32 = 64;
 /// Objects that are told apart at a time.
 const COUNTED: usize = 4096;
 
 /// Counts questions for objects.
 #[derive(Debug)]
 pub struct Questions {
-    state: Mutex<State>,
-}
-
-#[derive(Debug)]
-struct State {
-    counters: Counters,
-    /// When the present window began; `None` before the first question.
-    began: Option<Instant>,
+    /// From when on moments are counted.
+    begin: Instant,
+    recent: Mutex<Recent>,
 }
 
 impl Default for Questions {
     fn default() -> Self {
         Questions {
-            state: Mutex::new(State {
-                counters: Counters::new(COUNTED),
-                began: None,
-            }),
+            begin: Instant::now(),
+            recent: Mutex::new(Recent::new(COUNTED, Duration::ZERO)),
         }
     }
 }
@@ -47,38 +36,26 @@ impl Questions {
     /// A question that is counted: it stands for [`SAMPLED`]. Where another one is being counted just now, it is left out rather
     /// than waited for.
     pub fn note(&self, address: &Address, now: Instant) {
-        if let Some(mut state) = self.state.try_lock() {
-            state.roll(now);
-            state.counters.count(address, SAMPLED);
+        if let Some(mut recent) = self.recent.try_lock() {
+            recent.count(address, SAMPLED, self.since(now));
         }
     }
 
     /// Questions in thousandths a second, of the `most` objects that are asked for most.
     #[must_use]
     pub fn hottest(&self, most: usize, now: Instant) -> HashMap<Address, u64> {
-        let mut state = self.state.lock();
-        state.roll(now);
-        let began = state.began.unwrap_or(now);
-        let seconds = (WINDOW + now.saturating_duration_since(began)).as_secs_f64();
-        let hottest = state.counters.hottest(most).into_iter();
+        let now = self.since(now);
+        let mut recent = self.recent.lock();
+        recent.roll(now);
+        let seconds = recent.seconds(now);
+        let hottest = recent.hottest(most).into_iter();
         hottest
             .map(|counted| (counted.address, (counted.requests / seconds * 1000.0) as u64))
             .collect()
     }
-}
 
-impl State {
-    /// Ends the windows that are over.
-    fn roll(&mut self, now: Instant) {
-        let began = self.began.get_or_insert(now);
-        for _ in 0..WINDOWS_MAX {
-            if now.saturating_duration_since(*began) < WINDOW {
-                return;
-            }
-            self.counters.halve();
-            *began += WINDOW;
-        }
-        *began = now;
+    fn since(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.begin)
     }
 }
 
