@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use zones::{Has, Heat, Policy, Role, Upkeep, Want, Wish};
+use zones::{Has, Heat, Kept, Policy, Role, Upkeep, Want, Wish};
 
 use crate::clock::BootInstant;
 use crate::install::InstallView;
@@ -112,6 +112,8 @@ pub struct Figures {
     pub upkeep: Upkeep,
     /// Which objects are asked for most.
     pub hot: Heat,
+    /// Copies beside their owner's.
+    pub kept: Kept,
 }
 
 /// What is told of this server.
@@ -211,6 +213,7 @@ impl Control {
                 audit: figures.audit,
                 upkeep: Some(told.install.fill(figures.upkeep, wanted.plan)),
                 hot: Some(figures.hot),
+                kept: Some(figures.kept),
             }
         };
         let (heard, wishes) = tokio::join!(

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod control;
+pub mod copies;
 pub mod daemon;
 pub mod dry_run;
 pub mod heat;

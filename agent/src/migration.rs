@@ -117,7 +117,7 @@ pub struct Digests {
 pub struct Question(pub u32);
 
 impl Question {
-    fn raise(&mut self) {
+    pub(crate) fn raise(&mut self) {
         self.0 = self.0.wrapping_add(1);
     }
 }

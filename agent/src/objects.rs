@@ -28,6 +28,7 @@ mod making;
 mod moving;
 mod reading;
 mod resting;
+mod sharing;
 pub mod steps;
 mod table;
 mod turn;
@@ -42,7 +43,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 use zones::policy::LEVEL_MAX;
 use zones::upkeep::KeysAre;
-use zones::{Address, Heat, Upkeep};
+use zones::{Address, Heat, Kept, Upkeep};
 
 pub use batch::{BatchOutcome, BatchStep, StepChange};
 pub use body::StagedBody;
@@ -52,6 +53,8 @@ pub use local::{AskedTurn, Local, Look, Open};
 pub use moving::{MoveGuard, NotOwned, StepError};
 pub use reading::Reading;
 pub use resting::{RECOUNT_OBJECTS, Standing};
+pub use sharing::{Confirmation, KeptFigures, Share};
+pub use table::owned as owns;
 pub use turn::Turn;
 pub use words::{Busy, Condition, Delete, Miss, Put, ReadGate, Summary, WriteError, WriteGate, Written};
 pub(crate) use writing::KEYS_RETRY;
@@ -69,6 +72,8 @@ use steps::Asked;
 
 /// Most creations and deletions that wait for the librarian at once; each keeps a copy on disk.
 const OPENINGS_MAX: usize = 4096;
+/// How long a read of a copy waits here until its owner lets it be shown; then it is sent to the owner itself.
+const GRANT_WAIT: Duration = Duration::from_millis(500);
 /// Most forward entries that are being replaced at a time.
 const SHORTENINGS_MAX: usize = 16;
 
@@ -174,6 +179,7 @@ impl Objects {
     }
 
     async fn read_until(&self, address: &Address, until: Instant) -> Result<Reading, Miss> {
+        let granted_by = until.min(Instant::now() + GRANT_WAIT);
         loop {
             let changed = match self.look(address, BootInstant::now) {
                 Look::Shown(entry) => {
@@ -197,7 +203,12 @@ impl Objects {
                     Asked::Clash(_) => return Err(Miss::Absent),
                 },
             };
+            let held = self.current(address).filter(|entry| entry.journal.is_held());
+            let until = if held.is_some() { granted_by } else { until };
             if timeout_at(until, changed).await.is_err() {
+                if let Some((entry, owner)) = held.as_ref().and_then(|entry| Some((entry, entry.journal.held_for()?))) {
+                    return Err(forwards::held_for(entry, owner));
+                }
                 return Err(Miss::Unavailable {
                     why: "its owner is being settled",
                     retry_after: Duration::from_secs(1),
@@ -212,10 +223,13 @@ impl Objects {
     ///
     /// [`WriteError::Elsewhere`], [`WriteError::Party`], [`WriteError::Deleted`], [`WriteError::NotServing`] and the like.
     pub async fn admit(&self, address: &Address, put: &Put) -> Result<(), WriteError> {
-        let current = self.current(address);
+        let current = self.answering(address);
         match current.as_deref().map(|entry| &entry.journal) {
             Some(Journal::Moved { to, epoch } | Journal::Forward { to, epoch }) => {
                 Err(forwards::gone_to(current.as_deref().expect("it is of this row"), to, *epoch).into())
+            }
+            Some(Journal::Held { owner, .. }) => {
+                Err(forwards::held_for(current.as_deref().expect("it is of this row"), owner).into())
             }
             // It may have been applied before the deletion: then it is answered as it was, which its content decides.
             Some(Journal::Tombstone { .. }) if current.as_deref().is_some_and(|entry| put.is_known_to(entry)) => Ok(()),
@@ -244,7 +258,7 @@ impl Objects {
             capacity: self.store.usage().capacity,
             heat: self.requests.load(Ordering::Relaxed),
             errors: self.errors.load(Ordering::Relaxed),
-            unreadable: self.local.unreadable().max(self.store.damaged_count()),
+            unreadable: self.local.unreadable().max(self.local.damaged()),
             commits: self.store.commits(),
             audit: Some(self.store.audit_head()),
             upkeep: Upkeep {
@@ -266,14 +280,20 @@ impl Objects {
                 ..Upkeep::default()
             },
             hot: Heat::default(),
+            kept: Kept {
+                held: totals.held,
+                octets: totals.held_octets,
+                short: self.kept().short,
+                leaving: self.kept().leaving,
+            },
         }
     }
 
     /// Which objects that are here are asked for most. `carried` counts the octets of bodies that clients were sent and sent.
     #[must_use]
     pub fn heat(&self, carried: u64) -> Heat {
-        let is_here = |address: &Address| self.current(address).is_some_and(|entry| entry.journal.may_own());
-        self.meter.report(BootInstant::now(), carried, is_here)
+        self.meter
+            .report(BootInstant::now(), carried, |address| self.local.is_here(address))
     }
 
     /// A client waited so long for the head of an answer.

@@ -287,6 +287,8 @@ pub(crate) fn claim(entry: &Entry) -> Option<Claim> {
             (Claimed::Arriving { from: from.clone() }, entry.epoch, *commit_tx)
         }
         Journal::Reserved { .. } | Journal::Staged { .. } | Journal::Prepared { .. } => return None,
+        // Its owner claims the object; a holder says nothing of it.
+        Journal::Held { .. } => return None,
     };
     Some(Claim {
         address: entry.address.clone(),
@@ -324,6 +326,7 @@ mod tests {
             quarantined: None,
             migrated_from: None,
             leaving: None,
+            keeping: None,
         }
     }
 
@@ -331,6 +334,11 @@ mod tests {
     fn every_state_of_an_entry_claims_what_is_durable_and_no_more() {
         let (tx, s2) = (Tx([3; 16]), || "s2".parse().unwrap());
         let digests = crate::store::Digests::default();
+        let held = |refused: Option<Epoch>| Journal::Held {
+            owner: s2(),
+            tx,
+            refused: refused.map(|epoch| crate::store::Refusal { epoch, tx }),
+        };
         let owned = Some((Claimed::Owned, 4));
         for (journal, expected) in [
             (Journal::Active { wait: None }, owned.clone()),
@@ -371,6 +379,8 @@ mod tests {
             ),
             (Journal::Staged { from: s2(), tx }, None),
             (Journal::Prepared { from: s2(), tx }, None),
+            (held(None), None),
+            (held(Some(Epoch(4))), None),
         ] {
             let told = claim(&entry(journal.clone())).map(|claim| (claim.what, claim.epoch.0));
             assert_eq!(told, expected, "{journal:?}");

@@ -197,7 +197,7 @@ fn disks_of_a_pool_become_even_and_no_client_notices() -> Result<()> {
 #[test]
 fn objects_that_are_asked_for_most_are_found_and_spread() -> Result<()> {
     // Disks are left as they are: what moves, moves for its heat.
-    let pool = pool(&[("placement.storage", 0.into())])?;
+    let pool = pool(&[("placement.storage", 0.into()), ("copies.hot_percent", 0.into())])?;
     let files = pool.add_client("shop", &["read:*", "write:*"])?;
     let runtime = runtime()?;
     let client = Client::new(Settings::read(&files)?)?;

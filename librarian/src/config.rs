@@ -17,6 +17,7 @@ use crate::answer::Network;
 use crate::files::{self, FileError};
 use crate::listen::RateLimit;
 use crate::place::{Placement, ServerTerms, Terms};
+use crate::pool::{Copies, keep};
 
 /// Name of the file inside a librarian's directory.
 pub const FILE: &str = "librarian.toml";
@@ -88,6 +89,9 @@ pub struct Config {
     /// What counts where a server is chosen.
     #[serde(default)]
     pub placement: Placement,
+    /// How many copies of each object there are to be.
+    #[serde(default)]
+    pub copies: Copies,
     /// What is said of single servers.
     #[serde(default)]
     pub servers: BTreeMap<ServerName, ServerTerms>,
@@ -158,6 +162,24 @@ impl Config {
         }
     }
 
+    /// What copies depend on. Only who asks for copies has them, as long as the simulator still finds faults in them (README.md,
+    /// Limits).
+    #[must_use]
+    pub fn keep(&self) -> keep::Settings {
+        let copies = match self.copies.wanted {
+            Some(_) => self.copies.clone(),
+            None => keep::Copies {
+                wanted: Some(1),
+                hot_percent: 0,
+                ..self.copies.clone()
+            },
+        };
+        keep::Settings {
+            copies,
+            terms: self.terms(),
+        }
+    }
+
     /// The first setting with a value that does not work, and what it may be.
     fn out_of_range(&self) -> Option<(String, &'static str)> {
         let whole = |duration: Duration| duration.subsec_nanos() == 0 && (1..=86_400).contains(&duration.as_secs());
@@ -191,6 +213,10 @@ impl Config {
             .or_else(|| {
                 let (key, range) = self.placement.out_of_range()?;
                 Some((format!("placement.{key}"), range))
+            })
+            .or_else(|| {
+                let (key, range) = self.copies.out_of_range()?;
+                Some((format!("copies.{key}"), range))
             })
             .or_else(|| {
                 self.servers.iter().find_map(|(name, said)| {
@@ -356,6 +382,21 @@ listen_https = "{listen_https}"
 # happens. Default: never. The pool moves all it holds once in this time, at a steady rate: too short is felt by clients.
 #move_after = "90days"
 
+# How many copies of each object there are to be on different servers, its owner's among them, 1 to 14. Default: 1, and none for
+# heat: copies are new in this release, and their limits are in README.md. With 1 a server that is lost takes its objects with it;
+# each one more takes the room of all objects once more, and every write waits for one more disk.
+#[copies]
+#wanted = 2
+
+# Other numbers for what prefixes cover, at most 16 of them; the longest decides. Default: none. A prefix that is misspelt covers
+# nothing, and its objects have as many copies as all others.
+#under = {{ "3.1" = 3 }}
+
+# An object has more copies for its heat while one server would be asked for it more than so many percent of what a server is asked
+# in the mean, 5 to 1000; 0: never. Default 25 where `wanted` is set. Higher leaves single servers busier, lower makes more copies, each of which takes
+# room and is waited for by every write of that object. Copies go again when it is asked for half as often.
+#hot_percent = 25
+
 # What is to be known of one server; a table for each. Of one without a table the defaults hold.
 #[servers.s1]
 
@@ -363,7 +404,8 @@ listen_https = "{listen_https}"
 # and an upgrade empties it last, so that it ends free. A wrong price fills one disk before the others.
 #price_percent = 100
 
-# Whether it takes new objects; those that it has stay. Default true. Where no server takes any, nobody creates an object.
+# Whether it takes new objects, and new copies of others'; those that it has stay. Default true. Where no server takes any,
+# nobody creates an object.
 #new_objects = true
 
 # What its network carries, megabits a second, 1 to 10000000. Default: it limits nothing. Too low sends clients elsewhere, too
@@ -371,7 +413,7 @@ listen_https = "{listen_https}"
 #bandwidth_mbit = 1000
 
 # Where it stands, 1 to 63 of 0-9, A-Z, a-z, '.', '_' and '-'. Default: nothing is said. Servers of the same rack or region
-# fail together: copies go to different ones. With a wrong label one fault takes all copies. No effect while objects have one copy.
+# fail together: copies go to different ones, as far apart as there are servers. With a wrong label one fault takes all copies.
 #rack = "r1"
 #region = "eu"
 "#
@@ -449,6 +491,12 @@ mod tests {
         };
         assert_eq!(usual, default.placement);
         assert!(default.servers.is_empty());
+        assert_eq!((shown.copies.wanted, shown.copies.under.len()), (Some(2), 1));
+        assert_eq!(default.copies, Copies::default());
+        let kept = default.keep().copies;
+        assert_eq!((kept.wanted, kept.hot_percent), (Some(1), 0), "nobody asked for copies");
+        assert_eq!(shown.keep().copies, shown.copies);
+        assert_eq!(shown.copies.hot_percent, default.copies.hot_percent);
         let usual = ServerTerms::default();
         let said = &shown.servers[&"s1".parse().unwrap()];
         assert_eq!(
@@ -479,6 +527,10 @@ mod tests {
             "weights = { s1 = 100 }",
             "[placement]\nmemory = 1",
             "[placement]\ncpu = -1",
+            "[copies]\nmany = 2",
+            "[copies]\nwanted = -1",
+            "[copies]\nunder = { \"3..1\" = 2 }",
+            "[copies]\nunder = { \"3.1\" = \"2\" }",
             "[servers.s1]\nprice = 100",
             "[servers.s1]\nrack = \"a b\"",
             "[servers.s1]\nregion = \"\"",
@@ -503,6 +555,15 @@ mod tests {
             ("[placement]\ntolerance_percent = 51", "placement.tolerance_percent"),
             ("[placement]\nmoves_at_once = 65", "placement.moves_at_once"),
             ("[placement]\nmove_after = \"1s\"", "placement.move_after"),
+            ("[copies]\nwanted = 0", "copies.wanted"),
+            ("[copies]\nwanted = 15", "copies.wanted"),
+            ("[copies]\nhot_percent = 4", "copies.hot_percent"),
+            ("[copies]\nhot_percent = 1001", "copies.hot_percent"),
+            ("[copies]\nunder = { \"3.1\" = 0 }", "copies.under.\"3.1\""),
+            (
+                "[copies]\nunder = { \"3.1\" = 2, \"3.2\" = 15 }",
+                "copies.under.\"3.2\"",
+            ),
             ("[servers.s1]\nprice_percent = 0", "servers.s1.price_percent"),
             (
                 "[servers.s1]\n[servers.s2]\nprice_percent = 100001",

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use certs::Authority;
 use sd_notify::NotifyState;
@@ -335,11 +335,16 @@ async fn parts(
     // An answer that names a server, then one with that server's address, each cached for its TTL; and a second, because
     // neither clock nor answer is exact.
     let linger = config.ttl * 2 + Duration::from_secs(1);
-    let memory = Arc::new(parking_lot::Mutex::new(
-        pool::Memory::new(linger)
-            .with_prices(config.terms().prices())
-            .with_balance(config.placement.balance()),
-    ));
+    let memory_of_nothing = {
+        let (prices, balance, copies) = (config.terms().prices(), config.placement.balance(), config.keep());
+        move || {
+            pool::Memory::new(linger)
+                .with_prices(prices)
+                .with_balance(balance)
+                .with_copies(copies)
+        }
+    };
+    let memory = Arc::new(parking_lot::Mutex::new(memory_of_nothing.clone()()));
     // One at a time; a second one is told so.
     let (successors, mut asked) = mpsc::channel(1);
     let control = Control {
@@ -350,6 +355,7 @@ async fn parts(
         addresses,
         questions,
         memory: Arc::clone(&memory),
+        began: Instant::now(),
         successors,
     };
     let control = control::Listener::bind(dir, control)?;
@@ -376,12 +382,11 @@ async fn parts(
         }
     });
     changing.spawn({
-        let (prices, balance) = (config.terms().prices(), config.placement.balance());
         let (registry, interval, stop) = (registry.clone(), config.controller_interval, changes_stop.clone());
         async move {
             // How long things have been so is counted from the last answer of the process before.
             before.ended(&stop).await;
-            *memory.lock() = pool::Memory::new(linger).with_prices(prices).with_balance(balance);
+            *memory.lock() = memory_of_nothing();
             controller::run(registry, interval, memory, stop).await;
             Ok(())
         }

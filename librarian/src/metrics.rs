@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use zones::Role;
 
 use crate::listen::Counters;
+use crate::pool::spread::told_to_owners;
 use crate::reconcile::Desk;
 use crate::registry::{Registry, View};
 
@@ -155,6 +156,17 @@ fn gauges(view: &View<'_>, text: &mut String) {
         })
         .collect();
     gauge("librarian_servers", "Servers, by role.", &roles);
+    let hot = told_to_owners(view);
+    gauge(
+        "librarian_hot_objects",
+        "Objects that are to have more copies for their heat.",
+        &[(String::new(), hot.len() as u64)],
+    );
+    gauge(
+        "librarian_hot_copies",
+        "Copies that objects are to have for their heat, besides the wanted number.",
+        &[(String::new(), hot.values().map(Vec::len).sum::<usize>() as u64)],
+    );
     let alive = view.servers().filter(|server| view.is_alive(server)).count() as u64;
     gauge(
         "librarian_servers_alive",

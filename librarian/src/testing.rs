@@ -220,6 +220,7 @@ pub(crate) fn has() -> Has {
         audit: None,
         upkeep: None,
         hot: None,
+        kept: None,
     }
 }
 

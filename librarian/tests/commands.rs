@@ -142,6 +142,8 @@ fn metrics_are_served_where_the_settings_say_and_name_no_object() {
     for line in [
         "librarian_servers{role=\"serving\"} 1",
         "librarian_servers_alive 1",
+        "librarian_hot_objects 0",
+        "librarian_hot_copies 0",
         "librarian_updates_total{rcode=\"NOERROR\"} 1",
     ] {
         assert!(text.contains(line), "{line} in {text}");

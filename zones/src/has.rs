@@ -7,6 +7,7 @@
 use std::str::FromStr;
 
 use crate::audit::Head;
+use crate::copies::Kept;
 use crate::heat::Heat;
 use crate::server::Role;
 use crate::strings::{Strings, StringsError, illegal};
@@ -19,7 +20,7 @@ pub const RELEASE_OCTETS_MAX: usize = 32;
 ///
 /// Text, as character-strings of one TXT record, in this order: `v=hn1` `release=` `role=` `objects=` `bytes=`
 /// `capacity=` `load=` `heat=` `errors=` `unreadable=` `plan=` `commits=` `peer=` `quarantined=` `audit=`, then those of
-/// [`Upkeep`], then those of [`Heat`]. Strings of a later release may follow: they are passed over.
+/// [`Upkeep`], then those of [`Heat`], then those of [`Kept`]. Strings of a later release may follow: they are passed over.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Has {
     /// Release of the software, `[0-9A-Za-z.+-]{1,32}`.
@@ -54,6 +55,8 @@ pub struct Has {
     pub upkeep: Option<Upkeep>,
     /// Which objects are asked for most; `None` from a release that does not count them. It comes only after `upkeep`.
     pub hot: Option<Heat>,
+    /// What it says of copies; `None` from a release that knows none. It comes only after `hot`.
+    pub kept: Option<Kept>,
 }
 
 impl Has {
@@ -66,7 +69,10 @@ impl Has {
             strings.push(format!("audit={audit}"));
             if let Some(upkeep) = &self.upkeep {
                 strings.extend(upkeep.strings());
-                strings.extend(self.hot.iter().flat_map(Heat::strings));
+                if let Some(hot) = &self.hot {
+                    strings.extend(hot.strings());
+                    strings.extend(self.kept.iter().flat_map(Kept::strings));
+                }
             }
         }
         strings
@@ -106,7 +112,7 @@ impl Has {
         if !is_release(release) {
             return Err(illegal("release", release));
         }
-        let has = Has {
+        let mut has = Has {
             release: release.to_owned(),
             role: strings.parse("role")?,
             objects: strings.number("objects")?,
@@ -133,8 +139,12 @@ impl Has {
                 false => Some(Upkeep::from_rest(&mut strings)?),
             },
             hot: Heat::from_rest(&mut strings)?,
+            kept: None,
         };
-        strings.later()?;
+        if has.hot.is_some() {
+            has.kept = Kept::from_rest(&mut strings)?;
+        }
+        strings.later(&Kept::KEYS)?;
         Ok(has)
     }
 }
@@ -205,19 +215,29 @@ mod tests {
                     rate_milli: 1500,
                 }],
             }),
+            kept: Some(Kept {
+                held: 12,
+                octets: 3400,
+                short: 2,
+                leaving: 1,
+            }),
             ..TEXT.parse().unwrap()
         };
         let text = has.strings().join(" ");
         assert_eq!(text.parse(), Ok(has.clone()));
-        let before = Has {
-            hot: None,
+        let before_copies = Has {
+            kept: None,
             ..has.clone()
         };
-        assert_eq!(
-            before.strings().join(" ").parse(),
-            Ok(before),
-            "the release before heat"
-        );
+        let before_heat = Has {
+            hot: None,
+            ..before_copies.clone()
+        };
+        for before in [before_copies, before_heat] {
+            let said = before.strings().join(" ");
+            assert_eq!(said.parse(), Ok(before));
+            assert!(text.starts_with(&said), "what it says comes first");
+        }
         assert_eq!(format!("{text} more=1 most=").parse(), Ok(has));
         for broken in ["more", "=1", "More=1"] {
             let longer = format!("{text} {broken}");
@@ -233,6 +253,49 @@ mod tests {
                 "{broken}"
             );
         }
+    }
+
+    #[test]
+    fn copies_are_said_once_and_after_heat() {
+        let has = Has {
+            audit: Some(Head::first(&"s2".parse().unwrap())),
+            upkeep: Some(Upkeep::default()),
+            hot: Some(Heat::default()),
+            kept: None,
+            ..TEXT.parse().unwrap()
+        };
+        let kept = Kept::default();
+        let copies = kept.strings().join(" ");
+        let text = has.strings().join(" ");
+        let said = format!("{text} {copies}").parse();
+        assert_eq!(
+            said,
+            Ok(Has {
+                kept: Some(kept),
+                ..has.clone()
+            })
+        );
+        let no_heat = Has {
+            hot: None,
+            ..has.clone()
+        }
+        .strings()
+        .join(" ");
+        let heat = text.strip_prefix(&no_heat).unwrap();
+        for broken in [
+            format!("{text} {copies} {copies}"),
+            format!("{text} more=1 {copies}"),
+            format!("{no_heat} {copies}"),
+            format!("{no_heat} {copies}{heat}"),
+        ] {
+            assert!(broken.parse::<Has>().is_err(), "{broken}");
+        }
+        let unheated = Has {
+            hot: None,
+            kept: Some(kept),
+            ..has
+        };
+        assert_eq!(unheated.strings().join(" "), no_heat, "it comes only after heat");
     }
 
     #[test]

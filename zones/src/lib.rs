@@ -5,6 +5,7 @@
 
 pub mod address;
 pub mod audit;
+pub mod copies;
 pub mod has;
 pub mod heat;
 pub mod incarnation;
@@ -22,6 +23,7 @@ pub mod upkeep;
 pub mod want;
 
 pub use address::{Address, AddressError};
+pub use copies::{Keep, Kept};
 pub use has::Has;
 pub use heat::{Heat, Hot};
 pub use incarnation::{Incarnation, Standing, Told};

@@ -135,7 +135,7 @@ impl Role {
             .1
     }
 
-    /// Whether a client may create an object there.
+    /// Whether a client may create an object there, and an owner add a copy.
     #[must_use]
     pub fn takes_new_objects(self) -> bool {
         match self {

@@ -1,5 +1,9 @@
 //! Character-strings `key=value` in a fixed order, as TXT records of the pool hold them (RFC 6763 section 6 style).
 
+use std::str::FromStr;
+
+use crate::server::ServerName;
+
 /// Why character-strings are not those of a record of the pool.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -54,19 +58,33 @@ impl<'a, S: AsRef<[u8]>> Strings<'a, S> {
     }
 
     /// A value that its own type reads.
-    pub(crate) fn parse<T: std::str::FromStr>(&mut self, key: &'static str) -> Result<T, StringsError> {
+    pub(crate) fn parse<T: FromStr>(&mut self, key: &'static str) -> Result<T, StringsError> {
         let value = self.take(key)?;
         value.parse().map_err(|_| illegal(key, value))
     }
 
     /// A decimal number spelled the one way it is made: no sign, no leading zero.
-    pub(crate) fn number<T: std::str::FromStr + ToString>(&mut self, key: &'static str) -> Result<T, StringsError> {
+    pub(crate) fn number<T: FromStr + ToString>(&mut self, key: &'static str) -> Result<T, StringsError> {
         let value = self.take(key)?;
-        value
-            .parse::<T>()
-            .ok()
-            .filter(|number| number.to_string() == value)
-            .ok_or_else(|| illegal(key, value))
+        plain(value).ok_or_else(|| illegal(key, value))
+    }
+
+    /// Names of servers joined by `,`, none twice and at most so many; perhaps none at all.
+    pub(crate) fn servers(&mut self, key: &'static str, at_most: usize) -> Result<Vec<ServerName>, StringsError> {
+        let text = self.take(key)?;
+        let servers: Vec<ServerName> = match text {
+            "" => Vec::new(),
+            list => list
+                .split(',')
+                .map(str::parse)
+                .collect::<Result<_, _>>()
+                .map_err(|_| illegal(key, text))?,
+        };
+        let twice = (1..servers.len()).any(|at| servers[..at].contains(&servers[at]));
+        if twice || servers.len() > at_most {
+            return Err(illegal(key, text));
+        }
+        Ok(servers)
     }
 
     /// The version, which every record of `key=value` strings begins with.
@@ -89,12 +107,13 @@ impl<'a, S: AsRef<[u8]>> Strings<'a, S> {
             .is_some_and(|rest| rest.first() == Some(&b'='))
     }
 
-    /// Passes over what a later release says: `[a-z]+=` and anything.
-    pub(crate) fn later(&mut self) -> Result<(), StringsError> {
+    /// Passes over what a later release says: `[a-z]+=` and anything, but none of the keys that this release reads further up.
+    pub(crate) fn later(&mut self, known: &[&str]) -> Result<(), StringsError> {
         for string in self.rest.by_ref() {
             let string = string.as_ref();
             let key = string.iter().take_while(|c| c.is_ascii_lowercase()).count();
-            if key == 0 || string.get(key) != Some(&b'=') {
+            let is_known = known.iter().any(|known| known.as_bytes() == &string[..key]);
+            if key == 0 || string.get(key) != Some(&b'=') || is_known {
                 return Err(StringsError::Key {
                     expected: "a later key",
                     found: String::from_utf8_lossy(string).into_owned(),
@@ -114,6 +133,12 @@ impl<'a, S: AsRef<[u8]>> Strings<'a, S> {
             }),
         }
     }
+}
+
+/// A decimal number spelled the one way it is made: no sign, no leading zero.
+pub(crate) fn plain<T: FromStr + ToString>(text: &str) -> Option<T> {
+    let number: T = text.parse().ok()?;
+    (number.to_string() == text).then_some(number)
 }
 
 pub(crate) fn illegal(key: &'static str, value: &str) -> StringsError {

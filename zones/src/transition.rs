@@ -7,14 +7,15 @@
 //! | `stable`        | `moving`        | +0    | owner           | `to`, which a want or a wish names                    |
 //! | `moving`        | `stable`        | +0    | owner           | nothing: the move is given up                         |
 //! | `moving`        | `stable`        | +1    | `to`            | owner is `to`, which replaces the old one in holders  |
-//! | `stable/moving` | the same        | +0    | owner           | holders grow or shrink                                |
+//! | `stable/moving` | the same        | +0    | owner           | holders shrink, or grow by servers that take new ones |
 //! | `stable/moving` | the same        | +0    | owner           | nothing: a fresh tx                                   |
 //! | `stable/moving` | `deleted`       | +1    | owner           | no holders                                            |
 //! | `stable/moving` | `stable`        | +1    | another holder  | owner, which leaves the holders; it is marked lost    |
 //!
 //! In every row the address keeps its spelling, tx is fresh, and the level does not fall. Type, schema and level change
 //! only with the epoch. Nothing leads out of `deleted`. Whom a text newly names must not be cordoned or further on.
-//! Everything else is refused.
+//! A holder is added only where new objects go: a free server and a reserve hold none. A server that is marked lost changes
+//! nothing. Everything else is refused.
 //!
 //! The admin key may do what each row lets its server do, for a person who repairs by hand: it is bound by the same
 //! rows, by roles and by who is lost, not by wants and wishes.
@@ -117,6 +118,14 @@ pub enum Refusal {
         /// Its role.
         role: Role,
     },
+    /// The server takes no copies of objects that others own.
+    #[error("server {server} takes no copies, its role is {role}")]
+    TakesNoCopies {
+        /// The server.
+        server: ServerName,
+        /// Its role.
+        role: Role,
+    },
     /// Neither a want nor a wish lets the object move there.
     #[error("no want and no wish lets this object move to server {to}")]
     NoSuchMove {
@@ -128,6 +137,12 @@ pub enum Refusal {
     NotYours {
         /// Who may.
         by: ServerName,
+    },
+    /// The server is marked lost: others take over what it owned, and nothing that it says may hold them up.
+    #[error("server {server} is marked lost: it changes no register until a person takes that back")]
+    Lost {
+        /// The server.
+        server: ServerName,
     },
     /// The owner is not marked lost.
     #[error("owner {owner} is not marked lost: its holders may not take the object")]
@@ -147,6 +162,11 @@ pub enum Refusal {
 /// [`Refusal`], which the librarian answers with REFUSED.
 pub fn judge(old: Option<&Register>, new: &Register, actor: Actor<'_>, pool: &dyn PoolView) -> Result<(), Refusal> {
     new.check().map_err(Refusal::Malformed)?;
+    if let Actor::Agent(server) = actor
+        && pool.is_lost(server)
+    {
+        return Err(Refusal::Lost { server: server.clone() });
+    }
     match old {
         None => create(new, actor, pool),
         Some(old) => change(old, new, actor, pool),
@@ -285,15 +305,15 @@ fn next_epoch(old: &Register, new: &Register, actor: Actor<'_>, pool: &dyn PoolV
     }
 }
 
-/// Holders stay, grow or shrink; each new one may be newly named.
+/// Holders stay, grow or shrink; each new one takes copies.
 fn holders(old: &Register, new: &Register, pool: &dyn PoolView) -> Result<(), Refusal> {
     let grows = old.holders.iter().all(|holder| new.holders.contains(holder));
     let shrinks = new.holders.iter().all(|holder| old.holders.contains(holder));
     if !grows && !shrinks {
         return Err(Refusal::NoSuchChange("holders grow or shrink, not both at once"));
     }
-    let added = new.holders.iter().filter(|holder| !old.names(holder));
-    added.into_iter().try_for_each(|holder| may_be_named(pool, holder))
+    let mut added = new.holders.iter().filter(|holder| !old.holders.contains(holder));
+    added.try_for_each(|holder| may_hold(pool, holder))
 }
 
 fn unchanged_holders(old: &Register, new: &Register) -> Result<(), Refusal> {
@@ -337,6 +357,19 @@ fn may_be_named(pool: &dyn PoolView, server: &ServerName) -> Result<(), Refusal>
         return Ok(());
     }
     Err(Refusal::MayNotName {
+        server: server.clone(),
+        role,
+    })
+}
+
+/// Whether a server may be given a copy of what another one owns: only where new objects go, since a free server and a reserve are to
+/// hold nothing.
+fn may_hold(pool: &dyn PoolView, server: &ServerName) -> Result<(), Refusal> {
+    let role = role(pool, server)?;
+    if role.takes_new_objects() {
+        return Ok(());
+    }
+    Err(Refusal::TakesNoCopies {
         server: server.clone(),
         role,
     })

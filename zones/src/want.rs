@@ -12,6 +12,7 @@
 use hickory_proto::rr::Name;
 
 use crate::address::Address;
+use crate::copies::Keep;
 use crate::has::is_release;
 use crate::name::{Domain, Zone, label_count};
 use crate::policy::Policy;
@@ -47,7 +48,7 @@ pub struct Want {
 
 /// What a server is to do beside moving objects. Empty, it has no text: so a release that does not know it reads the want.
 ///
-/// Text, each string only where it says something: `release=` `arrivals=s2:7` `sweep=`.
+/// Text, each string only where it says something: `release=` `arrivals=s2:7` `sweep=`, then those of [`Keep`].
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Errand {
     /// The release that an upgrading server is to run.
@@ -56,9 +57,14 @@ pub struct Errand {
     pub arrivals: Option<Arrivals>,
     /// Octets a second that it may write anew to bring resting objects to what the plan asks for.
     pub sweep: Option<u64>,
+    /// What it is to do for the copies of its objects.
+    pub keep: Keep,
 }
 
 impl Errand {
+    /// Its own keys; those of [`Keep`] follow.
+    const KEYS: [&'static str; 3] = ["release", "arrivals", "sweep"];
+
     fn strings(&self) -> impl Iterator<Item = String> {
         [
             self.release.as_ref().map(|release| format!("release={release}")),
@@ -67,6 +73,7 @@ impl Errand {
         ]
         .into_iter()
         .flatten()
+        .chain(self.keep.strings())
     }
 
     fn from_rest<S: AsRef<[u8]>>(strings: &mut Strings<'_, S>) -> Result<Errand, StringsError> {
@@ -84,6 +91,7 @@ impl Errand {
         if strings.has("sweep") {
             errand.sweep = Some(strings.number("sweep")?);
         }
+        errand.keep = Keep::from_rest(strings)?;
         Ok(errand)
     }
 }
@@ -113,29 +121,15 @@ impl Want {
     pub fn from_strings<S: AsRef<[u8]>>(strings: &[S]) -> Result<Want, StringsError> {
         let mut strings = Strings::new(strings);
         strings.version()?;
-        let role = strings.parse("role")?;
-        let text = strings.take("targets")?;
-        let targets = match text {
-            "" => Vec::new(),
-            list => list
-                .split(',')
-                .map(str::parse)
-                .collect::<Result<Vec<ServerName>, _>>()
-                .map_err(|_| illegal("targets", text))?,
-        };
-        let twice = (1..targets.len()).any(|at| targets[..at].contains(&targets[at]));
-        if twice || targets.len() > TARGETS_MAX {
-            return Err(illegal("targets", text));
-        }
         let want = Want {
-            role,
-            targets,
+            role: strings.parse("role")?,
+            targets: strings.servers("targets", TARGETS_MAX)?,
             plan: strings.number("plan")?,
             step: strings.number("step")?,
             policy: Policy::from_rest(&mut strings)?,
             errand: Errand::from_rest(&mut strings)?,
         };
-        strings.later()?;
+        strings.later(&[&Errand::KEYS[..], &Keep::KEYS[..]].concat())?;
         Ok(want)
     }
 
@@ -309,6 +303,8 @@ mod tests {
             "v=hn1 role=upgrading targets= plan=9 step=4 release=2.0",
             "v=hn1 role=serving targets= plan=9 step=2 level=2 floor=1 steps=expand arrivals=s2:8",
             "v=hn1 role=serving targets= plan=9 step=2 level=2 floor=1 steps=all sweep=1000000",
+            "v=hn1 role=serving targets= plan=9 step=3 copies=2",
+            "v=hn1 role=serving targets= plan=9 step=3 sweep=7 copies=2 under=3.1:3 spread=s2:500,s3:120 leave=s4 lost=s1 hot=3.1.2.1.023:s2,s5",
         ] {
             let strings: Vec<&str> = text.split(' ').collect();
             assert_eq!(Want::from_strings(&strings).unwrap().strings(), strings);
@@ -328,6 +324,12 @@ mod tests {
             "release=2;0",
             "arrivals=s2",
             "sweep=01",
+            "sweep=7 release=2.0",
+            "copies=2 sweep=7",
+            "copies=2 spread=",
+            "copies=2 copies=2",
+            "spread=s2:5 copies=2",
+            "hot=3.1:s2 lost=s1",
         ] {
             let text = format!("v=hn1 role=serving targets= plan=9 step=0 {rest}");
             let strings: Vec<&str> = text.split(' ').collect();
@@ -341,6 +343,36 @@ mod tests {
         let later = format!("{now} more=1 most=");
         let read = |text: &str| Want::from_strings(&text.split(' ').collect::<Vec<_>>()).unwrap();
         assert_eq!(read(&later), read(now));
+        let copies = format!("{now} copies=2 under=3.1:3");
+        assert_eq!(read(&format!("{copies} more=1 most=")), read(&copies));
+    }
+
+    /// A release before copies reads `release=`, `arrivals=` and `sweep=`, and passes over the rest.
+    #[test]
+    fn release_before_copies_reads_a_want_that_says_something_of_them() {
+        let texts = "copies=2 under=3.1:3 spread=s2:500,s3:120 leave=s4 lost=s1 hot=3.1:s5";
+        let strings: Vec<&str> = texts.split(' ').collect();
+        assert_eq!(Strings::new(&strings).later(&Errand::KEYS), Ok(()));
+    }
+
+    #[test]
+    fn want_that_says_nothing_of_copies_has_the_text_of_the_release_before() {
+        let want = Want {
+            role: Role::Serving,
+            targets: Vec::new(),
+            plan: 9,
+            step: 2,
+            policy: Policy::default(),
+            errand: Errand {
+                sweep: Some(7),
+                keep: Keep::default(),
+                ..Errand::default()
+            },
+        };
+        assert_eq!(
+            want.strings().join(" "),
+            "v=hn1 role=serving targets= plan=9 step=2 sweep=7"
+        );
     }
 
     #[test]

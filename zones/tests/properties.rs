@@ -1,19 +1,23 @@
 //! What is written reads back, and nothing else reads; octets from outside never panic.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use hickory_proto::op::{Message, OpCode};
 use hickory_proto::rr::{Name, RecordType};
 use proptest::prelude::*;
+use zones::copies::{
+    COPIES, HOT_MAX, HOT_SERVERS_MAX, NAMES_MAX, PREFIX_OCTETS_MAX, PREFIXES_MAX, SPREAD_MAX, WEIGHTS,
+};
 use zones::has::Has;
 use zones::query::{build_question, read_answer};
+use zones::register::STRING_OCTETS_MAX;
 use zones::report::{build_report, claims_that_fit, read_report};
 use zones::update::{build_has_update, build_register_update, changes_that_fit, read_has_update};
 use zones::upkeep::{Arrivals, Install, KeysAre, SchemaSet, Sum, Taken, Tried};
 use zones::want::PoolName;
 use zones::{
-    Address, Change, Claim, Claimed, Domain, Epoch, Errand, Heat, Hot, Incarnation, Level, Prerequisite, Register,
-    RegisterChange, Report, Role, ServerName, State, Tx, Upkeep, Want, Wish, Zone, read_update,
+    Address, Change, Claim, Claimed, Domain, Epoch, Errand, Heat, Hot, Incarnation, Keep, Kept, Level, Prerequisite,
+    Register, RegisterChange, Report, Role, ServerName, State, Tx, Upkeep, Want, Wish, Zone, read_update,
 };
 
 fn domain() -> Domain {
@@ -97,7 +101,10 @@ fn any_has() -> impl Strategy<Value = Has> {
         any::<u16>(),
         proptest::option::of((
             audit,
-            proptest::option::of((any_upkeep(), proptest::option::of(any_heat()))),
+            proptest::option::of((
+                any_upkeep(),
+                proptest::option::of((any_heat(), proptest::option::of(any_kept()))),
+            )),
         )),
     )
         .prop_map(
@@ -118,28 +125,30 @@ fn any_has() -> impl Strategy<Value = Has> {
                 load,
                 peer_port,
                 last,
-            )| Has {
-                release,
-                role,
-                objects,
-                bytes,
-                capacity,
-                load,
-                heat,
-                errors,
-                unreadable,
-                plan,
-                commits,
-                peer_port,
-                quarantined,
-                audit: last.as_ref().map(|((count, hash), _)| zones::audit::Head {
-                    count: *count,
-                    hash: *hash,
-                }),
-                upkeep: last
-                    .as_ref()
-                    .and_then(|(_, more)| more.as_ref().map(|(upkeep, _)| upkeep.clone())),
-                hot: last.and_then(|(_, more)| more.and_then(|(_, hot)| hot)),
+            )| {
+                // Each of these comes only after the one before it.
+                let (audit, more) = last.unzip();
+                let (upkeep, more) = more.flatten().unzip();
+                let (hot, kept) = more.flatten().unzip();
+                Has {
+                    release,
+                    role,
+                    objects,
+                    bytes,
+                    capacity,
+                    load,
+                    heat,
+                    errors,
+                    unreadable,
+                    plan,
+                    commits,
+                    peer_port,
+                    quarantined,
+                    audit: audit.map(|(count, hash)| zones::audit::Head { count, hash }),
+                    upkeep,
+                    hot,
+                    kept: kept.flatten(),
+                }
             },
         )
 }
@@ -156,6 +165,42 @@ fn any_heat() -> impl Strategy<Value = Heat> {
         doubt_milli,
         hottest,
     })
+}
+
+fn any_kept() -> impl Strategy<Value = Kept> {
+    any::<[u64; 4]>().prop_map(|[held, octets, short, leaving]| Kept {
+        held,
+        octets,
+        short,
+        leaving,
+    })
+}
+
+/// As many of everything as the bounds allow, and fewer.
+fn any_keep() -> impl Strategy<Value = Keep> {
+    let prefix = any_address().prop_filter("a prefix", |prefix| prefix.as_str().len() <= PREFIX_OCTETS_MAX);
+    let names = || proptest::collection::hash_set(any_server(), 0..=NAMES_MAX);
+    let servers = proptest::collection::hash_set(any_server(), 1..=HOT_SERVERS_MAX);
+    let hot = (any_address(), servers).prop_filter_map("a string", |(address, servers)| {
+        let servers: Vec<ServerName> = servers.into_iter().collect();
+        (Keep::hot_octets(&address, &servers) <= STRING_OCTETS_MAX).then_some((address, servers))
+    });
+    (
+        0..=*COPIES.end(),
+        proptest::collection::btree_map(prefix, COPIES, 0..=PREFIXES_MAX),
+        proptest::collection::hash_map(any_server(), WEIGHTS, 0..=SPREAD_MAX),
+        names(),
+        names(),
+        proptest::collection::vec(hot, 0..=HOT_MAX),
+    )
+        .prop_map(|(copies, under, spread, leave, lost, hot)| Keep {
+            copies,
+            under: under.into_iter().collect(),
+            spread: spread.into_iter().collect(),
+            leave: leave.into_iter().collect(),
+            lost: lost.into_iter().collect(),
+            hot: hot.into_iter().collect::<BTreeMap<_, _>>().into_iter().collect(),
+        })
 }
 
 fn any_arrivals() -> impl Strategy<Value = Arrivals> {
@@ -400,15 +445,34 @@ proptest! {
         release in proptest::option::of("[0-9A-Za-z.+-]{1,32}"),
         arrivals in proptest::option::of(any_arrivals()),
         sweep in any::<Option<u64>>(),
+        keep in proptest::option::of(any_keep()),
     ) {
         let policy = zones::Policy {
             level: zones::Level(floor.saturating_add(above)),
             floor: zones::Level(floor),
             steps: if all { zones::Steps::All } else { zones::Steps::Expand },
         };
-        let want = Want { role, targets: targets.into_iter().collect(), plan, step, policy, errand: Errand { release, arrivals, sweep } };
+        let keep = keep.unwrap_or_default();
+        let targets = targets.into_iter().collect();
+        let want = Want { role, targets, plan, step, policy, errand: Errand { release, arrivals, sweep, keep } };
         prop_assert!(want.strings().iter().all(|string| string.len() <= 255));
         prop_assert_eq!(Want::from_strings(&want.strings()), Ok(want));
+    }
+
+    /// The longest prefix that covers an address decides, in whatever order they stand.
+    #[test]
+    fn copies_are_those_of_the_nearest_ancestor(
+        copies in 0..=*COPIES.end(),
+        under in proptest::collection::hash_map("[ab]{1,2}(\\.[ab]){0,3}", COPIES, 0..=PREFIXES_MAX),
+        address in "[ab]{1,2}(\\.[ab]){0,4}",
+    ) {
+        let address: Address = address.parse().unwrap();
+        let under = under.into_iter().map(|(prefix, copies)| (prefix.parse().unwrap(), copies)).collect();
+        let keep = Keep { copies, under, ..Keep::default() };
+        let ancestors = std::iter::successors(Some(address.clone()), Address::parent);
+        let mut said = ancestors.filter_map(|one| keep.under.iter().find(|(prefix, _)| *prefix == one));
+        let nearest = said.next().map_or(copies.max(1), |(_, copies)| *copies);
+        prop_assert_eq!(keep.wanted(&address), usize::from(nearest));
     }
 
     #[test]

@@ -27,7 +27,7 @@ fn tx(octet: u8) -> Tx {
 struct Pool {
     roles: HashMap<ServerName, Role>,
     may_move: bool,
-    lost: bool,
+    lost: Vec<ServerName>,
     floor: Level,
 }
 
@@ -36,7 +36,7 @@ impl Pool {
         Pool {
             roles: servers().into_iter().map(|server| (server, Role::Serving)).collect(),
             may_move: true,
-            lost: true,
+            lost: Vec::new(),
             floor: Level(1),
         }
     }
@@ -55,20 +55,23 @@ impl PoolView for Pool {
         self.floor
     }
 
-    fn is_lost(&self, _: &ServerName) -> bool {
-        self.lost
+    fn is_lost(&self, server: &ServerName) -> bool {
+        self.lost.contains(server)
     }
 }
 
 /// Pools that differ from a serving one in one server's role, and in what wants and people say.
 fn pools() -> Vec<Pool> {
     let mut pools = Vec::new();
-    for (may_move, lost) in [(false, false), (false, true), (true, false), (true, true)] {
-        pools.push(Pool {
-            may_move,
-            lost,
-            ..Pool::serving()
-        });
+    let [s1, s2, s3] = servers();
+    for lost in [vec![], vec![s1.clone()], vec![s2.clone()], vec![s3], vec![s1, s2]] {
+        for may_move in [false, true] {
+            pools.push(Pool {
+                may_move,
+                lost: lost.clone(),
+                ..Pool::serving()
+            });
+        }
     }
     pools.push(Pool {
         floor: Level(OLD_LEVEL),
@@ -78,10 +81,15 @@ fn pools() -> Vec<Pool> {
         let mut unknown = Pool::serving();
         unknown.roles.remove(&server);
         pools.push(unknown);
-        for role in [Role::Free, Role::Cordoned] {
-            let mut other = Pool::serving();
-            other.roles.insert(server.clone(), role);
-            pools.push(other);
+        for role in [Role::Free, Role::Reserve, Role::Refilling, Role::Cordoned] {
+            for lost in [vec![], vec![servers()[0].clone()]] {
+                let mut other = Pool {
+                    lost,
+                    ..Pool::serving()
+                };
+                other.roles.insert(server.clone(), role);
+                pools.push(other);
+            }
         }
     }
     pools
@@ -153,11 +161,16 @@ fn candidates() -> Vec<Register> {
 /// The table, told by construction: every text that `actor` may put in place of `old`.
 fn allowed(old: Option<&Register>, actor: Actor<'_>, pool: &Pool) -> HashSet<Register> {
     let mut allowed = HashSet::new();
+    if matches!(actor, Actor::Agent(name) if pool.lost.contains(name)) {
+        return allowed;
+    }
     let acts_as = |server: &ServerName| actor == Actor::Admin || actor == Actor::Agent(server);
-    let nameable = |server: &ServerName| matches!(pool.roles.get(server), Some(Role::Serving | Role::Free));
+    let takes_new = |server: &ServerName| matches!(pool.roles.get(server), Some(Role::Serving | Role::Refilling));
+    let nameable =
+        |server: &ServerName| takes_new(server) || matches!(pool.roles.get(server), Some(Role::Free | Role::Reserve));
     let Some(old) = old else {
         for owner in servers() {
-            if acts_as(&owner) && pool.roles.get(&owner) == Some(&Role::Serving) {
+            if acts_as(&owner) && takes_new(&owner) {
                 let base = register((owner.clone(), State::Stable, vec![owner]), 1, tx(2));
                 // A creation is bound to no older text: any spelling, type, schema and tx will do, and any level
                 // from the floor on.
@@ -205,7 +218,7 @@ fn allowed(old: Option<&Register>, actor: Actor<'_>, pool: &Pool) -> HashSet<Reg
             let added: Vec<_> = holders.iter().filter(|h| !old.holders.contains(h)).collect();
             let removed = old.holders.iter().any(|h| !holders.contains(h));
             let legal = with(old.state.clone(), holders.clone());
-            if legal.check().is_ok() && (!removed || added.is_empty()) && added.into_iter().all(nameable) {
+            if legal.check().is_ok() && (!removed || added.is_empty()) && added.into_iter().all(takes_new) {
                 allowed.insert(legal);
             }
         }
@@ -227,7 +240,7 @@ fn allowed(old: Option<&Register>, actor: Actor<'_>, pool: &Pool) -> HashSet<Reg
         allowed.extend(hints(&next(to, State::Stable, in_order(holders.collect()))));
     }
     for holder in old.holders.iter().filter(|h| **h != old.owner) {
-        if acts_as(holder) && pool.lost {
+        if acts_as(holder) && pool.lost.contains(&old.owner) {
             let holders = old.holders.iter().filter(|h| **h != old.owner).cloned();
             allowed.extend(hints(&next(holder, State::Stable, in_order(holders.collect()))));
         }
@@ -321,10 +334,7 @@ fn deleted_address_is_never_used_again() {
 
 #[test]
 fn stolen_agent_key_cannot_take_an_object_of_another_server() {
-    let pool = Pool {
-        lost: false,
-        ..Pool::serving()
-    };
+    let pool = Pool::serving();
     let old = stable("s1", 5, "s1,s3", 1);
     // s2 is nobody to this object; s3 holds a copy, and its owner lives.
     for (thief, taken) in [("s2", stable("s2", 6, "s2,s3", 2)), ("s3", stable("s3", 6, "s3", 2))] {
@@ -419,10 +429,7 @@ fn stolen_agent_key_cannot_commit_a_move_to_another_server() {
 
 #[test]
 fn admin_key_cannot_break_the_table() {
-    let pool = Pool {
-        lost: false,
-        ..Pool::serving()
-    };
+    let pool = Pool::serving();
     let old = stable("s1", 5, "s1,s2", 1);
     for (new, what) in [
         (stable("s2", 6, "s2", 2), "takes from an owner that is not lost"),
@@ -442,15 +449,16 @@ fn cordoned_server_is_newly_named_by_nobody_and_keeps_what_names_it() {
         let mut pool = Pool::serving();
         pool.roles.insert(server("s2"), role);
         let old = stable("s1", 5, "s1", 1);
-        for new in [moving("s1", "s2", 5, 2), stable("s1", 5, "s1,s2", 2)] {
+        let s2 = || server("s2");
+        for (new, refused) in [
+            (moving("s1", "s2", 5, 2), Refusal::MayNotName { server: s2(), role }),
+            (
+                stable("s1", 5, "s1,s2", 2),
+                Refusal::TakesNoCopies { server: s2(), role },
+            ),
+        ] {
             for actor in [Actor::Agent(&server("s1")), Actor::Admin] {
-                assert_eq!(
-                    judge(Some(&old), &new, actor, &pool),
-                    Err(Refusal::MayNotName {
-                        server: server("s2"),
-                        role
-                    })
-                );
+                assert_eq!(judge(Some(&old), &new, actor, &pool), Err(refused.clone()));
             }
         }
         // Named already as the destination: the commit goes through.
@@ -461,6 +469,86 @@ fn cordoned_server_is_newly_named_by_nobody_and_keeps_what_names_it() {
             Ok(())
         );
     }
+}
+
+/// A free server and a reserve take a drain, so the destination of a move may be one; a holder may not.
+#[test]
+fn copies_are_added_only_where_new_objects_go() {
+    let old = stable("s1", 5, "s1", 1);
+    let grown = stable("s1", 5, "s1,s2", 2);
+    for role in Role::ALL.map(|(role, _)| role) {
+        let mut pool = Pool::serving();
+        pool.roles.insert(server("s2"), role);
+        for actor in [Actor::Agent(&server("s1")), Actor::Admin] {
+            let verdict = judge(Some(&old), &grown, actor, &pool);
+            let refused = Refusal::TakesNoCopies {
+                server: server("s2"),
+                role,
+            };
+            let takes = matches!(role, Role::Serving | Role::Refilling);
+            assert_eq!(verdict, if takes { Ok(()) } else { Err(refused) });
+            // Whoever holds a copy keeps it, and it may be dropped, whatever becomes of the server.
+            let more = stable("s1", 5, "s1,s2,s3", 3);
+            assert_eq!(judge(Some(&grown), &more, actor, &pool), Ok(()), "{role}");
+            assert_eq!(
+                judge(Some(&grown), &stable("s1", 5, "s1", 3), actor, &pool),
+                Ok(()),
+                "{role}"
+            );
+        }
+    }
+    let mut pool = Pool::serving();
+    pool.roles.remove(&server("s2"));
+    assert_eq!(
+        refusal(Some(&old), &grown, "s1", &pool),
+        Refusal::UnknownServer { server: server("s2") }
+    );
+}
+
+/// What DESIGN.md section 14 needs of the table, step by step.
+#[test]
+fn copies_come_and_go_in_a_move_and_outlive_their_owner() {
+    let lives = Pool::serving();
+    let pool = Pool {
+        lost: vec![server("s1")],
+        ..lives.clone()
+    };
+    let alone = moving("s1", "s3", 5, 1);
+    let grown = Register {
+        holders: vec![server("s1"), server("s2")],
+        tx: tx(2),
+        ..alone.clone()
+    };
+    let shrunk = Register {
+        tx: tx(3),
+        ..alone.clone()
+    };
+    let committed = stable("s3", 6, "s3,s2", 3);
+    let taken = stable("s2", 6, "s2", 3);
+    for (old, new, who) in [
+        (&alone, &grown, "s1"),
+        (&grown, &shrunk, "s1"),
+        (&grown, &committed, "s3"),
+        (&grown, &taken, "s2"),
+        // The same of a stable one.
+        (&stable("s1", 5, "s1,s2", 2), &taken, "s2"),
+    ] {
+        // Who takes over does so for a lost owner; the owner acts as long as it is not.
+        let pool = if who == "s2" { &pool } else { &lives };
+        assert_eq!(
+            judge(Some(old), new, Actor::Agent(&server(who)), pool),
+            Ok(()),
+            "{new:?}"
+        );
+    }
+    assert_eq!(
+        refusal(Some(&alone), &grown, "s1", &pool),
+        Refusal::Lost { server: server("s1") }
+    );
+    assert_eq!(
+        refusal(Some(&grown), &taken, "s2", &lives),
+        Refusal::NotLost { owner: server("s1") }
+    );
 }
 
 fn any_register() -> impl Strategy<Value = Register> {
@@ -508,7 +596,9 @@ fn any_register() -> impl Strategy<Value = Register> {
 
 fn any_pool() -> impl Strategy<Value = Pool> {
     let role = proptest::sample::select(Role::ALL.map(|(role, _)| role).to_vec());
-    (proptest::collection::vec(role, 5), any::<bool>(), any::<bool>()).prop_map(|(roles, may_move, lost)| Pool {
+    let names: Vec<ServerName> = (1..=5).map(|n| server(&format!("s{n}"))).collect();
+    let lost = proptest::sample::subsequence(names, 0..=2);
+    (proptest::collection::vec(role, 5), any::<bool>(), lost).prop_map(|(roles, may_move, lost)| Pool {
         roles: (1..=5).map(|n| server(&format!("s{n}"))).zip(roles).collect(),
         may_move,
         lost,
@@ -545,9 +635,13 @@ proptest! {
             }
             for (name, role) in &pool.roles {
                 prop_assert!(old.names(name) || !new.names(name) || role.may_be_newly_named());
+                if !old.names(name) && new.holders.contains(name) {
+                    prop_assert!(matches!(role, Role::Serving | Role::Refilling), "{name} is {role} and holds a copy");
+                }
             }
             if let Actor::Agent(name) = actor {
                 prop_assert!(old.names(name), "a stranger to the object changed it");
+                prop_assert!(!pool.lost.contains(name), "a lost server changed it");
             }
         }
     }

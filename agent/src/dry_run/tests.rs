@@ -132,7 +132,7 @@ impl Place {
     }
 
     /// Twenty numbers, with the one that fails and the one without way back, and one object each that cannot be read, whose
-    /// type has no schemas, that was made without properties, and that is another server's.
+    /// type has no schemas, that was made without properties, that went to another server, and that another one owns.
     fn fill(&self) {
         (0..20).for_each(|n| self.make_number(n));
         let active = Journal::Active { wait: None };
@@ -147,6 +147,12 @@ impl Place {
             epoch: zones::Epoch(2),
         };
         self.make("2.4", "file", br#"{"n": 13}"#, moved);
+        let held = Journal::Held {
+            owner: "s9".parse().unwrap(),
+            tx: zones::Tx([1; 16]),
+            refused: None,
+        };
+        self.make("2.5", "file", br#"{"n": 13}"#, held);
     }
 
     /// Makes many objects without properties.

@@ -183,6 +183,7 @@ pub fn probe(store: &Store, me: &ServerName, level: Level) -> Result<()> {
         quarantined: None,
         migrated_from: None,
         leaving: None,
+        keeping: None,
         audit: None,
     };
     let entries = store

@@ -18,6 +18,11 @@
 //! | plan seen | `LowerPlan`; and the librarian's `PlanSeen` |
 //! | order in empty with the agent's own check | `ClearAtStop`; and the librarian's `EmptyOrder` |
 //!
+//! | in-sync rule, holder being added counts | `InSyncRule`, `AddedCounts` |
+//! | read grants and their end, permission | `ReadGrants`, `GrantsEnd`, `Permission` |
+//! | refusal and wait at promotion | `RefusalAtPromotion`, `WaitAtPromotion` |
+//! | after a restart no revision is known as confirmed (section 14) | `UnconfirmedAfterRestart` |
+//!
 //! `RetiredUntilGate` is of section 13.
 //!
 //! `SealDurable` and `SealedRevision` are of section 11. The others of section 15 are the librarian's, or not built.
@@ -90,10 +95,26 @@ pub enum Guard {
     ClearAtStop,
     /// While a server is being emptied, the copies that it gave away stay until the gate is through.
     RetiredUntilGate,
+    /// A revision is shown or acknowledged only when every in-sync holder has it.
+    InSyncRule,
+    /// A holder that is being added counts from the note on.
+    AddedCounts,
+    /// A holder serves reads only under a grant of the owner.
+    ReadGrants,
+    /// An owner goes on without a holder only after its grants to it have ended.
+    GrantsEnd,
+    /// An owner acts only while its holders permit it.
+    Permission,
+    /// Who takes over for a lost owner refuses its epoch first, durably.
+    RefusalAtPromotion,
+    /// Who has refused an epoch waits before it takes over.
+    WaitAtPromotion,
+    /// After a restart an owner knows no revision as confirmed.
+    UnconfirmedAfterRestart,
 }
 
-/// All of them.
-pub const GUARDS: [Guard; 27] = [
+/// Those whose absence some run of the simulator shows: all but `AddedCounts`, `Permission` and `UnconfirmedAfterRestart`.
+pub const GUARDS: [Guard; 32] = [
     Guard::ReadRule,
     Guard::CountedFromQuestion,
     Guard::UnsealWhenShown,
@@ -121,6 +142,11 @@ pub const GUARDS: [Guard; 27] = [
     Guard::LowerPlan,
     Guard::ClearAtStop,
     Guard::RetiredUntilGate,
+    Guard::InSyncRule,
+    Guard::ReadGrants,
+    Guard::GrantsEnd,
+    Guard::RefusalAtPromotion,
+    Guard::WaitAtPromotion,
 ];
 
 #[cfg(feature = "mutations")]

@@ -557,6 +557,12 @@ impl Source {
         &self.to
     }
 
+    /// Whether this closing of the gate is still wanted.
+    #[must_use]
+    pub fn is_closing(&self, number: u32) -> bool {
+        matches!(&self.state, State::Closing { .. }) && self.closings == number
+    }
+
     /// Whether writers wait for this move: from the closing of the gate until the object is let go or kept.
     #[must_use]
     pub fn is_closed(&self) -> bool {

@@ -12,6 +12,7 @@ use minicbor::{Decoder, Encoder};
 use zones::{Address, AddressError, Epoch, Level, ObjectType, Tx};
 
 use super::{Digest, Digests};
+use crate::copies::wire::Word;
 
 /// ALPN of a connection between two agents.
 pub const ALPN: &[u8] = b"hn-move/1";
@@ -382,23 +383,7 @@ impl Message for Request {
                 header.number(epoch.0);
                 header.octets(&tx.0);
             }
-            Request::Copy(copy) => {
-                header.begin(3, address, if copy.origin.is_some() { 12 } else { 9 });
-                header.number(copy.epoch.0);
-                header.octets(&copy.tx.0);
-                header.number(copy.revision);
-                header.text(copy.kind.as_str());
-                header.number(copy.schema.into());
-                header.number(copy.level.0.into());
-                header.part(copy.properties.as_ref());
-                header.part(copy.body.as_ref());
-                header.writes(&copy.writes);
-                if let Some(origin) = &copy.origin {
-                    header.number(origin.schema.into());
-                    header.optional(origin.key);
-                    header.text(&origin.actor);
-                }
-            }
+            Request::Copy(copy) => header.copy(3, address, copy),
             Request::Seal { tx, revision, digests } => {
                 header.begin(4, address, 4);
                 header.octets(&tx.0);
@@ -443,21 +428,7 @@ impl Message for Request {
                     tx: fields.tx()?,
                 }
             }
-            3 => {
-                fields.expect(9)?;
-                Request::Copy(Copy {
-                    epoch: fields.epoch()?,
-                    tx: fields.tx()?,
-                    revision: fields.counted("revision")?,
-                    kind: fields.kind()?,
-                    schema: fields.number_u32("schema")?,
-                    level: fields.level()?,
-                    properties: fields.part()?,
-                    body: fields.part()?,
-                    writes: fields.writes()?,
-                    origin: fields.origin()?,
-                })
-            }
+            3 => Request::Copy(fields.copy()?),
             4 => {
                 fields.expect(4)?;
                 Request::Seal {
@@ -599,6 +570,8 @@ pub enum Either {
     Request(Request),
     /// To a source.
     Reply(Reply),
+    /// Of copies that stay beside their owner's.
+    Copies(Word),
 }
 
 impl Message for Either {
@@ -606,20 +579,23 @@ impl Message for Either {
         match self {
             Either::Request(request) => request.encode(address, header),
             Either::Reply(reply) => reply.encode(address, header),
+            Either::Copies(word) => word.encode(address, header),
         }
     }
 
     fn decode(tag: u8, fields: &mut Fields<'_, '_>) -> Result<Self, WireError> {
-        if tag < REPLIES_FROM {
-            Request::decode(tag, fields).map(Either::Request)
-        } else {
-            Reply::decode(tag, fields).map(Either::Reply)
+        match tag {
+            0..REPLIES_FROM => Request::decode(tag, fields).map(Either::Request),
+            REPLIES_FROM..WORDS_FROM => Reply::decode(tag, fields).map(Either::Reply),
+            WORDS_FROM.. => Word::decode(tag, fields).map(Either::Copies),
         }
     }
 }
 
 /// Smallest tag of a reply.
 const REPLIES_FROM: u8 = 65;
+/// Smallest tag of a word about copies.
+const WORDS_FROM: u8 = 128;
 
 impl Unwilling {
     fn number(self) -> u64 {
@@ -662,12 +638,30 @@ pub struct Header<'a> {
 const GROWS: &str = "a growing buffer takes everything";
 
 impl Header<'_> {
-    fn begin(&mut self, tag: u8, address: &Address, fields: u64) {
+    pub(crate) fn begin(&mut self, tag: u8, address: &Address, fields: u64) {
         let encoder = self.encoder.array(fields + 2).expect(GROWS);
         encoder.u8(tag).expect(GROWS).str(address.as_str()).expect(GROWS);
     }
 
-    fn number(&mut self, number: u64) {
+    pub(crate) fn copy(&mut self, tag: u8, address: &Address, copy: &Copy) {
+        self.begin(tag, address, if copy.origin.is_some() { 12 } else { 9 });
+        self.number(copy.epoch.0);
+        self.octets(&copy.tx.0);
+        self.number(copy.revision);
+        self.text(copy.kind.as_str());
+        self.number(copy.schema.into());
+        self.number(copy.level.0.into());
+        self.part(copy.properties.as_ref());
+        self.part(copy.body.as_ref());
+        self.writes(&copy.writes);
+        if let Some(origin) = &copy.origin {
+            self.number(origin.schema.into());
+            self.optional(origin.key);
+            self.text(&origin.actor);
+        }
+    }
+
+    pub(crate) fn number(&mut self, number: u64) {
         self.encoder.u64(number).expect(GROWS);
     }
 
@@ -680,7 +674,7 @@ impl Header<'_> {
         }
     }
 
-    fn flag(&mut self, flag: bool) {
+    pub(crate) fn flag(&mut self, flag: bool) {
         self.encoder.bool(flag).expect(GROWS);
     }
 
@@ -736,7 +730,7 @@ pub struct Fields<'a, 'b> {
 }
 
 impl Fields<'_, '_> {
-    fn expect(&mut self, fields: u64) -> Result<(), WireError> {
+    pub(crate) fn expect(&mut self, fields: u64) -> Result<(), WireError> {
         match self.left.checked_sub(fields) {
             Some(left) => {
                 self.left = left;
@@ -749,12 +743,28 @@ impl Fields<'_, '_> {
         }
     }
 
-    fn number(&mut self) -> Result<u64, WireError> {
+    pub(crate) fn copy(&mut self) -> Result<Copy, WireError> {
+        self.expect(9)?;
+        Ok(Copy {
+            epoch: self.epoch()?,
+            tx: self.tx()?,
+            revision: self.counted("revision")?,
+            kind: self.kind()?,
+            schema: self.number_u32("schema")?,
+            level: self.level()?,
+            properties: self.part()?,
+            body: self.part()?,
+            writes: self.writes()?,
+            origin: self.origin()?,
+        })
+    }
+
+    pub(crate) fn number(&mut self) -> Result<u64, WireError> {
         Ok(self.decoder.u64()?)
     }
 
     /// A number that others count up and that JSON must carry.
-    fn counted(&mut self, what: &'static str) -> Result<u64, WireError> {
+    pub(crate) fn counted(&mut self, what: &'static str) -> Result<u64, WireError> {
         match self.number()? {
             number if number <= COUNTED_MAX => Ok(number),
             _ => Err(WireError::Value(what)),
@@ -768,11 +778,11 @@ impl Fields<'_, '_> {
         }
     }
 
-    fn number_u32(&mut self, what: &'static str) -> Result<u32, WireError> {
+    pub(crate) fn number_u32(&mut self, what: &'static str) -> Result<u32, WireError> {
         u32::try_from(self.number()?).map_err(|_| WireError::Value(what))
     }
 
-    fn epoch(&mut self) -> Result<Epoch, WireError> {
+    pub(crate) fn epoch(&mut self) -> Result<Epoch, WireError> {
         match self.counted("epoch")? {
             0 => Err(WireError::Value("epoch")),
             epoch => Ok(Epoch(epoch)),
@@ -790,7 +800,7 @@ impl Fields<'_, '_> {
         self.decoder.str()?.parse().map_err(|_| WireError::Value("type"))
     }
 
-    fn flag(&mut self) -> Result<bool, WireError> {
+    pub(crate) fn flag(&mut self) -> Result<bool, WireError> {
         Ok(self.decoder.bool()?)
     }
 
@@ -900,7 +910,7 @@ impl Fields<'_, '_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
@@ -973,27 +983,7 @@ mod tests {
                     octets
                 }),
             (epoch(), tx()).prop_map(|(epoch, tx)| Request::Open { epoch, tx }),
-            (
-                (epoch(), tx(), 0..=COUNTED_MAX, kind(), any::<u32>(), level()),
-                (part(), part(), proptest::collection::vec(write(), 0..=64)),
-                proptest::option::of((any::<u32>(), any::<Option<u64>>(), "[a-z0-9 ,]{0,64}"))
-            )
-                .prop_map(
-                    |((epoch, tx, revision, kind, schema, level), (properties, body, writes), origin)| Request::Copy(
-                        Copy {
-                            origin: origin.map(|(schema, key, actor)| Origin { schema, key, actor }),
-                            epoch,
-                            tx,
-                            revision,
-                            kind,
-                            schema,
-                            level,
-                            properties,
-                            body,
-                            writes
-                        }
-                    )
-                ),
+            copy().prop_map(Request::Copy),
             (tx(), 0..=COUNTED_MAX, digests()).prop_map(|(tx, revision, digests)| Request::Seal {
                 tx,
                 revision,
@@ -1003,6 +993,28 @@ mod tests {
             epoch().prop_map(|epoch| Request::FenceAnswered { epoch }),
             tx().prop_map(|tx| Request::Abort { tx }),
         ]
+    }
+
+    pub(crate) fn copy() -> impl Strategy<Value = Copy> {
+        (
+            (epoch(), tx(), 0..=COUNTED_MAX, kind(), any::<u32>(), level()),
+            (part(), part(), proptest::collection::vec(write(), 0..=64)),
+            proptest::option::of((any::<u32>(), any::<Option<u64>>(), "[a-z0-9 ,]{0,64}")),
+        )
+            .prop_map(
+                |((epoch, tx, revision, kind, schema, level), (properties, body, writes), origin)| Copy {
+                    origin: origin.map(|(schema, key, actor)| Origin { schema, key, actor }),
+                    epoch,
+                    tx,
+                    revision,
+                    kind,
+                    schema,
+                    level,
+                    properties,
+                    body,
+                    writes,
+                },
+            )
     }
 
     fn reply() -> impl Strategy<Value = Reply> {

@@ -5,14 +5,15 @@
 
 use std::sync::Arc;
 
-use zones::Address;
+use zones::{Address, Epoch};
 
 use super::body::blocking;
-use super::moving::{StepError, gone, moves_own};
-use super::turn::Turn;
+use super::moving::{StepError, given_away, moves_own};
+use super::table::owned;
+use super::turn::{RowVisit, Turn};
 use super::words::{ReadGate, WriteGate};
 use super::{Local, Objects};
-use crate::store::{Change, CommitError, Entry, NewEntry};
+use crate::store::{Change, CommitError, Entry, Keeping, NewEntry};
 
 /// What an entry becomes, made from the entry as it is when the step has its turn.
 pub type StepChange = Box<dyn FnOnce(&Entry) -> NewEntry + Send>;
@@ -51,7 +52,26 @@ pub enum BatchStep {
         /// What it becomes.
         change: StepChange,
     },
+    /// Who holds copies of an owned object is noted in its row.
+    Keeping {
+        /// The object.
+        address: Address,
+        /// The epoch at which it is owned.
+        epoch: Epoch,
+        /// Who does.
+        keeping: Option<Keeping>,
+    },
+    /// The row that is held for another server changes, beside whatever else is at its address.
+    Held {
+        /// The object.
+        address: Address,
+        /// What becomes of it, if it is there, or comes.
+        change: HeldChange,
+    },
 }
+
+/// What becomes of a row that is held for another server; `None` if nothing does.
+pub(super) type HeldChange = Box<dyn FnOnce(Option<&Entry>) -> Option<Change> + Send>;
 
 /// A step that is ready for the index.
 struct Ready {
@@ -60,6 +80,7 @@ struct Ready {
     gives: bool,
     /// Held until the commit is over.
     _turn: Option<Turn>,
+    _visit: Option<RowVisit>,
     /// Writes are held already, and go on if the commit fails.
     held: Option<Address>,
 }
@@ -134,10 +155,14 @@ impl Local {
         match step {
             BatchStep::Owned { address, change } => {
                 let slot = self.table.get(&address).ok_or(super::NotOwned)?;
-                let Some(turn) = slot.try_turn_of_move()? else {
+                // A write that waits for other holders lets the move go on: what it waits for may be the end of the move.
+                let turn = slot.try_turn_of_move()?;
+                let visit = if turn.is_none() { slot.visit() } else { None };
+                if turn.is_none() && visit.is_none() {
                     return Err(StepError::Taken { change });
-                };
-                let entry = turn.current().filter(|entry| moves_own(entry)).ok_or(super::NotOwned)?;
+                }
+                let entry = slot.with(|state| state.answering().cloned());
+                let entry = entry.filter(|entry| moves_own(entry)).ok_or(super::NotOwned)?;
                 let change = Change::Replace {
                     seq: entry.seq,
                     entry: change(&entry),
@@ -145,7 +170,8 @@ impl Local {
                 Ok(Some(Ready {
                     changes: vec![(address, change)],
                     gives: true,
-                    _turn: Some(turn),
+                    _turn: turn,
+                    _visit: visit,
                     held: None,
                 }))
             }
@@ -166,6 +192,7 @@ impl Local {
                     changes: vec![(address, change)],
                     gives,
                     _turn: None,
+                    _visit: None,
                     held: None,
                 }))
             }
@@ -178,6 +205,48 @@ impl Local {
                     changes: vec![(address, change)],
                     gives,
                     _turn: None,
+                    _visit: None,
+                    held: None,
+                }))
+            }
+            BatchStep::Keeping {
+                address,
+                epoch,
+                keeping,
+            } => {
+                let slot = self.table.get(&address).ok_or(super::NotOwned)?;
+                let Some(visit) = slot.visit() else {
+                    return Err(StepError::Visited);
+                };
+                let entry = slot.with(|state| state.current().cloned());
+                let is_ours = |entry: &Arc<Entry>| entry.epoch == epoch && owned(entry) && moves_own(entry);
+                let entry = entry.filter(is_ours).ok_or(super::NotOwned)?;
+                let change = Change::Replace {
+                    seq: entry.seq,
+                    entry: NewEntry {
+                        keeping,
+                        ..entry.keep()
+                    },
+                };
+                Ok(Some(Ready {
+                    changes: vec![(address, change)],
+                    gives: true,
+                    _turn: None,
+                    _visit: Some(visit),
+                    held: None,
+                }))
+            }
+            BatchStep::Held { address, change } => {
+                let row = self.held_row(&address);
+                let Some(change) = change(row.as_deref()) else {
+                    return Ok(None);
+                };
+                let gives = !matches!(change, Change::Remove { .. });
+                Ok(Some(Ready {
+                    changes: vec![(address, change)],
+                    gives,
+                    _turn: None,
+                    _visit: None,
                     held: None,
                 }))
             }
@@ -187,11 +256,7 @@ impl Local {
                 change,
             } => {
                 let slot = self.table.get(&address).ok_or(super::NotOwned)?;
-                let (incoming, older) = slot.with(|state| {
-                    let mut older: Vec<u64> = state.retired().iter().map(|entry| entry.seq).collect();
-                    older.extend(state.current().filter(|entry| gone(entry)).map(|entry| entry.seq));
-                    (state.incoming().cloned(), older)
-                });
+                let (incoming, older) = slot.with(|state| (state.incoming().cloned(), given_away(state)));
                 let incoming = incoming.ok_or(super::NotOwned)?;
                 let mut changes = vec![(
                     address.clone(),
@@ -213,6 +278,7 @@ impl Local {
                     changes,
                     gives: true,
                     _turn: None,
+                    _visit: None,
                     held,
                 }))
             }

@@ -22,6 +22,14 @@ pub enum NotClear {
         /// How many.
         rows: u64,
     },
+    /// It holds copies of objects that others own: these put them elsewhere.
+    #[error(
+        "{copies} copies of other servers' objects are still here: wait until their owners have put them elsewhere"
+    )]
+    Held {
+        /// How many.
+        copies: u64,
+    },
     /// Copies are on its disk: retired ones go when its role is empty.
     #[error("{copies} copies are still on its disk: wait until they are removed")]
     Copies {
@@ -43,8 +51,9 @@ pub enum NotClear {
 }
 
 impl Local {
-    /// Whether nothing is left here: no object, no open row, no copy of any kind, no request of a client (of which `running` are
-    /// under way). What is true now may not be so in a moment: to stop a server, [`Local::close_for_install`].
+    /// Whether nothing is left here: no object, no open row, no copy of any kind, also none of another server's object, no
+    /// request of a client (of which `running` are under way). What is true now may not be so in a moment: to stop a server,
+    /// [`Local::close_for_install`].
     ///
     /// # Errors
     ///
@@ -60,6 +69,9 @@ impl Local {
         }
         if totals.open > 0 {
             return Err(NotClear::Open { rows: totals.open });
+        }
+        if totals.held > 0 {
+            return Err(NotClear::Held { copies: totals.held });
         }
         // The listing of the disk itself: the store's own, of what the index names.
         let copies = totals.copies.max(self.store.copies());

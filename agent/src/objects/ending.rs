@@ -13,6 +13,7 @@ use super::words::{Condition, Delete, Miss, WriteError, Written};
 use super::writing::uncommitted;
 use super::{Asked, Objects};
 use crate::clock::{self, BootInstant, sleep_until};
+use crate::copies::WAIT;
 use crate::store::Entry;
 
 impl Objects {
@@ -30,6 +31,7 @@ impl Objects {
     }
 
     async fn end(self: Arc<Self>, address: &Address, turn: &Turn, delete: Delete) -> Result<Written, WriteError> {
+        self.permitted(turn).await?;
         let Some(entry) = turn.current() else {
             return match self.ask(address).await {
                 // Who deleted it knows under which write id: a repeated deletion succeeds there.
@@ -52,6 +54,9 @@ impl Objects {
             Err(error) => return Err(error),
         };
         let _open = self.openings.try_acquire().map_err(|_| settling())?;
+        if !self.is_permitted(&entry, BootInstant::now()) {
+            return Err(settling());
+        }
         let entry = self.replace(&entry, new).await.map_err(|error| uncommitted(&error))?;
         // An open move learns of it; from here on the deletion changes the register.
         turn.cancel_move();
@@ -108,7 +113,13 @@ impl Objects {
             }
         };
         let (change, told) = steps::deleted(&entry, tx, deleted);
+        if entry.is_shared() {
+            // A holder may show it as long as it was granted to. After a restart nobody knows what was.
+            let restarted = || BootInstant::now() + WAIT;
+            sleep_until(self.quiet_at(&entry.address).unwrap_or_else(restarted)).await;
+        }
         self.commit_surely(&entry.address, change).await;
+        self.released(&entry);
         // Only now: a report tells what is durable, and nothing of this may become so behind it.
         drop(settling);
         told

@@ -21,6 +21,14 @@ pub(super) fn gone_to(entry: &Entry, to: &ServerName, epoch: Epoch) -> Miss {
     }
 }
 
+/// What a copy that is held for another server says to a request: its owner answers.
+pub(super) fn held_for(entry: &Entry, owner: &ServerName) -> Miss {
+    Miss::Elsewhere {
+        owner: owner.clone(),
+        epoch: entry.epoch,
+    }
+}
+
 impl Local {
     /// The step that makes the forward entry of an object tell what its register tells, at agent `me`; `None` if there is no
     /// such entry, or it is as new. Epochs never fall.

@@ -26,6 +26,10 @@ use crate::objects::words::ReadGate;
 pub(crate) struct Gate<T> {
     /// Somebody holds the turn.
     taken: bool,
+    /// Whoever holds it waits for other servers, and lets the row change meanwhile.
+    resting: bool,
+    /// Who holds copies is being noted in the row.
+    visited: bool,
     /// A move or an open wait keeps turns back.
     held: bool,
     /// Whether reads pass.
@@ -62,6 +66,8 @@ impl<T> Default for Gate<T> {
     fn default() -> Self {
         Gate {
             taken: false,
+            resting: false,
+            visited: false,
             held: false,
             reads: ReadGate::Open,
             moving: false,
@@ -76,6 +82,7 @@ impl<T> Gate<T> {
     /// Whether nothing would be lost if the gates were forgotten.
     pub(crate) fn is_idle(&self) -> bool {
         !self.taken
+            && !self.visited
             && !self.held
             && self.reads == ReadGate::Open
             && !self.moving
@@ -85,7 +92,7 @@ impl<T> Gate<T> {
 
     /// Asks for the turn; behind everyone who asked before.
     pub(crate) fn ask(&mut self, now: BootInstant, line_max: usize) -> Asked<T> {
-        if !self.taken && !self.held && self.line.is_empty() {
+        if !self.taken && !self.visited && !self.held && self.line.is_empty() {
             self.taken = true;
             return Asked::Taken;
         }
@@ -106,15 +113,48 @@ impl<T> Gate<T> {
 
     /// Takes the turn past the line, if nobody has it: for the journal of an open move. Works also while held.
     pub(crate) fn take_now(&mut self) -> bool {
-        let free = !self.taken;
-        self.taken = true;
+        let free = !self.taken && !self.visited;
+        self.taken |= free;
         free
+    }
+
+    /// The holder of the turn waits for other servers: the row may change until [`Gate::resume`].
+    pub(crate) fn rest(&mut self) {
+        assert!(self.taken, "only the holder of the turn rests");
+        self.resting = true;
+    }
+
+    /// Whether somebody has the turn and waits for other servers.
+    pub(crate) fn is_resting(&self) -> bool {
+        self.resting
+    }
+
+    /// The holder of the turn goes on; false as long as the row is being changed.
+    pub(crate) fn resume(&mut self) -> bool {
+        self.resting = self.visited;
+        !self.visited
+    }
+
+    /// Begins to note in the row who holds copies; false if somebody else may change it now. Works also while held: what is noted
+    /// is no part of the object.
+    pub(crate) fn visit(&mut self) -> bool {
+        let free = !self.visited && (!self.taken || self.resting);
+        self.visited |= free;
+        free
+    }
+
+    /// Ends that, and finds who is next.
+    pub(crate) fn end_visit(&mut self) -> Option<Next<T>> {
+        self.visited = false;
+        self.changed.notify_waiters();
+        self.next()
     }
 
     /// Ends the turn and finds who is next. The caller hands the turn over with [`Next::hand_over`].
     pub(crate) fn end_turn(&mut self) -> Option<Next<T>> {
         assert!(self.taken, "only the holder of the turn ends it");
         self.taken = false;
+        self.resting = false;
         self.changed.notify_waiters();
         self.next()
     }
@@ -131,9 +171,9 @@ impl<T> Gate<T> {
         self.next()
     }
 
-    /// Whether somebody holds the turn.
+    /// Whether somebody may be changing the row.
     pub(crate) fn is_taken(&self) -> bool {
-        self.taken
+        self.taken || self.visited
     }
 
     /// Whether anybody waits in line.
@@ -201,7 +241,7 @@ impl<T> Gate<T> {
     }
 
     fn next(&mut self) -> Option<Next<T>> {
-        if self.taken || self.held {
+        if self.taken || self.visited || self.held {
             return None;
         }
         let waiting = self.line.pop_front()?.turn;
@@ -297,6 +337,24 @@ mod tests {
         assert!(matches!(gate.ask(at(0), 1), Asked::Full));
         drop(waiting);
         assert!(matches!(gate.ask(at(0), 1), Asked::InLine(_)));
+    }
+
+    #[test]
+    fn row_is_visited_only_while_nobody_changes_it_and_the_next_turn_waits_for_that() {
+        let mut gate = TestGate::default();
+        assert!(matches!(gate.ask(at(0), 8), Asked::Taken));
+        let mut next = in_line(&mut gate);
+        assert!(!gate.visit(), "whoever has the turn changes the row");
+        gate.rest();
+        assert!(gate.visit() && !gate.visit());
+        assert!(!gate.resume(), "the row is being changed");
+        assert!(gate.end_turn().is_none());
+        assert!(next.try_recv().is_err() && gate.is_taken());
+        assert!(!gate.take_now(), "nor does a move take it");
+        gate.end_visit().unwrap().hand_over(3);
+        assert_eq!(next.try_recv(), Ok(3));
+        gate.rest();
+        assert!(gate.resume() && !gate.visit());
     }
 
     #[test]

@@ -10,17 +10,18 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::futures::OwnedNotified;
 use tokio::sync::oneshot;
 use zones::upkeep::Sum;
-use zones::{Address, Level, Policy};
+use zones::{Address, Level, Policy, ServerName};
 
-use super::forwards::gone_to;
+use super::forwards::{gone_to, held_for};
 use super::gate;
-use super::table::{self, Table, Totals};
+use super::sharing::Sharing;
+use super::table::{self, State, Table, Totals};
 use super::turn::Turn;
 use super::words::{Miss, ReadGate, Summary};
 use super::{Settings, writing};
 use crate::clock::BootInstant;
 use crate::schema::Stepper;
-use crate::store::{Change, CommitError, Entry, Journal, Store};
+use crate::store::{Change, CommitError, Damage, Entry, Journal, Store};
 use crate::vault::Levels;
 
 /// Copies, gates and disk of one agent.
@@ -29,6 +30,8 @@ pub struct Local {
     pub(super) store: Arc<Store>,
     pub(super) table: Table,
     pub(super) settings: Settings,
+    /// What is known of copies on other servers.
+    pub(super) sharing: Sharing,
     /// What the pool asks of encryption.
     levels: RwLock<Levels>,
     stepper: Arc<Stepper>,
@@ -87,6 +90,7 @@ impl Local {
             levels: RwLock::new(settings.levels),
             stepper,
             settings,
+            sharing: Sharing::default(),
             unreadable: AtomicU64::new(0),
             moved: Mutex::default(),
             closed: RwLock::new(false),
@@ -103,7 +107,14 @@ impl Local {
     #[must_use]
     pub fn look(&self, address: &Address, now: impl FnOnce() -> BootInstant) -> Look {
         match self.table.get(address) {
-            Some(slot) => slot.with(|state| look(state, now)),
+            Some(slot) => slot.with(|state| {
+                let told_by_its_owner = |entry: &Entry| {
+                    // Of a later release: who asks for an earlier version cannot be answered here.
+                    let newest = self.stepper.newest(&entry.kind);
+                    newest.is_some_and(|newest| entry.schema > newest)
+                };
+                look(state, &self.sharing, told_by_its_owner, now)
+            }),
             None => Look::Unknown,
         }
     }
@@ -138,7 +149,9 @@ impl Local {
                 | Journal::Reserved { .. }
                 | Journal::Staged { .. }
                 | Journal::Prepared { .. }
-                | Journal::CommitSent { .. } => false,
+                | Journal::CommitSent { .. }
+                // Its owner lists it.
+                | Journal::Held { .. } => false,
             };
             shown.then(|| Summary {
                 address: address.clone(),
@@ -175,10 +188,55 @@ impl Local {
         self.unreadable.store(objects as u64, Ordering::Relaxed);
     }
 
+    /// Parts of copies that are set aside and that a move would have to take: not those of copies of others' objects.
+    pub(super) fn damaged(&self) -> u64 {
+        let damaged = self.store.damaged();
+        damaged.iter().filter(|damage| !self.is_of_held(damage)).count() as u64
+    }
+
+    fn is_of_held(&self, damage: &Damage) -> bool {
+        let slot = (damage.address.parse().ok()).and_then(|address: Address| self.table.get(&address));
+        let is_of = |row: &Arc<Entry>| {
+            row.journal.is_held() && row.streams().any(|(_, stream)| stream.id.to_string() == damage.stream)
+        };
+        slot.is_some_and(|slot| slot.with(|state| state.rows().any(is_of)))
+    }
+
+    /// Copies here of objects that `owner` owns, in the order of addresses, behind `after`, at most `most`.
+    #[must_use]
+    pub fn held_by(&self, owner: &ServerName, after: Option<&Address>, most: usize) -> Vec<Arc<Entry>> {
+        let held = |state: &State| state.held_for(owner);
+        self.table
+            .scan_rows(None, after, most, held, |_, entry| Some(Arc::clone(entry)))
+    }
+
+    /// Objects of this server that others hold too, or whose holders may be about to change, in the order of addresses,
+    /// behind `after`, at most `most`.
+    #[must_use]
+    pub fn shared(&self, after: Option<&Address>, most: usize) -> Vec<Arc<Entry>> {
+        let is_shared = |entry: &Entry| table::owned(entry) && entry.is_shared();
+        self.table.scan(None, after, most, |_, entry| {
+            is_shared(entry).then(|| Arc::clone(entry))
+        })
+    }
+
     /// The store below.
     #[must_use]
     pub fn store(&self) -> &Arc<Store> {
         &self.store
+    }
+
+    /// The copy of an object whose row answers a request; `None` where the register decides.
+    pub(super) fn answering(&self, address: &Address) -> Option<Arc<Entry>> {
+        let slot = self.table.get(address)?;
+        slot.with(|state| state.answering().cloned())
+    }
+
+    /// Whether this agent owns the object, or may own it.
+    #[must_use]
+    pub fn is_here(&self, address: &Address) -> bool {
+        let is = |journal: &Journal| journal.may_own() || journal.is_held();
+        self.current(address).is_some_and(|entry| is(&entry.journal))
     }
 
     /// The copy of an object that requests see.
@@ -236,11 +294,11 @@ impl Local {
         std::mem::replace(&mut *self.levels.write(), levels) != levels
     }
 
-    /// Resolves at the next change of an object that the register says is here, while no copy is current; `None` if
-    /// one has become so.
+    /// Resolves at the next change of an object that the register says is here, while no copy here says so; `None` if
+    /// one does.
     pub(super) fn arriving(&self, address: &Address) -> Option<OwnedNotified> {
         let slot = self.table.get_or_make(address);
-        slot.with(|state| match state.current() {
+        slot.with(|state| match state.answering() {
             Some(_) => None,
             None => Some(state.gate().changed()),
         })
@@ -286,7 +344,9 @@ impl Local {
             Some(self.store.vault().element(&given))
         };
         let comes = element(new.as_deref());
+        self.sharing.count(new.as_deref(), true);
         let gone = self.table.swap(address, removed, new, |entry| self.stand(entry));
+        self.sharing.count(gone.as_deref(), false);
         let goes = element(gone.as_deref());
         if comes.is_none() && goes.is_none() {
             return;
@@ -318,6 +378,8 @@ impl Local {
             let slot = self.table.get(&entry.address).expect("the entry is in the table");
             match &entry.journal {
                 Journal::Active { wait: None } | Journal::Forward { .. } | Journal::Tombstone { .. } => {}
+                // Nothing of it is shown or taken; what is to be settled is found by `held_by`.
+                Journal::Held { .. } => {}
                 // Before serving, the register is read for each of these.
                 Journal::Active { wait: Some(_) } | Journal::Moving { .. } | Journal::Sealed { .. } => {
                     slot.with(|state| {
@@ -357,14 +419,20 @@ impl Turn {
     }
 }
 
-fn look(state: &mut table::State, now: impl FnOnce() -> BootInstant) -> Look {
-    let Some(entry) = state.current().cloned() else {
+fn look(
+    state: &mut State,
+    sharing: &Sharing,
+    told_by_its_owner: impl FnOnce(&Entry) -> bool,
+    now: impl FnOnce() -> BootInstant,
+) -> Look {
+    let Some(entry) = state.answering().cloned() else {
         return Look::Unknown;
     };
     match &entry.journal {
         Journal::Active { .. } | Journal::Moving { .. } | Journal::Sealed { .. } => {
             // The clock is looked at after the copy was found, so that the copy was the present one before the gate's end.
-            match state.gate().reads_pass(now()) {
+            let now = now();
+            match state.gate().reads_pass(now) && state.is_allowed(sharing, &entry, now) {
                 true => Look::Shown(entry),
                 false => Look::Wait(state.gate().changed()),
             }
@@ -372,6 +440,14 @@ fn look(state: &mut table::State, now: impl FnOnce() -> BootInstant) -> Look {
         Journal::CreateSent { .. } | Journal::DeleteSent { .. } => Look::Wait(state.gate().changed()),
         Journal::Moved { to, epoch } | Journal::Forward { to, epoch } => Look::Missed(gone_to(&entry, to, *epoch)),
         Journal::Tombstone { .. } => Look::Missed(Miss::Deleted),
+        Journal::Held { owner, .. } => {
+            let now = now();
+            match state.is_denied(now) || told_by_its_owner(&entry) {
+                true => Look::Missed(held_for(&entry, owner)),
+                false if state.is_allowed(sharing, &entry, now) => Look::Shown(entry),
+                false => Look::Wait(state.gate().changed()),
+            }
+        }
         Journal::Reserved { .. } | Journal::Staged { .. } | Journal::Prepared { .. } | Journal::CommitSent { .. } => {
             Look::Unknown
         }
@@ -397,7 +473,7 @@ mod tests {
     }
 
     /// What the figures are by a look at every row.
-    fn counted(local: &Local) -> (u64, u64, u64, u64, Sum) {
+    fn counted(local: &Local) -> (u64, u64, u64, u64, (u64, u64), Sum) {
         let rows = local.entries();
         let count = |is: fn(&Entry) -> bool| rows.iter().filter(|row| is(row)).count() as u64;
         let moved = rows
@@ -412,11 +488,16 @@ mod tests {
             .filter(|entry| table::owned(entry))
             .map(|entry| entry.disk_octets())
             .fold(0, u64::wrapping_add);
+        let held = rows.iter().filter(|row| row.journal.is_held());
+        let held = held.fold((0, 0), |(count, octets): (u64, u64), row| {
+            (count + 1, octets.wrapping_add(row.disk_octets()))
+        });
         (
             used,
             count(|row| row.journal.is_open()),
             count(|row| row.journal.is_retired()),
             count(|row| row.streams().next().is_some()),
+            held,
             moved,
         )
     }
@@ -440,6 +521,7 @@ mod tests {
             quarantined: None,
             migrated_from: None,
             leaving: None,
+            keeping: None,
         })
     }
 
@@ -469,7 +551,8 @@ mod tests {
                     && arrives.is_some_and(|arrives| goes.as_ref().is_none_or(|goes| goes.seq != arrives.seq));
                 local.swap(&address, goes.map(|row| row.seq), new.filter(|_| !is_second));
                 let totals = local.totals();
-                let told = (totals.used, totals.open, totals.retired, totals.copies, local.moved());
+                let held = (totals.held, totals.held_octets);
+                let told = (totals.used, totals.open, totals.retired, totals.copies, held, local.moved());
                 prop_assert_eq!(told, counted(&local));
             }
         }

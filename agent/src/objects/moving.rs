@@ -45,6 +45,9 @@ pub enum StepError {
         /// Why.
         why: String,
     },
+    /// The row of the object is being changed at this moment: take the step again a little later.
+    #[error("the row of the object is being changed")]
+    Visited,
     /// The object is being written at this moment: take the step alone, with [`Objects::step`].
     #[error("the object is being written")]
     Taken {
@@ -110,7 +113,8 @@ impl Local {
                 | Journal::Reserved { .. }
                 | Journal::Staged { .. }
                 | Journal::Prepared { .. }
-                | Journal::CommitSent { .. } => None,
+                | Journal::CommitSent { .. }
+                | Journal::Held { .. } => None,
             })
     }
 
@@ -172,7 +176,9 @@ impl Local {
             return false;
         };
         slot.with(|state| {
-            let handed = state.current().is_some_and(|entry| entry.from.as_ref() == Some(server));
+            // Also one below a copy that is held since: the forward entry there leads here still.
+            let mut here = state.current().into_iter().chain(state.retired());
+            let handed = here.any(|entry| entry.from.as_ref() == Some(server));
             let arriving = state.incoming().and_then(|entry| match &entry.journal {
                 Journal::Reserved { from, .. }
                 | Journal::Staged { from, .. }
@@ -185,7 +191,8 @@ impl Local {
                 | Journal::Moved { .. }
                 | Journal::Forward { .. }
                 | Journal::DeleteSent { .. }
-                | Journal::Tombstone { .. } => None,
+                | Journal::Tombstone { .. }
+                | Journal::Held { .. } => None,
             });
             handed || arriving == Some(server)
         })
@@ -215,7 +222,8 @@ impl Local {
                 | Journal::Reserved { .. }
                 | Journal::Staged { .. }
                 | Journal::Prepared { .. }
-                | Journal::CommitSent { .. } => return Err(Busy::NotOwned),
+                | Journal::CommitSent { .. }
+                | Journal::Held { .. } => return Err(Busy::NotOwned),
             }
             match state.gate().begin_move() {
                 true => Ok(()),
@@ -342,11 +350,7 @@ impl Objects {
         change: impl FnOnce(&Entry) -> NewEntry + Send,
     ) -> Result<Arc<Entry>, StepError> {
         let slot = self.table.get(address).ok_or(NotOwned)?;
-        let (incoming, older) = slot.with(|state| {
-            let mut older: Vec<u64> = state.retired().iter().map(|entry| entry.seq).collect();
-            older.extend(state.current().filter(|entry| gone(entry)).map(|entry| entry.seq));
-            (state.incoming().cloned(), older)
-        });
+        let (incoming, older) = slot.with(|state| (state.incoming().cloned(), given_away(state)));
         let incoming = incoming.ok_or(NotOwned)?;
         let entry = NewEntry {
             from: source(&incoming),
@@ -424,7 +428,8 @@ pub(super) fn moves_own(entry: &Entry) -> bool {
         | Journal::Reserved { .. }
         | Journal::Staged { .. }
         | Journal::Prepared { .. }
-        | Journal::CommitSent { .. } => false,
+        | Journal::CommitSent { .. }
+        | Journal::Held { .. } => false,
     }
 }
 
@@ -432,8 +437,16 @@ fn has_streams(entry: &Entry) -> bool {
     entry.streams().next().is_some()
 }
 
+/// Copies of an address whose place an arrival of the object takes. Not one that is held: whoever holds it removes it, by its
+/// number.
+pub(super) fn given_away(state: &State) -> Vec<u64> {
+    let retired = state.retired().iter().filter(|entry| !entry.journal.is_held());
+    let current = state.current().filter(|entry| gone(entry));
+    retired.chain(current).map(|entry| entry.seq).collect()
+}
+
 /// Whether a copy was given away, so that a later arrival of the object takes its place.
-pub(super) fn gone(entry: &Entry) -> bool {
+fn gone(entry: &Entry) -> bool {
     match &entry.journal {
         Journal::Moved { .. } | Journal::Forward { .. } => true,
         Journal::Active { .. }
@@ -445,7 +458,8 @@ pub(super) fn gone(entry: &Entry) -> bool {
         | Journal::Reserved { .. }
         | Journal::Staged { .. }
         | Journal::Prepared { .. }
-        | Journal::CommitSent { .. } => false,
+        | Journal::CommitSent { .. }
+        | Journal::Held { .. } => false,
     }
 }
 
@@ -463,6 +477,7 @@ fn source(entry: &Entry) -> Option<ServerName> {
         | Journal::Forward { .. }
         | Journal::CreateSent { .. }
         | Journal::DeleteSent { .. }
-        | Journal::Tombstone { .. } => None,
+        | Journal::Tombstone { .. }
+        | Journal::Held { .. } => None,
     }
 }

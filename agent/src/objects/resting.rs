@@ -193,6 +193,8 @@ fn is_stable(entry: &Entry) -> bool {
         | Journal::Reserved { .. }
         | Journal::Staged { .. }
         | Journal::Prepared { .. }
-        | Journal::CommitSent { .. } => false,
+        | Journal::CommitSent { .. }
+        // Its owner sweeps its own copy.
+        | Journal::Held { .. } => false,
     }
 }

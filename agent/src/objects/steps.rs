@@ -73,10 +73,7 @@ pub fn elsewhere(me: &ServerName, address: &Address, register: Option<Register>)
 /// [`WriteError`]; nothing is to be changed then.
 pub fn write(entry: &Entry, put: Prepared, now_ms: u64) -> Result<Step, WriteError> {
     // A row that takes no writes any more is looked at for its write ids first: a repeated write is answered as it was.
-    let seen = match put.id() {
-        Some(id) => ids::look_up(&entry.writes, &id, now_ms),
-        None => Ok(None),
-    };
+    let seen = look_up(entry, put.id(), now_ms);
     if let Ok(Some(revision)) = seen {
         return Ok(Step::Known(written(entry, revision)));
     }
@@ -98,6 +95,15 @@ pub fn write(entry: &Entry, put: Prepared, now_ms: u64) -> Result<Step, WriteErr
         writes: ids::remember(&entry.writes, record, now_ms),
         ..keep
     })))
+}
+
+/// The revision that a write under this id made, as the row knows. A copy that is held for another server may know of writes
+/// that not every holder has yet: only their owner acknowledges them, again too.
+fn look_up(entry: &Entry, id: Option<WriteId<'_>>, now_ms: u64) -> Result<Option<u64>, WriteError> {
+    match id {
+        Some(id) if !entry.journal.is_held() => ids::look_up(&entry.writes, &id, now_ms),
+        Some(_) | None => Ok(None),
+    }
 }
 
 /// Whether an object may be made by this write: its condition and its write id.
@@ -139,6 +145,7 @@ pub fn make(address: &Address, put: Prepared, level: Level, tx: Tx, now_ms: u64)
         quarantined: None,
         migrated_from: None,
         leaving: None,
+        keeping: None,
         audit: None,
     }
 }
@@ -203,10 +210,7 @@ pub fn delete(entry: &Entry, delete: &Delete, request_hash: [u8; 32], tx: Tx, no
         request_hash,
     });
     // A tombstone is looked at for its write ids first: a repeated deletion succeeds.
-    let seen = match &id {
-        Some(id) => ids::look_up(&entry.writes, id, now_ms),
-        None => Ok(None),
-    };
+    let seen = look_up(entry, id, now_ms);
     if let Ok(Some(revision)) = seen {
         return Ok(Step::Known(written(entry, revision)));
     }
@@ -264,6 +268,7 @@ pub fn deleted(entry: &Entry, tx: Tx, deleted: Deleted) -> (Change, Result<Writt
         body: Content::Absent,
         tx: Some(tx),
         leaving: None,
+        keeping: None,
         ..entry.keep()
     };
     let change = Change::Replace {

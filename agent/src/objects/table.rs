@@ -1,7 +1,8 @@
 //! The table of objects: address to slot, in the order of addresses.
 //!
 //! A slot holds the entries that the index has of one address, and its gates. Only one of the entries is the copy that
-//! requests see; beside it a copy may be arriving, and older ones may wait for their retirement. The table's lock is held
+//! requests see, a copy that is held for another server included; beside it a copy may be arriving, and older ones may wait
+//! for their retirement, or one that was held for its removal by whoever holds it. The table's lock is held
 //! for look-ups and for the insertion of slots, a slot's lock for a few comparisons: never across an await or disk work.
 
 use std::collections::BTreeMap;
@@ -10,10 +11,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
-use zones::Address;
+use zones::{Address, ServerName};
 
 use super::gate::Gate;
 use super::resting::{Stand, Standing};
+use super::sharing::Share;
 use super::turn::Turn;
 use crate::store::{Entry, Journal};
 
@@ -44,6 +46,10 @@ pub struct Totals {
     pub retired: u64,
     /// Copies of any kind: rows with a stream.
     pub copies: u64,
+    /// Copies of objects that other servers own.
+    pub held: u64,
+    /// Octets of disk that these take.
+    pub held_octets: u64,
 }
 
 #[derive(Debug, Default)]
@@ -55,6 +61,8 @@ struct Counts {
     open: AtomicU64,
     retired: AtomicU64,
     copies: AtomicU64,
+    held: AtomicU64,
+    held_octets: AtomicU64,
     newer: AtomicU64,
     resting: AtomicU64,
 }
@@ -73,6 +81,8 @@ impl Counts {
         change(&self.open, before.open, after.open);
         change(&self.retired, before.retired, after.retired);
         change(&self.copies, before.copies, after.copies);
+        change(&self.held, before.held, after.held);
+        change(&self.held_octets, before.held_octets, after.held_octets);
     }
 
     fn stand(&self, before: Stand, after: Stand) {
@@ -103,12 +113,14 @@ pub(crate) struct State {
     current: Option<Arc<Entry>>,
     /// A copy on its way in.
     incoming: Option<Arc<Entry>>,
-    /// Copies of lower epochs that are not reclaimed yet.
+    /// Copies of lower epochs that are not reclaimed, or not dropped, yet.
     retired: Vec<Arc<Entry>>,
     /// As what the current copy is counted.
     stand: Stand,
     /// Present while anybody waits, writes or moves.
     gate: Option<Box<Gate<Turn>>>,
+    /// What is known of copies on other servers.
+    share: Option<Box<Share>>,
 }
 
 /// Which place of a slot an entry belongs in.
@@ -119,7 +131,8 @@ enum Place {
 }
 
 /// Whether this agent owns the object of an entry: what it counts and lists.
-pub(crate) fn owned(entry: &Entry) -> bool {
+#[must_use]
+pub fn owned(entry: &Entry) -> bool {
     match &entry.journal {
         Journal::Active { .. } | Journal::Moving { .. } | Journal::Sealed { .. } | Journal::DeleteSent { .. } => true,
         Journal::CreateSent { .. }
@@ -129,7 +142,8 @@ pub(crate) fn owned(entry: &Entry) -> bool {
         | Journal::Reserved { .. }
         | Journal::Staged { .. }
         | Journal::Prepared { .. }
-        | Journal::CommitSent { .. } => false,
+        | Journal::CommitSent { .. }
+        | Journal::Held { .. } => false,
     }
 }
 
@@ -204,6 +218,8 @@ impl Table {
             open: self.counts.open.load(Ordering::Relaxed),
             retired: self.counts.retired.load(Ordering::Relaxed),
             copies: self.counts.copies.load(Ordering::Relaxed),
+            held: self.counts.held.load(Ordering::Relaxed),
+            held_octets: self.counts.held_octets.load(Ordering::Relaxed),
         }
     }
 
@@ -308,6 +324,13 @@ impl State {
         self.current.as_ref()
     }
 
+    /// The copy whose row answers a request; `None` where the register decides. It does so, too, where a copy is held for a
+    /// server that may have lost the object to this one already: a commit of its move was sent.
+    pub(crate) fn answering(&self) -> Option<&Arc<Entry>> {
+        let may_be_here = self.incoming.as_ref().is_some_and(|entry| entry.journal.may_own());
+        (self.current.as_ref()).filter(|entry| !(entry.journal.is_held() && may_be_here))
+    }
+
     /// The copy on its way in.
     pub(crate) fn incoming(&self) -> Option<&Arc<Entry>> {
         self.incoming.as_ref()
@@ -319,9 +342,29 @@ impl State {
         self.current.as_ref().is_some_and(is) || self.incoming.as_ref().is_some_and(is) || self.retired.iter().any(is)
     }
 
-    /// Older copies that are not reclaimed yet.
+    /// Older copies that are not reclaimed, or not dropped, yet.
     pub(crate) fn retired(&self) -> &[Arc<Entry>] {
         &self.retired
+    }
+
+    /// What is known of copies on other servers.
+    pub(super) fn share(&self) -> Option<&Share> {
+        self.share.as_deref()
+    }
+
+    pub(super) fn share_mut(&mut self) -> Option<&mut Share> {
+        self.share.as_deref_mut()
+    }
+
+    pub(super) fn set_share(&mut self, share: Option<Share>) {
+        self.share = share.map(Box::new);
+    }
+
+    /// Wakes whoever waits for a change of the object.
+    pub(super) fn wake(&self) {
+        if let Some(gate) = &self.gate {
+            gate.notify();
+        }
     }
 
     /// The gates.
@@ -332,6 +375,11 @@ impl State {
     /// The row, if there is one, whose copy counts or may count.
     pub(crate) fn owned_row(&self) -> Option<Arc<Entry>> {
         self.rows().find(|row| row.journal.may_own()).cloned()
+    }
+
+    /// The row, if there is one, that is held for this server.
+    pub(crate) fn held_for(&self, server: &ServerName) -> Option<Arc<Entry>> {
+        self.rows().find(|row| row.journal.held_for() == Some(server)).cloned()
     }
 
     fn is_empty(&self) -> bool {
@@ -364,6 +412,10 @@ impl State {
             totals.open += u64::from(row.journal.is_open());
             totals.retired += u64::from(row.journal.is_retired());
             totals.copies += u64::from(row.streams().next().is_some());
+            if row.journal.is_held() {
+                totals.held += 1;
+                totals.held_octets = totals.held_octets.saturating_add(row.disk_octets());
+            }
         }
         totals
     }
@@ -398,9 +450,14 @@ impl State {
                 },
             }
         }
-        if let Some(gate) = &self.gate {
-            gate.notify();
+        if self
+            .current
+            .as_ref()
+            .is_none_or(|entry| !owned(entry) && !entry.journal.is_held())
+        {
+            self.share = None;
         }
+        self.wake();
         gone
     }
 }

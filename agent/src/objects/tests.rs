@@ -17,6 +17,7 @@ use crate::vault::{Keyring, PoolKey, Secret, SystemEntropy, Vault, VaultError};
 
 mod damaged;
 mod ends;
+mod held;
 mod moves;
 mod outage;
 

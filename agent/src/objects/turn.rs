@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, timeout_at};
 use zones::Address;
 
@@ -24,15 +25,39 @@ impl Turn {
         Turn { slot }
     }
 
-    /// The object's current copy.
+    /// The object's current copy; `None` where the register decides what a change of it finds.
     #[must_use]
     pub fn current(&self) -> Option<Arc<Entry>> {
-        self.slot.with(|state| state.current().cloned())
+        self.slot.with(|state| state.answering().cloned())
     }
 
     /// Tells the open move, if there is one, that a deletion has begun: that changes the register from here on.
     pub fn cancel_move(&self) {
         self.slot.with(|state| state.gate().cancel_move());
+    }
+
+    /// Lets others note in the row who holds copies, from now on until [`Turn::resume`] or the turn's end.
+    pub fn rest(&self) {
+        self.slot.with(|state| state.gate().rest());
+    }
+
+    /// Whether the row is this turn's alone again; if not, when to look again.
+    ///
+    /// # Errors
+    ///
+    /// What to wait for.
+    pub fn resume_now(&self) -> Result<(), OwnedNotified> {
+        self.slot.with(|state| match state.gate().resume() {
+            true => Ok(()),
+            false => Err(state.gate().changed()),
+        })
+    }
+
+    /// Waits until the row is this turn's alone again.
+    pub(crate) async fn resume(&self) {
+        while let Err(changed) = self.resume_now() {
+            changed.await;
+        }
     }
 
     /// The slot.
@@ -52,7 +77,30 @@ impl Drop for Turn {
     }
 }
 
+/// Who holds copies is being noted in a row. Dropping it lets the next in line go on.
+#[derive(Debug)]
+pub(crate) struct RowVisit {
+    slot: Arc<Slot>,
+}
+
+impl Drop for RowVisit {
+    fn drop(&mut self) {
+        let next = self.slot.with(|state| state.gate().end_visit());
+        if let Some(next) = next {
+            next.hand_over(Turn {
+                slot: Arc::clone(&self.slot),
+            });
+        }
+    }
+}
+
 impl Slot {
+    /// Begins to note in the row who holds copies; `None` while somebody else may change it.
+    pub(crate) fn visit(self: &Arc<Self>) -> Option<RowVisit> {
+        let free = self.with(|state| state.gate().visit());
+        free.then(|| RowVisit { slot: Arc::clone(self) })
+    }
+
     /// Waits for the turn, behind everyone who asked before.
     pub(crate) async fn turn(self: &Arc<Self>, line_max: usize, until: Instant) -> Result<Turn, WriteError> {
         let unavailable = |why| WriteError::Unavailable {

@@ -7,12 +7,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
-use zones::{Address, Level, ObjectType};
+use zones::{Address, Epoch, Level, ObjectType};
 
-use super::forwards::gone_to;
+use super::forwards::{gone_to, held_for};
 use super::ids::WriteId;
+use super::sharing::Confirmation;
 use super::steps::{self, Step};
-use super::table::Slot;
+use super::table::{Slot, owned};
 use super::turn::{Turn, Visit};
 use super::words::{Condition, Put, WriteError, Written};
 use super::{Objects, StagedBody};
@@ -228,8 +229,12 @@ impl Objects {
     }
 
     async fn write(self: Arc<Self>, address: &Address, turn: &Turn, put: Prepared) -> Result<Written, WriteError> {
+        self.permitted(turn).await?;
         let Some(entry) = turn.current() else {
-            return self.make(address, put).await;
+            let made = Arc::clone(&self).make(address, put).await?;
+            turn.rest();
+            self.made_safe(address, made.epoch, made.revision).await?;
+            return Ok(made);
         };
         let may_be_repeated = put.id().is_some();
         let put = self.fit(address, Some(&entry), put).await?;
@@ -237,12 +242,108 @@ impl Objects {
             // A former owner has a tombstone too, without the write ids of those after it.
             Err(WriteError::Deleted) if may_be_repeated => Err(self.deleted_by(address).await?),
             Err(error) => Err(error),
-            Ok(Step::Known(written)) => Ok(written),
+            Ok(Step::Known(written)) => {
+                turn.rest();
+                match written.created {
+                    true => self.made_safe(address, entry.epoch, written.revision).await?,
+                    false => self.confirmed(address, entry.epoch, written.revision).await?,
+                }
+                Ok(written)
+            }
             Ok(Step::Row(new)) => {
+                if !self.is_permitted(&entry, BootInstant::now()) {
+                    return Err(not_permitted());
+                }
                 let entry = self.replace(&entry, *new).await.map_err(|error| uncommitted(&error))?;
+                turn.rest();
+                self.confirmed(address, entry.epoch, entry.revision).await?;
                 Ok(written(&entry, entry.revision))
             }
         }
+    }
+
+    /// Waits until every other holder of the object permits that it is changed. Who holds it may change meanwhile.
+    pub(super) async fn permitted(&self, turn: &Turn) -> Result<(), WriteError> {
+        let until = Instant::now() + self.settings.queue_wait;
+        loop {
+            let Some(entry) = turn.current().filter(|entry| owned(entry)) else {
+                return Ok(());
+            };
+            let Err(changed) = self.may_write(&entry, BootInstant::now()) else {
+                return Ok(());
+            };
+            turn.rest();
+            let waited = timeout_at(until, changed).await;
+            turn.resume().await;
+            waited.map_err(|_| not_permitted())?;
+        }
+    }
+
+    /// Waits until every in-sync holder has what is durable here. A holder that does not answer is dropped meanwhile, so this ends
+    /// as long as the librarian answers; who waits for the write gives up before.
+    async fn confirmed(&self, address: &Address, epoch: Epoch, revision: u64) -> Result<(), WriteError> {
+        loop {
+            if let Some(entry) = self
+                .current(address)
+                .filter(|entry| !entry.is_shared() && entry.epoch == epoch)
+                && entry.revision >= revision
+            {
+                return Ok(());
+            }
+            self.ask_for(address);
+            match self.confirmation(address, epoch, revision, BootInstant::now()) {
+                Confirmation::Given => return Ok(()),
+                Confirmation::Wait(changed) => changed.await,
+                Confirmation::Lost => {
+                    return Err(WriteError::Unavailable {
+                        why: "another server has taken the object over",
+                        retry_after: Duration::from_secs(1),
+                    });
+                }
+            }
+        }
+    }
+
+    /// Waits until a new object may be acknowledged: it has its copies, and they are confirmed. A holder may be dropped while it is
+    /// waited for, so both are to be so at one time.
+    async fn made_safe(&self, address: &Address, epoch: Epoch, revision: u64) -> Result<(), WriteError> {
+        loop {
+            self.copied(address, epoch).await;
+            self.confirmed(address, epoch, revision).await?;
+            let keep = self.wanted.borrow().want.as_ref().map(|want| want.errand.keep.clone());
+            let keep = keep.unwrap_or_default();
+            if self.has_copies(address, epoch, &keep, self.registers.me()).is_ok() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits until a new object has as many copies as it is to have, or as there are servers for: so what was acknowledged
+    /// survives the loss of one.
+    async fn copied(&self, address: &Address, epoch: Epoch) {
+        let mut wanted = self.wanted.clone();
+        loop {
+            let keep = wanted
+                .borrow_and_update()
+                .want
+                .as_ref()
+                .map(|want| want.errand.keep.clone());
+            let Err(changed) = self.has_copies(address, epoch, &keep.unwrap_or_default(), self.registers.me()) else {
+                return;
+            };
+            self.ask_for(address);
+            tokio::select! {
+                () = changed => {}
+                news = wanted.changed() => if news.is_err() { return },
+            }
+        }
+    }
+}
+
+fn not_permitted() -> WriteError {
+    WriteError::Unavailable {
+        why: "another server that holds a copy of it does not answer",
+        retry_after: Duration::from_secs(1),
     }
 }
 
@@ -272,7 +373,8 @@ pub(super) fn waits(entry: &Entry, held: bool) -> bool {
         | Journal::Reserved { .. }
         | Journal::Staged { .. }
         | Journal::Prepared { .. }
-        | Journal::CommitSent { .. } => false,
+        | Journal::CommitSent { .. }
+        | Journal::Held { .. } => false,
     }
 }
 
@@ -282,6 +384,7 @@ pub(super) fn writable(entry: &Entry) -> Result<(), WriteError> {
         Journal::Active { .. } | Journal::Moving { .. } => Ok(()),
         Journal::Moved { to, epoch } | Journal::Forward { to, epoch } => Err(gone_to(entry, to, *epoch).into()),
         Journal::Tombstone { .. } => Err(WriteError::Deleted),
+        Journal::Held { owner, .. } => Err(held_for(entry, owner).into()),
         // Turns are held back or taken in these states.
         Journal::Sealed { .. }
         | Journal::CreateSent { .. }

@@ -47,6 +47,8 @@ pub(crate) struct Pool {
     pub(crate) silent: bool,
     /// What is told of the registry; unless said, that it is the first one and open.
     pub(crate) registry: Option<Told>,
+    /// Servers that are lost for good.
+    pub(crate) lost: Vec<ServerName>,
     /// Messages of reports that were taken.
     pub(crate) reports: Vec<Report>,
 }
@@ -64,8 +66,8 @@ impl PoolView for Pool {
         zones::Level(1)
     }
 
-    fn is_lost(&self, _: &ServerName) -> bool {
-        false
+    fn is_lost(&self, server: &ServerName) -> bool {
+        self.lost.contains(server)
     }
 }
 
@@ -289,5 +291,6 @@ fn has(peer_port: u16, commits: u64) -> Has {
         audit: None,
         upkeep: None,
         hot: None,
+        kept: None,
     }
 }

@@ -116,7 +116,8 @@ pub(super) fn line(
         | Journal::Reserved { .. }
         | Journal::Staged { .. }
         | Journal::Prepared { .. }
-        | Journal::CommitSent { .. } => None,
+        | Journal::CommitSent { .. }
+        | Journal::Held { .. } => None,
     };
     let Some(from) = owned.filter(|_| old.journal.is_arriving()) else {
         return Ok(None);

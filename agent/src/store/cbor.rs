@@ -115,6 +115,28 @@ pub(crate) mod option_tx {
     }
 }
 
+/// Words with a text form, one after the other.
+pub(crate) mod texts {
+    use super::*;
+
+    pub(crate) fn encode<C, T: ToString, W: Write>(
+        values: &[T],
+        e: &mut Encoder<W>,
+        c: &mut C,
+    ) -> Result<(), EncodeError<W::Error>> {
+        e.array(values.len() as u64)?;
+        values.iter().try_for_each(|value| text::encode(value, e, c))
+    }
+
+    pub(crate) fn decode<C, T: FromStr>(d: &mut Decoder<'_>, c: &mut C) -> Result<Vec<T>, DecodeError> {
+        let at = d.position();
+        let count = d.array()?;
+        let count = count.ok_or_else(|| DecodeError::message("words are no array of a known length").at(at))?;
+        // Not made in advance: a count beyond what follows is a lie.
+        (0..count).map(|_| text::decode(d, c)).collect()
+    }
+}
+
 /// A word with a text form, or none.
 pub(crate) mod option_text {
     use super::*;

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
+use zones::ServerName;
+
 use super::Shared;
 use super::audit;
 use super::entry::{Change, Content, Entry, NewEntry, Stream};
@@ -68,9 +70,22 @@ pub(super) struct Prepared {
     rewraps: Option<(Box<Entry>, Vec<u8>)>,
     /// Its entry of the audit log.
     line: Option<String>,
+    /// What another server is promised from now on.
+    pledge: Option<(ServerName, u64)>,
 }
 
 impl Prepared {
+    /// Another pledge to a server.
+    pub(super) fn pledged(peer: ServerName, pledge: u64) -> Prepared {
+        Prepared {
+            removes: None,
+            adds: None,
+            rewraps: None,
+            line: None,
+            pledge: Some((peer, pledge)),
+        }
+    }
+
     /// An entry whose data keys were wrapped anew and in which nothing else differs.
     pub(super) fn rewrapped(entry: Entry) -> Prepared {
         let row = entry.encode_row();
@@ -79,6 +94,7 @@ impl Prepared {
             adds: None,
             rewraps: Some((Box::new(entry), row)),
             line: None,
+            pledge: None,
         }
     }
 }
@@ -111,6 +127,7 @@ fn prepare(shared: &Shared, change: Change) -> Result<Prepared, CommitError> {
                 adds: None,
                 rewraps: None,
                 line: None,
+                pledge: None,
             });
         }
         Change::Insert(entry) => (None, entry),
@@ -136,6 +153,7 @@ fn prepare(shared: &Shared, change: Change) -> Result<Prepared, CommitError> {
         adds: Some((Box::new(entry), row)),
         rewraps: None,
         line,
+        pledge: None,
     })
 }
 
@@ -201,6 +219,7 @@ fn wrap(shared: &Shared, old: Option<&Entry>, new: NewEntry) -> Result<Entry, Co
         quarantined: new.quarantined,
         migrated_from: new.migrated_from,
         leaving: new.leaving,
+        keeping: new.keeping,
     };
     for (part, content) in [(Part::Properties, &new.properties), (Part::Body, &new.body)] {
         let Some(stream) = entry.stream(part) else { continue };
@@ -252,6 +271,7 @@ fn commit_group(shared: &Shared, index: &mut Index, group: Vec<Request>) {
     let mut answers: Vec<(SyncSender<Reply>, Vec<Arc<Entry>>)> = Vec::new();
     let mut next_seq = index.next_seq;
     let mut lines = Vec::new();
+    let mut pledges = Vec::new();
     {
         let live = shared.live.read();
         for Request { changes, reply } in group {
@@ -269,9 +289,11 @@ fn commit_group(shared: &Shared, index: &mut Index, group: Vec<Request>) {
                 adds,
                 rewraps,
                 line,
+                pledge,
             } in changes
             {
                 lines.extend(line);
+                pledges.extend(pledge);
                 removed.extend(removes);
                 if let Some((mut entry, row)) = adds {
                     entry.seq = next_seq;
@@ -301,6 +323,7 @@ fn commit_group(shared: &Shared, index: &mut Index, group: Vec<Request>) {
             next_seq,
             grown: &shared.space.grown(),
             lines: &lines,
+            pledges: &pledges,
         }),
         Err(error) => Applied::Failed(IndexError::Io(error)),
     };
@@ -308,6 +331,7 @@ fn commit_group(shared: &Shared, index: &mut Index, group: Vec<Request>) {
         Applied::Done => {
             shared.space.set_index_octets(index.octets());
             *shared.audit_head.write() = index.ends.head;
+            shared.pledges.write().extend(pledges);
             let old: Vec<Option<Arc<Entry>>> = {
                 let mut live = shared.live.write();
                 let fresh = answers.iter().flat_map(|(_, entries)| entries);

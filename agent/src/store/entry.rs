@@ -71,6 +71,52 @@ pub struct Entry {
     /// By whose order it is given away, or was.
     #[n(15)]
     pub leaving: Option<Leaving>,
+    /// Who else holds the object, as long as this server owns it; absent where nobody does.
+    #[n(16)]
+    pub keeping: Option<Keeping>,
+}
+
+/// The copies of an object beside its owner's, as its owner has noted them. Who is noted counts as in-sync.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct Keeping {
+    /// The other holders.
+    #[cbor(n(0), with = "cbor::texts")]
+    pub others: Vec<ServerName>,
+    /// The change of them that may have been sent.
+    #[n(1)]
+    pub change: Option<HolderChange>,
+}
+
+/// A change of an object's holders: durable before it is sent, and noted until the register has settled it.
+#[derive(Clone, Debug, Eq, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct HolderChange {
+    /// Who becomes a holder, or is one no more; the owner itself where only the tx is made fresh.
+    #[cbor(n(0), with = "cbor::text")]
+    pub server: ServerName,
+    /// Whether it becomes one.
+    #[n(1)]
+    pub adds: bool,
+    /// Of the register to be.
+    #[cbor(n(2), with = "cbor::tx")]
+    pub tx: Tx,
+    /// Of the register that it replaces.
+    #[cbor(n(3), with = "cbor::tx")]
+    pub old: Tx,
+}
+
+/// What a holder refuses that is about to become the owner: copies, and the permission to go on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Encode, Decode)]
+#[cbor(map)]
+pub struct Refusal {
+    /// The owner's epoch; those below it are refused as well.
+    #[cbor(n(0), with = "cbor::epoch")]
+    pub epoch: Epoch,
+    /// Of the register that this server's own change replaces. As long as the register has it, that change may land, and nothing
+    /// lifts the refusal.
+    #[cbor(n(1), with = "cbor::tx")]
+    pub tx: Tx,
 }
 
 /// How an object leaves a server: from the begin of its move until the copy that stays behind is removed.
@@ -241,6 +287,19 @@ pub enum Journal {
         #[cbor(n(2), with = "cbor::tx")]
         commit_tx: Tx,
     },
+    /// A copy of an object that another server owns. Its epoch is that owner's, under which this content came.
+    #[n(12)]
+    Held {
+        /// Who owns the object, as the register said that was noted.
+        #[cbor(n(0), with = "cbor::text")]
+        owner: ServerName,
+        /// Of that register.
+        #[cbor(n(1), with = "cbor::tx")]
+        tx: Tx,
+        /// What this server takes nothing of any more, since it is about to become the owner; durable before anybody hears of it.
+        #[n(2)]
+        refused: Option<Refusal>,
+    },
 }
 
 impl Journal {
@@ -259,7 +318,9 @@ impl Journal {
             | Journal::Moved { .. }
             | Journal::Forward { .. }
             | Journal::DeleteSent { .. }
-            | Journal::Tombstone { .. } => false,
+            | Journal::Tombstone { .. }
+            // It is in-sync, and stays until the register names this server no more.
+            | Journal::Held { .. } => false,
         }
     }
 
@@ -275,8 +336,10 @@ impl Journal {
             | Journal::Moving { .. }
             | Journal::Sealed { .. }
             | Journal::DeleteSent { .. }
-            | Journal::Active { wait: Some(_) } => true,
+            | Journal::Active { wait: Some(_) }
+            | Journal::Held { refused: Some(_), .. } => true,
             Journal::Active { wait: None }
+            | Journal::Held { refused: None, .. }
             | Journal::Moved { .. }
             | Journal::Forward { .. }
             | Journal::Tombstone { .. } => false,
@@ -298,7 +361,9 @@ impl Journal {
             | Journal::Tombstone { .. }
             | Journal::Reserved { .. }
             | Journal::Staged { .. }
-            | Journal::Prepared { .. } => false,
+            | Journal::Prepared { .. }
+            // Also while it is about to: the row of an owner takes its place when the register has said so.
+            | Journal::Held { .. } => false,
         }
     }
 
@@ -306,6 +371,32 @@ impl Journal {
     #[must_use]
     pub fn is_retired(&self) -> bool {
         matches!(self, Journal::Moved { .. })
+    }
+
+    /// Whether the copy is one of an object that another server owns.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.held_for().is_some()
+    }
+
+    /// Who owns the object, if the copy is one of an object that another server owns.
+    #[must_use]
+    pub fn held_for(&self) -> Option<&ServerName> {
+        match self {
+            Journal::Held { owner, .. } => Some(owner),
+            Journal::CreateSent { .. }
+            | Journal::Active { .. }
+            | Journal::Moving { .. }
+            | Journal::Sealed { .. }
+            | Journal::Moved { .. }
+            | Journal::Forward { .. }
+            | Journal::DeleteSent { .. }
+            | Journal::Tombstone { .. }
+            | Journal::Reserved { .. }
+            | Journal::Staged { .. }
+            | Journal::Prepared { .. }
+            | Journal::CommitSent { .. } => None,
+        }
     }
 }
 
@@ -429,6 +520,7 @@ pub struct NewEntry {
     pub quarantined: Option<String>,
     pub migrated_from: Option<u32>,
     pub leaving: Option<Leaving>,
+    pub keeping: Option<Keeping>,
     pub audit: Option<AuditNote>,
 }
 
@@ -478,7 +570,14 @@ impl Entry {
             quarantined: self.quarantined.clone(),
             migrated_from: self.migrated_from,
             leaving: self.leaving,
+            keeping: self.keeping.clone(),
         }
+    }
+
+    /// Whether other servers hold the object too, or a change of who does may have been sent, as the owner has noted it.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        (self.keeping.as_ref()).is_some_and(|keeping| !keeping.others.is_empty() || keeping.change.is_some())
     }
 
     /// One of its streams.
@@ -627,7 +726,24 @@ pub(crate) mod tests {
             (server(), tx()).prop_map(|(from, tx)| Journal::Staged { from, tx }),
             (server(), tx()).prop_map(|(from, tx)| Journal::Prepared { from, tx }),
             (server(), tx(), tx()).prop_map(|(from, tx, commit_tx)| Journal::CommitSent { from, tx, commit_tx }),
+            (
+                server(),
+                tx(),
+                prop::option::of((epoch(), tx()).prop_map(|(epoch, tx)| Refusal { epoch, tx }))
+            )
+                .prop_map(|(owner, tx, refused)| Journal::Held { owner, tx, refused }),
         ]
+    }
+
+    fn keeping() -> impl Strategy<Value = Keeping> {
+        let change = (server(), any::<bool>(), tx(), tx()).prop_map(|(server, adds, tx, old)| HolderChange {
+            server,
+            adds,
+            tx,
+            old,
+        });
+        (prop::collection::vec(server(), 0..4), prop::option::of(change))
+            .prop_map(|(others, change)| Keeping { others, change })
     }
 
     pub(crate) fn stream() -> impl Strategy<Value = Stream> {
@@ -673,6 +789,7 @@ pub(crate) mod tests {
             prop::option::of(any::<(u32, Option<[u8; 32]>, u32, u8, Option<u64>)>()),
             prop::option::of("[a-z ]{0,40}"),
             prop::option::of(any::<(u64, bool, Option<[u8; 32]>)>()),
+            prop::option::of(keeping()),
         );
         (words, numbers, journal(), streams, writes, last).prop_map(
             |(
@@ -681,7 +798,7 @@ pub(crate) mod tests {
                 journal,
                 (properties, body),
                 writes,
-                (tx, from, migrated_from, received, quarantined, leaving),
+                (tx, from, migrated_from, received, quarantined, leaving, keeping),
             )| Entry {
                 seq,
                 address: address.parse().unwrap(),
@@ -711,6 +828,7 @@ pub(crate) mod tests {
                     gated,
                     given: given.map(Digest),
                 }),
+                keeping,
             },
         )
     }
@@ -749,6 +867,26 @@ pub(crate) mod tests {
         e.map(1).unwrap().u8(7).unwrap().map(1).unwrap().u8(5).unwrap();
         e.array(3 << 58).unwrap();
         assert!(Entry::decode_row(1, &row).is_err());
+    }
+
+    #[test]
+    fn held_copy_is_open_only_while_this_server_is_about_to_take_the_object() {
+        let held = |refused| Journal::Held {
+            owner: "s2".parse().unwrap(),
+            tx: Tx([1; 16]),
+            refused,
+        };
+        for refused in [
+            None,
+            Some(Refusal {
+                epoch: Epoch(4),
+                tx: Tx([9; 16]),
+            }),
+        ] {
+            let held = held(refused);
+            assert_eq!((held.is_open(), held.is_held()), (refused.is_some(), true));
+            assert!(!held.is_arriving() && !held.may_own() && !held.is_retired());
+        }
     }
 
     /// The row that STORE.md section 3 shows. If this test fails, the format has changed: so must the document.
@@ -804,6 +942,7 @@ pub(crate) mod tests {
             quarantined: None,
             migrated_from: None,
             leaving: None,
+            keeping: None,
         };
         let active = Journal::Active { wait: None };
         assert_eq!(minicbor::to_vec(&active).unwrap(), [0x82, 0x01, 0x80]);
@@ -830,5 +969,73 @@ pub(crate) mod tests {
         ];
         let row = data_encoding::HEXLOWER.encode(&entry.encode_row());
         assert_eq!(row, document.concat().replace(' ', ""));
+    }
+
+    /// The other examples of STORE.md section 3: what a holder's row has, and what that of an owner with other holders has.
+    #[test]
+    fn octets_of_copies_on_several_servers_are_those_of_the_document() {
+        let octets = |hex: &str| data_encoding::HEXLOWER.decode(hex.replace(' ', "").as_bytes()).unwrap();
+        let held = |refused| Journal::Held {
+            owner: "s2".parse().unwrap(),
+            tx: Tx([1; 16]),
+            refused,
+        };
+        let tx = "50 01010101010101010101010101010101";
+        assert_eq!(
+            minicbor::to_vec(held(None)).unwrap(),
+            octets(&format!("82 0c 82 627332 {tx}"))
+        );
+        assert_eq!(
+            minicbor::to_vec(held(Some(Refusal {
+                epoch: Epoch(2),
+                tx: Tx([2; 16])
+            })))
+            .unwrap(),
+            octets(&format!(
+                "82 0c 83 627332 {tx} a2 00 02 01 50 02020202020202020202020202020202"
+            ))
+        );
+        let change = HolderChange {
+            server: "s3".parse().unwrap(),
+            adds: true,
+            tx: Tx([2; 16]),
+            old: Tx([1; 16]),
+        };
+        let keeping = Keeping {
+            others: vec!["s2".parse().unwrap()],
+            change: Some(change),
+        };
+        let change = format!("a4 00 627333 01 f5 02 50 02020202020202020202020202020202 03 {tx}");
+        assert_eq!(
+            minicbor::to_vec(&keeping).unwrap(),
+            octets(&format!("a2 00 81 627332 01 {change}"))
+        );
+        let settled = Keeping {
+            change: None,
+            ..keeping
+        };
+        assert_eq!(minicbor::to_vec(&settled).unwrap(), octets("a1 00 81 627332"));
+    }
+
+    /// The release before has rows of 16 fields at most, and no variant beyond commit-sent.
+    #[test]
+    fn row_of_the_release_before_says_nothing_of_other_holders() {
+        let journal = "06 82 01 80";
+        let row = format!("a8 00 63332e31 01 02 02 05 03 6570686f746f 04 03 05 01 {journal} 09 80");
+        let row = data_encoding::HEXLOWER.decode(row.replace(' ', "").as_bytes()).unwrap();
+        let entry = Entry::decode_row(7, &row).unwrap();
+        assert_eq!(entry.keeping, None);
+        assert!(!entry.is_shared());
+        assert_eq!(entry.encode_row(), row, "nor does this one write anything of them");
+    }
+
+    #[test]
+    fn count_of_holders_that_lies_is_refused_without_taking_memory() {
+        // Holders: an array that says 2^60 names.
+        let mut row = Vec::new();
+        let mut e = minicbor::Encoder::new(&mut row);
+        e.map(1).unwrap().u8(16).unwrap().map(1).unwrap().u8(0).unwrap();
+        e.array(1 << 60).unwrap().str("s2").unwrap();
+        assert!(Entry::decode_row(1, &row).is_err());
     }
 }

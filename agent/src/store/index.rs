@@ -3,19 +3,21 @@
 //! | table     | key    | value                                                            |
 //! |-----------|--------|------------------------------------------------------------------|
 //! | `entries` | seq    | row (STORE.md section 3)                                         |
-//! | `meta`    | name   | `format`, `commits` (+1 a transaction), `next_seq` (never falls) |
+//! | `meta`    | name   | `format`, `commits` (+1 a transaction), `next_seq` (never falls), |
+//! |           |        | `pledge:` and the name of another server (`pledges.rs`)          |
 //! | `grown`   | volume | its blocks that are filled and durable                           |
 //! | `audit`, `audit_head` |  | the log of moves (`audit.rs`)                          |
 //!
 //! Every transaction is durable on return. redb's quick repair stays off: it makes every commit 12 to 53 % slower to
 //! save 0.2 s per million rows at a start after a crash, and the start reads every row anyway.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
+use zones::ServerName;
 
 use super::audit::{self, Auditor, Ends};
 use super::entry::Entry;
@@ -28,6 +30,9 @@ pub const FILE: &str = "index.redb";
 const ENTRIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("entries");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const GROWN: TableDefinition<'_, u32, u32> = TableDefinition::new("grown");
+
+/// Before the name of the server that something is promised to.
+const PLEDGE: &str = "pledge:";
 
 /// Memory of the page cache where the index is only looked at.
 const CACHE_OCTETS: usize = 16 << 20;
@@ -89,6 +94,7 @@ pub(crate) struct Found {
     pub(crate) entries: Vec<Entry>,
     pub(crate) bad: Vec<BadRow>,
     pub(crate) grown: Vec<u32>,
+    pub(crate) pledges: HashMap<ServerName, u64>,
 }
 
 /// How many rows name each generation of keys; none where there is no index yet. Opens no key.
@@ -130,6 +136,8 @@ pub(crate) struct Group<'a> {
     pub(crate) grown: &'a [u32],
     /// Entries of the audit log.
     pub(crate) lines: &'a [String],
+    /// What is promised to other servers from now on.
+    pub(crate) pledges: &'a [(ServerName, u64)],
 }
 
 /// What became of a transaction.
@@ -202,10 +210,17 @@ impl Index {
             // Volumes come one after the other, so the key is the place.
             grown.push(row?.1.value());
         }
+        let mut pledges = HashMap::new();
+        for row in meta.iter()? {
+            let (name, value) = row?;
+            let peer = name.value().strip_prefix(PLEDGE).and_then(|peer| peer.parse().ok());
+            pledges.extend(peer.map(|peer| (peer, value.value())));
+        }
         let mut found = Found {
             entries: Vec::new(),
             bad: Vec::new(),
             grown,
+            pledges,
         };
         for row in transaction.open_table(ENTRIES)?.iter()? {
             let (key, value) = row?;
@@ -340,6 +355,9 @@ fn write(
         let mut meta = transaction.open_table(META)?;
         meta.insert("commits", commits)?;
         meta.insert("next_seq", group.next_seq)?;
+        for (peer, pledge) in group.pledges {
+            meta.insert(format!("{PLEDGE}{peer}").as_str(), pledge)?;
+        }
         let mut table = transaction.open_table(GROWN)?;
         for (volume, &blocks) in (0_u32..).zip(group.grown) {
             if table.get(volume)?.is_none_or(|known| known.value() != blocks) {

@@ -20,6 +20,7 @@ pub mod entry;
 pub mod extent;
 pub mod index;
 pub mod io;
+mod pledges;
 pub mod rotation;
 pub mod scrub;
 #[cfg(test)]
@@ -36,12 +37,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
+use zones::ServerName;
 use zones::audit::Head;
 
 pub use aside::Damage;
 pub use audit::{AuditNote, AuditPage, Auditor, SignedHead};
 pub use commit::CommitError;
-pub use entry::{Change, Content, Digests, Entry, Journal, Leaving, NewEntry, OpenWait, Received, Stream, WriteRecord};
+pub use entry::{
+    Change, Content, Digests, Entry, HolderChange, Journal, Keeping, Leaving, NewEntry, OpenWait, Received, Refusal,
+    Stream, WriteRecord,
+};
 pub use extent::Extent;
 pub use io::{Disk, DiskFile, RealDisk};
 pub use space::{Extents, Full, Reservation, Usage};
@@ -188,6 +193,8 @@ struct Shared {
     audit_head: RwLock<Head>,
     database: index::Opened,
     aside: Arc<Aside>,
+    /// What is promised to each other server.
+    pledges: RwLock<HashMap<ServerName, u64>>,
 }
 
 impl Shared {
@@ -274,6 +281,7 @@ impl Store {
             audit_head: RwLock::new(index.ends.head),
             database: index.opened(),
             aside: Arc::default(),
+            pledges: RwLock::new(found.pledges),
         });
         let worker = match settings.work {
             Work::Threads => Worker::start(&shared, index).map_err(OpenError::Volume)?,

@@ -14,6 +14,7 @@ use crate::vault::{Entropy, Keyring, PoolKey, Secret};
 pub(crate) mod audit;
 mod basic;
 pub(crate) mod chance;
+mod copies;
 mod damage;
 mod full;
 mod levels;
@@ -93,6 +94,7 @@ pub(crate) fn new_entry(address: &Address, revision: u64, body: Content) -> NewE
         quarantined: None,
         migrated_from: None,
         leaving: None,
+        keeping: None,
         audit: None,
     }
 }

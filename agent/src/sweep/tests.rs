@@ -130,6 +130,23 @@ fn fill(local: &Local, count: u64) {
     }
 }
 
+/// Notes that s2 holds an object too.
+fn held_elsewhere(local: &Local, at: &str) {
+    let entry = local.entry(&address(at)).unwrap();
+    let noted = NewEntry {
+        keeping: Some(crate::store::Keeping {
+            others: vec!["s2".parse().unwrap()],
+            change: None,
+        }),
+        ..entry.keep()
+    };
+    let change = Change::Replace {
+        seq: entry.seq,
+        entry: noted,
+    };
+    local.commit_now(vec![(address(at), change)]).unwrap();
+}
+
 /// Properties, and the body.
 fn read(local: &Local, at: &str) -> (Value, Bytes) {
     let entry = local.entry(&address(at)).unwrap();
@@ -164,6 +181,7 @@ fn sweep_brings_every_object_to_the_level_and_version_of_the_plan_at_another_pla
     let local = local(dir.path(), 64);
     fill(&local, 100);
     make(&local, "2.1", (1, 1), &json!({"n": 200}), &octets(7, 3_000_000));
+    held_elsewhere(&local, "1.7");
     let before: BTreeMap<Address, Arc<Entry>> = (local.entries().into_iter())
         .map(|entry| (entry.address.clone(), entry))
         .collect();
@@ -184,6 +202,8 @@ fn sweep_brings_every_object_to_the_level_and_version_of_the_plan_at_another_pla
         assert_eq!(new.migrated_from, (!unlucky).then_some(1), "{at}");
         assert_eq!((new.epoch, new.revision, new.tx), (old.epoch, old.revision, old.tx));
         assert_eq!((&new.writes, &new.journal), (&old.writes, &old.journal));
+        assert_eq!(new.keeping, old.keeping);
+        assert_eq!(new.is_shared(), at.as_str() == "1.7");
         assert_eq!(new.digests().body, old.digests().body, "digests survive");
         assert_eq!(new.digests().properties == old.digests().properties, unlucky);
         for (part, stream) in new.streams() {

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use zones::{Address, Level, Tx};
 
 use super::engine::{Done, Id};
+use crate::copies::wire::{NO_TX, Word};
 use crate::migration::guard::{Guard, stands};
 use crate::migration::wire::{
     Copy, Either, INLINE_OCTETS_MAX, Origin, PART_OCTETS_MAX, Part as WirePart, Request, WriteId, write_frame,
@@ -54,6 +55,33 @@ impl From<&ReadError> for ShipFault {
     }
 }
 
+/// Which parts of an object are meant.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Parts {
+    pub(crate) properties: bool,
+    pub(crate) body: bool,
+}
+
+impl Parts {
+    pub(crate) const ALL: Parts = Parts {
+        properties: true,
+        body: true,
+    };
+
+    /// Those in which an entry differs from what was shipped.
+    pub(crate) fn changed(entry: &Entry, had: &Shipped) -> Parts {
+        let now = Shipped::of(entry);
+        Parts {
+            properties: now.properties != had.properties,
+            body: now.body != had.body,
+        }
+    }
+
+    pub(crate) fn any(self) -> bool {
+        self.properties || self.body
+    }
+}
+
 /// One copy on its way to a destination.
 #[derive(Clone, Debug)]
 pub struct Shipment {
@@ -62,6 +90,8 @@ pub struct Shipment {
     pub(crate) shipped: Shipped,
     /// The properties as they are sent, where these are not those of the entry.
     pub(crate) back: Option<Back>,
+    /// Whether it is to be held beside the owner's copy, and not to be moved.
+    kept: bool,
 }
 
 /// Properties that were stepped back for a destination of an older release.
@@ -109,7 +139,7 @@ impl Back {
 }
 
 impl Shipped {
-    fn of(entry: &Entry) -> Shipped {
+    pub(crate) fn of(entry: &Entry) -> Shipped {
         Shipped {
             revision: entry.revision,
             properties: entry.properties.as_ref().map(|stream| stream.id),
@@ -190,6 +220,42 @@ impl Shipment {
             copy,
             shipped,
             back,
+            kept: false,
+        }
+    }
+
+    /// The present revision of an entry for a holder, of whose parts those follow that it lacks.
+    pub(crate) fn kept(entry: Arc<Entry>, tx: Option<Tx>, lacks: Parts) -> Shipment {
+        let mut shipment = Shipment::new(entry, tx.unwrap_or(NO_TX), None, None, None);
+        shipment.kept = true;
+        shipment.copy.origin = None;
+        for (part, follows) in [
+            (&mut shipment.copy.properties, lacks.properties),
+            (&mut shipment.copy.body, lacks.body),
+        ] {
+            if let Some(part) = part {
+                part.follows = follows;
+            }
+        }
+        shipment
+    }
+
+    /// Whether it is to be held beside the owner's copy.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.kept
+    }
+
+    /// Whether nothing follows the head.
+    pub(crate) fn is_head(&self) -> bool {
+        follows(&self.copy).next().is_none()
+    }
+
+    /// The head as a message.
+    pub(crate) fn message(&self) -> Either {
+        match self.kept {
+            true => Either::Copies(Word::Keep(self.copy.clone())),
+            false => Either::Request(Request::Copy(self.copy.clone())),
         }
     }
 
@@ -255,8 +321,7 @@ impl Shipment {
         }
         let pieces: Vec<&[u8]> = payload.iter().map(|piece| &piece[..]).collect();
         let mut frame = BytesMut::new();
-        let message = Either::Request(Request::Copy(self.copy.clone()));
-        write_frame(&mut frame, &self.entry.address, &message, &pieces);
+        write_frame(&mut frame, &self.entry.address, &self.message(), &pieces);
         Ok(frame)
     }
 }
@@ -432,6 +497,13 @@ impl InHand {
         (self.copy.schema != self.form.schema).then_some(self.copy.schema)
     }
 
+    /// Whether a part of it is that of the row before.
+    pub(crate) fn keeps_parts(&self) -> bool {
+        [&self.pieces.properties, &self.pieces.body]
+            .into_iter()
+            .any(|piece| matches!(piece, Piece::Kept))
+    }
+
     /// The row names all of it now.
     pub(crate) fn noted(&mut self) {
         for piece in [&mut self.pieces.properties, &mut self.pieces.body] {
@@ -512,6 +584,8 @@ pub struct Leave {
     pub(crate) level: Level,
     pub(crate) objects: Arc<Local>,
     pub(crate) reservation: Option<Arc<Reservation>>,
+    /// Whether it is written as it comes: it stays beside its owner's.
+    pub(crate) as_it_is: bool,
 }
 
 impl Leave {
@@ -561,7 +635,7 @@ impl Leave {
         pieces: &mut Pieces,
     ) -> Result<(), CopyFault> {
         let head = copy.properties.ok_or(CopyFault::Damaged)?;
-        let (octets, form) = arrived(&self.objects, address, copy, head, octets)?;
+        let (octets, form) = arrived(&self.objects, address, copy, head, octets, self.as_it_is)?;
         let spec = StreamSpec {
             reservation: self.reservation.clone(),
             ..spec(address, Part::Properties, self.level, octets.len() as u64)
@@ -580,11 +654,15 @@ fn arrived(
     copy: &Copy,
     head: WirePart,
     octets: Bytes,
+    as_it_is: bool,
 ) -> Result<(Bytes, Form), CopyFault> {
     let mut hasher = objects.store().vault().hasher();
     hasher.update(&octets);
     if octets.len() as u64 != head.octets || hasher.finish().0 != head.digest {
         return Err(CopyFault::Damaged);
+    }
+    if as_it_is {
+        return Ok((octets, Form::as_it_is(copy.schema)));
     }
     Ok(objects.stepper().arrive(address, &copy.kind, copy.schema, &octets))
 }
@@ -597,6 +675,8 @@ pub(crate) struct Arrival {
     pub(crate) address: Address,
     pub(crate) copy: Copy,
     pub(crate) payload: Bytes,
+    /// Whether it is written as it comes: it stays beside its owner's.
+    pub(crate) as_it_is: bool,
 }
 
 /// How the writing of a copy ended.
@@ -669,9 +749,9 @@ fn specs(objects: &Local, arrival: &Arrival) -> Result<Specs, CopyFault> {
             .filter(|octets| *octets <= rest.len())
             .ok_or(CopyFault::Damaged)?;
         let mut octets = rest.split_to(octets);
-        if part == Part::Properties && objects.stepper().touches(&copy.kind, copy.schema) {
+        if part == Part::Properties && !arrival.as_it_is && objects.stepper().touches(&copy.kind, copy.schema) {
             let kept;
-            (octets, kept) = arrived(objects, address, copy, head, octets)?;
+            (octets, kept) = arrived(objects, address, copy, head, octets, false)?;
             form = Some(kept);
         }
         specs.push((spec(address, part, copy.level, octets.len() as u64), octets));

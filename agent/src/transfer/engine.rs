@@ -11,6 +11,7 @@ mod incoming;
 mod notes;
 mod outgoing;
 mod outside;
+mod sharing;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque};
@@ -36,6 +37,7 @@ use incoming::Incoming;
 use outgoing::Outgoing;
 pub use outside::{Answer, Asked, Done, Frame, Job, Outside, Said, Wish};
 use outside::{Ended, ToStepBack, Work};
+use sharing::Sharing;
 
 /// Names a machine; never used again.
 pub type Id = u64;
@@ -47,6 +49,10 @@ pub enum Side {
     Source,
     /// This agent takes it.
     Destination,
+    /// This agent owns it, and others hold copies of it.
+    Owner,
+    /// This agent holds a copy of another one's.
+    Holder,
 }
 
 /// Commits of steps at a time: one in the index, the next in preparation.
@@ -117,6 +123,10 @@ pub struct Engine<O> {
     /// Machines that remove such copies now.
     reclaiming: usize,
     forwards: Forwards,
+    /// Copies that stay beside their owner's.
+    sharing: Sharing,
+    /// Seals whose last revision is not confirmed by all holders yet.
+    to_confirm: Vec<(Id, u32, Arc<Entry>)>,
     /// Number of the last copy that was received.
     copies: u64,
     /// When the last question about a register was sent that the librarian answered.
@@ -159,6 +169,8 @@ impl<O: Outside> Engine<O> {
             held: Vec::new(),
             reclaiming: 0,
             forwards: Forwards::default(),
+            sharing: Sharing::default(),
+            to_confirm: Vec::new(),
             copies: 0,
             heard: None,
         }
@@ -174,6 +186,8 @@ impl<O: Outside> Engine<O> {
         self.look_at_clients();
         self.fire();
         self.let_in();
+        self.share_out();
+        self.seal_confirmed();
         let wanted = self.outside.wanted();
         self.reclaim(wanted.role());
         self.end_forwards();
@@ -211,6 +225,7 @@ impl<O: Outside> Engine<O> {
             match message {
                 Either::Request(request) => self.requested(peer, address, request, payload),
                 Either::Reply(reply) => self.replied(peer, &address, reply),
+                Either::Copies(word) => self.said(peer, address, word, payload),
             }
         }
     }
@@ -238,6 +253,7 @@ impl<O: Outside> Engine<O> {
                     self.stepped_back(stepped);
                 }
             }
+            Ended::Pledged(peer, done) => self.pledged(peer, done),
             Ended::Written(written) => {
                 self.writing -= 1;
                 for (id, number, outcome) in written {
@@ -267,8 +283,10 @@ impl<O: Outside> Engine<O> {
                 Side::Source => self.feed_source(id, source::Input::PeerLost),
                 // A large copy that breaks off is told by its own stream, a small one never began.
                 Side::Destination => self.feed_destination(id, destination::Input::PeerLost),
+                Side::Owner | Side::Holder => {}
             }
         }
+        self.share_renewed(peer);
     }
 
     /// Takes an answer of the librarian.
@@ -310,13 +328,17 @@ impl<O: Outside> Engine<O> {
                     asked_at: _,
                     register,
                 },
-            ) => self.feed_destination(id, destination::Input::Register { question, register }),
+            ) => {
+                self.incoming_holders(id, register.as_ref());
+                self.feed_destination(id, destination::Input::Register { question, register });
+            }
             (Side::Destination, Said::Nothing { question }) => {
                 self.feed_destination(id, destination::Input::NoAnswer { question });
             }
             (Side::Destination, Said::Changed(outcome)) => {
                 self.feed_destination(id, destination::Input::Changed(outcome));
             }
+            (side @ (Side::Owner | Side::Holder), said) => self.share_answered(side, id, said),
         }
     }
 
@@ -353,6 +375,7 @@ impl<O: Outside> Engine<O> {
                 .values()
                 .map(|incoming| incoming.machine.state_name())
                 .collect(),
+            Side::Owner | Side::Holder => Vec::new(),
         };
         for name in names {
             *states.entry(name).or_default() += 1;
@@ -370,6 +393,7 @@ impl<O: Outside> Engine<O> {
         let known = match side {
             Side::Source => self.outgoing.get_mut(&id).map(|outgoing| &mut outgoing.timer),
             Side::Destination => self.incoming.get_mut(&id).map(|incoming| &mut incoming.timer),
+            Side::Owner | Side::Holder => None,
         };
         if let (Some(known), Some(due)) = (known, due)
             && known.is_none_or(|known| due < known)
@@ -406,6 +430,7 @@ impl<O: Outside> Engine<O> {
                     incoming.machine.handle_timeout(now);
                     self.run_destination(id);
                 }
+                Side::Owner | Side::Holder => {}
             }
         }
     }
@@ -452,6 +477,7 @@ impl<O: Outside> Engine<O> {
         if !open.is_empty() {
             info!(moves = open.len(), "moves are taken up again");
         }
+        self.recover_copies();
         for entry in open {
             if !self.recover_source(&entry) {
                 self.recover_destination(&entry);

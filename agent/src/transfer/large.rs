@@ -15,6 +15,7 @@ use super::engine::{Done, Id};
 use super::link::{StreamError, read_head};
 use super::quic::Identified;
 use super::shell::Event;
+use crate::copies::wire::Word;
 use crate::migration::wire::{Copy, Either, LARGE, Part as WirePart, Request, write_frame};
 use crate::schema::Form;
 use crate::schema::stepper::STEPPED_OCTETS_MAX;
@@ -61,8 +62,7 @@ async fn send(connection: &Connection, store: Arc<Store>, shipment: &Shipment) -
     let mut stream = connection.open_uni().await?;
     let mut head = BytesMut::new();
     head.extend_from_slice(&[LARGE]);
-    let message = Either::Request(Request::Copy(shipment.copy.clone()));
-    write_frame(&mut head, &shipment.entry.address, &message, &[]);
+    write_frame(&mut head, &shipment.entry.address, &shipment.message(), &[]);
     stream.write_all(&head).await?;
     for (part, head) in parts(&shipment.copy) {
         if !head.follows {
@@ -134,8 +134,12 @@ pub(crate) async fn receive(
 ) -> Result<(), StreamError> {
     let mut received = BytesMut::new();
     let (address, message) = read_head(&mut stream, &mut received).await?;
-    let Either::Request(Request::Copy(copy)) = message else {
-        return Err(crate::migration::wire::WireError::Value("head of a large object").into());
+    let (copy, kept) = match message {
+        Either::Request(Request::Copy(copy)) => (copy, false),
+        Either::Copies(Word::Keep(copy)) => (copy, true),
+        Either::Request(_) | Either::Reply(_) | Either::Copies(_) => {
+            return Err(crate::migration::wire::WireError::Value("head of a large object").into());
+        }
     };
     if !peer.is_good() {
         return Err(StreamError::Certificate);
@@ -146,6 +150,7 @@ pub(crate) async fn receive(
         link,
         address: address.clone(),
         copy: Box::new(copy.clone()),
+        kept,
         leave,
     };
     if events.send(offer).await.is_err() {

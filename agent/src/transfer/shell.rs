@@ -62,6 +62,8 @@ pub(crate) enum Event {
         link: u64,
         address: Address,
         copy: Box<Copy>,
+        /// Whether it is to be held beside its owner's.
+        kept: bool,
         leave: oneshot::Sender<Leave>,
     },
     /// Tell when every step that was begun before is durable.
@@ -198,6 +200,7 @@ impl Engine<Shell> {
     pub(crate) async fn run(mut self, open: Vec<Arc<Entry>>, mut inbox: mpsc::Receiver<Event>) {
         self.recover(open);
         let stop = self.outside().stop.clone();
+        let objects = Arc::clone(self.outside().objects.local());
         loop {
             self.turn();
             if self.is_durable() {
@@ -225,6 +228,7 @@ impl Engine<Shell> {
                     }
                     None => break,
                 },
+                () = objects.news() => {}
                 () = tokio::time::sleep(wake) => {}
             }
         }
@@ -273,10 +277,11 @@ impl Engine<Shell> {
                 link,
                 address,
                 copy,
+                kept,
                 leave,
             } => {
                 if self.outside().ways.is_current(&peer, link)
-                    && let Some(granted) = self.large_offered(&peer, &address, &copy)
+                    && let Some(granted) = self.large_offered(&peer, &address, &copy, kept)
                     && let Err(refused) = leave.send(granted)
                 {
                     self.done(refused.broken());

@@ -1,6 +1,8 @@
 //! Real agents on loopback: certificates, QUIC, disk, and a librarian that keeps registers.
 
+mod copies;
 mod gates;
+mod held;
 mod pace;
 mod reconcile;
 mod schema;
@@ -184,6 +186,11 @@ impl Agent {
 
     /// What the controller says, now.
     fn want(&self, role: Role, targets: &[&str]) {
+        self.want_kept(role, targets, zones::Keep::default());
+    }
+
+    /// The same, and what it says of copies.
+    fn want_kept(&self, role: Role, targets: &[&str], keep: zones::Keep) {
         self.wanted.send_replace(Wanted {
             want: Some(Want {
                 role,
@@ -191,7 +198,10 @@ impl Agent {
                 plan: 1,
                 step: 1,
                 policy: zones::Policy::default(),
-                errand: zones::Errand::default(),
+                errand: zones::Errand {
+                    keep,
+                    ..zones::Errand::default()
+                },
             }),
             answered_at: Some(BootInstant::now() + Duration::from_secs(3600)),
             ..Wanted::default()
@@ -577,6 +587,7 @@ async fn say(connection: &Connection, address: &Address, requests: &[Request]) -
                 match read_frame::<Either>(&frame).unwrap().1 {
                     Either::Reply(reply) => replies.push(reply),
                     Either::Request(request) => panic!("{request:?}"),
+                    Either::Copies(word) => panic!("{word:?}"),
                 }
             }
         }

@@ -340,6 +340,7 @@ fn report(librarian: SocketAddr, set: &DnsSet, key: &TsigKey) -> Result<bool> {
         audit: None,
         upkeep: None,
         hot: None,
+        kept: None,
     };
     let host = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let mut message = zones::update::build_has_update(&set.domain, 1, &set.owner, &has, set.port, &[host])?;

@@ -11,8 +11,10 @@ mod flood;
 mod heat;
 mod moves;
 mod peers;
+mod spread;
 mod updates;
 
 pub use dns::{DnsOptions, run_dns};
 pub use heat::{HeatOptions, run_heat};
 pub use moves::{MoveOptions, run_moves};
+pub use spread::{SpreadOptions, run_spread};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use agent::clock::BootInstant;
 use agent::control::Wanted;
+use agent::heat::Meter;
 use agent::migration::window::WindowSettings;
 use agent::migration::wire::{Either, write_frame};
 use agent::migration::{Settings as Times, UnexpectedInput};
@@ -20,7 +21,7 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use zones::{Address, Policy, ServerName, TsigKey};
+use zones::{Address, Heat, Policy, ServerName, TsigKey};
 
 use super::clock::{Clocks, Time};
 use super::desk::Request;
@@ -29,6 +30,9 @@ use super::install::{Counting, Installer};
 use super::keys::Guardian;
 use super::line::Line;
 use super::releases;
+
+/// One of so many machines tells fewer objects apart than it may have.
+const FEW_COUNTERS_OF: u64 = 8;
 
 /// A transition that was seen: side, state, input.
 pub type Pair = (Side, &'static str, String);
@@ -50,12 +54,16 @@ pub(super) struct Machine {
     pub(super) process: Process,
     pub(super) started: bool,
     pub(super) suspended_until: Time,
+    /// It is lost for good, with its disk.
+    pub(super) gone: bool,
     /// The release of its software.
     pub(super) release: u8,
     /// What brings it to another one.
     pub(super) installer: Installer,
     /// Octets of copies that it has room for.
     capacity: u64,
+    /// Objects whose requests are told apart.
+    counters: usize,
     seed: u64,
 }
 
@@ -73,6 +81,10 @@ pub(super) struct Process {
     pub(super) rotation: Rotation,
     /// What is counted of what comes.
     pub(super) counting: Option<Counting>,
+    /// Requests that were answered, by object.
+    pub(super) meter: Meter,
+    /// Octets of bodies that clients were sent and sent.
+    pub(super) carried: u64,
 }
 
 /// What the engine wants done.
@@ -261,9 +273,11 @@ impl Machine {
             process,
             started: false,
             suspended_until: 0,
+            gone: false,
             release,
             installer: Installer::default(),
             capacity,
+            counters: if seed.is_multiple_of(FEW_COUNTERS_OF) { 4 } else { 4096 },
             seed,
         }
     }
@@ -283,6 +297,17 @@ impl Machine {
         process.engine.outside().seen = std::mem::take(&mut self.process.engine.outside().seen);
         self.process = process;
         Ok(())
+    }
+
+    /// It is lost for good, and all that was on its disk.
+    pub(super) fn lose(&mut self) {
+        self.gone = true;
+        self.life += 1;
+        self.started = false;
+        self.disk = Platter::default();
+        let form = (self.release, self.capacity);
+        self.process =
+            Process::on(&self.disk, &self.name, self.seed, &self.guardian, form).expect("an empty disk makes a store");
     }
 
     /// Its whole log of moves. An index that failed is closed until the next start: then, from a copy of the disk.
@@ -305,6 +330,19 @@ impl Machine {
         }
     }
 
+    /// Nothing was asked for yet in this life.
+    pub(super) fn counts_anew(&mut self, now: Time) {
+        self.process.meter = Meter::new(self.counters, self.clocks.boot(now));
+    }
+
+    /// What was asked for lately of what is here.
+    pub(super) fn heat(&self, now: Time) -> Heat {
+        let Process {
+            meter, local, carried, ..
+        } = &self.process;
+        meter.report(self.clocks.boot(now), *carried, |address| local.is_here(address))
+    }
+
     /// Tells the engine what time it is.
     pub(super) fn tick(&mut self, now: Time) {
         let (boot, unix_ms) = (self.clocks.boot(now), self.clocks.unix_ms(now));
@@ -317,6 +355,12 @@ impl Process {
     /// The role that it acts in.
     pub(super) fn role(&mut self) -> Option<zones::Role> {
         self.engine.outside().wanted.role()
+    }
+
+    /// What it was told of copies.
+    pub(super) fn keep(&mut self) -> zones::Keep {
+        let want = self.engine.outside().wanted.want.as_ref();
+        want.map(|want| want.errand.keep.clone()).unwrap_or_default()
     }
 
     fn on(
@@ -378,6 +422,8 @@ impl Process {
             look_at: None,
             rotation: Rotation::new(std::time::Duration::MAX),
             counting: None,
+            meter: Meter::new(1, BootInstant::ZERO),
+            carried: 0,
         })
     }
 }

@@ -56,6 +56,7 @@ impl World {
             What::Remembered => (Some(ask(domain.in_pool(me.as_str()), RecordType::TXT)), String::new()),
             What::Tell => {
                 let upkeep = self.script.tells.then(|| machine.upkeep());
+                let hot = machine.heat(now);
                 let local = &machine.process.local;
                 let totals = local.totals();
                 let wanted = machine.process.engine.outside().wanted.clone();
@@ -75,7 +76,13 @@ impl World {
                     quarantined: totals.quarantined,
                     audit: Some(local.store().audit_head()),
                     upkeep,
-                    hot: None,
+                    hot: Some(hot),
+                    kept: self.script.copies.map(|_| zones::Kept {
+                        held: totals.held,
+                        octets: totals.held_octets,
+                        short: local.kept().short,
+                        leaving: local.kept().leaving,
+                    }),
                 };
                 let addresses = [std::net::IpAddr::from([192, 0, 2, agent as u8 + 1])];
                 (

@@ -7,6 +7,7 @@ use std::sync::mpsc;
 use parking_lot::Mutex;
 
 use super::agent::Pair;
+use super::coverage::loads;
 use super::faults::{Fate, Site, Source};
 use super::operator::Upgraded;
 use super::script::Script;
@@ -37,6 +38,8 @@ pub struct Outcome {
     pub upgraded: Upgraded,
     /// Objects that were wished elsewhere to balance the pool, or by the schedule.
     pub wished: u64,
+    /// What the load and the servers were like, of [`super::LOADS`].
+    pub loads: BTreeSet<&'static str>,
     /// What happened, if it was written down.
     pub trace: Vec<String>,
     /// The states of all parties at the end, if it was written down.
@@ -74,6 +77,7 @@ pub fn run(script: &Script, traced: bool) -> Outcome {
         sites: std::mem::take(&mut world.faults.sites),
         upgraded: std::mem::take(&mut world.upgraded),
         wished: world.librarian.wished,
+        loads: loads(&world),
         trace: world.trace.take().unwrap_or_default(),
         states,
     }

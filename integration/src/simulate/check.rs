@@ -16,6 +16,9 @@ use super::script::{Script, address};
 use super::serve::show;
 use super::world::World;
 
+/// Operations of one object that are kept in any case, so that whoever reads a violation sees how it came.
+const FORGETS_FROM: usize = 48;
+
 /// What was seen of one object.
 #[derive(Debug, Default)]
 struct Seen {
@@ -24,7 +27,33 @@ struct Seen {
     /// The highest revision that was acknowledged or shown.
     shown: u64,
     rotten: bool,
+    /// It was on lost servers alone.
+    beyond: bool,
+    /// What it was before the first operation of the history.
+    before: Object,
     history: Vec<Operation>,
+    /// Operations that were forgotten: what they came to is what it was before.
+    forgotten: u64,
+}
+
+impl Seen {
+    /// Forgets a long history behind a read that overlapped nothing, when nothing is open: every order of what came before ends
+    /// with what was read.
+    fn forget(&mut self) {
+        let Some(last) = self.history.last() else { return };
+        let (Outcome::Seen(object), began) = (last.outcome, last.began) else {
+            return;
+        };
+        let others = &self.history[..self.history.len() - 1];
+        let all_before = others
+            .iter()
+            .all(|other| other.ended.is_some_and(|ended| ended < began));
+        if self.history.len() >= FORGETS_FROM && all_before {
+            self.forgotten += self.history.len() as u64;
+            self.history.clear();
+            self.before = object;
+        }
+    }
 }
 
 /// The stream of a row's part, and its place on the disk.
@@ -76,8 +105,19 @@ impl Check {
         }
     }
 
+    /// An object was on lost servers alone; whether that is news.
+    pub(super) fn beyond(&mut self, address: &Address) -> bool {
+        let seen = self.objects.get_mut(address).expect("a known object");
+        !std::mem::replace(&mut seen.beyond, true)
+    }
+
+    pub(super) fn is_beyond(&self, address: &Address) -> bool {
+        self.objects.get(address).is_some_and(|seen| seen.beyond)
+    }
+
+    /// Whether nobody promises the object any more.
     pub(super) fn is_rotten(&self, address: &Address) -> bool {
-        self.objects.get(address).is_some_and(|seen| seen.rotten)
+        self.objects.get(address).is_some_and(|seen| seen.rotten || seen.beyond)
     }
 
     /// Damaged objects that a server owns.
@@ -106,8 +146,11 @@ impl Check {
         let seen = self.objects.get_mut(&address).expect("a known object");
         let known = &mut seen.history[operation];
         (known.ended, known.outcome) = (Some(now), outcome);
-        match is_linearizable(Object::Absent, &seen.history) {
-            true => Ok(()),
+        match is_linearizable(seen.before, &seen.history) {
+            true => {
+                seen.forget();
+                Ok(())
+            }
             false => Err(format!(
                 "I2: the history of {address} is not linearizable:\n{}",
                 history(&seen.history)
@@ -149,7 +192,8 @@ impl Check {
     /// A row that waits for something.
     pub(super) fn open_row(&self, machine: &Machine) -> Option<String> {
         let entries = machine.process.local.store().entries();
-        let open = entries.iter().find(|entry| match &entry.journal {
+        let known = entries.iter().filter(|entry| !self.is_beyond(&entry.address));
+        let open = known.clone().find(|entry| match &entry.journal {
             Journal::Active { wait: None } | Journal::Forward { .. } | Journal::Tombstone { .. } => false,
             Journal::Active { wait: Some(_) }
             | Journal::CreateSent { .. }
@@ -161,6 +205,8 @@ impl Check {
             | Journal::Staged { .. }
             | Journal::Prepared { .. }
             | Journal::CommitSent { .. } => true,
+            // An owner that was taken for lost, and whose object nobody asks for, does not hear that it is refused.
+            Journal::Held { .. } => false,
         })?;
         Some(format!("{} {:?}", open.address, open.journal))
     }
@@ -180,6 +226,25 @@ fn history(operations: &[Operation]) -> String {
         })
         .collect::<Vec<_>>()
         .join("\n")
+}
+
+/// What became of an object's holders, of the names of steps.
+fn changed(old: &Register, new: &Register) -> Vec<&'static str> {
+    let mut said = Vec::new();
+    let moves = matches!(&old.state, State::Moving { to } if *to == new.owner);
+    if old.owner != new.owner && !moves {
+        said.push("taken over from a lost server");
+    }
+    if old.owner == new.owner && new.state != State::Deleted {
+        let more = |a: &Register, b: &Register| a.holders.iter().any(|holder| !b.holders.contains(holder));
+        if more(new, old) {
+            said.push("holder added");
+        }
+        if more(old, new) {
+            said.push("holder dropped");
+        }
+    }
+    said
 }
 
 /// The newest version that a server reads.
@@ -229,6 +294,7 @@ impl World {
             if registers {
                 self.verify_registers()?;
             }
+            self.excuse();
             for agent in &touched {
                 self.verify_rows(*agent)?;
             }
@@ -248,6 +314,7 @@ impl World {
             return Ok(());
         }
         let opens = std::mem::take(&mut self.check.reconciles);
+        let mut changes = Vec::new();
         for (address, seen) in &mut self.check.objects {
             let new = view.register(address);
             if new == seen.register && !(opens && new.is_some()) {
@@ -286,8 +353,16 @@ impl World {
                     ));
                 }
             }
+            if let Some(old) = &before {
+                changes.extend(changed(old, register));
+            }
+            let is_taken_over = |old: &Register| match &old.state {
+                State::Moving { to } => *to != register.owner,
+                State::Stable | State::Deleted => true,
+            };
             if let (Some(moves), Some(old)) = (&mut self.check.moves, &before)
                 && old.owner != register.owner
+                && !is_taken_over(old)
                 && let Some(twice) = moves.insert((address.clone(), register.epoch.0), register.owner.clone())
             {
                 return Err(format!(
@@ -306,6 +381,10 @@ impl World {
                 seen.texts.remove(&text(&before));
             }
             seen.register = new;
+        }
+        drop(view);
+        for change in changes {
+            *self.steps.entry(change).or_default() += 1;
         }
         Ok(())
     }
@@ -360,6 +439,10 @@ impl World {
     /// I7: what arrives is in the version that the server writes, or in quarantine; nothing is in a version that it cannot read
     /// without being in quarantine.
     fn verify_form(&self, agent: usize, entry: &Entry) -> Result<(), String> {
+        if entry.journal.is_held() {
+            // It is in its owner's form.
+            return Ok(());
+        }
         let arrives = entry.journal.is_arriving();
         let newest = NEWEST[usize::from(self.machines[agent].release)];
         let object = entry
@@ -393,6 +476,13 @@ impl World {
     pub(super) fn verify_logs(&self) -> Result<(), String> {
         let mut left = self.check.moves.clone();
         for machine in &self.machines {
+            if machine.gone {
+                // Its log is lost with it.
+                if let Some(left) = &mut left {
+                    left.retain(|_, owner| *owner != machine.name);
+                }
+                continue;
+            }
             let store = machine.process.local.store();
             let page = store.audit(0, usize::MAX).map_err(|error| error.to_string())?;
             let head = store.audit_head();
@@ -433,31 +523,37 @@ impl World {
             .collect();
         for (address, seen) in &self.check.objects {
             let Some(register) = &seen.register else { continue };
-            if register.state == State::Deleted || seen.rotten {
+            if register.state == State::Deleted || seen.rotten || seen.beyond {
                 continue;
             }
             let complete = |entry: &&std::sync::Arc<Entry>| {
                 entry.address == *address && entry.properties.is_some() && entry.revision >= seen.shown
             };
-            if register.state == State::Stable {
-                let owner = self.machines.iter().position(|machine| machine.name == register.owner);
+            let owner = self.machines.iter().position(|machine| machine.name == register.owner);
+            // What a lost server owned is taken over by who holds it.
+            let is_gone = owner.is_some_and(|owner| self.machines[owner].gone);
+            if register.state == State::Stable && !is_gone {
                 let holds = owner.is_some_and(|owner| {
                     rows[owner].iter().filter(complete).any(|entry| {
-                        entry.epoch == register.epoch
-                            && match &entry.journal {
-                                Journal::Active { .. }
-                                | Journal::CreateSent { .. }
-                                | Journal::Moving { .. }
-                                | Journal::Sealed { .. }
-                                | Journal::DeleteSent { .. }
-                                | Journal::CommitSent { .. } => true,
-                                Journal::Moved { .. }
-                                | Journal::Forward { .. }
-                                | Journal::Tombstone { .. }
-                                | Journal::Reserved { .. }
-                                | Journal::Staged { .. }
-                                | Journal::Prepared { .. } => false,
-                            }
+                        // One that takes over for a lost owner may not know yet that it has.
+                        matches!(&entry.journal, Journal::Held { refused: Some(refused), .. }
+                            if refused.epoch.next() == register.epoch)
+                            || entry.epoch == register.epoch
+                                && match &entry.journal {
+                                    Journal::Active { .. }
+                                    | Journal::CreateSent { .. }
+                                    | Journal::Moving { .. }
+                                    | Journal::Sealed { .. }
+                                    | Journal::DeleteSent { .. }
+                                    | Journal::CommitSent { .. } => true,
+                                    Journal::Moved { .. }
+                                    | Journal::Forward { .. }
+                                    | Journal::Tombstone { .. }
+                                    | Journal::Reserved { .. }
+                                    | Journal::Staged { .. }
+                                    | Journal::Prepared { .. }
+                                    | Journal::Held { .. } => false,
+                                }
                     })
                 });
                 if !holds {
@@ -505,7 +601,9 @@ impl World {
 
     /// I10: from every server, forward entries lead to the owner with rising epochs, so that nothing goes round.
     fn check_ends_at_owner(&self, address: &Address, seen: &Seen) -> Result<(), String> {
-        let Some(register) = &seen.register else { return Ok(()) };
+        let Some(register) = seen.register.as_ref().filter(|_| !seen.beyond) else {
+            return Ok(());
+        };
         match &register.state {
             State::Moving { .. } => return Err(format!("I12: the register of {address} is left moving")),
             State::Deleted => return Ok(()),
@@ -550,10 +648,71 @@ impl World {
 
     /// Which objects' histories are how long: for a summary.
     pub(super) fn operations(&self) -> u64 {
-        self.check.objects.values().map(|seen| seen.history.len() as u64).sum()
+        let of = |seen: &Seen| seen.history.len() as u64 + seen.forgotten;
+        self.check.objects.values().map(of).sum()
     }
 }
 
 fn overlap(one: &Extent, other: &Extent) -> bool {
     one.volume == other.volume && one.block < other.block + other.blocks && other.block < one.block + one.blocks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::linear::Action;
+    use super::*;
+
+    fn is(write: u64) -> Object {
+        Object::Is { write, revision: write }
+    }
+
+    /// A writer and a reader, one after the other, so many times; each pair takes two moments.
+    fn told(check: &mut Check, rounds: std::ops::Range<u64>) -> Result<(), String> {
+        for round in rounds {
+            let write = round + 1;
+            tell(check, 4 * round, Action::Put(write), Outcome::Written(write))?;
+            tell(check, 4 * round + 2, Action::Read, Outcome::Seen(is(write)))?;
+        }
+        Ok(())
+    }
+
+    fn tell(check: &mut Check, began: u64, action: Action, outcome: Outcome) -> Result<(), String> {
+        let operation = check.began(0, open(action, began)).expect("there is room");
+        check.ended(0, operation, began + 1, outcome)
+    }
+
+    fn open(action: Action, began: u64) -> Operation {
+        Operation {
+            action,
+            began,
+            ended: None,
+            outcome: Outcome::Unknown,
+        }
+    }
+
+    #[test]
+    fn long_history_is_judged_to_its_end() {
+        let mut check = Check::new(&Script::quiet(1, 1, &[]));
+        told(&mut check, 0..1_000).expect("it is linearizable");
+        // The last write but one is shown once more.
+        assert!(tell(&mut check, 4_000, Action::Read, Outcome::Seen(is(999))).is_err());
+        let mut check = Check::new(&Script::quiet(1, 1, &[]));
+        told(&mut check, 0..1_000).expect("it is linearizable");
+        // A write is lost: the next one has its revision.
+        assert!(tell(&mut check, 4_000, Action::Put(2_000), Outcome::Written(1_000)).is_err());
+    }
+
+    #[test]
+    fn history_is_kept_while_a_write_is_open() {
+        let mut check = Check::new(&Script::quiet(1, 1, &[]));
+        told(&mut check, 0..10).expect("it is linearizable");
+        check.began(0, open(Action::Put(5_000), 41)).expect("there is room");
+        told(&mut check, 10..60).expect("it may not have happened yet");
+        // It happens at last.
+        let seen = Object::Is {
+            write: 5_000,
+            revision: 61,
+        };
+        tell(&mut check, 300, Action::Read, Outcome::Seen(seen)).expect("it was open all the time");
+    }
 }

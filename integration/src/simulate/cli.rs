@@ -12,12 +12,13 @@ use clap::builder::TypedValueParser;
 
 use super::Pair;
 use super::campaign::{Outcome, Violation, enumerate, run, run_scripts, shrink};
-use super::coverage::coverage;
+use super::coverage::{Loads, coverage};
 use super::directed::directed;
 use super::faults::KINDS;
 use super::operator::Upgraded;
 use super::script::{Deed, Script, all_kinds};
 use super::upgrades::upgrade;
+use super::workload::load;
 
 /// Runs whole pools in virtual time: librarian, agents, clients, network and disks, with everything that can go wrong.
 ///
@@ -53,6 +54,12 @@ pub struct Options {
     /// Only whole upgrades, one for each seed.
     #[arg(long, conflicts_with = "enumerate")]
     pub upgrades: bool,
+    /// Only runs with a load for so long that objects move for it, one for each seed.
+    #[arg(long, conflicts_with_all = ["enumerate", "upgrades"])]
+    pub loads: bool,
+    /// Only runs with two copies of each object, one for each seed.
+    #[arg(long, conflicts_with_all = ["enumerate", "upgrades", "loads"])]
+    pub copies: bool,
     /// With --enumerate: every N-th pair of faults, too.
     #[arg(long, value_name = "N", requires = "enumerate")]
     pub pairs: Option<usize>,
@@ -75,6 +82,7 @@ struct Summary {
     ends: BTreeMap<&'static str, u64>,
     upgraded: Upgraded,
     wished: u64,
+    loads: Loads,
 }
 
 impl Summary {
@@ -94,6 +102,7 @@ impl Summary {
         }
         self.upgraded.take(&outcome.upgraded);
         self.wished += outcome.wished;
+        self.loads.take(outcome);
     }
 
     /// How upgrades went, if there were any.
@@ -127,7 +136,7 @@ impl Summary {
             .collect();
         format!(
             "{} runs, {:.0} a minute, {:.0} events/s; faults: {}; {} of {} pairs of state and event, {} journal steps; {} objects wished \
-             elsewhere",
+             elsewhere; loads: {}",
             self.seeds,
             self.seeds as f64 / seconds * 60.0,
             self.events as f64 / seconds,
@@ -136,6 +145,12 @@ impl Summary {
             coverage(&self.pairs).possible,
             self.steps.len(),
             self.wished,
+            texts(
+                self.loads
+                    .counts()
+                    .iter()
+                    .map(|(load, count)| format!("{load} {count}"))
+            ),
         )
     }
 
@@ -151,6 +166,7 @@ impl Summary {
             "steps": self.steps,
             "upgrades": self.ends,
             "wished": self.wished,
+            "loads": self.loads.counts(),
             "upgrade_states": self.upgraded.states,
             "killed_in": self.upgraded.killed,
             "upgrade_faults": self.upgraded.faults,
@@ -210,12 +226,19 @@ pub fn simulate(options: &Options) -> ExitCode {
     }
 }
 
+/// The run of a seed, of those that are asked for.
+fn script(options: &Options, seed: u64, kinds: &BTreeSet<&'static str>) -> Script {
+    match (options.upgrades, options.loads, options.copies) {
+        (true, ..) => upgrade(seed, kinds),
+        (false, true, _) => load(seed, kinds),
+        (false, false, true) => Script::with_copies(seed, kinds),
+        (false, false, false) => Script::random(seed, kinds),
+    }
+}
+
 fn traced(options: &Options, kinds: &BTreeSet<&'static str>, summary: &mut Summary) -> Option<Violation> {
     let seed = options.seed.unwrap_or(0);
-    let script = match options.upgrades {
-        true => upgrade(seed, kinds),
-        false => Script::random(seed, kinds),
-    };
+    let script = script(options, seed, kinds);
     let outcome = run(&script, true);
     summary.take(&outcome);
     for line in &outcome.trace {
@@ -241,10 +264,7 @@ fn seeds(
     let pause = Duration::from_secs(if std::io::stdout().is_terminal() { 1 } else { 10 });
     let violation = run_scripts(
         (first..last).take_while(|_| deadline.is_none_or(|deadline| Instant::now() < deadline)),
-        |seed| match options.upgrades {
-            true => upgrade(seed, kinds),
-            false => Script::random(seed, kinds),
-        },
+        |seed| script(options, seed, kinds),
         |outcome| {
             summary.take(outcome);
             if shown.elapsed() >= pause {
@@ -372,5 +392,7 @@ pub fn side(side: Side) -> &'static str {
     match side {
         Side::Source => "source",
         Side::Destination => "destination",
+        Side::Owner => "owner",
+        Side::Holder => "holder",
     }
 }

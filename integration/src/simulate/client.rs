@@ -317,9 +317,10 @@ impl World {
         let Ok(name) = self.domain.obj_name(&address(object)) else {
             return Vec::new();
         };
-        let Some(mut targets) = self.srv(&name) else {
+        let Some(targets) = self.srv_weighed(&name) else {
             return Vec::new();
         };
+        let mut targets = self.drawn(client, targets);
         let ttl = if targets.is_empty() { 2 * S } else { 5 * S };
         let until = if self.clients[client].stubborn {
             Time::MAX
@@ -343,25 +344,55 @@ impl World {
 
     /// The servers of an SRV answer, by priority.
     fn srv(&mut self, name: &Name) -> Option<Vec<usize>> {
+        let found = self.srv_weighed(name)?;
+        Some(found.into_iter().map(|(.., server)| server).collect())
+    }
+
+    /// Servers by priority, and among equals drawn by weight (RFC 2782).
+    fn drawn(&self, client: usize, mut targets: Vec<(u16, u16, usize)>) -> Vec<usize> {
+        let attempt = self.clients[client].attempts;
+        let mut drawn = Vec::with_capacity(targets.len());
+        while let Some(first) = targets.iter().map(|(priority, ..)| *priority).min() {
+            let equals = targets.iter().filter(|(priority, ..)| *priority == first);
+            let sum: u64 = equals.clone().map(|(_, weight, _)| u64::from(*weight)).sum();
+            let number = client as u64 * 1_000_000 + attempt * 100 + drawn.len() as u64;
+            let mut left = dice(self.script.seed, number, 92) % sum.max(1);
+            let mut chosen = None;
+            for (_, weight, server) in equals {
+                chosen = Some(*server);
+                match left.checked_sub(u64::from(*weight)) {
+                    Some(rest) => left = rest,
+                    None => break,
+                }
+            }
+            let chosen = chosen.expect("one has this priority");
+            targets.retain(|(.., server)| *server != chosen);
+            drawn.push(chosen);
+        }
+        drawn
+    }
+
+    /// The servers of an SRV answer with priority and weight, by priority.
+    fn srv_weighed(&mut self, name: &Name) -> Option<Vec<(u16, u16, usize)>> {
         let question = build_question(7, name, RecordType::SRV, Some(1232));
         let octets = self.resolve(&question)?;
         let answer = read_answer(&octets).ok()?;
-        let mut found: Vec<(u16, usize)> = answer
+        let mut found: Vec<(u16, u16, usize)> = answer
             .srv()
             .filter_map(|srv| {
                 let label = srv.target.iter().next()?;
                 let number: usize = std::str::from_utf8(label).ok()?.strip_prefix('s')?.parse().ok()?;
-                Some((srv.priority, number - 1))
+                Some((srv.priority, srv.weight, number - 1))
             })
             .collect();
-        found.sort_by_key(|(priority, _)| *priority);
+        found.sort_by_key(|(priority, ..)| *priority);
         // A registry that came back from before does not know whom the one that was lost had told to stop.
         if self.librarian.process.registry.view().reconcile().open {
-            for (_, server) in &found {
+            for (.., server) in &found {
                 self.watched.named(*server, self.now + CACHED);
             }
         }
-        Some(found.into_iter().map(|(_, server)| server).collect())
+        Some(found)
     }
 
     /// When all is quiet every object is read, written and read once more, and read from wherever it may have been: a record
@@ -370,10 +401,14 @@ impl World {
         self.clients[0].stubborn = false;
         self.clients[0].cache.clear();
         for object in 0..self.script.objects {
+            if self.check.is_beyond(&address(object)) {
+                continue;
+            }
             for verb in [Verb::Read, Verb::Put(0), Verb::Read] {
                 self.client_wants(0, object, verb);
             }
-            let first = (0..self.machines.len()).map(|server| (object, Verb::Read, Some(server)));
+            let there = (0..self.machines.len()).filter(|server| !self.machines[*server].gone);
+            let first: Vec<_> = there.map(|server| (object, Verb::Read, Some(server))).collect();
             self.clients[0].waiting.extend(first);
         }
     }

@@ -1,5 +1,7 @@
 //! Which pairs of state and event the machines of a move can meet, which cannot be met and why, and which were met.
 //!
+//! Besides, what loads and servers were like.
+//!
 //! "Cannot" is a claim about the engine, which feeds the machines: a run that meets such a pair all the same refutes it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,7 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use agent::transfer::engine::Side;
 
 use super::agent::Pair;
+use super::campaign::Outcome;
 use super::cli::side;
+use super::world::World;
 
 /// States of a source.
 const SOURCE: [&str; 15] = [
@@ -289,9 +293,11 @@ fn all() -> BTreeMap<Pair, Option<&'static str>> {
         .chain(of(Side::Destination, &DESTINATION_RULES))
         .chain(NEVER.iter().map(|(side, rule)| (*side, rule)));
     for (of, rule) in rules {
-        let states = match of {
+        let states: &[&'static str] = match of {
             Side::Source => &SOURCE,
             Side::Destination => &DESTINATION,
+            // Machines of copies have a walk of every order instead (`agent::copies`).
+            Side::Owner | Side::Holder => &[],
         };
         for state in states {
             let can = match rule.states {
@@ -316,6 +322,81 @@ fn all() -> BTreeMap<Pair, Option<&'static str>> {
 
 fn text((of, state, event): &Pair) -> String {
     format!("{}/{state}/{event}", side(*of))
+}
+
+/// What loads and servers are like in some runs.
+pub const LOADS: [&str; 16] = [
+    "uniform",
+    "zipf",
+    "flash crowd",
+    "waves",
+    "steady",
+    "unequal sizes",
+    "unequal prices",
+    "moves for requests",
+    "copies",
+    "reads at holders",
+    "holders added",
+    "holders dropped",
+    "taken over",
+    "servers lost",
+    "servers cut off",
+    "objects lost",
+];
+
+/// Which of [`LOADS`] a run had.
+pub(super) fn loads(world: &World) -> BTreeSet<&'static str> {
+    let script = &world.script;
+    let is_unequal = |capacities: &[u64]| capacities.windows(2).any(|pair| pair[0] != pair[1]);
+    let prices: BTreeSet<u32> = script.terms.prices().into_values().collect();
+    let has = [
+        ("steady", script.rests_from.is_some()),
+        ("unequal sizes", is_unequal(&script.capacities)),
+        ("unequal prices", prices.len() > 1),
+        ("moves for requests", world.librarian.wished_for_requests > 0),
+        ("copies", script.copies == Some(2)),
+        ("reads at holders", world.steps.contains_key("read at a holder")),
+        ("holders added", world.steps.contains_key("holder added")),
+        ("holders dropped", world.steps.contains_key("holder dropped")),
+        ("taken over", world.steps.contains_key("taken over from a lost server")),
+        ("servers lost", world.steps.contains_key("server lost")),
+        ("servers cut off", world.steps.contains_key("server cut off")),
+        ("objects lost", world.steps.contains_key("object lost")),
+    ];
+    let others = has.into_iter().filter(|(_, is_so)| *is_so).map(|(name, _)| name);
+    others.chain([script.workload.name()]).collect()
+}
+
+/// How many runs had which loads and servers.
+#[derive(Clone, Debug)]
+pub struct Loads(BTreeMap<&'static str, u64>);
+
+impl Default for Loads {
+    fn default() -> Self {
+        Loads(LOADS.into_iter().map(|load| (load, 0)).collect())
+    }
+}
+
+impl Loads {
+    /// Counts one run.
+    pub fn take(&mut self, outcome: &Outcome) {
+        for load in &outcome.loads {
+            *self.0.entry(load).or_default() += 1;
+        }
+    }
+
+    /// How many runs had each.
+    #[must_use]
+    pub fn counts(&self) -> &BTreeMap<&'static str, u64> {
+        &self.0
+    }
+
+    /// What no run had.
+    #[must_use]
+    pub fn missing(&self) -> Vec<&'static str> {
+        let none = self.0.iter().filter(|(_, count)| **count == 0);
+        none.map(|(load, _)| *load).collect()
+    }
 }
 
 /// What was met of all that can be.

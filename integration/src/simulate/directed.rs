@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use super::clock::{MS, S as SECOND, Time};
+use super::directed_copies;
 use super::directed_pool;
 use super::faults::{Fate, Site};
 use super::script::{After, Deed, Script};
@@ -35,6 +36,7 @@ const READ_EVERY: Time = 60 * MS;
 pub fn directed(seed: u64) -> Vec<(&'static str, Script)> {
     let mut runs = of_moves(seed);
     runs.extend(directed_pool::runs(seed));
+    runs.extend(directed_copies::runs(seed));
     runs
 }
 

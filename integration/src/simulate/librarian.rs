@@ -11,6 +11,7 @@ use librarian::answer::{self, reply::Transport};
 use librarian::guard::{Guard, stands};
 use librarian::keys::{Holder, Key, KeyRing, Keys};
 use librarian::listen::{RateLimit, Service};
+use librarian::place::Terms;
 use librarian::pool::{self, Decision, Wait};
 use librarian::reconcile::Opening;
 use librarian::registry::{
@@ -21,6 +22,7 @@ use rand::{RngExt, SeedableRng};
 use zones::{Domain, Level, Policy, Role, ServerName, Steps, TsigKey, Tx, Want, Wish};
 
 use super::clock::{Shown, Time};
+use super::script::Script;
 
 /// Where clients ask from: a listed network.
 pub(super) const CLIENTS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 200));
@@ -44,8 +46,19 @@ pub(super) struct Librarian {
     pub(super) balances: bool,
     /// Objects that were wished elsewhere to balance the pool, or by the schedule.
     pub(super) wished: u64,
+    /// Those of them that were to make requests even.
+    pub(super) wished_for_requests: u64,
+    said: Said,
     /// The process before, the agent whose questions it still answers, and until when.
     old: Option<(Process, usize, Time)>,
+}
+
+/// What the operator says in its configuration.
+#[derive(Clone)]
+struct Said {
+    terms: Terms,
+    copies: pool::keep::Copies,
+    balance: pool::balance::Settings,
 }
 
 pub(super) struct Process {
@@ -60,14 +73,11 @@ pub(super) struct Process {
 /// How long an answer that names a server, and the one with its address, may be cached together.
 const LINGER: Duration = Duration::from_secs(11);
 
-/// Objects are few here, so each is a large part of a server; and a whole period of the schedule has its place in a run.
-const BALANCE: pool::balance::Settings = pool::balance::Settings {
-    tolerance_percent: 10,
-    octets: true,
-    requests: true,
-    at_once: 4,
-    move_after: Some(Duration::from_secs(10)),
-};
+/// After so long every object moves to another server: a whole period of the schedule has its place in a run.
+const MOVES_AFTER: Duration = Duration::from_secs(10);
+/// Objects are few here, so each is a large part of a server.
+const TOLERANCE_PERCENT: u32 = 10;
+const WISHES_AT_ONCE: usize = 4;
 /// After so long under another plan the pool is balanced.
 const BALANCES_AFTER: Duration = Duration::from_secs(2);
 
@@ -80,13 +90,22 @@ pub(super) fn kept(plan: &pool::Plan) -> Plan {
     }
 }
 
-fn start(log: &MemoryLog, incarnation: u8, domain: &Domain, keys: &Arc<KeyRing>, clock: &Arc<Shown>) -> Process {
+fn start(
+    log: &MemoryLog,
+    incarnation: u8,
+    domain: &Domain,
+    (keys, said): (&Arc<KeyRing>, &Said),
+    clock: &Arc<Shown>,
+) -> Process {
     let (registry, writer, waiting) =
         Registry::by_hand(log, [incarnation; 16], domain, Settings::default()).expect("a log that was written here");
     let networks = vec!["192.0.2.0/24".parse().expect("a network")];
     let service = Service::new(
         registry.clone(),
-        answer::Settings::default(),
+        answer::Settings {
+            terms: said.terms.clone(),
+            ..answer::Settings::default()
+        },
         networks,
         Arc::clone(keys),
         RateLimit::default(),
@@ -98,12 +117,33 @@ fn start(log: &MemoryLog, incarnation: u8, domain: &Domain, keys: &Arc<KeyRing>,
         waiting,
         service,
         opening: None,
-        memory: RefCell::new(pool::Memory::new(LINGER).with_balance(BALANCE)),
+        memory: RefCell::new(
+            pool::Memory::new(LINGER)
+                .with_balance(said.balance)
+                .with_copies(pool::keep::Settings {
+                    copies: said.copies.clone(),
+                    terms: said.terms.clone(),
+                })
+                .with_prices(said.terms.prices()),
+        ),
     }
 }
 
 impl Librarian {
-    pub(super) fn new(domain: &Domain, servers: &[(ServerName, TsigKey, Role)]) -> Librarian {
+    pub(super) fn new(domain: &Domain, servers: &[(ServerName, TsigKey, Role)], script: &Script) -> Librarian {
+        let said = Said {
+            terms: script.terms.clone(),
+            copies: pool::keep::Copies {
+                wanted: Some(script.copies.unwrap_or(1)),
+                ..pool::keep::Copies::default()
+            },
+            balance: pool::balance::Settings {
+                tolerance_percent: TOLERANCE_PERCENT,
+                at_once: WISHES_AT_ONCE,
+                move_after: script.renews.then_some(MOVES_AFTER),
+                ..script.terms.placement.balance()
+            },
+        };
         let mut keys = Keys::default();
         for (name, tsig, _) in servers {
             keys.insert(Key {
@@ -113,7 +153,7 @@ impl Librarian {
         }
         let keys = Arc::new(KeyRing::fixed(keys));
         let (log, clock) = (MemoryLog::default(), Shown::new());
-        let process = start(&log, 1, domain, &keys, &clock);
+        let process = start(&log, 1, domain, (&keys, &said), &clock);
         let mut librarian = Librarian {
             domain: domain.clone(),
             log,
@@ -127,12 +167,25 @@ impl Librarian {
             incarnation: 1,
             backup: None,
             random: StdRng::seed_from_u64(7),
-            balances: false,
+            balances: script.balances,
             wished: 0,
+            wished_for_requests: 0,
+            said,
             old: None,
         };
         librarian.add_servers();
         librarian
+    }
+
+    /// A new process on what is durable.
+    fn start(&self) -> Process {
+        start(
+            &self.log,
+            self.incarnation,
+            &self.domain,
+            (&self.keys, &self.said),
+            &self.clock,
+        )
     }
 
     /// Those of the librarian's list that the registry does not know.
@@ -165,12 +218,12 @@ impl Librarian {
         self.up = false;
         self.old = None;
         self.todos.clear();
-        self.process = start(&self.log, self.incarnation, &self.domain, &self.keys, &self.clock);
+        self.process = self.start();
     }
 
     /// A new process takes over, with no question lost; the old one goes on answering one agent until this moment.
     pub(super) fn hand_over(&mut self, agent: usize, until: Time) {
-        let new = start(&self.log, self.incarnation, &self.domain, &self.keys, &self.clock);
+        let new = self.start();
         let old = std::mem::replace(&mut self.process, new);
         self.old = (!stands(Guard::OneProcess)).then_some((old, agent, until));
         self.life += 1;
@@ -289,17 +342,22 @@ impl Librarian {
                 .turn(now.instant, now.unix_s * 1000, &self.view_now(), sight)
         };
         if let Some(todos) = todos {
-            let news = {
+            let (news, for_requests) = {
                 let view = self.view_now();
+                let memory = self.process.memory.borrow();
                 let known = |(name, wish): &(&ServerName, &Wish)| {
                     view.server(name).is_some_and(|server| server.todos.contains(wish))
                 };
                 let all = todos
                     .iter()
                     .flat_map(|(name, wishes)| wishes.iter().map(move |wish| (name, wish)));
-                all.filter(|wish| !known(wish)).count()
+                let news: Vec<_> = all.filter(|wish| !known(wish)).collect();
+                let for_requests =
+                    |(_, wish): &&(&ServerName, &Wish)| memory.balancer.moves_for_requests(wish.address());
+                (news.len(), news.iter().filter(for_requests).count())
             };
             self.wished += news as u64;
+            self.wished_for_requests += for_requests as u64;
             let change = self.wants(sight, BTreeMap::new(), todos);
             drop(self.submit(Proposal::Wants(change)));
         }
@@ -345,7 +403,7 @@ impl Librarian {
     pub(super) fn waits_for_registers(&self) -> Option<(ServerName, u64)> {
         match pool::decide(&self.sight().ok()?) {
             Decision::Wait(waits) => waits.into_iter().find_map(|wait| match wait {
-                Wait::Named { server, registers } => Some((server, registers)),
+                Wait::Named { server, registers, .. } => Some((server, registers)),
                 _ => None,
             }),
             Decision::Rest | Decision::Write(_) | Decision::Next(_) => None,
@@ -359,6 +417,12 @@ impl Librarian {
             Decision::Wait(waits) => waits.iter().any(is_such),
             Decision::Rest | Decision::Write(_) | Decision::Next(_) => false,
         })
+    }
+
+    /// A person says that a server is lost for good, or that it is not.
+    pub(super) fn mark(&mut self, name: &ServerName, lost: bool) -> bool {
+        let name = name.clone();
+        self.submit(Proposal::Server(ServerChange::Lost { name, lost })).is_ok()
     }
 
     /// Wishes one object moved off a server.

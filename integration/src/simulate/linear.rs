@@ -7,9 +7,10 @@
 use std::collections::{HashMap, HashSet};
 
 /// What an object is.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub enum Object {
     /// It was never made.
+    #[default]
     Absent,
     /// The last write and the number of writes.
     Is {

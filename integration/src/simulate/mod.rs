@@ -15,6 +15,7 @@
 //! | `faults`, `script`, `tricks`, `second` | what goes wrong and what is done; a second controller |
 //! | `directed`, `directed_pool`, `late`, `found` | runs led to where a guard matters, or where something comes when it is rare; runs that found a bug |
 //! | `upgrades` | runs of whole upgrades |
+//! | `workload` | what clients ask for, and servers that are not alike; runs of a load for long |
 //! | `check`, `check_pool`, `check_gate`, `check_upgrade`, `linear` | invariants, those of plans and roles apart, what gates find, what upgrades keep, and linearizability |
 //! | `campaign`, `coverage`, `cli` | many seeds, crash enumeration, shrinking; what was reached; the command |
 //!
@@ -30,9 +31,11 @@ mod check_upgrade;
 pub mod cli;
 mod client;
 mod clock;
+mod copies;
 mod coverage;
 mod desk;
 mod directed;
+mod directed_copies;
 mod directed_pool;
 mod disk;
 mod faults;
@@ -53,11 +56,12 @@ mod second;
 mod serve;
 mod tricks;
 mod upgrades;
+mod workload;
 mod world;
 
 pub use agent::Pair;
 pub use campaign::{Outcome, Violation, enumerate, enumerate_until, run, run_scripts, run_seed, run_seeds, shrink};
-pub use coverage::{Coverage, coverage};
+pub use coverage::{Coverage, LOADS, Loads, coverage};
 pub use directed::directed;
 pub use faults::{Fate, KINDS, Site, Source};
 pub use found::found;
@@ -67,6 +71,7 @@ pub use script::{After, Deed, Script, all_kinds};
 pub use second::Late;
 pub use tricks::{Trick, Which};
 pub use upgrades::{empties, upgrade, upgrades};
+pub use workload::{Workload, load, steady};
 
 /// Random octets of a seed for a number and a purpose (splitmix64).
 pub(crate) fn dice(seed: u64, number: u64, purpose: u64) -> u64 {

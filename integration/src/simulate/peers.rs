@@ -1,5 +1,6 @@
 //! Messages and connections between agents, as the world carries them.
 
+use agent::copies::wire::Word;
 use agent::migration::wire::{Either, Request as MoveRequest, read_frame, take_frame};
 use agent::transfer::ShipFault;
 use bytes::{Bytes, BytesMut};
@@ -123,6 +124,7 @@ impl World {
             shipped,
             address,
             copy,
+            kept,
             payload,
         } = event
         else {
@@ -136,7 +138,7 @@ impl World {
             let peer = self.machines[from].name.clone();
             self.machines[to].tick(self.now);
             let process = &mut self.machines[to].process;
-            if let Some(leave) = process.engine.large_offered(&peer, &address, &copy) {
+            if let Some(leave) = process.engine.large_offered(&peer, &address, &copy, kept) {
                 let staging = self.decide(Site::Staging);
                 let life = self.machines[to].life;
                 let machine = &mut self.machines[to];
@@ -241,6 +243,10 @@ fn describe(octets: &Bytes) -> String {
         Ok((address, Either::Request(MoveRequest::Copy(copy)), _)) => format!("Copy {address} r{}", copy.revision),
         Ok((address, Either::Request(request), _)) => format!("{address} {request:?}"),
         Ok((address, Either::Reply(reply), _)) => format!("{address} {reply:?}"),
+        Ok((address, Either::Copies(Word::Keep(copy)), _)) => {
+            format!("Keep {address} e{} r{}", copy.epoch, copy.revision)
+        }
+        Ok((address, Either::Copies(word), _)) => format!("{address} {word:?}"),
         Err(_) => "octets".to_owned(),
     }
 }

@@ -50,7 +50,7 @@ impl World {
             Duty::Report(incarnation) => {
                 let machine = &mut self.machines[agent];
                 // What follows from an answer of before is to be durable first.
-                let settles = |stage: &Stage| matches!(stage, Stage::Committing { .. });
+                let settles = |stage: &Stage| matches!(stage, Stage::Committing { .. } | Stage::Quieting { .. });
                 let settled = !machine.process.requests.values().any(|request| settles(&request.stage));
                 let durable = settled && machine.process.engine.is_durable();
                 let line = &machine.process.line;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use librarian::place::Terms;
 use zones::{Address, Level, Role, Steps};
 
 use super::clock::{MS, S, Time};
@@ -16,6 +17,7 @@ use super::operator::Steer;
 use super::second::Late;
 use super::tricks::Trick;
 use super::upgrades::{self, UPGRADES_OF};
+use super::workload::{self, Requests, Workload};
 
 /// One of so many seeds is a directed run.
 const DIRECTED_OF: u64 = 6;
@@ -72,6 +74,12 @@ pub enum Deed {
     Rotate(usize),
     /// A person says something of an upgrade.
     Steer(Steer),
+    /// A server is lost for good, with its disk; a person says so a little later.
+    Lose(usize),
+    /// A person says that a server is lost, or that it is not.
+    Mark(usize, bool),
+    /// For so long a server reaches nobody but clients. A person takes it for lost, until it is back.
+    CutOff(usize, Time),
 }
 
 /// A deed that follows a step of a journal.
@@ -100,20 +108,30 @@ pub struct Script {
     pub releases: Vec<u8>,
     /// Whether the last one is free at the beginning.
     pub one_is_free: bool,
+    /// How many copies of each object there are to be; `None`: servers know nothing of copies.
+    pub copies: Option<u8>,
     /// What each server is at the beginning; empty: all serve, but for the free one.
     pub roles: Vec<Role>,
     /// Octets that each server has room for; empty: all alike.
     pub capacities: Vec<u64>,
-    /// Whether servers tell what upgrades are judged by.
+    /// Whether servers tell what upgrades are judged by, and what is asked for.
     pub tells: bool,
+    /// What the operator says of servers: prices, failure domains, who gets new objects.
+    pub terms: Terms,
     /// Whether the pool is balanced when nothing else is under way.
     pub balances: bool,
+    /// Whether every object also moves once in a while, where the pool is balanced.
+    pub renews: bool,
+    /// From when on a pool that is balanced is at rest, since its load stays the same.
+    pub rests_from: Option<Time>,
     /// Whether no operation of a client may fail: nothing goes wrong in this run.
     pub is_calm: bool,
     /// Clients.
     pub clients: usize,
     /// Objects; those with an odd number have a body that travels on a stream of its own.
     pub objects: usize,
+    /// What the requests among the deeds were drawn by.
+    pub workload: Workload,
     /// What is done, and when in microseconds.
     pub deeds: Vec<(Time, Deed)>,
     /// When faults and deeds end.
@@ -176,7 +194,30 @@ impl Script {
         if dice(seed, 0, 300) % UPGRADES_OF == 3 {
             return upgrades::upgrade(seed, kinds);
         }
-        let agents = 2 + pick(1, 3);
+        if let Some(script) = workload::of_seed(seed, kinds) {
+            return script;
+        }
+        // A drained server may be named for ever by an addition that the librarian refuses.
+        let one_is_free = roll(2, 3) == 0;
+        Script::drawn(seed, kinds, 2 + pick(1, 3), copies(seed).filter(|_| !one_is_free))
+    }
+
+    /// A pool with two copies of each object; in most of these runs a server is lost, or taken for lost.
+    #[must_use]
+    pub fn with_copies(seed: u64, kinds: &BTreeSet<&'static str>) -> Script {
+        let agents = 3 + usize::try_from(dice(seed, 1, 51)).unwrap_or(0) % 3;
+        Script::drawn(seed, kinds, agents, Some(2))
+    }
+
+    /// Random deeds and random faults.
+    fn drawn(seed: u64, kinds: &BTreeSet<&'static str>, agents: usize, copies: Option<u8>) -> Script {
+        let roll = |purpose: u64, below: u64| dice(seed, purpose, 50) % below;
+        let pick = |purpose: u64, below: usize| usize::try_from(dice(seed, purpose, 51)).unwrap_or(0) % below;
+        let faults = |rates: [u64; 4], often| Source::Random {
+            rate: rates[pick(10, 4)],
+            kinds: kinds.clone(),
+            often,
+        };
         let one_is_free = roll(2, 3) == 0;
         let clients = 1 + pick(3, 3);
         let objects = match roll(4, 4) {
@@ -186,12 +227,15 @@ impl Script {
             _ => 6 + pick(5, 14),
         };
         let ends = (8 + roll(6, 22)) * S;
+        let requests = Requests::random(seed, objects, ends);
+        let (capacities, terms) = workload::unequal(seed, agents);
+        let balances = dice(seed, 0, 349).is_multiple_of(4);
         let mut deeds = Vec::new();
         let count = 8 + roll(7, 40);
         for number in 0..count {
-            let at = dice(seed, number, 60) % ends;
+            let at = requests.moment(number, ends);
             let client = usize::try_from(dice(seed, number, 61)).unwrap_or(0) % clients;
-            let object = usize::try_from(dice(seed, number, 62)).unwrap_or(0) % objects;
+            let object = requests.object(number, at);
             let deed = match dice(seed, number, 63) % 100 {
                 0..=44 => Deed::Put(client, object),
                 45..=94 => Deed::Read(client, object),
@@ -235,22 +279,42 @@ impl Script {
         if one_is_free {
             deeds.extend(in_the_midst(seed, agents, objects, &deeds));
         }
-        deeds.extend(registry_deeds(seed, ends, agents));
+        let keeps_registry = |(_, deed): &(Time, Deed)| !matches!(deed, Deed::Restore | Deed::Rebuild);
+        // Owners do not ask a registry that was made anew who holds copies.
+        deeds.extend(
+            registry_deeds(seed, ends, agents)
+                .into_iter()
+                .filter(|deed| copies.is_none() || keeps_registry(deed)),
+        );
         deeds.extend(policy_deeds(seed, ends));
         deeds.extend(keys::deeds(seed, ends, agents, kinds));
+        if copies == Some(2) && !one_is_free {
+            deeds.extend(losses(seed, ends, agents));
+        }
         deeds.sort_by_key(|(at, _)| *at);
         Script {
             seed,
             agents,
-            releases: releases(seed, agents),
+            // A holder of an older release would take over what it does not read.
+            releases: if copies.is_some() {
+                Vec::new()
+            } else {
+                releases(seed, agents)
+            },
             one_is_free,
+            copies,
             roles: Vec::new(),
-            capacities: Vec::new(),
-            tells: one_is_free && dice(seed, 0, 301).is_multiple_of(2),
-            balances: dice(seed, 0, 349).is_multiple_of(4),
+            capacities,
+            terms,
+            // Heat is told with the rest, and copies are.
+            tells: balances || copies.is_some() || one_is_free && dice(seed, 0, 301).is_multiple_of(2),
+            balances,
+            renews: true,
+            rests_from: None,
             is_calm: false,
             clients,
             objects,
+            workload: requests.workload(),
             deeds,
             ends,
             after: Vec::new(),
@@ -279,13 +343,18 @@ impl Script {
             agents: 2,
             releases: Vec::new(),
             one_is_free: false,
+            copies: None,
             roles: Vec::new(),
             capacities: Vec::new(),
+            terms: Terms::default(),
             tells: false,
             balances: false,
+            renews: true,
+            rests_from: None,
             is_calm: false,
             clients: 1,
             objects,
+            workload: Workload::default(),
             deeds: timed,
             ends: last + 2 * S,
             after: Vec::new(),
@@ -343,7 +412,10 @@ impl Deed {
             | Deed::Handover(_)
             | Deed::Trick(_)
             | Deed::Rotate(_)
-            | Deed::Steer(_) => None,
+            | Deed::Steer(_)
+            | Deed::Lose(_)
+            | Deed::Mark(..)
+            | Deed::CutOff(..) => None,
         }
     }
 }
@@ -360,6 +432,29 @@ fn releases(seed: u64, agents: usize) -> Vec<u8> {
     }
     let release = |agent: usize| u8::try_from(dice(seed, agent as u64 + 1, 110) % 3).expect("below 3");
     (0..agents).map(release).collect()
+}
+
+/// In two of so many runs objects are to have two copies, in one of them servers are told that one is enough.
+const COPIES_OF: u64 = 8;
+
+fn copies(seed: u64) -> Option<u8> {
+    match dice(seed, 0, 400) % COPIES_OF {
+        0..=2 => Some(2),
+        3 => Some(1),
+        _ => None,
+    }
+}
+
+/// In some runs a server is lost for good, or cut off and taken for lost. It is one at most, and the registry is not: what is on
+/// two servers survives the loss of one.
+fn losses(seed: u64, ends: Time, agents: usize) -> Vec<(Time, Deed)> {
+    let agent = usize::try_from(dice(seed, 1, 401)).unwrap_or(0) % agents;
+    let at = ends / 4 + dice(seed, 2, 401) % (ends / 2);
+    match dice(seed, 3, 401) % 3 {
+        0 => vec![(at, Deed::Lose(agent))],
+        1 => vec![(at, Deed::CutOff(agent, 2 * S + dice(seed, 4, 401) % (10 * S)))],
+        _ => Vec::new(),
+    }
 }
 
 /// What the operator asks of objects, now and then.

@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
+use agent::copies::WAIT;
 use agent::objects::create::{self, Create};
 use agent::objects::delete::{self, Delete};
 use agent::objects::steps::{self, Asked, Step};
-use agent::objects::{AskedTurn, Condition, Local, Look, Miss, Prepared, Turn, WriteError};
+use agent::objects::{AskedTurn, Condition, Confirmation, Local, Look, Miss, Prepared, Turn, WriteError};
 use agent::register::RegisterRead;
 use agent::store::{Change, CommitError, Entry, ReadError, StreamError, StreamSpec};
 use agent::vault::Part;
 use bytes::Bytes;
-use zones::{RegisterChange, Tx};
+use zones::{Address, RegisterChange, Tx};
 
 use super::clock::{MS, S, Time};
-use super::desk::{Call, Reply, ReplyTo, Request, Stage, Then, Verb};
+use super::desk::{Call, Changed, Reply, ReplyTo, Request, Stage, Then, Verb};
 use super::dice;
 use super::faults::{Fate, Site};
 use super::line::{Heard, Waits, What};
@@ -93,13 +94,7 @@ impl World {
 
     fn prepare(&mut self, agent: usize, call: &Call, write: u64) -> Result<Prepared, Reply> {
         let local = &self.machines[agent].process.local;
-        let object: usize = call
-            .address
-            .as_str()
-            .rsplit('.')
-            .next()
-            .and_then(|part| part.parse().ok())
-            .unwrap_or(0);
+        let object = object_of(&call.address);
         let spec = |part, octets: usize| StreamSpec {
             address: call.address.clone(),
             part,
@@ -174,12 +169,20 @@ impl World {
             Stage::Looking => match local.look(&address, || boot) {
                 Look::Shown(entry) => {
                     let reply = show(&local, &entry);
+                    let name = self.machines[agent].name.clone();
+                    if let (Reply::Seen(_), Err(why)) = (&reply, self.holders_have(&name, &entry, entry.revision)) {
+                        self.fail(why);
+                        return false;
+                    }
+                    if entry.journal.is_held() {
+                        *self.steps.entry("read at a holder").or_default() += 1;
+                    }
                     self.end_request(agent, id, reply)
                 }
                 Look::Missed(miss) => self.missed(agent, id, miss),
-                Look::Wait(_) => {
-                    request.stage = Stage::Looking;
-                    false
+                Look::Wait(changed) => {
+                    request.stage = Stage::Waiting(changed.into());
+                    true
                 }
                 Look::Unknown => {
                     request.stage = Stage::AskedForRead;
@@ -187,6 +190,14 @@ impl World {
                     true
                 }
             },
+            Stage::Waiting(mut changed) => {
+                let has_come = changed.has_come();
+                request.stage = match has_come {
+                    true => Stage::Looking,
+                    false => Stage::Waiting(changed),
+                };
+                has_come
+            }
             Stage::Arriving => match local.look(&address, || boot) {
                 Look::Unknown => {
                     request.stage = Stage::Arriving;
@@ -198,7 +209,7 @@ impl World {
                 }
             },
             Stage::AskTurn => match local.ask_turn(&address, boot) {
-                AskedTurn::Taken(turn) => self.has_turn(agent, id, turn),
+                AskedTurn::Taken(turn) => self.has_turn(agent, id, turn, None),
                 AskedTurn::InLine(receiver) => {
                     request.stage = Stage::InLine(receiver);
                     true
@@ -206,12 +217,67 @@ impl World {
                 AskedTurn::Full => self.end_request(agent, id, Reply::Unavailable("too many writes wait")),
             },
             Stage::InLine(mut receiver) => match receiver.try_recv() {
-                Ok(turn) => self.has_turn(agent, id, turn),
+                Ok(turn) => self.has_turn(agent, id, turn, None),
                 Err(_) => {
                     request.stage = Stage::InLine(receiver);
                     false
                 }
             },
+            Stage::Permitting {
+                turn,
+                mut changed,
+                mut resumes,
+                until,
+            } => {
+                if resumes && !changed.has_come() || !resumes && now < until && !changed.has_come() {
+                    request.stage = Stage::Permitting {
+                        turn,
+                        changed,
+                        resumes,
+                        until,
+                    };
+                    return false;
+                }
+                resumes = true;
+                match turn.resume_now() {
+                    Err(changed) => {
+                        request.stage = Stage::Permitting {
+                            turn,
+                            changed: changed.into(),
+                            resumes,
+                            until,
+                        };
+                        true
+                    }
+                    Ok(()) => self.has_turn(agent, id, turn, Some(until)),
+                }
+            }
+            Stage::Confirming {
+                turn,
+                entry,
+                revision,
+                copies,
+                changed,
+            } => self.confirm(agent, id, (turn, entry), revision, (copies, changed)),
+            Stage::Quieting {
+                turn,
+                entry,
+                change,
+                reply,
+                until,
+            } => {
+                if boot < until {
+                    request.stage = Stage::Quieting {
+                        turn,
+                        entry,
+                        change,
+                        reply,
+                        until,
+                    };
+                    return false;
+                }
+                self.commit(agent, id, turn, *change, Then::Ended(reply, entry))
+            }
             Stage::Creating {
                 turn,
                 entry,
@@ -242,8 +308,13 @@ impl World {
                 let action = machine.action();
                 if let create::Action::End(created) = action {
                     let (change, told) = steps::created(&entry, created);
-                    let reply = told.map_or_else(write_error, |written| Reply::Written(written.revision));
-                    return self.commit(agent, id, turn, change, Then::Tell(reply));
+                    let is_awaited = !request.call.is_of_restart();
+                    let then = match told {
+                        Ok(written) if is_awaited => Then::Made(written.revision),
+                        Ok(written) => Then::Tell(Reply::Written(written.revision)),
+                        Err(error) => Then::Tell(write_error(error)),
+                    };
+                    return self.commit(agent, id, turn, change, then);
                 }
                 request.stage = Stage::Creating {
                     turn,
@@ -287,7 +358,20 @@ impl World {
                 if let delete::Action::End(deleted) = action {
                     let (change, told) = steps::deleted(&entry, tx, deleted);
                     let reply = told.map_or_else(write_error, |_| Reply::Deleted);
-                    return self.commit(agent, id, turn, change, Then::Tell(reply));
+                    if !entry.is_shared() {
+                        return self.commit(agent, id, turn, change, Then::Tell(reply));
+                    }
+                    // After a restart nobody knows who was granted reads.
+                    let until = local.quiet_at(&address).unwrap_or(boot + WAIT);
+                    request.stage = Stage::Quieting {
+                        turn,
+                        entry,
+                        change: Box::new(change),
+                        reply,
+                        until,
+                    };
+                    self.wake_request(agent, id, until);
+                    return true;
                 }
                 request.stage = Stage::Deleting {
                     turn,
@@ -345,8 +429,9 @@ impl World {
         );
     }
 
-    /// The turn is this request's.
-    fn has_turn(&mut self, agent: usize, id: u64, turn: Turn) -> bool {
+    /// The turn is this request's; `until` says how long it waits for permission, if it does already.
+    fn has_turn(&mut self, agent: usize, id: u64, turn: Turn, until: Option<Time>) -> bool {
+        let (now, boot) = (self.now, self.machines[agent].clocks.boot(self.now));
         let unix_ms = self.machines[agent].clocks.unix_ms(self.now);
         let tx = self.fresh_tx(agent);
         let local = Arc::clone(&self.machines[agent].process.local);
@@ -362,6 +447,25 @@ impl World {
             return false;
         }
         let address = request.call.address.clone();
+        let owned = turn.current().filter(|entry| agent::objects::owns(entry));
+        if let Some(entry) = owned
+            && let Err(changed) = local.may_write(&entry, boot)
+        {
+            if until.is_some_and(|until| now >= until) {
+                return self.end_request(agent, id, Reply::Unavailable("another holder does not answer"));
+            }
+            turn.rest();
+            let until = until.unwrap_or(now + QUEUE_WAIT);
+            request.stage = Stage::Permitting {
+                turn,
+                changed: changed.into(),
+                resumes: false,
+                until,
+            };
+            let life = self.machines[agent].life;
+            self.push(until, Event::RequestTimer(agent, life, id));
+            return true;
+        }
         match (request.call.verb, turn.current()) {
             (Verb::Put(_), None) => {
                 request.stage = Stage::AskedForMake(turn);
@@ -379,7 +483,17 @@ impl World {
                     Err(error) => return self.unwritten(agent, id, error),
                 };
                 match steps::write(&entry, prepared, unix_ms) {
-                    Ok(Step::Known(written)) => self.end_request(agent, id, Reply::Written(written.revision)),
+                    Ok(Step::Known(written)) => {
+                        turn.rest();
+                        request.stage = Stage::Confirming {
+                            turn,
+                            entry,
+                            revision: written.revision,
+                            copies: written.created,
+                            changed: None,
+                        };
+                        true
+                    }
                     Ok(Step::Row(new)) => {
                         let change = Change::Replace {
                             seq: entry.seq,
@@ -465,6 +579,8 @@ impl World {
             && let Then::Acknowledge = &then
             && let Some(entry) = entries.first()
             && !lost
+            // What other servers hold, too, counts when it is acknowledged.
+            && !entry.is_shared()
             && let Err(why) = self.check.write_applied(&me, entry)
         {
             self.fail(why);
@@ -475,8 +591,30 @@ impl World {
         };
         match (outcome, then) {
             (Ok(entries), Then::Acknowledge) => {
-                let revision = entries.first().map_or(0, |entry| entry.revision);
-                self.end_request(agent, id, Reply::Written(revision));
+                let entry = entries.into_iter().next().expect("a replacement gives one entry");
+                turn.rest();
+                request.stage = Stage::Confirming {
+                    turn,
+                    revision: entry.revision,
+                    entry,
+                    copies: false,
+                    changed: None,
+                };
+            }
+            (Ok(entries), Then::Made(revision)) => {
+                let entry = entries.into_iter().next().expect("a replacement gives one entry");
+                turn.rest();
+                request.stage = Stage::Confirming {
+                    turn,
+                    entry,
+                    revision,
+                    copies: true,
+                    changed: None,
+                };
+            }
+            (Ok(_), Then::Ended(reply, entry)) => {
+                local.released(&entry);
+                self.end_request(agent, id, reply);
             }
             (Ok(entries), Then::Create(tx)) => {
                 let entry = entries.into_iter().next().expect("an insertion gives one entry");
@@ -502,7 +640,7 @@ impl World {
                 self.end_request(agent, id, reply);
             }
             // The register stands, so the row is written again.
-            (Err(error), then @ Then::Tell(_)) => {
+            (Err(error), then @ (Then::Tell(_) | Then::Made(_) | Then::Ended(..))) => {
                 request.stage = Stage::Committing { turn, change, then };
                 let life = self.machines[agent].life;
                 let again = Event::Disk {
@@ -526,6 +664,74 @@ impl World {
             let life = self.machines[agent].life;
             self.push(self.now + S, Event::Crash(agent, life));
         }
+    }
+
+    /// An agent is told something else of copies: writes that wait for some look again.
+    pub(super) fn look_at_copies_again(&mut self, agent: usize) {
+        for request in self.machines[agent].process.requests.values_mut() {
+            if let Stage::Confirming { changed, .. } = &mut request.stage {
+                *changed = None;
+            }
+        }
+    }
+
+    /// A write is durable: it is acknowledged when every in-sync holder has it.
+    fn confirm(
+        &mut self,
+        agent: usize,
+        id: u64,
+        (turn, entry): (Turn, Arc<Entry>),
+        revision: u64,
+        (copies, mut changed): (bool, Option<Changed>),
+    ) -> bool {
+        let boot = self.machines[agent].clocks.boot(self.now);
+        let machine = &mut self.machines[agent];
+        let local = Arc::clone(&machine.process.local);
+        let address = entry.address.clone();
+        let mut wait = match changed.as_mut().is_some_and(|changed| !changed.has_come()) {
+            true => changed,
+            false => None,
+        };
+        let news = wait.is_none();
+        if news {
+            local.ask_for(&address);
+            let lacking = match copies {
+                true => local
+                    .has_copies(&address, entry.epoch, &machine.process.keep(), &machine.name)
+                    .err(),
+                false => None,
+            };
+            let confirmation = match lacking {
+                Some(lacking) => Confirmation::Wait(lacking),
+                None => local.confirmation(&address, entry.epoch, revision, boot),
+            };
+            match confirmation {
+                Confirmation::Given => {
+                    if let Err(why) = self.may_acknowledge(agent, &entry, revision) {
+                        self.fail(why);
+                        return false;
+                    }
+                    drop(turn);
+                    return self.end_request(agent, id, Reply::Written(revision));
+                }
+                Confirmation::Wait(changed) => wait = Some(changed.into()),
+                Confirmation::Lost => {
+                    drop(turn);
+                    let reply = Reply::Unavailable("another server has taken the object over");
+                    return self.end_request(agent, id, reply);
+                }
+            }
+        }
+        if let Some(request) = self.machines[agent].process.requests.get_mut(&id) {
+            request.stage = Stage::Confirming {
+                turn,
+                entry,
+                revision,
+                copies,
+                changed: wait,
+            };
+        }
+        news
     }
 
     /// The librarian said something to a request.
@@ -745,14 +951,37 @@ impl World {
     fn end_request(&mut self, agent: usize, id: u64, reply: Reply) -> bool {
         let now = self.now;
         if let Some(request) = self.machines[agent].process.requests.get_mut(&id) {
-            request.stage = Stage::Over;
+            let was = std::mem::replace(&mut request.stage, Stage::Over);
             if std::mem::take(&mut request.waited_for) && now <= request.until {
                 let (reply_to, address) = (request.call.reply_to, request.call.address.clone());
                 self.check.answered(&address, &reply);
+                if !matches!(was, Stage::HandedOn) {
+                    self.counted(agent, &address, &reply);
+                }
                 self.send_reply(agent, reply_to, reply);
             }
         }
         true
+    }
+
+    /// Counts a request that was answered here, as the production code does: what was done, not what was refused.
+    fn counted(&mut self, agent: usize, address: &Address, reply: &Reply) {
+        let octets = match reply {
+            Reply::Seen(_) | Reply::Written(_) => body_octets(object_of(address)) as u64,
+            Reply::Deleted => 0,
+            Reply::Absent
+            | Reply::Gone
+            | Reply::Elsewhere(_)
+            | Reply::Unavailable(_)
+            | Reply::NotServing
+            | Reply::Damaged
+            | Reply::Misdirected
+            | Reply::Refused(_) => return,
+        };
+        let boot = self.machines[agent].clocks.boot(self.now);
+        let process = &mut self.machines[agent].process;
+        process.meter.note(address, boot);
+        process.carried += octets;
     }
 
     /// The answer of a request that was handed on.
@@ -798,12 +1027,16 @@ impl World {
         let reply_to = request.call.reply_to;
         match &request.stage {
             // What has begun goes on when its client is gone.
-            Stage::Committing { .. }
+            Stage::Permitting { .. }
+            | Stage::Confirming { .. }
+            | Stage::Quieting { .. }
+            | Stage::Committing { .. }
             | Stage::Creating { .. }
             | Stage::Deleting { .. }
             | Stage::AskedForMake(_)
             | Stage::AskedForDelete(..) => {}
             Stage::Looking
+            | Stage::Waiting(_)
             | Stage::AskedForRead
             | Stage::Arriving
             | Stage::AskTurn
@@ -814,6 +1047,12 @@ impl World {
         }
         self.send_reply(agent, reply_to, Reply::Unavailable("it had to wait too long"));
     }
+}
+
+/// Which object has this address.
+fn object_of(address: &Address) -> usize {
+    let last = address.as_str().rsplit('.').next();
+    last.and_then(|part| part.parse().ok()).unwrap_or(0)
 }
 
 fn miss_reply(miss: Miss) -> Reply {

@@ -158,6 +158,7 @@ fn kind(octets: &Bytes) -> String {
         Ok((_, Either::Request(MoveRequest::Copy(_)), _)) => return "Copy".to_owned(),
         Ok((_, Either::Request(request), _)) => format!("{request:?}"),
         Ok((_, Either::Reply(reply), _)) => format!("{reply:?}"),
+        Ok((_, Either::Copies(word), _)) => format!("{word:?}"),
         Err(_) => return String::new(),
     };
     text.split(' ').next().unwrap_or_default().to_owned()

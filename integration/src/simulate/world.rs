@@ -38,6 +38,9 @@ use super::tricks::{HERE, Tricks};
 const SETTLES_WITHIN: Time = 1_000 * S;
 /// Octets that a server has room for, where the script does not say.
 const CAPACITY: u64 = 24 << 20;
+/// Objects that may still be wished elsewhere when a pool has come to rest: rates of few requests are rough, and one may seem to
+/// fit that did not seem so before.
+const LATE_WISHES_MAX: u64 = 1;
 /// Longest time that an agent keeps a request waiting.
 pub(super) const QUEUE_WAIT: Time = 5 * S;
 
@@ -55,6 +58,8 @@ pub(super) enum Event {
     StartLibrarian(u32),
     Look(usize, u32),
     Control(usize, u32),
+    /// A person says that a server is lost, or that it is not.
+    Mark(usize, bool),
     /// An agent looks at its keys.
     Keys(usize, u32),
     /// A guardian of keys answers again.
@@ -77,6 +82,8 @@ pub(super) enum Event {
         shipped: Shipped,
         address: Address,
         copy: Box<Copy>,
+        /// It stays beside its owner's.
+        kept: bool,
         payload: Vec<Bytes>,
     },
     LargeEnd(usize, u32, Id, Result<Shipped, ShipFault>),
@@ -169,6 +176,8 @@ pub(super) struct World {
     pub(super) tricks: Tricks,
     /// The script rotates keys.
     rotates: bool,
+    /// Objects that had been wished elsewhere when the pool was to have come to rest.
+    wished_before_rest: Option<u64>,
 }
 
 impl World {
@@ -200,8 +209,7 @@ impl World {
                 dice(seed, number as u64, 6),
             ));
         }
-        let mut librarian = Librarian::new(&domain, &servers);
-        librarian.balances = script.balances;
+        let librarian = Librarian::new(&domain, &servers, &script);
         let clients = (0..script.clients).map(|number| Client::new(&script, number)).collect();
         let faults = Faults::new(seed, script.faults.clone(), script.agents);
         let mut world = World {
@@ -235,6 +243,7 @@ impl World {
             hears_late: BTreeMap::new(),
             tricks: Tricks::of(&script),
             rotates: (script.deeds.iter()).any(|(_, deed)| matches!(deed, Deed::Rotate(_))),
+            wished_before_rest: None,
             script,
         };
         for agent in 0..world.machines.len() {
@@ -312,6 +321,7 @@ impl World {
                 if self.librarian.up && self.librarian.is_open() {
                     self.second_looks();
                     self.librarian.control();
+                    self.verify_rest();
                 } else if self.librarian.up {
                     self.open_registry();
                 }
@@ -348,6 +358,7 @@ impl World {
                     self.push(self.now + S, Event::Control(agent, life));
                 }
             }
+            Event::Mark(agent, lost) => self.mark(agent, lost),
             Event::Keys(agent, life) => {
                 if self.is_alive(agent, life) {
                     self.look_at_keys(agent, life);
@@ -499,6 +510,9 @@ impl World {
             Deed::Trick(trick) => self.trick(trick, agent),
             Deed::Rotate(agent) => self.rotate(agent),
             Deed::Steer(what) => self.steers(what),
+            Deed::Lose(agent) => self.lose(agent),
+            Deed::Mark(agent, lost) => self.mark(agent, lost),
+            Deed::CutOff(agent, pause) => self.cut_off(agent, pause),
             Deed::Put(..) | Deed::Read(..) | Deed::Delete(..) => unreachable!("clients' deeds were taken above"),
         }
     }
@@ -639,6 +653,9 @@ impl World {
     // Lives.
 
     pub(super) fn crash(&mut self, agent: usize) {
+        if self.machines[agent].gone {
+            return;
+        }
         self.note(|| format!("s{} crashes", agent + 1));
         self.faults.crashes += 1;
         let seed = self.faults.roll(110);
@@ -682,7 +699,7 @@ impl World {
 
     fn start(&mut self, agent: usize, life: u32) {
         let machine = &mut self.machines[agent];
-        if machine.life != life || machine.started || machine.installer.holds_down() {
+        if machine.life != life || machine.started || machine.gone || machine.installer.holds_down() {
             return;
         }
         if machine.silent_until > self.now {
@@ -691,6 +708,7 @@ impl World {
             return self.push(until, Event::Start(agent, life));
         }
         machine.started = true;
+        machine.counts_anew(self.now);
         machine.tick(self.now);
         let (plan, policy) = machine.disk.read_plan().unwrap_or_default();
         machine.process.engine.outside().wanted = Wanted {
@@ -773,6 +791,36 @@ impl World {
         }
         let life = self.machines[agent].life;
         for round in 0.. {
+            if round > 990 {
+                eprintln!(
+                    "DBG round {round} {:?} {:?} {:?}",
+                    self.machines[agent].process.local.has_news(),
+                    self.machines[agent]
+                        .process
+                        .requests
+                        .values()
+                        .map(|r| (
+                            r.call.verb,
+                            r.call.address.to_string(),
+                            match &r.stage {
+                                Stage::Confirming { copies, changed, .. } =>
+                                    format!("conf {copies} {}", changed.is_some()),
+                                Stage::Waiting(_) => "waiting".into(),
+                                Stage::Looking => "looking".into(),
+                                Stage::Permitting { .. } => "permitting".into(),
+                                _ => "other".into(),
+                            }
+                        ))
+                        .collect::<Vec<_>>(),
+                    self.machines[agent]
+                        .process
+                        .local
+                        .entries()
+                        .iter()
+                        .map(|e| format!("{} {:?}", e.address, e.keeping))
+                        .collect::<Vec<_>>()
+                );
+            }
             assert!(round < 1000, "an agent goes round in circles");
             let now = self.now;
             let machine = &mut self.machines[agent];
@@ -785,6 +833,7 @@ impl World {
             }
             busy |= self.poll_closings(agent);
             busy |= self.poll_requests(agent);
+            busy |= self.machines[agent].process.local.has_news();
             self.flush_changes(agent);
             if let Some(wrong) = self.machines[agent].process.engine.outside().wrong.take() {
                 self.fail(format!("s{}: {wrong}", agent + 1));
@@ -842,6 +891,7 @@ impl World {
                             shipped: shipment.shipped(),
                             address: shipment.address().clone(),
                             copy: Box::new(shipment.copy().clone()),
+                            kept: shipment.is_kept(),
                             payload,
                         };
                         self.send_large(agent, to, event);
@@ -1174,12 +1224,32 @@ impl World {
         let before = wanted.clone();
         if wanted.take(wishes) && disk.write_plan(wanted.plan, &wanted.policy).is_err() {
             // Not durable, so not obeyed; the next answer says it again.
-            *wanted = before;
+            *wanted = before.clone();
         }
         let (policy, want) = (wanted.policy, wanted.want.clone());
+        let keep = |wanted: &Wanted| wanted.want.as_ref().map(|want| want.errand.keep.clone());
+        let of_copies = keep(wanted) != keep(&before);
         machine.obey(&policy);
+        if of_copies {
+            self.look_at_copies_again(agent);
+        }
         if let Some(want) = want {
             self.pool.heard(agent, want);
+        }
+    }
+
+    /// I12: under a load that stays the same the pool comes to rest.
+    fn verify_rest(&mut self) {
+        if self.settling || self.script.rests_from.is_none_or(|from| self.now < from) {
+            return;
+        }
+        let wished = self.librarian.wished;
+        let before = *self.wished_before_rest.get_or_insert(wished);
+        if wished > before + LATE_WISHES_MAX {
+            self.fail(format!(
+                "I12: a pool under a steady load does not come to rest: {} objects are wished elsewhere after {before}",
+                wished - before
+            ));
         }
     }
 
@@ -1193,6 +1263,7 @@ impl World {
             self.faults.stop();
             self.tricks.stop();
             self.end_silences();
+            self.find_again();
             self.network.heal();
             for machine in &mut self.machines {
                 machine.suspended_until = 0;
@@ -1222,6 +1293,10 @@ impl World {
         self.done = true;
     }
 
+    pub(super) fn is_settling(&self) -> bool {
+        self.settling
+    }
+
     /// What still has to end.
     pub(super) fn unsettled(&self) -> Option<String> {
         if !self.librarian.up {
@@ -1237,6 +1312,9 @@ impl World {
         }
         for (number, machine) in self.machines.iter().enumerate() {
             let server = number + 1;
+            if machine.gone {
+                continue;
+            }
             if !machine.started || !machine.installer.is_idle() {
                 return Some(format!("s{server} is down, or is given another release"));
             }
@@ -1248,8 +1326,14 @@ impl World {
             if !states.0.is_empty() || !states.1.is_empty() {
                 return Some(format!("s{server} has moves {states:?}"));
             }
-            if !machine.process.requests.is_empty() {
-                return Some(format!("s{server} has {} requests", machine.process.requests.len()));
+            // A copy that cannot be read gets no holder, so who made it or wrote it is never answered.
+            let waits = |request: &&Request| {
+                let is_vain = matches!(request.stage, Stage::Confirming { .. } | Stage::InLine(_));
+                !(is_vain && self.check.is_rotten(&request.call.address))
+            };
+            if let Some(request) = machine.process.requests.values().find(waits) {
+                let call = &request.call;
+                return Some(format!("s{server} has a request: {:?} {}", call.verb, call.address));
             }
             if self.keys_wait(number) {
                 return Some(format!("s{server} rotates its keys"));
@@ -1259,7 +1343,7 @@ impl World {
                 return Some(format!("s{server} has an open row {open}"));
             }
         }
-        if let Some(why) = self.upgrade_waits() {
+        if let Some(why) = self.upgrade_waits().or_else(|| self.copies_wait()) {
             return Some(why);
         }
         let busy = self.clients.iter().position(|client| !client.is_idle());
@@ -1320,6 +1404,7 @@ impl Event {
             | Event::Moment
             | Event::Controller
             | Event::Second(_)
+            | Event::Mark(..)
             | Event::Crash(..)
             | Event::Start(..)
             | Event::StartLibrarian(_)
@@ -1348,6 +1433,7 @@ impl Event {
             Event::Look(agent, _) => 120 + *agent as u64,
             Event::Control(agent, _) => 130 + *agent as u64,
             Event::Keys(agent, _) => 600 + *agent as u64,
+            Event::Mark(agent, lost) => 630 + 2 * *agent as u64 + u64::from(*lost),
             Event::Answers(agent) => 610 + *agent as u64,
             Event::Installer(agent) => 620 + *agent as u64,
             Event::Operator => 6,

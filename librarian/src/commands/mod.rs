@@ -1,5 +1,5 @@
 //! The command line: `librarian init`, `run`, `invite`, `client add`, `where`, `name`, `pool`, `heat`, `drain`, `refill`,
-//! `rebalance`, `backup`, `restore`, `rebuild`, `reconcile`, `upgrade`, `explain` and `resolver-config`.
+//! `lost`, `rebalance`, `backup`, `restore`, `rebuild`, `reconcile`, `upgrade`, `explain` and `resolver-config`.
 //!
 //! Exit status: 0 done, 1 failed, 2 wrong usage. What was asked for goes to standard output, everything else to standard
 //! error. Errors say what to do.
@@ -8,6 +8,7 @@ mod audit;
 mod client;
 mod init;
 mod invite;
+mod lost;
 mod moves;
 mod quarantine;
 mod rebalance;
@@ -132,7 +133,7 @@ Whoever has the token can join as this server: hand it over as a secret.")]
         #[arg(long)]
         json: bool,
     },
-    /// The pool at a glance: servers, roles, releases, objects, bytes, heat, leases.
+    /// The pool at a glance: servers, roles, releases, objects, bytes, heat, leases, copies that are missing.
     #[command(after_help = "Example:
   librarian pool --json | jq '.servers[] | select(.alive | not) | .name'")]
     Pool {
@@ -196,6 +197,26 @@ While s2 is being drained, this turns the drain round.")]
         server: ServerName,
         #[command(flatten)]
         follow: Follow,
+    },
+    /// Mark a server lost for good, so that servers with copies take what it owned; asks twice. Or take that back.
+    #[command(after_help = "Examples:
+  librarian lost s2
+  librarian lost s2 --undo
+
+Without a copy elsewhere an object is lost with its server, unless that comes back. A server that comes back and is to serve again:
+`--undo`; what others have taken meanwhile stays theirs.")]
+    Lost {
+        /// Which server.
+        server: ServerName,
+        /// Take the mark back.
+        #[arg(long)]
+        undo: bool,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
     },
     /// What is asked of objects: level, floor and schema steps. With options, ask for more; it never falls again.
     #[command(after_help = "Examples:
@@ -500,6 +521,12 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Rebalance { what, json, .. } => rebalance::run(&dir, what, json),
         Command::Drain { server, into, follow } => moves::drain(&dir, &server, into.as_ref(), follow),
         Command::Refill { server, follow } => moves::refill(&dir, &server, follow),
+        Command::Lost {
+            server,
+            undo,
+            yes,
+            json,
+        } => lost::run(&dir, &server, undo, yes, json),
         Command::Client(ClientCommand::Grant { name, grants, json }) => client::grant(&dir, &name, grants, json),
         Command::Revoke { name, json } => client::revoke(&dir, &name, json),
         Command::Audit { what, json } => match what.as_str() {

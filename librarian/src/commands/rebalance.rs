@@ -148,10 +148,18 @@ fn heat_words(heat: &Heat) -> String {
             rate(object.doubt_milli),
             rate(object.questions_milli),
             object.servers.join(","),
+            object.copies.join(","),
         ]
     });
     lines.extend(columns(
-        ["OBJECT", "REQUESTS/S", "TOO HIGH BY AT MOST", "DNS/S", "SERVERS"],
+        [
+            "OBJECT",
+            "REQUESTS/S",
+            "TOO HIGH BY AT MOST",
+            "DNS/S",
+            "SERVERS",
+            "COPIES FOR ITS HEAT",
+        ],
         rows,
     ));
     lines.join("\n")
@@ -165,6 +173,26 @@ fn rate(milli: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::words::HotObject;
+
+    #[test]
+    fn heat_tells_which_objects_have_copies_for_it_and_where() {
+        let object = HotObject {
+            address: "3.1".to_owned(),
+            rate_milli: 1_500,
+            doubt_milli: 0,
+            questions_milli: 0,
+            servers: vec!["s1".to_owned()],
+            copies: vec!["s2".to_owned(), "s5".to_owned()],
+        };
+        let heat = Heat {
+            hottest_over_mean: 1.0,
+            asked_milli: 1_500,
+            served: 0,
+            objects: vec![object],
+        };
+        assert!(heat_words(&heat).ends_with("s2,s5"), "{}", heat_words(&heat));
+    }
 
     #[test]
     fn an_even_pool_is_told_that_nothing_would_move() {

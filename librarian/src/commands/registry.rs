@@ -251,7 +251,7 @@ fn server_line(server: &Server) -> String {
 }
 
 /// Asks twice, on a terminal.
-fn confirm(what: &str, word: &str) -> anyhow::Result<()> {
+pub(super) fn confirm(what: &str, word: &str) -> anyhow::Result<()> {
     if !std::io::stdin().is_terminal() {
         bail!("this would {what}: add --yes if that is wanted");
     }

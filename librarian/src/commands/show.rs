@@ -9,7 +9,7 @@ use super::Form;
 use super::text::{columns, octets};
 use crate::config::Config;
 use crate::control;
-use crate::control::words::{Asked, Pool, Request, Server, Where};
+use crate::control::words::{Asked, Copies, Loss, Pool, Request, Server, Where};
 
 pub(super) fn find(dir: &Path, address: &Address, json: bool) -> anyhow::Result<()> {
     let request = Request::Where {
@@ -112,8 +112,9 @@ fn overview(pool: &Pool) -> String {
         lines.push(format!("plan {}: {}, {state}", plan.plan, plan.goal));
         lines.extend(plan.waits.iter().map(|wait| format!("  waits: {wait}")));
     }
+    lines.extend(pool.copies.iter().flat_map(copies));
     let head = [
-        "SERVER", "ROLE", "RELEASE", "OBJECTS", "BYTES", "CAPACITY", "LOAD", "HEAT", "ERRORS", "LEASE",
+        "SERVER", "ROLE", "RELEASE", "OBJECTS", "COPIES", "BYTES", "CAPACITY", "LOAD", "HEAT", "ERRORS", "LEASE",
     ];
     lines.extend(columns(head, pool.servers.iter().map(row)));
     let quarantined = pool.servers.iter().filter(|server| server.quarantined > 0);
@@ -123,6 +124,7 @@ fn overview(pool: &Pool) -> String {
             server.quarantined, server.name
         )
     }));
+    lines.extend(pool.servers.iter().flat_map(lost));
     let doubtful = pool.servers.iter().filter(|server| server.log_is_doubtful);
     lines.extend(doubtful.map(|server| {
         format!(
@@ -136,12 +138,72 @@ fn overview(pool: &Pool) -> String {
     lines.join("\n")
 }
 
-fn row(server: &Server) -> [String; 10] {
+fn copies(copies: &Copies) -> Vec<String> {
+    let most = copies.under.values().copied().fold(copies.wanted, u8::max);
+    if most < 2 && copies.short + copies.leaving + copies.hot == 0 {
+        return Vec::new();
+    }
+    let under: Vec<String> = copies
+        .under
+        .iter()
+        .map(|(prefix, copies)| format!(", {copies} under {prefix}"))
+        .collect();
+    let stand = match (copies.begun, copies.short) {
+        (false, _) => "not begun".to_owned(),
+        (true, 0) => "none missing".to_owned(),
+        (true, 1) => "1 object has fewer".to_owned(),
+        (true, short) => format!("{short} objects have fewer"),
+    };
+    let mut lines = vec![format!("copies: {}{}; {stand}", copies.wanted, under.concat())];
+    if copies.hot > 0 {
+        let objects = if copies.hot == 1 { "object has" } else { "objects have" };
+        lines.push(format!(
+            "  {} {objects} {} more for their heat: `librarian heat`",
+            copies.hot, copies.hot_copies
+        ));
+    }
+    if copies.leaving > 0 {
+        lines.push(format!(
+            "  {} objects have a copy on its way off a server",
+            copies.leaving
+        ));
+    }
+    if !copies.waits_for.is_empty() {
+        lines.push(format!(
+            "  waits: {} of a release before copies",
+            copies.waits_for.join(", ")
+        ));
+    }
+    lines
+}
+
+fn lost(server: &Server) -> Vec<String> {
+    let Some(lost_objects) = server.lost_objects else {
+        return Vec::new();
+    };
+    let loss = Loss {
+        server: server.name.clone(),
+        lost: server.lost,
+        owned: server.owned,
+        lost_objects,
+    };
+    let mut lines = vec![super::lost::described(&loss)];
+    if server.alive {
+        lines.push(format!(
+            "{} is heard again: `librarian lost {} --undo` lets it take part",
+            server.name, server.name
+        ));
+    }
+    lines
+}
+
+fn row(server: &Server) -> [String; 11] {
     let role = match server.targets.is_empty() {
         true => server.role.clone(),
         false => format!("{} to {}", server.role, server.targets.join(",")),
     };
     let lease = match (server.alive, server.lease_s) {
+        _ if server.lost => "lost".to_owned(),
         (true, Some(left)) => format!("{left:.0} s"),
         (true, None) | (false, None) => "not heard".to_owned(),
         (false, Some(_)) => format!("over, heard {:.0} s ago", server.heard_s.unwrap_or_default()),
@@ -151,7 +213,8 @@ fn row(server: &Server) -> [String; 10] {
         role,
         server.release.clone().unwrap_or_else(|| "-".to_owned()),
         server.owned.to_string(),
-        octets(server.bytes),
+        server.held.to_string(),
+        octets(server.bytes.saturating_add(server.held_bytes)),
         octets(server.capacity),
         format!("{:.1} %", f64::from(server.load) / 10.0),
         server.heat.to_string(),
@@ -171,8 +234,47 @@ mod tests {
             objects: 0,
             reconcile: None,
             plan: None,
+            copies: None,
             servers: Vec::new(),
         };
         assert!(overview(&pool).contains("librarian invite"));
+    }
+
+    #[test]
+    fn copies_that_are_missing_or_leave_are_told_where_any_are_wanted() {
+        let all = Copies {
+            wanted: 2,
+            begun: true,
+            ..Copies::default()
+        };
+        let told = |copies_are: Copies| copies(&copies_are).join("\n");
+        assert_eq!(told(all.clone()), "copies: 2; none missing");
+        let one = Copies {
+            wanted: 1,
+            ..all.clone()
+        };
+        assert_eq!(told(one.clone()), "");
+        let some = Copies {
+            under: [("3.1".to_owned(), 3)].into(),
+            short: 12,
+            leaving: 4,
+            hot: 2,
+            hot_copies: 17,
+            ..one
+        };
+        assert_eq!(
+            told(some),
+            "copies: 1, 3 under 3.1; 12 objects have fewer\n  2 objects have 17 more for their heat: `librarian heat`\n  \
+             4 objects have a copy on its way off a server"
+        );
+        let waits = Copies {
+            begun: false,
+            waits_for: vec!["s3".to_owned()],
+            ..all
+        };
+        assert_eq!(
+            told(waits),
+            "copies: 2; not begun\n  waits: s3 of a release before copies"
+        );
     }
 }

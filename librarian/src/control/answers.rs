@@ -1,14 +1,15 @@
 //! What commands are answered, from one view of the registry.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use zones::{Address, Policy, Role, ServerName, State};
 
-use super::words::{Asked, Heat, HotObject, Place, Pool, Server, Where};
+use super::words::{Asked, Copies, Heat, HotObject, Loss, Place, Pool, Server, Where};
 use crate::listen::Questions;
+use crate::pool::spread::told_to_owners;
 use crate::pool::status::{self, Explained};
-use crate::pool::{PlanError, Progress, Sight, look};
+use crate::pool::{PlanError, Progress, Seen, Sight, keep, look};
 use crate::reconcile::Desk;
 use crate::registry::{self, View};
 
@@ -75,6 +76,7 @@ pub(super) fn explain(view: &View<'_>, sight: &Sight, what: &str) -> Option<Expl
             let held = status::explain(sight, owner)?;
             because.push(held.is);
             because.extend(held.because);
+            because.extend(for_its_heat(sight, &address));
             because.push(format!(
                 "schema {}, level {} at its last change of owner; `agent stat {address}` shows what it is now",
                 register.schema, register.level.0
@@ -86,6 +88,29 @@ pub(super) fn explain(view: &View<'_>, sight: &Sight, what: &str) -> Option<Expl
         is,
         because,
     })
+}
+
+/// What is told of an object for the sake of its heat.
+fn for_its_heat(sight: &Sight, address: &Address) -> Option<String> {
+    let spread = sight.spread.as_ref()?;
+    let Some(servers) = spread.told.get(address) else {
+        let is_watched = spread.watched.contains(address);
+        return is_watched.then(|| "it is asked for often: if it stays so, it gets copies for its heat".to_owned());
+    };
+    let holders = sight.registers.get(address).map(|register| &register.holders);
+    let missing = servers
+        .iter()
+        .filter(|server| holders.is_some_and(|holders| !holders.contains(server)));
+    let missing: Vec<&str> = missing.map(ServerName::as_str).collect();
+    let all: Vec<&str> = servers.iter().map(ServerName::as_str).collect();
+    let made = match missing.is_empty() {
+        true => String::new(),
+        false => format!("; not made yet: {}", missing.join(", ")),
+    };
+    Some(format!(
+        "it is asked for so often that it is to have copies on {} besides the wanted number{made}",
+        all.join(", ")
+    ))
 }
 
 fn places(host: &registry::Host) -> impl Iterator<Item = SocketAddr> + '_ {
@@ -129,6 +154,7 @@ pub(super) fn heat(view: &View<'_>, questions: &Questions) -> Heat {
         doubt_milli: 0,
         questions_milli: 0,
         servers: Vec::new(),
+        copies: Vec::new(),
     };
     for (server, heat) in &told {
         for hot in &heat.hottest {
@@ -143,6 +169,10 @@ pub(super) fn heat(view: &View<'_>, questions: &Questions) -> Heat {
     for (address, questions_milli) in questions.hottest(LOOKED_UP_MAX, view.now()) {
         let object = objects.entry(address.clone()).or_insert_with(|| unknown(&address));
         object.questions_milli = questions_milli;
+    }
+    for (address, copies) in told_to_owners(view) {
+        let object = objects.entry(address.clone()).or_insert_with(|| unknown(&address));
+        object.copies = copies.iter().map(ToString::to_string).collect();
     }
     let mut objects: Vec<(Address, HotObject)> = objects.into_iter().collect();
     let asked = |object: &HotObject| object.rate_milli + object.questions_milli;
@@ -159,19 +189,75 @@ pub(super) fn heat(view: &View<'_>, questions: &Questions) -> Heat {
 }
 
 /// The pool at a glance.
-pub(super) fn pool(view: &View<'_>, reconcile: &Desk) -> Result<Pool, PlanError> {
-    Ok(Pool {
+pub(super) fn pool(view: &View<'_>, sight: &Sight, reconcile: &Desk) -> Pool {
+    let lost: BTreeSet<&ServerName> = lost(view).collect();
+    let lost_objects = match lost.is_empty() {
+        // Nobody has to look at every register.
+        true => BTreeMap::new(),
+        false => view.objects_lost_if(|server| lost.contains(server)),
+    };
+    Pool {
         domain: view.domain().to_string(),
         objects: view.objects() as u64,
         reconcile: reconcile
             .waits_for(view)
             .map(|servers| servers.iter().map(ToString::to_string).collect()),
-        plan: Progress::of(&look(view)?),
-        servers: view.servers().map(|server| one(view, server)).collect(),
-    })
+        plan: Progress::of(sight),
+        copies: Some(copies(view, sight)),
+        servers: view
+            .servers()
+            .map(|server| one(view, server, lost_objects.get(&server.name).copied()))
+            .collect(),
+    }
 }
 
-fn one(view: &View<'_>, server: &registry::Server) -> Server {
+/// Servers that are marked lost.
+fn lost<'v>(view: &'v View<'_>) -> impl Iterator<Item = &'v ServerName> {
+    view.servers().filter(|server| server.lost).map(|server| &server.name)
+}
+
+/// What is lost with a server of the pool, were it marked lost.
+pub(super) fn loss(view: &View<'_>, server: &registry::Server) -> Loss {
+    let lost: BTreeSet<&ServerName> = lost(view).chain([&server.name]).collect();
+    let lost_objects = view.objects_lost_if(|server| lost.contains(server));
+    Loss {
+        server: server.name.to_string(),
+        lost: server.lost,
+        owned: view.objects_owned(&server.name),
+        lost_objects: lost_objects.get(&server.name).copied().unwrap_or(0),
+    }
+}
+
+/// How it stands with copies, as the servers say that take part.
+fn copies(view: &View<'_>, sight: &Sight) -> Copies {
+    let told = || {
+        sight
+            .servers
+            .values()
+            .filter(|seen| !seen.is_out())
+            .filter_map(Seen::kept)
+    };
+    let under = sight.copies.copies.under.iter();
+    let begun = keep::has_begun(sight);
+    let waits_for = if begun {
+        Vec::new()
+    } else {
+        keep::knows_no_copies(sight)
+    };
+    let hot = told_to_owners(view);
+    Copies {
+        hot: hot.len() as u64,
+        hot_copies: hot.values().map(Vec::len).sum::<usize>() as u64,
+        wanted: keep::wanted(sight),
+        under: under.map(|(prefix, copies)| (prefix.to_string(), *copies)).collect(),
+        begun,
+        waits_for: waits_for.into_iter().map(ToString::to_string).collect(),
+        short: told().map(|kept| kept.short).sum(),
+        leaving: told().map(|kept| kept.leaving).sum(),
+    }
+}
+
+fn one(view: &View<'_>, server: &registry::Server, lost_objects: Option<u64>) -> Server {
     let has = server.has();
     let heard = server.seen.map(|seen| view.now().saturating_duration_since(seen));
     Server {
@@ -186,7 +272,11 @@ fn one(view: &View<'_>, server: &registry::Server) -> Server {
         objects: has.map_or(0, |has| has.objects),
         owned: view.objects_owned(&server.name),
         named: view.objects_naming(&server.name),
+        held: view.objects_held(&server.name),
+        lost: server.lost,
+        lost_objects: server.lost.then(|| lost_objects.unwrap_or(0)),
         bytes: has.map_or(0, |has| has.bytes),
+        held_bytes: has.and_then(|has| has.kept.as_ref()).map_or(0, |kept| kept.octets),
         capacity: has.map_or(0, |has| has.capacity),
         load: has.map_or(0, |has| has.load),
         heat: has.map_or(0, |has| has.heat),

@@ -25,7 +25,7 @@ use crate::pool::controller::{ProposeError, propose, sees};
 use crate::pool::status::Status;
 use crate::pool::{self, Memory, Plan, Progress, Sight, steer};
 use crate::reconcile::{Desk, backup};
-use crate::registry::Registry;
+use crate::registry::{Proposal, Registry, ServerChange};
 
 /// Commands that are served at once; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 32;
@@ -52,6 +52,8 @@ pub struct Control {
     pub questions: Arc<Questions>,
     /// Since when things are as they are.
     pub memory: Arc<Mutex<Memory>>,
+    /// Since when this process hears servers.
+    pub began: Instant,
     /// Where librarians go that want to take over.
     pub successors: mpsc::Sender<Successor>,
 }
@@ -209,8 +211,16 @@ async fn answer(control: &Control, request: Request, write: &mut OwnedWriteHalf)
             },
             Err(error) => refused(&error),
         },
-        Request::Pool => match answers::pool(&control.registry.view(), &control.reconcile) {
-            Ok(pool) => done(&pool),
+        Request::Loss { server } => match server.parse::<ServerName>() {
+            Ok(server) => loss(control, &server),
+            Err(error) => refused(&error),
+        },
+        Request::MarkLost { server, lost } => match server.parse::<ServerName>() {
+            Ok(server) => mark_lost(control, &server, lost).await,
+            Err(error) => refused(&error),
+        },
+        Request::Pool => match sees(&control.registry, &control.memory) {
+            Ok(sight) => done(&answers::pool(&control.registry.view(), &sight, &control.reconcile)),
             Err(error) => refused(&error),
         },
         Request::Drain { server, into } => {
@@ -310,6 +320,63 @@ where
         }),
         Err(error) => refused(&error),
     }
+}
+
+/// What would be lost with a server, or is.
+fn loss(control: &Control, server: &ServerName) -> Line {
+    let view = control.registry.view();
+    match view.server(server) {
+        Some(known) => done(&answers::loss(&view, known)),
+        None => Line::Refused(unknown(server)),
+    }
+}
+
+/// Marks a server lost for good, or takes that back.
+async fn mark_lost(control: &Control, server: &ServerName, lost: bool) -> Line {
+    if let Some(why) = hinders_mark(control, server, lost) {
+        return Line::Refused(why);
+    }
+    let change = ServerChange::Lost {
+        name: server.clone(),
+        lost,
+    };
+    match control.registry.submit(Proposal::Server(change)).await {
+        Ok(()) => {
+            tracing::warn!(%server, lost, "server is marked");
+            loss(control, server)
+        }
+        Err(error) => refused(&error),
+    }
+}
+
+/// Why a person may not mark a server so now.
+fn hinders_mark(control: &Control, server: &ServerName, lost: bool) -> Option<String> {
+    let view = control.registry.view();
+    let Some(known) = view.server(server) else {
+        return Some(unknown(server));
+    };
+    if !view.reconcile().open {
+        let why = "the registry is being reconciled: `librarian reconcile --write-off` goes on without a server";
+        return Some(why.to_owned());
+    }
+    match lost {
+        true if view.is_alive(known) => Some(format!(
+            "{server} is heard, its lease runs: stop its agent first; `librarian drain {server}` empties a server that works"
+        )),
+        // Right after a start everybody is silent.
+        true if known.seen.is_none() && control.began.elapsed() < view.lease() => Some(format!(
+            "this librarian runs for a few seconds only, and {server} may yet be heard: ask again in {} s",
+            view.lease().saturating_sub(control.began.elapsed()).as_secs() + 1
+        )),
+        false if view.reconcile().written_off.contains(server) => Some(format!(
+            "{server} was written off when the registry was reconciled, and must join anew: `librarian invite {server} --again`"
+        )),
+        true | false => None,
+    }
+}
+
+fn unknown(server: &ServerName) -> String {
+    format!("there is no server {server} in this pool: `librarian pool` lists them")
 }
 
 /// Saves the registry beside its writer and the threads that answer questions.

@@ -41,6 +41,18 @@ pub enum Request {
         /// Which.
         server: String,
     },
+    /// What would be lost with a server: [`Loss`].
+    Loss {
+        /// Which.
+        server: String,
+    },
+    /// Mark a server lost for good, or take that back: [`Loss`].
+    MarkLost {
+        /// Which.
+        server: String,
+        /// Whether it is lost.
+        lost: bool,
+    },
     /// Make a plan that empties a server: [`Made`].
     Drain {
         /// Which.
@@ -205,8 +217,47 @@ pub struct Pool {
     pub reconcile: Option<Vec<String>>,
     /// The last plan and how far it is.
     pub plan: Option<Progress>,
+    /// How it stands with copies; absent from a release before them.
+    #[serde(default)]
+    pub copies: Option<Copies>,
     /// Every server that joined, by name.
     pub servers: Vec<Server>,
+}
+
+/// How it stands with copies.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Copies {
+    /// Copies of an object that there are to be, its owner's among them.
+    pub wanted: u8,
+    /// Other numbers for what a prefix covers.
+    pub under: BTreeMap<String, u8>,
+    /// Whether servers are told so.
+    pub begun: bool,
+    /// Servers of a release before copies: these begin when there is none.
+    pub waits_for: Vec<String>,
+    /// Objects that have fewer copies than they are to have.
+    pub short: u64,
+    /// Objects with a copy on a server that copies are to leave.
+    pub leaving: u64,
+    /// Objects that are to have more copies for their heat.
+    #[serde(default)]
+    pub hot: u64,
+    /// How many more all of these are to have.
+    #[serde(default)]
+    pub hot_copies: u64,
+}
+
+/// What is lost with a server.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Loss {
+    /// Its name.
+    pub server: String,
+    /// Whether it is marked lost.
+    pub lost: bool,
+    /// Objects that it owns.
+    pub owned: u64,
+    /// Objects of these of which nobody has a copy but servers that are lost.
+    pub lost_objects: u64,
 }
 
 /// One server.
@@ -235,8 +286,20 @@ pub struct Server {
     pub owned: u64,
     /// Registers that name it in any field.
     pub named: u64,
+    /// Registers that name it as the holder of a copy, and another server as the owner.
+    #[serde(default)]
+    pub held: u64,
+    /// Whether it is marked lost for good.
+    #[serde(default)]
+    pub lost: bool,
+    /// For one that is marked lost: objects that it owns and of which nobody has a copy but servers that are lost.
+    #[serde(default)]
+    pub lost_objects: Option<u64>,
     /// Octets of its objects.
     pub bytes: u64,
+    /// Octets that copies of others' objects take on its disk.
+    #[serde(default)]
+    pub held_bytes: u64,
     /// Octets that it can hold.
     pub capacity: u64,
     /// Share of its processors in use, in thousandths.
@@ -291,6 +354,9 @@ pub struct HotObject {
     pub questions_milli: u64,
     /// The servers that answered the requests.
     pub servers: Vec<String>,
+    /// The servers that are to have copies of it for its heat, besides the wanted number.
+    #[serde(default)]
+    pub copies: Vec<String>,
 }
 
 /// A backup that was written and read back.

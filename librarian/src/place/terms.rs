@@ -53,7 +53,7 @@ pub struct ServerTerms {
 }
 
 /// All that costs depend on besides what servers tell of themselves.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Terms {
     /// What counts.
     pub placement: Placement,
@@ -193,7 +193,10 @@ impl Terms {
         Server {
             price_percent: said.price_percent,
             storage: Share {
-                used: has.bytes,
+                // Copies of what others own take their room as well.
+                used: has
+                    .bytes
+                    .saturating_add(has.kept.as_ref().map_or(0, |kept| kept.octets)),
                 whole: has.capacity,
             },
             cpu: Share {

@@ -111,7 +111,7 @@ fn resting(sight: &Sight, plan: &Plan) -> Vec<Wait> {
     sight
         .servers
         .iter()
-        .filter(|(_, seen)| !is_out(seen))
+        .filter(|(_, seen)| !seen.is_out())
         .filter_map(|(server, seen)| {
             if !seen.knows(plan.number) {
                 return Some(Wait::unseen(server, seen, plan));
@@ -123,11 +123,6 @@ fn resting(sight: &Sight, plan: &Plan) -> Vec<Wait> {
             })
         })
         .collect()
-}
-
-/// Whether a server takes no part in anything.
-pub(super) fn is_out(seen: &Seen) -> bool {
-    matches!(seen.want.role, Role::Failed | Role::Quarantined)
 }
 
 /// The drains of this plan, and of those before it, that are not over: their servers were told to give and serve no new objects.
@@ -235,13 +230,14 @@ pub(super) fn next(sight: &Sight, plan: &Plan, upgrade: &Upgrade, with_failed: b
     let silent: Vec<Wait> = sight
         .servers
         .iter()
-        .filter(|(_, seen)| !is_out(seen) && (!seen.alive || seen.has.is_none()))
+        .filter(|(_, seen)| !seen.is_out() && (!seen.alive || seen.has.is_none()))
         .map(|(server, seen)| Wait::unseen(server, seen, plan))
         .collect();
     if !silent.is_empty() {
         return Next::Waits(silent);
     }
-    let servers: BTreeMap<&ServerName, &Seen> = sight.servers.iter().collect();
+    // Nothing is done to one that is lost for good, nor by it.
+    let servers: BTreeMap<&ServerName, &Seen> = sight.servers.iter().filter(|(_, seen)| !seen.lost).collect();
     let alone = |server: &ServerName, reserve| Roll {
         server: server.clone(),
         into: None,
@@ -317,7 +313,7 @@ pub(super) fn next(sight: &Sight, plan: &Plan, upgrade: &Upgrade, with_failed: b
         .map(|(name, _)| name)
         .collect();
     if !free.is_empty() {
-        let canary = !servers.values().any(|seen| !is_out(seen) && runs_goal(seen));
+        let canary = !servers.values().any(|seen| !seen.is_out() && runs_goal(seen));
         let many = if canary { 1 } else { free.len() };
         let rolls = free.iter().take(many).map(|server| alone(server, false)).collect();
         return Next::Goal(Goal::Roll(rolls));
@@ -357,7 +353,7 @@ pub(super) fn next(sight: &Sight, plan: &Plan, upgrade: &Upgrade, with_failed: b
 
 /// Whether a server that failed can be brought along: it is heard, and at a release of this upgrade.
 pub(super) fn comes_back(seen: &Seen, upgrade: &Upgrade) -> bool {
-    seen.want.role == Role::Failed && seen.alive && runs_one_of(seen, upgrade)
+    seen.want.role == Role::Failed && !seen.lost && seen.alive && runs_one_of(seen, upgrade)
 }
 
 /// Whether a server runs one of the two releases of an upgrade, as far as it has said.
@@ -423,6 +419,7 @@ pub(super) fn topology(sight: &Sight, goal: &str, upgrade: &Upgrade, reserve: Op
                 capacity: seen.has.as_ref().map_or(0, |has| has.capacity),
                 used: seen.bytes(),
                 part: match seen.want.role {
+                    _ if seen.lost => Part::Failed,
                     Role::Free => Part::Free,
                     Role::Reserve if Some(name) == reserve => Part::Free,
                     Role::Reserve => Part::Reserve,

@@ -304,6 +304,47 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_two_controllers_say_of_copies_is_written_once() {
+        let pool = crate::testing::Pool::new().await;
+        for number in 1..=5_u8 {
+            let has = zones::Has {
+                audit: Some(zones::audit::Head::first(&crate::testing::server("s1"))),
+                upkeep: Some(zones::Upkeep::default()),
+                hot: Some(zones::Heat::default()),
+                kept: Some(zones::Kept::default()),
+                ..crate::testing::has()
+            };
+            let name = crate::testing::server(&format!("s{number}"));
+            pool.tell(&name, number, &has).await.unwrap();
+        }
+        let sight = look(&pool.registry.view()).unwrap();
+        let Decision::Write(wants) = decide(&sight) else {
+            panic!("servers are told of copies")
+        };
+        assert_eq!(wants.len(), 4, "the free one is told nothing");
+        // One of them says something else for a single server.
+        let other: Vec<_> = wants
+            .iter()
+            .take(1)
+            .cloned()
+            .map(|(name, mut want)| {
+                want.errand.keep.copies = 9;
+                (name, want)
+            })
+            .collect();
+        write(&pool.registry, &sight, other).await;
+        let after = look(&pool.registry.view()).unwrap();
+        // The second one decided for the others from a want that is no more.
+        write(&pool.registry, &sight, wants.into_iter().skip(1).collect()).await;
+        assert_eq!(look(&pool.registry.view()).unwrap(), after, "of the two, the first");
+        let Decision::Write(wants) = decide(&after) else {
+            panic!("the first one was wrong")
+        };
+        write(&pool.registry, &after, wants).await;
+        assert_eq!(decide(&look(&pool.registry.view()).unwrap()), Decision::Rest);
+    }
+
+    #[tokio::test]
     async fn the_loop_freezes_a_new_plan_and_stops_when_told() {
         let dir = tempfile::tempdir().unwrap();
         let registry = pool(dir.path()).await;

@@ -12,6 +12,9 @@
 //!
 //! Under the plans of an upgrade a server has its whole turn (`super::roll`), and what is over leads to the next plan
 //! (`super::advance`).
+//!
+//! What servers are told of copies (`super::keep`) is in every want, and no step of any plan: it is written with whatever a plan
+//! writes, and by itself while a plan rests or waits.
 
 use std::fmt;
 
@@ -20,6 +23,7 @@ use zones::{Errand, Role, ServerName, Want};
 
 use super::advance;
 use super::gate::{self, Gate};
+use super::keep;
 use super::plan::{Goal, Plan};
 use super::roll::{self, Change, Turn};
 use super::sight::{Seen, Sight};
@@ -64,6 +68,15 @@ pub enum Wait {
         server: ServerName,
         /// How many.
         registers: u64,
+        /// How many of these as the holder of a copy.
+        held: u64,
+    },
+    /// A server still says that it holds copies of objects that others own.
+    Copies {
+        /// Which.
+        server: ServerName,
+        /// How many.
+        copies: u64,
     },
     /// A server still says that it holds objects.
     Holds {
@@ -196,6 +209,7 @@ impl Wait {
             Wait::Missing { server }
             | Wait::Unseen { server, .. }
             | Wait::Named { server, .. }
+            | Wait::Copies { server, .. }
             | Wait::Holds { server, .. }
             | Wait::Unreadable { server, .. }
             | Wait::Person { server, .. }
@@ -232,8 +246,24 @@ impl fmt::Display for Wait {
                     "{server} is not heard: start its agent with `agent run`, or look at its log"
                 )
             }
-            Wait::Named { server, registers: 1 } => write!(f, "1 register still names {server}"),
-            Wait::Named { server, registers } => write!(f, "{registers} registers still name {server}"),
+            Wait::Named {
+                server,
+                registers,
+                held,
+            } => {
+                let verb = if *registers == 1 {
+                    " still names"
+                } else {
+                    "s still name"
+                };
+                write!(f, "{registers} register{verb} {server}")?;
+                match (*held, *registers) {
+                    (0, _) => Ok(()),
+                    (held, all) if held == all => write!(f, " as holder of a copy"),
+                    (held, _) => write!(f, ", {held} of them as holder of a copy"),
+                }
+            }
+            Wait::Copies { server, copies } => write!(f, "{server} still reports {copies} copies of what others own"),
             Wait::Holds { server, objects: 1 } => write!(f, "{server} still reports 1 object"),
             Wait::Holds { server, objects } => write!(f, "{server} still reports {objects} objects"),
             Wait::Unreadable { server, objects } => write!(
@@ -297,6 +327,21 @@ impl fmt::Display for Wait {
 /// What to do next. Pure: the same sight gives the same decision.
 #[must_use]
 pub fn decide(sight: &Sight) -> Decision {
+    let wants = match course(sight) {
+        Decision::Write(wants) => wants,
+        // The first thing that it does is to write every want.
+        next @ Decision::Next(_) => return next,
+        idle @ (Decision::Rest | Decision::Wait(_)) => match keep::add_to(sight, Vec::new()) {
+            wants if wants.is_empty() => return idle,
+            wants => return Decision::Write(wants),
+        },
+    };
+    Decision::Write(keep::add_to(sight, wants))
+}
+
+/// What the plan does next, whatever is to be said of copies meanwhile: what people are told, and whether it is done. Its wants
+/// say nothing new of copies; those of [`decide`] do.
+pub(super) fn course(sight: &Sight) -> Decision {
     let Some(plan) = &sight.plan else {
         return Decision::Rest;
     };
@@ -322,7 +367,7 @@ fn turns(sight: &Sight, plan: &Plan, upgrade: &Upgrade, rolls: &[Roll]) -> Decis
     let unseen: Vec<Wait> = sight
         .servers
         .iter()
-        .filter(|(_, seen)| !matches!(seen.want.role, Role::Failed | Role::Quarantined) && !seen.has_taken(plan.number))
+        .filter(|(_, seen)| !seen.is_out() && !seen.has_taken(plan.number))
         .map(|(server, seen)| Wait::unseen(server, seen, plan))
         .collect();
     if !unseen.is_empty() {
@@ -355,14 +400,18 @@ fn wants_of(sight: &Sight, plan: &Plan, changes: &[Change]) -> Vec<(ServerName, 
         .iter()
         .filter_map(|change| {
             let now = &sight.servers.get(&change.server)?.want;
-            let same = now.role == change.role && now.targets == change.targets && now.errand == change.errand;
+            let errand = Errand {
+                keep: now.errand.keep.clone(),
+                ..change.errand.clone()
+            };
+            let same = now.role == change.role && now.targets == change.targets && now.errand == errand;
             let want = Want {
                 role: change.role,
                 targets: change.targets.clone(),
                 plan: plan.number,
                 step: now.step + 1,
                 policy: plan.policy,
-                errand: change.errand.clone(),
+                errand,
             };
             (!same).then(|| (change.server.clone(), want))
         })
@@ -381,6 +430,9 @@ fn one_move(sight: &Sight, plan: &Plan) -> Decision {
     };
     if is_done(source, target) {
         return Decision::Rest;
+    }
+    if source.lost || target.lost {
+        return without_lost(sight, plan, [(source_name, source), (target_name, target)]);
     }
     let arrivals = Arrivals {
         from: source_name.clone(),
@@ -465,6 +517,34 @@ fn one_move(sight: &Sight, plan: &Plan) -> Decision {
         role @ (Role::Reserve | Role::Upgrading | Role::Validating | Role::Failed | Role::Quarantined) => {
             person(source_name, role)
         }
+    }
+}
+
+/// What becomes of a drain when one of its servers is lost for good: it is over, and the other server serves what it has.
+fn without_lost(sight: &Sight, plan: &Plan, parties: [(&ServerName, &Seen); 2]) -> Decision {
+    let stays = |role: Role| match role {
+        Role::Cordoned | Role::Draining | Role::Refilling => true,
+        Role::Serving
+        | Role::Free
+        | Role::Reserve
+        | Role::Empty
+        | Role::Upgrading
+        | Role::Validating
+        | Role::Failed
+        | Role::Quarantined => false,
+    };
+    let left = parties.iter().filter(|(_, seen)| !seen.lost && stays(seen.want.role));
+    let changes: Vec<Change> = left
+        .map(|(server, _)| Change {
+            server: (*server).clone(),
+            role: Role::Serving,
+            targets: Vec::new(),
+            errand: Errand::default(),
+        })
+        .collect();
+    match changes.is_empty() {
+        true => Decision::Rest,
+        false => Decision::Write(wants_of(sight, plan, &changes)),
     }
 }
 

@@ -1,6 +1,8 @@
+use zones::Kept;
+
 use super::*;
 use crate::pool::propose::{drain, refill};
-use crate::pool::testing::{name, sight};
+use crate::pool::testing::{knows_copies, name, sight};
 
 fn pool() -> Sight {
     sight(&[
@@ -97,7 +99,8 @@ fn a_drain_goes_step_by_step_and_ends_with_the_source_free() {
         Decision::Wait(vec![
             Wait::Named {
                 server: name("s2"),
-                registers: 7
+                registers: 7,
+                held: 0,
             },
             Wait::Holds {
                 server: name("s2"),
@@ -193,6 +196,203 @@ fn a_drain_that_waits_for_unreadable_objects_says_so() {
     );
 }
 
+/// A pool that keeps copies: s2 owns 7 objects and holds copies of the 5 of s1.
+fn pool_with_copies() -> Sight {
+    let mut sight = pool();
+    knows_copies(&mut sight);
+    let s2 = sight.servers.get_mut(&name("s2")).unwrap();
+    (s2.named, s2.held) = (12, 5);
+    s2.has.as_mut().unwrap().kept.as_mut().unwrap().held = 5;
+    while act(&mut sight) {}
+    sight
+}
+
+fn report(sight: &mut Sight, server: &str, plan: u64, objects: u64, held: u64) {
+    sight.report(server, plan, objects);
+    let has = sight.servers.get_mut(&name(server)).unwrap().has.as_mut().unwrap();
+    has.kept = Some(Kept {
+        held,
+        ..Kept::default()
+    });
+}
+
+fn waits(sight: &Sight) -> Vec<String> {
+    match decide(sight) {
+        Decision::Wait(waits) => waits.iter().map(ToString::to_string).collect(),
+        decision => panic!("{decision:?}"),
+    }
+}
+
+#[test]
+fn a_server_that_holds_copies_of_what_others_own_is_not_empty() {
+    let mut sight = pool_with_copies();
+    let new = drain(&sight, &name("s2"), None).unwrap();
+    sight.apply_plan(new);
+    while act(&mut sight) {
+        report(&mut sight, "s2", 1, 7, 5);
+        report(&mut sight, "s4", 1, 0, 0);
+    }
+    assert_eq!(
+        waits(&sight),
+        [
+            "12 registers still name s2, 5 of them as holder of a copy",
+            "s2 still reports 5 copies of what others own",
+            "s2 still reports 7 objects",
+        ]
+    );
+    move_objects(&mut sight, "s2", "s4", 7);
+    report(&mut sight, "s2", 1, 0, 5);
+    report(&mut sight, "s4", 1, 7, 0);
+    assert_eq!(
+        waits(&sight),
+        [
+            "5 registers still name s2 as holder of a copy",
+            "s2 still reports 5 copies of what others own",
+        ]
+    );
+    // Their owner has copies elsewhere, and its registers say so; the agent has yet to read them.
+    let s2 = sight.servers.get_mut(&name("s2")).unwrap();
+    (s2.named, s2.held) = (0, 0);
+    assert_eq!(waits(&sight), ["s2 still reports 5 copies of what others own"]);
+    report(&mut sight, "s2", 1, 0, 0);
+    assert!(act(&mut sight));
+    assert_eq!(sight.role("s2"), Role::Empty);
+}
+
+#[test]
+fn what_is_new_of_copies_is_the_next_step_of_a_plan_that_waits_and_changes_nothing_else() {
+    let mut sight = pool_with_copies();
+    let upkeep = Some(zones::Upkeep::default());
+    let new = drain(&sight, &name("s2"), None).unwrap();
+    sight.apply_plan(new);
+    while act(&mut sight) {
+        report(&mut sight, "s2", 1, 7, 5);
+        report(&mut sight, "s4", 1, 0, 0);
+        let s4 = sight.servers.get_mut(&name("s4")).unwrap();
+        s4.has.as_mut().unwrap().upkeep.clone_from(&upkeep);
+    }
+    let before = sight.clone();
+    assert!(before.servers[&name("s4")].want.errand.arrivals.is_some());
+    assert!(matches!(decide(&sight), Decision::Wait(_)));
+    // s1 is marked lost: what it owned goes to who has copies.
+    sight.servers.get_mut(&name("s1")).unwrap().lost = true;
+    // People are told what the plan waits for, not that wants are about to be written.
+    assert_eq!(course(&sight), course(&before));
+    assert!(act(&mut sight));
+    for (server, seen) in &sight.servers {
+        let old = &before.servers[server].want;
+        let errand = Errand {
+            keep: seen.want.errand.keep.clone(),
+            ..old.errand.clone()
+        };
+        let step = old.step + u64::from(seen.want != *old);
+        assert_eq!(
+            seen.want,
+            Want {
+                step,
+                errand,
+                ..old.clone()
+            }
+        );
+    }
+    let told = |server: &str| &sight.servers[&name(server)].want.errand.keep;
+    assert_eq!(
+        (&told("s2").lost, &told("s4").lost),
+        (&vec![name("s1")], &vec![name("s1")])
+    );
+    assert_eq!(decide(&sight), decide(&before), "it is written once");
+    // And back.
+    sight.servers.get_mut(&name("s1")).unwrap().lost = false;
+    assert!(act(&mut sight));
+    assert!(told_as(&before, &sight));
+    assert!(matches!(decide(&sight), Decision::Wait(_)));
+}
+
+/// Whether both say the same, in whatever step.
+fn told_as(a: &Sight, b: &Sight) -> bool {
+    let said = |sight: &Sight| {
+        let wants = sight
+            .servers
+            .values()
+            .map(|seen| (seen.want.role, seen.want.errand.clone()));
+        wants.collect::<Vec<_>>()
+    };
+    said(a) == said(b)
+}
+
+#[test]
+fn a_want_that_says_the_same_already_is_not_written_again_beside_others() {
+    let mut sight = sight(&[
+        ("s1", Role::Serving, 5),
+        ("s2", Role::Serving, 7),
+        ("s3", Role::Serving, 1),
+    ]);
+    knows_copies(&mut sight);
+    while act(&mut sight) {}
+    // What a reconcile in the midst of a drain leaves: the target serves already.
+    let new = drain(&sight, &name("s1"), Some(&name("s2"))).unwrap();
+    sight.apply_plan(new);
+    assert!(act(&mut sight));
+    for (server, objects) in [("s1", 5), ("s2", 7), ("s3", 1)] {
+        report(&mut sight, server, 1, objects, 0);
+    }
+    assert!(act(&mut sight));
+    assert_eq!(sight.role("s1"), Role::Cordoned);
+    let Decision::Write(wants) = decide(&sight) else {
+        panic!("s1 drains")
+    };
+    assert_eq!(wants.len(), 1, "{wants:?}");
+}
+
+#[test]
+fn a_pool_that_rests_or_never_had_a_plan_is_told_of_copies_too() {
+    let mut sight = pool();
+    knows_copies(&mut sight);
+    assert!(act(&mut sight));
+    assert!(sight.servers.values().all(|seen| seen.want.plan == 0));
+    assert_eq!(decide(&sight), Decision::Rest);
+    let new = drain(&sight, &name("s2"), None).unwrap();
+    sight.apply_plan(new);
+    for _ in 0..9 {
+        while act(&mut sight) {}
+        let owned = sight.servers[&name("s2")].owned;
+        move_objects(&mut sight, "s2", "s4", owned);
+        for server in ["s1", "s2", "s4"] {
+            let owned = sight.servers[&name(server)].owned;
+            report(&mut sight, server, 1, owned, 0);
+        }
+    }
+    assert_eq!(decide(&sight), Decision::Rest);
+    sight.servers.get_mut(&name("s1")).unwrap().lost = true;
+    assert!(act(&mut sight));
+    assert_eq!(decide(&sight), Decision::Rest);
+}
+
+#[test]
+fn a_drain_is_over_when_one_of_its_servers_is_lost_for_good_and_the_other_serves() {
+    for (lost, left) in [("s4", "s2"), ("s2", "s4")] {
+        let mut sight = pool_with_copies();
+        let new = drain(&sight, &name("s2"), None).unwrap();
+        sight.apply_plan(new);
+        while act(&mut sight) {
+            report(&mut sight, "s2", 1, 7, 5);
+            report(&mut sight, "s4", 1, 0, 0);
+        }
+        move_objects(&mut sight, "s2", "s4", 3);
+        assert_eq!(sight.role("s2"), Role::Draining);
+        let seen = sight.servers.get_mut(&name(lost)).unwrap();
+        (seen.lost, seen.alive) = (true, false);
+        while act(&mut sight) {}
+        assert_eq!(decide(&sight), Decision::Rest, "{lost} is lost");
+        assert_eq!(sight.role(left), Role::Serving, "{lost} is lost");
+        assert!(sight.servers[&name(left)].want.targets.is_empty());
+        assert!(matches!(
+            drain(&sight, &name(left), Some(&name(lost))),
+            Err(crate::pool::PlanRefusal::Role { .. } | crate::pool::PlanRefusal::Lost { .. })
+        ));
+    }
+}
+
 /// A small deterministic generator: a failure prints the seed.
 struct Dice(u64);
 
@@ -212,6 +412,12 @@ fn a_server_is_never_emptied_unsafely_whatever_the_order() {
     for seed in 1..400_u64 {
         let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let mut sight = pool();
+        // In half of the runs servers are told of copies all the while.
+        let copies = seed % 2 == 0;
+        let report = |sight: &mut Sight, server: &str, plan, objects| match copies {
+            true => report(sight, server, plan, objects, 0),
+            false => sight.report(server, plan, objects),
+        };
         // What each agent has seen: plan and want.
         let mut known: std::collections::BTreeMap<ServerName, Want> = sight
             .servers
@@ -260,7 +466,7 @@ fn a_server_is_never_emptied_unsafely_whatever_the_order() {
                 3 => {
                     let (plan, objects) = (known[&picked].plan, sight.servers[&picked].owned);
                     sight.servers.get_mut(&picked).unwrap().alive = true;
-                    sight.report(picked.as_str(), plan, objects);
+                    report(&mut sight, picked.as_str(), plan, objects);
                 }
                 // It moves an object, as it knows; the registry judges by the want in force.
                 4 => {
@@ -301,7 +507,7 @@ fn a_server_is_never_emptied_unsafely_whatever_the_order() {
                 }
                 sight.servers.get_mut(&server).unwrap().alive = true;
                 let owned = sight.servers[&server].owned;
-                sight.report(server.as_str(), want.plan, owned);
+                report(&mut sight, server.as_str(), want.plan, owned);
             }
         }
         assert_eq!(decide(&sight), Decision::Rest, "seed {seed}: {sight:?}");

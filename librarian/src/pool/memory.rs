@@ -4,12 +4,15 @@
 //! short (DESIGN.md section 13, "counted from the end of the old process").
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use zones::{Role, ServerName};
+use zones::{Errand, Keep, Role, ServerName, Want};
 
 use super::balance::{self, Balancer};
+use super::keep;
 use super::sight::Sight;
+use super::spread::Spreader;
 
 /// What was seen before.
 #[derive(Debug)]
@@ -19,9 +22,57 @@ pub struct Memory {
     plan: Option<(u64, Instant)>,
     quiet: BTreeMap<ServerName, Instant>,
     emptied: BTreeMap<ServerName, Instant>,
-    steps: BTreeMap<ServerName, ((u64, u64), Instant)>,
+    silent: BTreeMap<ServerName, Instant>,
+    wants: BTreeMap<ServerName, Told>,
+    copies: Arc<keep::Settings>,
     /// What balancing remembers.
     pub balancer: Balancer,
+    /// Since when objects are hot and cool.
+    spreader: Spreader,
+}
+
+/// A want that was seen.
+#[derive(Debug)]
+struct Told {
+    want: Want,
+    /// Since when it is so, whatever it says of copies.
+    since: Instant,
+    /// Since when it says so of copies.
+    keep_since: Instant,
+}
+
+impl Told {
+    fn new(want: &Want, now: Instant) -> Told {
+        Told {
+            want: want.clone(),
+            since: now,
+            keep_since: now,
+        }
+    }
+
+    /// Takes note of what the want is now.
+    fn see(&mut self, want: &Want, now: Instant) {
+        if self.want == *want {
+            return;
+        }
+        let before = std::mem::replace(&mut self.want, want.clone());
+        let told_of_copies = before.errand.keep != want.errand.keep;
+        if told_of_copies {
+            self.keep_since = now;
+        }
+        // A want that says something else of copies alone is not another step of its server's turn.
+        let without = |want: &Want| Want {
+            step: 0,
+            errand: Errand {
+                keep: Keep::default(),
+                ..want.errand.clone()
+            },
+            ..want.clone()
+        };
+        if !told_of_copies || without(&before) != without(want) {
+            self.since = now;
+        }
+    }
 }
 
 impl Memory {
@@ -35,8 +86,11 @@ impl Memory {
             plan: None,
             quiet: BTreeMap::new(),
             emptied: BTreeMap::new(),
-            steps: BTreeMap::new(),
+            silent: BTreeMap::new(),
+            wants: BTreeMap::new(),
+            copies: Arc::default(),
             balancer: Balancer::default(),
+            spreader: Spreader::default(),
         }
     }
 
@@ -45,6 +99,15 @@ impl Memory {
     pub fn with_balance(self, settings: balance::Settings) -> Memory {
         Memory {
             balancer: Balancer::new(settings),
+            ..self
+        }
+    }
+
+    /// The same with what the operator says of copies.
+    #[must_use]
+    pub fn with_copies(self, settings: keep::Settings) -> Memory {
+        Memory {
+            copies: Arc::new(settings),
             ..self
         }
     }
@@ -65,28 +128,29 @@ impl Memory {
         self.plan = Some((number, since));
         sight.plan_for = now.saturating_duration_since(since);
         sight.linger = self.linger;
+        sight.copies = Arc::clone(&self.copies);
         for (name, seen) in &mut sight.servers {
             // Out of placements and of `any.pool` by its role, and out of the answers for objects by their registers.
             let is_quiet = seen.named == 0 && !seen.want.role.takes_new_objects();
             seen.quiet_for = lasts(&mut self.quiet, name, is_quiet, now);
-            let is_emptied = seen.want.role == Role::Draining && seen.named == 0 && seen.objects() == 0;
+            let holds_none = seen.objects() == 0 && seen.kept().is_none_or(|kept| kept.held == 0);
+            let is_emptied = seen.want.role == Role::Draining && seen.named == 0 && holds_none;
             seen.emptied_for = lasts(&mut self.emptied, name, is_emptied, now);
             seen.price_percent = self.prices.get(name).copied().unwrap_or(100);
-            let step = (seen.want.plan, seen.want.step);
-            let (_, since) = self
-                .steps
+            seen.silent_for = lasts(&mut self.silent, name, !seen.alive, now);
+            let told = self
+                .wants
                 .entry(name.clone())
-                .and_modify(|(known, since)| {
-                    if *known != step {
-                        (*known, *since) = (step, now);
-                    }
-                })
-                .or_insert((step, now));
-            seen.step_for = now.saturating_duration_since(*since);
+                .and_modify(|told| told.see(&seen.want, now))
+                .or_insert_with(|| Told::new(&seen.want, now));
+            seen.step_for = now.saturating_duration_since(told.since);
+            seen.keep_for = now.saturating_duration_since(told.keep_since);
         }
         self.quiet.retain(|name, _| sight.servers.contains_key(name));
         self.emptied.retain(|name, _| sight.servers.contains_key(name));
-        self.steps.retain(|name, _| sight.servers.contains_key(name));
+        self.silent.retain(|name, _| sight.servers.contains_key(name));
+        self.wants.retain(|name, _| sight.servers.contains_key(name));
+        self.spreader.see(now, sight);
     }
 }
 
@@ -124,6 +188,67 @@ mod tests {
         // A new process knows nothing of it.
         Memory::new(Duration::from_secs(10)).see(at(13), &mut pool);
         assert_eq!(quiet(&pool, "s1"), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn want_that_says_something_else_of_copies_alone_is_no_other_step() {
+        let mut memory = Memory::new(Duration::from_secs(10));
+        let mut pool = sight(&[("s1", Role::Cordoned, 1)]);
+        let begin = Instant::now();
+        let mut after = |seconds, change: fn(&mut Want)| {
+            let want = &mut pool.servers.get_mut(&name("s1")).unwrap().want;
+            change(want);
+            want.step += 1;
+            memory.see(begin + Duration::from_secs(seconds), &mut pool);
+            let seen = &pool.servers[&name("s1")];
+            (seen.step_for.as_secs(), seen.keep_for.as_secs())
+        };
+        assert_eq!(after(0, |_| ()), (0, 0));
+        assert_eq!(after(5, |want| want.errand.keep.copies = 2), (5, 0));
+        // The same once more is a step that was written on purpose, such as another try to install.
+        assert_eq!(after(7, |_| ()), (0, 2));
+        assert_eq!(after(9, |want| want.role = Role::Draining), (0, 4));
+        assert_eq!(
+            after(11, |want| (want.role, want.errand.keep.copies) = (Role::Serving, 3)),
+            (0, 0)
+        );
+    }
+
+    #[test]
+    fn silence_is_counted_from_the_first_look_that_did_not_hear_the_server() {
+        let mut memory = Memory::new(Duration::from_secs(10));
+        let mut pool = sight(&[("s1", Role::Serving, 1)]);
+        let begin = Instant::now();
+        let mut after = |seconds, alive| {
+            pool.servers.get_mut(&name("s1")).unwrap().alive = alive;
+            memory.see(begin + Duration::from_secs(seconds), &mut pool);
+            pool.servers[&name("s1")].silent_for.map(|silent| silent.as_secs())
+        };
+        assert_eq!(
+            [after(0, true), after(2, false), after(9, false)],
+            [None, Some(0), Some(7)]
+        );
+        assert_eq!([after(10, true), after(11, false)], [None, Some(0)]);
+    }
+
+    #[test]
+    fn copies_are_gone_before_a_server_counts_as_emptied() {
+        let mut memory = Memory::new(Duration::from_secs(10));
+        let mut pool = sight(&[("s1", Role::Draining, 0)]);
+        let emptied = |pool: &Sight| pool.servers[&name("s1")].emptied_for.is_some();
+        let held = |pool: &mut Sight, held| {
+            let has = pool.servers.get_mut(&name("s1")).unwrap().has.as_mut().unwrap();
+            has.kept = Some(zones::Kept {
+                held,
+                ..zones::Kept::default()
+            });
+        };
+        held(&mut pool, 1);
+        memory.see(Instant::now(), &mut pool);
+        assert!(!emptied(&pool));
+        held(&mut pool, 0);
+        memory.see(Instant::now(), &mut pool);
+        assert!(emptied(&pool));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use zones::upkeep::{Install, KeysAre};
 use zones::{Role, ServerName};
 
-use super::advance::{comes_back, is_out, runs_one_of, topology};
+use super::advance::{comes_back, runs_one_of, topology};
 use super::rotation::{self, Part};
 use super::sight::{Seen, Sight};
 use super::upgrade::Upgrade;
@@ -70,7 +70,7 @@ pub(super) fn check(sight: &Sight, upgrade: &Upgrade, moving: u64, now_unix_s: u
         }));
     };
     // One that failed has its turn first if it is heard again, and is left out otherwise.
-    let servers = || sight.servers.iter().filter(|(_, seen)| !is_out(seen));
+    let servers = || sight.servers.iter().filter(|(_, seen)| !seen.is_out());
     let each = |fault: &dyn Fn(&ServerName, &Seen) -> Option<String>| -> Vec<String> {
         servers().filter_map(|(server, seen)| fault(server, seen)).collect()
     };
@@ -114,7 +114,7 @@ pub(super) fn check(sight: &Sight, upgrade: &Upgrade, moving: u64, now_unix_s: u
     );
     let left_behind = sight.servers.iter().filter(|(_, seen)| {
         let is_heard = seen.alive && seen.has.is_some();
-        seen.want.role == Role::Failed && is_heard && !runs_one_of(seen, upgrade)
+        seen.want.role == Role::Failed && !seen.lost && is_heard && !runs_one_of(seen, upgrade)
     });
     say(
         "left behind",

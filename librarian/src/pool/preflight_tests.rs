@@ -145,3 +145,16 @@ fn clock_that_is_off_by_more_than_the_margin_is_a_fault_both_ways() {
         }
     }
 }
+
+#[test]
+fn server_that_failed_and_is_marked_lost_is_no_room_for_an_upgrade() {
+    let mut pool = pool([None, None]);
+    pool.servers.get_mut(&name("s3")).unwrap().want.role = Role::Failed;
+    let capacity = |pool: &Sight| {
+        let findings = steer::check(pool, "2", &Ask::default(), 0, 0).unwrap();
+        findings.into_iter().find(|finding| finding.what == "capacity").unwrap()
+    };
+    assert!(!capacity(&pool).is_fault, "it is heard, and has its turn first");
+    pool.servers.get_mut(&name("s3")).unwrap().lost = true;
+    assert!(capacity(&pool).is_fault);
+}

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::decide::{Decision, decide};
+use super::decide::{Decision, course};
 use super::sight::Sight;
 
 /// How far the current plan is.
@@ -33,7 +33,7 @@ impl Progress {
     #[must_use]
     pub fn of(sight: &Sight) -> Option<Progress> {
         let plan = sight.plan.as_ref()?;
-        let decision = decide(sight);
+        let decision = course(sight);
         let parties = plan.goal.parties();
         let source = parties.and_then(|(source, _)| sight.servers.get(source));
         Some(Progress {
@@ -44,7 +44,7 @@ impl Progress {
             role: source.map_or_else(String::new, |source| source.want.role.to_string()),
             into: parties.map_or_else(String::new, |(_, target)| target.to_string()),
             objects_left: source.map_or(0, |source| source.owned),
-            bytes_left: source.map_or(0, |source| if source.owned == 0 { 0 } else { source.bytes() }),
+            bytes_left: source.map_or(0, |source| if source.owned == 0 { 0 } else { source.owned_bytes() }),
             waits: match decision {
                 Decision::Wait(waits) => waits.iter().map(ToString::to_string).collect(),
                 Decision::Rest | Decision::Write(_) | Decision::Next(_) => Vec::new(),

@@ -7,7 +7,7 @@ use zones::policy::LEVEL_MAX;
 use zones::{Level, Policy, Role, ServerName, Steps};
 
 use super::advance;
-use super::decide::{Decision, decide};
+use super::decide::{Decision, course};
 use super::plan::{Goal, Plan};
 use super::sight::{Seen, Sight};
 
@@ -125,6 +125,12 @@ pub enum PlanRefusal {
         /// How many serve.
         serving: usize,
     },
+    /// A person has marked it.
+    #[error("{server} is marked lost for good: `librarian lost {server} --undo` takes that back")]
+    Lost {
+        /// Which server.
+        server: ServerName,
+    },
     /// The agent does not report.
     #[error("{server} is not heard: start its agent with `agent run` first")]
     Silent {
@@ -215,7 +221,7 @@ pub fn drain(sight: &Sight, server: &ServerName, into: Option<&ServerName>) -> R
         None => sight
             .servers
             .iter()
-            .filter(|(_, seen)| seen.want.role == Role::Free && seen.alive)
+            .filter(|(_, seen)| seen.want.role == Role::Free && seen.alive && !seen.lost)
             .max_by_key(|(name, seen)| (seen.room(), std::cmp::Reverse((*name).clone())))
             .ok_or(PlanRefusal::NoFree)?,
     };
@@ -368,7 +374,7 @@ pub fn stop_balancing(sight: &Sight) -> Result<Plan, PlanRefusal> {
 
 /// The plan that is not done yet.
 fn running(sight: &Sight) -> Option<&Plan> {
-    sight.plan.as_ref().filter(|_| decide(sight) != Decision::Rest)
+    sight.plan.as_ref().filter(|_| course(sight) != Decision::Rest)
 }
 
 fn busy(plan: &Plan) -> PlanRefusal {
@@ -422,13 +428,17 @@ fn find<'a>(sight: &'a Sight, server: &ServerName) -> Result<&'a Seen, PlanRefus
 }
 
 fn alive(server: &ServerName, seen: &Seen) -> Result<(), PlanRefusal> {
-    if seen.alive && seen.has.is_some() {
+    if seen.lost {
+        Err(PlanRefusal::Lost { server: server.clone() })
+    } else if seen.alive && seen.has.is_some() {
         Ok(())
     } else {
         Err(PlanRefusal::Silent { server: server.clone() })
     }
 }
 
+/// Whether a target has room for all that is on a server. Copies of what others own may go elsewhere, and then leave the more room
+/// there; in a pool of few servers the target is the only one that can take them.
 fn room(from: &ServerName, source: &Seen, (server, target): (&ServerName, &Seen)) -> Result<(), PlanRefusal> {
     let needed = source.bytes().saturating_mul(ROOM_PERCENT) / 100;
     if target.room() < needed {

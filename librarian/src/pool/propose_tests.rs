@@ -1,4 +1,5 @@
 use super::*;
+use crate::pool::decide;
 use crate::pool::testing::{name, sight};
 
 fn pool() -> Sight {
@@ -250,4 +251,44 @@ fn policy_waits_until_no_agent_that_is_heard_is_of_a_release_that_cannot_read_it
     );
     sight.servers.get_mut(&name("s2")).unwrap().alive = false;
     assert!(ask_more(&sight, asked, None).is_ok());
+}
+
+#[test]
+fn target_has_room_for_the_copies_that_are_on_the_server_and_for_its_own() {
+    let mut sight = pool();
+    let mut kept = |server: &str, octets| {
+        let has = sight.servers.get_mut(&name(server)).unwrap().has.as_mut().unwrap();
+        has.kept = Some(zones::Kept {
+            octets,
+            ..zones::Kept::default()
+        });
+        drain(&sight, &name("s2"), Some(&name("s3")))
+    };
+    // 1.3 times 700 and 6900, of 10000.
+    assert!(kept("s2", 6_900).is_ok());
+    assert!(matches!(
+        kept("s2", 7_000),
+        Err(PlanRefusal::Room { needed: 10_010, .. })
+    ));
+    assert!(kept("s2", 6_000).is_ok());
+    assert!(matches!(kept("s3", 6_000), Err(PlanRefusal::Room { room: 4_000, .. })));
+}
+
+#[test]
+fn nothing_is_drained_into_or_off_a_server_that_is_marked_lost() {
+    let mut sight = pool();
+    // It is heard again, and a person has not said that it is back.
+    for server in ["s2", "s4"] {
+        sight.servers.get_mut(&name(server)).unwrap().lost = true;
+    }
+    let s4 = sight.servers.get_mut(&name("s4")).unwrap();
+    s4.has.as_mut().unwrap().capacity = 20_000;
+    let lost = |server| Err(PlanRefusal::Lost { server: name(server) });
+    assert_eq!(drain(&sight, &name("s2"), None), lost("s2"));
+    assert_eq!(drain(&sight, &name("s1"), Some(&name("s4"))), lost("s4"));
+    assert_eq!(
+        drain(&sight, &name("s1"), None).unwrap().goal.to_string(),
+        "drain s1 into s3",
+        "also where the lost one is the roomier"
+    );
 }

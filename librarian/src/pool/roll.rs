@@ -37,7 +37,7 @@ pub(super) enum Turn {
     Halts(String),
     /// The install failed, and the server is as it was before.
     Failed(String),
-    /// The server did not come back.
+    /// The server did not come back, or the one that was to take its objects is lost for good.
     Lost,
 }
 
@@ -55,6 +55,9 @@ pub(super) fn turn(sight: &Sight, plan: &Plan, upgrade: &Upgrade, roll: &Roll) -
     let Some(seen) = sight.servers.get(&roll.server) else {
         return missing(&roll.server);
     };
+    if seen.lost {
+        return Turn::Lost;
+    }
     let one = One {
         sight,
         plan,
@@ -125,6 +128,9 @@ impl One<'_> {
             )));
         };
         let seen = self.sight.servers.get(into).ok_or_else(|| missing(into))?;
+        if seen.lost {
+            return Err(Turn::Lost);
+        }
         Ok((into, seen))
     }
 
@@ -229,7 +235,8 @@ impl One<'_> {
         }
         let waits = drains(&self.roll.server, self.seen);
         if !waits.is_empty() {
-            let (left, room) = (self.seen.bytes(), target.room());
+            // Copies of what others own go elsewhere.
+            let (left, room) = (self.seen.owned_bytes(), target.room());
             if self.seen.owned > 0 && left > room {
                 return Turn::Halts(format!(
                     "objects have grown: {} has {left} octets left to give, and {into} has room for {room}: give {into} more \
@@ -402,6 +409,14 @@ pub(super) fn drains(server: &ServerName, seen: &Seen) -> Vec<Wait> {
         waits.push(Wait::Named {
             server: server.clone(),
             registers: seen.named,
+            held: seen.held,
+        });
+    }
+    let copies = seen.kept().map_or(0, |kept| kept.held);
+    if copies > 0 {
+        waits.push(Wait::Copies {
+            server: server.clone(),
+            copies,
         });
     }
     let (objects, unreadable) = seen.has.as_ref().map_or((0, 0), |has| (has.objects, has.unreadable));

@@ -1,11 +1,14 @@
 //! What the controller sees: one consistent look at the plan, the wants and what servers say of themselves.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use zones::{Has, Policy, ServerName, Upkeep, Want};
+use zones::{Address, Has, Kept, Policy, Role, ServerName, Upkeep, Want};
 
+use super::keep;
 use super::plan::Plan;
+use super::spread::Spread;
 use crate::guard::{Guard, stands};
 
 /// One look at the pool.
@@ -19,6 +22,23 @@ pub struct Sight {
     pub plan_for: Duration,
     /// How long an answer that names a server may be cached, with that server's address.
     pub linger: Duration,
+    /// What the operator says of copies.
+    pub copies: Arc<keep::Settings>,
+    /// Objects that a server names as asked for most, or a want as one with copies for its heat.
+    pub registers: BTreeMap<Address, Named>,
+    /// Which objects are to have copies for their heat; `None` where nobody has thought about it: then as wants say.
+    pub spread: Option<Spread>,
+}
+
+/// What the register of an object says that is not deleted.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Named {
+    /// Its owner.
+    pub owner: ServerName,
+    /// Where it moves.
+    pub to: Option<ServerName>,
+    /// Who has a copy, the owner among them.
+    pub holders: Vec<ServerName>,
 }
 
 /// What is known of one server.
@@ -30,12 +50,16 @@ pub struct Seen {
     pub has: Option<Has>,
     /// Whether its lease runs.
     pub alive: bool,
+    /// Whether it is marked lost for good.
+    pub lost: bool,
     /// How far its clock was ahead of the librarian's when it last spoke, in seconds; below 0 it was behind.
     pub clock_ahead_s: i64,
     /// Registers that name it in any field.
     pub named: u64,
     /// Registers that name it as the owner.
     pub owned: u64,
+    /// Registers that name it as the holder of a copy, and another server as the owner.
+    pub held: u64,
     /// The operator's price for it, in percent of the usual.
     pub price_percent: u32,
     /// For how long no answer has named it for an object or a placement.
@@ -44,6 +68,15 @@ pub struct Seen {
     pub emptied_for: Option<Duration>,
     /// For how long its want has been as it is.
     pub step_for: Duration,
+    /// For how long its want has said of copies what it says now.
+    pub keep_for: Duration,
+    /// For how long its lease has not run.
+    pub silent_for: Option<Duration>,
+}
+
+/// Whether a server in this role is given up until a person has looked after it.
+pub(super) fn is_given_up(role: Role) -> bool {
+    matches!(role, Role::Failed | Role::Quarantined)
 }
 
 impl Sight {
@@ -92,11 +125,30 @@ impl Seen {
         self.has.as_ref().and_then(|has| has.upkeep.as_ref())
     }
 
-    /// Octets that its objects take on disk, as it last said; a release that does not say it tells their plaintext.
+    /// Whether it takes part in nothing until a person has looked after it.
     #[must_use]
-    pub fn bytes(&self) -> u64 {
+    pub fn is_out(&self) -> bool {
+        self.lost || is_given_up(self.want.role)
+    }
+
+    /// What it says of copies; `None` from a release before them.
+    #[must_use]
+    pub fn kept(&self) -> Option<&Kept> {
+        self.has.as_ref().and_then(|has| has.kept.as_ref())
+    }
+
+    /// Octets that its own objects take on disk, as it last said; a release that does not say it tells their plaintext.
+    #[must_use]
+    pub fn owned_bytes(&self) -> u64 {
         let plain = self.has.as_ref().map_or(0, |has| has.bytes);
         self.upkeep().map_or(plain, |upkeep| upkeep.used.max(plain))
+    }
+
+    /// Octets that are taken on its disk, as it last said: by its own objects, and by copies of others'.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let copies = self.kept().map_or(0, |kept| kept.octets);
+        self.owned_bytes().saturating_add(copies)
     }
 
     /// Octets that it has room for, as it last said.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use zones::upkeep::Install;
 use zones::{Role, ServerName};
 
-use super::decide::{Decision, decide};
+use super::decide::{Decision, course};
 use super::plan::Goal;
 use super::sight::{Seen, Sight};
 use super::upgrade::{Halt, Phase, Upgrade};
@@ -84,7 +84,7 @@ impl Status {
     pub fn of(sight: &Sight) -> Status {
         let plan = sight.plan.as_ref();
         let upgrade = plan.and_then(|plan| plan.upgrade.as_ref());
-        let waits = match decide(sight) {
+        let waits = match course(sight) {
             Decision::Wait(waits) => waits,
             Decision::Rest | Decision::Write(_) | Decision::Next(_) => Vec::new(),
         };
@@ -189,7 +189,7 @@ fn server(
         alive: seen.alive,
         into: into.map(ToString::to_string),
         objects: seen.owned,
-        bytes: seen.bytes(),
+        bytes: seen.owned_bytes(),
         retired: upkeep.map_or(0, |upkeep| upkeep.retired),
         read_back: upkeep
             .and_then(|upkeep| upkeep.taken.as_ref())
@@ -224,7 +224,7 @@ pub fn explain(sight: &Sight, server: &ServerName) -> Option<Explained> {
     let seen = sight.servers.get(server)?;
     let upgrade = sight.plan.as_ref().and_then(|plan| plan.upgrade.as_ref());
     let mut because = Vec::new();
-    let waits = match decide(sight) {
+    let waits = match course(sight) {
         Decision::Wait(waits) => waits,
         Decision::Rest | Decision::Write(_) | Decision::Next(_) => Vec::new(),
     };
@@ -267,16 +267,20 @@ pub fn explain(sight: &Sight, server: &ServerName) -> Option<Explained> {
     if let Some(Install::Failed(release) | Install::Refused(release)) = seen.upkeep().map(|upkeep| &upkeep.install) {
         because.push(format!("it did not install {release}: its agent's log says why"));
     }
+    if seen.lost {
+        because.push("it is marked lost for good: servers that hold copies take what it owned".to_owned());
+    }
     if !seen.alive {
         because.push("it is not heard".to_owned());
     }
     Some(Explained {
         what: server.to_string(),
         is: format!(
-            "{server} is {}, runs {}, owns {} objects, {} registers name it",
+            "{server} is {}, runs {}, owns {} objects, holds copies of {}, {} registers name it",
             seen.want.role,
             seen.release().unwrap_or("a release that it has not told"),
             seen.owned,
+            seen.held,
             seen.named
         ),
         because,

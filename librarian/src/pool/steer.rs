@@ -4,7 +4,7 @@ use zones::policy::LEVEL_MAX;
 use zones::{Level, Policy, ServerName, Steps};
 
 use super::advance::{self, Next, child, final_policy};
-use super::decide::{Decision, Wait, decide};
+use super::decide::{Decision, Wait, course};
 use super::gate;
 use super::plan::{Goal, Plan};
 use super::preflight::{self, Finding};
@@ -177,7 +177,7 @@ fn prepare(sight: &Sight, to: &str, ask: &Ask, now_unix_s: u64) -> Result<Upgrad
         if let Some(upgrade) = plan.upgrade.as_ref().filter(|upgrade| !upgrade.is_over()) {
             return Err(SteerRefusal::UnderWay { to: upgrade.to.clone() });
         }
-        if decide(sight) != Decision::Rest {
+        if course(sight) != Decision::Rest {
             return Err(SteerRefusal::Busy {
                 number: plan.number,
                 goal: plan.goal.to_string(),
@@ -303,7 +303,7 @@ pub fn finalize(sight: &Sight, waived: u64) -> Result<Plan, SteerRefusal> {
     if !matches!(upgrade.phase, Phase::Rolling | Phase::Soak) {
         return Err(SteerRefusal::TooLate { phase: upgrade.phase });
     }
-    match decide(sight) {
+    match course(sight) {
         Decision::Wait(waits) if waits == [Wait::Finalize] => {}
         Decision::Wait(waits) => return Err(SteerRefusal::NotSoaked { waits: join(&waits) }),
         Decision::Rest | Decision::Write(_) | Decision::Next(_) => {
@@ -314,8 +314,7 @@ pub fn finalize(sight: &Sight, waived: u64) -> Result<Plan, SteerRefusal> {
     }
     for (server, seen) in &sight.servers {
         // One that was given up is not of the pool any more: it comes back with the new release or not at all.
-        let is_out = matches!(seen.want.role, zones::Role::Failed | zones::Role::Quarantined);
-        if !is_out && (!seen.alive || seen.release() != Some(&upgrade.to)) {
+        if !seen.is_out() && (!seen.alive || seen.release() != Some(&upgrade.to)) {
             return Err(SteerRefusal::Silent { server: server.clone() });
         }
     }

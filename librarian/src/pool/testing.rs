@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use zones::audit::Head;
-use zones::{Has, Role, ServerName, Want};
+use zones::{Has, Kept, Role, ServerName, Want};
 
 use super::plan::Plan;
 use super::sight::{Seen, Sight};
@@ -30,6 +30,7 @@ pub(super) fn has(plan: u64, objects: u64) -> Has {
         audit: Some(Head::first(&name("s1"))),
         upkeep: None,
         hot: None,
+        kept: None,
     }
 }
 
@@ -45,13 +46,17 @@ pub(super) fn seen(role: Role, objects: u64) -> Seen {
         },
         has: Some(has(0, objects)),
         alive: true,
+        lost: false,
         clock_ahead_s: 0,
         named: objects,
         owned: objects,
+        held: 0,
         price_percent: 100,
         quiet_for: None,
         emptied_for: None,
         step_for: std::time::Duration::ZERO,
+        keep_for: std::time::Duration::ZERO,
+        silent_for: None,
     }
 }
 
@@ -64,6 +69,14 @@ pub(super) fn sight(servers: &[(&str, Role, u64)]) -> Sight {
             .map(|(server, role, objects)| (name(server), seen(*role, *objects)))
             .collect::<BTreeMap<_, _>>(),
         ..Sight::default()
+    }
+}
+
+/// Makes every server say that it knows copies, and holds none.
+pub(super) fn knows_copies(sight: &mut Sight) {
+    for seen in sight.servers.values_mut() {
+        let has = seen.has.as_mut().expect("it has said what it has");
+        has.kept.get_or_insert_with(Kept::default);
     }
 }
 

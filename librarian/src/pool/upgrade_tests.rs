@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use zones::upkeep::{Install, Sum, Taken, Upkeep};
-use zones::{Role, ServerName, Want};
+use zones::{Kept, Role, ServerName, Want};
 
 use super::decide::{Decision, Wait, decide};
 use super::memory::Memory;
@@ -57,6 +57,8 @@ struct Model {
     /// When a register last named a server, or its role let answers name it.
     named_at: BTreeMap<ServerName, Instant>,
     frees: usize,
+    /// Whether servers know copies; none is made here, but wants say so all the while.
+    knows_copies: bool,
 }
 
 /// What may go wrong.
@@ -110,11 +112,31 @@ impl Model {
             owners,
             copies,
             moves: Vec::new(),
+            knows_copies: false,
         };
         for name in model.names() {
             model.report(&name);
         }
         model
+    }
+
+    /// The same with servers that are told of copies from before an upgrade on.
+    fn with_copies(mut self) -> Model {
+        self.knows_copies = true;
+        for server in self.names() {
+            self.report(&server);
+        }
+        while self.control() {}
+        assert!(super::keep::has_begun(&self.sight));
+        self
+    }
+
+    /// A server is gone for good, and a person says so.
+    fn lose(&mut self, server: &ServerName) {
+        let agent = self.agents.get_mut(server).unwrap();
+        (agent.up, agent.broken) = (false, true);
+        let seen = self.sight.servers.get_mut(server).unwrap();
+        (seen.alive, seen.lost) = (false, true);
     }
 
     fn names(&self) -> Vec<ServerName> {
@@ -215,6 +237,7 @@ impl Model {
         let kept = self.kept(server);
         let mut has = has(agent.want.plan, owned);
         has.release = agent.release.clone();
+        has.kept = self.knows_copies.then(Kept::default);
         has.upkeep = Some(Upkeep {
             suite: 3,
             retired: kept.len() as u64,
@@ -632,6 +655,69 @@ fn only_free_server_that_failed_is_brought_back_to_the_release_of_the_others() {
     assert_eq!(model.sight.servers[&name("s2")].want.role, Role::Free);
 }
 
+/// Whether it gives objects or takes them: the upgrade goes on with a reserve in its place.
+#[test]
+fn upgrade_goes_on_without_a_server_that_is_marked_lost_in_a_drain() {
+    for is_source in [true, false] {
+        let mut model = Model::new(&[
+            ("s1", Role::Serving, 5),
+            ("s2", Role::Serving, 7),
+            ("s3", Role::Reserve, 0),
+            ("s4", Role::Free, 0),
+        ])
+        .with_copies();
+        start(&mut model, &ask());
+        let mut dice = Dice(11);
+        let drains = |model: &Model| {
+            let mut servers = model.sight.servers.iter();
+            servers.find_map(|(name, seen)| {
+                let target = seen.want.targets.first()?;
+                Some((name.clone(), target.clone()))
+            })
+        };
+        while model.moves.is_empty() {
+            model.event(&mut dice, &mut Faults::default(), true);
+        }
+        let (source, target) = drains(&model).expect("something moves");
+        let (lost, left) = if is_source { (source, target) } else { (target, source) };
+        model.lose(&lost);
+        assert_eq!(model.settle(), Phase::Soak, "{lost} is lost: {:?}", model.upgrade());
+        assert_eq!(model.releases(), BTreeSet::from(["2"]), "{lost} is lost");
+        assert_ne!(model.sight.role(left.as_str()), Role::Draining);
+        // All that is left is upgraded: it can be made final.
+        model.says(|sight| steer::finalize(sight, 0)).unwrap();
+        assert_eq!(model.settle(), Phase::Done);
+    }
+}
+
+#[test]
+fn upgrade_halts_for_what_it_is_to_move_and_not_for_copies_that_go_elsewhere() {
+    let mut model = four().with_copies();
+    start(&mut model, &ask());
+    let mut dice = Dice(3);
+    while model.moves.is_empty() {
+        model.event(&mut dice, &mut Faults::default(), true);
+    }
+    let halts = |of: fn(&mut zones::Has)| {
+        let mut sight = model.sight.clone();
+        for seen in sight
+            .servers
+            .values_mut()
+            .filter(|seen| seen.want.role == Role::Draining)
+        {
+            of(seen.has.as_mut().unwrap());
+            seen.has.as_mut().unwrap().plan = seen.want.plan;
+        }
+        let halt = |plan: &super::Plan| plan.upgrade.as_ref().and_then(|upgrade| upgrade.halt.clone());
+        match decide(&sight) {
+            Decision::Next(plan) => halt(&plan).is_some(),
+            Decision::Rest | Decision::Wait(_) | Decision::Write(_) => false,
+        }
+    };
+    assert!(halts(|has| has.bytes = 20_000));
+    assert!(!halts(|has| has.kept.as_mut().unwrap().octets = 20_000));
+}
+
 /// Random orders of events with faults, and a person who pauses, resumes and aborts; then faults stop.
 #[test]
 fn whatever_the_order_nothing_is_lost_and_the_pool_ends_at_one_release() {
@@ -653,6 +739,9 @@ fn whatever_the_order_nothing_is_lost_and_the_pool_ends_at_one_release() {
                 ("s4", Role::Free, 0),
             ]),
         };
+        if seed % 2 == 0 {
+            model = model.with_copies();
+        }
         let ask = Ask {
             refill_home: seed % 5 == 0,
             ..ask()

@@ -9,7 +9,7 @@
 //! address that is the folded address; parts that DNS cannot carry differ (PROTOCOL.md section 2).
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
@@ -177,6 +177,8 @@ pub(crate) struct Registers {
     naming: Vec<u64>,
     /// Registers that a server owns, by the server's number.
     owned: Vec<u64>,
+    /// Registers that name a server as a holder that is not the owner, by the server's number.
+    held: Vec<u64>,
     /// While loading the orders are not kept; [`Registers::finish_loading`] makes them in one sort.
     loading: bool,
 }
@@ -195,6 +197,7 @@ impl Registers {
             kinds: Interned::default(),
             naming: Vec::new(),
             owned: Vec::new(),
+            held: Vec::new(),
             loading: true,
         }
     }
@@ -336,6 +339,25 @@ impl Registers {
         self.count(&self.owned, server)
     }
 
+    /// How many registers name a server as a holder that is not the owner.
+    pub(crate) fn held(&self, server: &ServerName) -> u64 {
+        self.count(&self.held, server)
+    }
+
+    /// Objects whose holders are all such servers, by owner.
+    pub(crate) fn held_only_by(&self, is_such: impl Fn(&ServerName) -> bool) -> BTreeMap<ServerName, u64> {
+        let such: Vec<bool> = self.servers.list.iter().map(is_such).collect();
+        let mut counts = BTreeMap::new();
+        for id in self.from("") {
+            let row = self.row(id);
+            if row.holders().iter().all(|holder| such[usize::from(*holder)]) {
+                let owner = &self.servers.list[usize::from(row.owner)];
+                *counts.entry(owner.clone()).or_default() += 1;
+            }
+        }
+        counts
+    }
+
     fn count(&self, counts: &[u64], server: &ServerName) -> u64 {
         let number = self.servers.numbers.get(server);
         number
@@ -451,6 +473,7 @@ impl Registers {
     fn count_row(&mut self, id: u32, add: bool) {
         self.naming.resize(self.servers.list.len(), 0);
         self.owned.resize(self.servers.list.len(), 0);
+        self.held.resize(self.servers.list.len(), 0);
         let row = &self.rows[id as usize / PIECE][id as usize % PIECE];
         if !row.is_live() {
             return;
@@ -460,6 +483,9 @@ impl Registers {
         // The owner is among the holders; the destination never is.
         for server in row.holders() {
             step(&mut self.naming[usize::from(*server)]);
+            if *server != row.owner {
+                step(&mut self.held[usize::from(*server)]);
+            }
         }
         if row.state == Mark::Moving {
             step(&mut self.naming[usize::from(row.to)]);
@@ -561,7 +587,7 @@ mod tests {
         let mut table = table(&["1", "2"]);
         let count = |table: &Registers, name: &str| {
             let name = name.parse().unwrap();
-            (table.owned(&name), table.naming(&name))
+            (table.owned(&name), table.naming(&name), table.held(&name))
         };
         table.put(
             &register(
@@ -575,12 +601,44 @@ mod tests {
         );
         assert_eq!(
             ["s2", "s3", "s4", "s5"].map(|name| count(&table, name)),
-            [(2, 2), (0, 1), (0, 1), (0, 0)]
+            [(2, 2, 0), (0, 1, 1), (0, 1, 0), (0, 0, 0)]
         );
         table.put(&register("1", State::Deleted, &[]), 2);
         assert_eq!(
             ["s2", "s3", "s4"].map(|name| count(&table, name)),
-            [(1, 1), (0, 0), (0, 0)]
+            [(1, 1, 0), (0, 0, 0), (0, 0, 0)]
+        );
+    }
+
+    #[test]
+    fn object_is_lost_when_each_of_its_holders_is() {
+        let mut table = table(&["1"]);
+        for (address, holders) in [
+            ("2", &["s2", "s3"][..]),
+            ("3", &["s4", "s2"]),
+            ("4", &["s2", "s3", "s4", "s5"]),
+        ] {
+            table.put(&register(address, State::Stable, holders), 1);
+        }
+        table.put(&register("5", State::Stable, &["s2"]), 2);
+        table.put(&register("5", State::Deleted, &[]), 3);
+        let lost = |servers: &[&str]| {
+            let is_lost = |server: &ServerName| servers.contains(&server.as_str());
+            table
+                .held_only_by(is_lost)
+                .get(&"s2".parse().unwrap())
+                .copied()
+                .unwrap_or(0)
+        };
+        assert_eq!(
+            [
+                lost(&[]),
+                lost(&["s3"]),
+                lost(&["s2"]),
+                lost(&["s2", "s3"]),
+                lost(&["s2", "s3", "s4", "s5"])
+            ],
+            [0, 0, 1, 2, 4]
         );
     }
 

@@ -160,6 +160,7 @@ pub(crate) mod tests {
             audit: None,
             upkeep: None,
             hot: None,
+            kept: None,
         }
     }
 

@@ -75,6 +75,18 @@ impl<'a> View<'a> {
         self.index.registers.owned(server)
     }
 
+    /// Registers that name a server as the holder of a copy, and another one as the owner.
+    #[must_use]
+    pub fn objects_held(&self, server: &ServerName) -> u64 {
+        self.index.registers.held(server)
+    }
+
+    /// Objects, by owner, of which nobody has a copy but servers that are marked lost. Looks at every register.
+    #[must_use]
+    pub fn objects_lost_if(&self, is_lost: impl Fn(&ServerName) -> bool) -> BTreeMap<ServerName, u64> {
+        self.index.registers.held_only_by(is_lost)
+    }
+
     /// Registers that name a server in any field: as owner, holder or destination.
     #[must_use]
     pub fn objects_naming(&self, server: &ServerName) -> u64 {

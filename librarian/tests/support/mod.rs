@@ -292,7 +292,12 @@ impl Server {
 
     /// Says what it has.
     pub(crate) fn report(&self, objects: u64, plan: u64) {
-        let has = Has {
+        self.tell(&self.has(objects, plan));
+    }
+
+    /// What it has, as a server of the first release says it.
+    pub(crate) fn has(&self, objects: u64, plan: u64) -> Has {
+        Has {
             release: "0.1.0".to_owned(),
             role: Role::Serving,
             objects,
@@ -309,9 +314,14 @@ impl Server {
             audit: None,
             upkeep: None,
             hot: None,
-        };
+            kept: None,
+        }
+    }
+
+    /// Says this of itself.
+    pub(crate) fn tell(&self, has: &Has) {
         let here = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
-        let update = build_has_update(&self.domain, 8, &self.name, &has, 9001, &here).unwrap();
+        let update = build_has_update(&self.domain, 8, &self.name, has, 9001, &here).unwrap();
         let answer = self.exchange(update);
         assert_eq!(answer.code.low(), 0, "{:?}", answer.extended_errors);
     }

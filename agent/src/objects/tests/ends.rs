@@ -110,6 +110,7 @@ fn crashed(at: &str, journal: Journal) -> Change {
         quarantined: None,
         migrated_from: None,
         leaving: None,
+        keeping: None,
         audit: None,
     })
 }

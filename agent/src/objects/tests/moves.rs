@@ -174,6 +174,7 @@ async fn new_owner_shows_the_object_at_once_and_writes_it_after_the_wait() {
         quarantined: None,
         migrated_from: None,
         leaving: None,
+        keeping: None,
         audit: None,
     };
     let insert = (address("1"), Change::Insert(arriving));

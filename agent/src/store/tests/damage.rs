@@ -79,6 +79,7 @@ fn forge(disk: &SimulatedDisk, rows: &[(u64, Vec<u8>)], next_seq: u64) {
         next_seq,
         grown: &found.grown,
         lines: &[],
+        pledges: &[],
     });
     assert!(matches!(applied, crate::store::index::Applied::Done));
 }

@@ -109,6 +109,7 @@ impl Scene {
                 next_seq: next,
                 grown: &found.grown,
                 lines: &[],
+                pledges: &[],
             }),
             Applied::Done
         ));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tracing::{debug, info, warn};
-use zones::{Address, Epoch, Level, ServerName, Tx};
+use zones::{Address, Epoch, Level, Register, ServerName, Tx};
 
 use super::{Asked, Engine, Id, Outside, Side, answer_without_machine, needs_answer};
 use crate::clock::BootInstant;
@@ -35,6 +35,8 @@ pub(super) struct Incoming {
     reservation: Option<Arc<Reservation>>,
     /// Whether it passes through memory.
     small: bool,
+    /// Who else holds the object, as the register says, or is to.
+    pub(super) others: Vec<ServerName>,
 }
 
 impl<O: Outside> Engine<O> {
@@ -87,17 +89,19 @@ impl<O: Outside> Engine<O> {
             | Journal::Reserved { .. }
             | Journal::Staged { .. }
             | Journal::Prepared { .. }
-            | Journal::CommitSent { .. } => None,
+            | Journal::CommitSent { .. }
+            | Journal::Held { .. } => None,
         }
     }
 
-    /// Whether an arriving object would find its address free: copies that were given away do not count.
+    /// Whether an arriving object would find its address free: copies that were given away do not count, nor does one that is
+    /// held for its owner, unless this server is about to take the object from that one by itself.
     fn has_place(&self, address: &Address) -> bool {
         self.parts
             .objects
             .entry(address)
             .is_none_or(|entry| match &entry.journal {
-                Journal::Moved { .. } | Journal::Forward { .. } => true,
+                Journal::Moved { .. } | Journal::Forward { .. } | Journal::Held { refused: None, .. } => true,
                 Journal::Active { .. }
                 | Journal::Moving { .. }
                 | Journal::Sealed { .. }
@@ -107,7 +111,8 @@ impl<O: Outside> Engine<O> {
                 | Journal::Reserved { .. }
                 | Journal::Staged { .. }
                 | Journal::Prepared { .. }
-                | Journal::CommitSent { .. } => false,
+                | Journal::CommitSent { .. }
+                | Journal::Held { refused: Some(_), .. } => false,
             })
     }
 
@@ -185,6 +190,7 @@ impl<O: Outside> Engine<O> {
             receiving: None,
             reservation: None,
             small,
+            others: Vec::new(),
         });
     }
 
@@ -211,7 +217,8 @@ impl<O: Outside> Engine<O> {
             | Journal::CreateSent { .. }
             | Journal::Forward { .. }
             | Journal::DeleteSent { .. }
-            | Journal::Tombstone { .. } => return,
+            | Journal::Tombstone { .. }
+            | Journal::Held { .. } => return,
         };
         let in_hand = InHand::of_row(entry, tx);
         let journal = match &entry.journal {
@@ -229,7 +236,8 @@ impl<O: Outside> Engine<O> {
             | Journal::CreateSent { .. }
             | Journal::Forward { .. }
             | Journal::DeleteSent { .. }
-            | Journal::Tombstone { .. } => DestinationJournal::Waiting {
+            | Journal::Tombstone { .. }
+            | Journal::Held { .. } => DestinationJournal::Waiting {
                 tx: entry.tx.unwrap_or(nothing),
             },
         };
@@ -253,6 +261,7 @@ impl<O: Outside> Engine<O> {
             receiving: None,
             reservation: None,
             small: false,
+            others: Vec::new(),
         });
     }
 
@@ -284,7 +293,10 @@ impl<O: Outside> Engine<O> {
                     }
                 }
                 Action::Read { question } => self.wish(id, Side::Destination, Asked::Read { address, question }),
-                Action::Change { old, new } => self.wish(id, Side::Destination, Asked::Change { old, new }),
+                Action::Change { old, new } => {
+                    self.incoming_holders(id, Some(&*new));
+                    self.wish(id, Side::Destination, Asked::Change { old, new });
+                }
                 Action::Send(mut reply) => {
                     let peer = incoming.machine.source().clone();
                     if let Reply::Ready { newest, .. } = &mut reply {
@@ -301,6 +313,10 @@ impl<O: Outside> Engine<O> {
                     self.parts.objects.set_reads(&address, ReadGate::Open);
                     let octets = self.incoming.get(&id).map_or(0, |incoming| incoming.offer.octets);
                     self.parts.counters.moved_in(octets);
+                    if let Some(entry) = self.parts.objects.entry(&address) {
+                        self.owner_taken_over(&entry);
+                        self.consider_soon(&address);
+                    }
                 }
                 Action::OpenWrites => self.parts.objects.release_writes(&address),
                 Action::Ended(outcome) => {
@@ -314,6 +330,22 @@ impl<O: Outside> Engine<O> {
             .get(&id)
             .and_then(|incoming| incoming.machine.poll_timeout());
         self.set_timer(Side::Destination, id, due);
+    }
+
+    /// Notes who else holds an object once it is this server's.
+    pub(super) fn incoming_holders(&mut self, id: Id, register: Option<&Register>) {
+        let (Some(incoming), Some(register)) = (self.incoming.get_mut(&id), register) else {
+            return;
+        };
+        if register.owner == self.parts.me {
+            let me = &self.parts.me;
+            incoming.others = register
+                .holders
+                .iter()
+                .filter(|holder| *holder != me)
+                .cloned()
+                .collect();
+        }
     }
 
     /// Keeps space for an object that is to come, if there is enough.
@@ -365,11 +397,16 @@ impl<O: Outside> Engine<O> {
             address,
             copy,
             payload,
+            as_it_is: false,
         });
     }
 
     /// A large copy is to come on a stream of its own: the leave to write it, if its move is open.
-    pub fn large_offered(&mut self, peer: &ServerName, address: &Address, copy: &Copy) -> Option<Leave> {
+    /// With `kept` it is to be held beside its owner's.
+    pub fn large_offered(&mut self, peer: &ServerName, address: &Address, copy: &Copy, kept: bool) -> Option<Leave> {
+        if kept {
+            return self.large_kept(peer, address, copy);
+        }
         let id = self.incoming_by_address.get(address).copied();
         let of_move = |id: &Id| {
             self.incoming
@@ -384,6 +421,7 @@ impl<O: Outside> Engine<O> {
             level,
             objects: Arc::clone(&self.parts.objects),
             reservation: self.incoming[&id].reservation.clone(),
+            as_it_is: false,
         })
     }
 
@@ -419,6 +457,10 @@ impl<O: Outside> Engine<O> {
 
     /// A copy was written and read back, or not.
     pub(super) fn written(&mut self, id: Id, number: u64, outcome: Result<Pieces, CopyFault>) {
+        let outcome = match self.copy_written(id, number, outcome) {
+            Ok(()) => return,
+            Err(outcome) => outcome,
+        };
         let Some(incoming) = self.incoming.get_mut(&id) else {
             return;
         };

@@ -6,11 +6,12 @@ use tracing::{debug, error};
 use zones::Address;
 
 use super::outside::Work;
+use super::sharing::owners::Stood;
 use super::{Engine, Id, Job, NOTES_MAX, NOTES_RUNNING_MAX, Outside, Side};
 use crate::migration::guard::{Guard, stands};
 use crate::migration::{destination, source};
 use crate::objects::{BatchStep, Local, Objects, StepError, WriteGate};
-use crate::store::{AuditNote, Change, Content, Digests, Entry, Journal, Leaving, NewEntry, OpenWait};
+use crate::store::{AuditNote, Change, Content, Digests, Entry, Journal, Keeping, Leaving, NewEntry, OpenWait};
 use crate::transfer::copying::InHand;
 use crate::transfer::engine::incoming::Incoming;
 use crate::vault::Digest;
@@ -25,6 +26,17 @@ pub(crate) struct Note {
 }
 
 impl Note {
+    /// A step of a machine of copies.
+    pub(super) fn new(id: Id, side: Side, kind: Kind, name: &'static str, step: BatchStep) -> Note {
+        Note {
+            id,
+            side,
+            kind,
+            name,
+            step,
+        }
+    }
+
     /// The step's name in the journal.
     pub(super) fn name(&self) -> &'static str {
         self.name
@@ -39,9 +51,13 @@ impl std::fmt::Debug for Note {
 
 /// What follows from a step beside the machine's own state.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Kind {
+pub(super) enum Kind {
     /// Nothing.
     Plain,
+    /// Who holds copies of the object is noted.
+    Keeping,
+    /// The object is another server's.
+    Lost,
     /// The entry is the copy that is kept after the object was let go.
     Moved,
     /// The entry is the row of an arriving copy, and names all that is in hand.
@@ -66,7 +82,7 @@ impl Waiting {
         self.sealed.is_empty() && self.others.is_empty()
     }
 
-    fn push(&mut self, sealed: bool, note: Note) {
+    pub(super) fn push(&mut self, sealed: bool, note: Note) {
         match sealed {
             true => self.sealed.push(note),
             false => self.others.push(note),
@@ -94,6 +110,8 @@ enum Outcome {
     Durable(Option<Arc<Entry>>),
     NotOwned,
     Failed,
+    /// The row is being changed by somebody else.
+    Busy,
 }
 
 impl<O: Outside> Engine<O> {
@@ -171,6 +189,7 @@ impl<O: Outside> Engine<O> {
                 Kind::Moved,
                 owned(Box::new(move |entry| NewEntry {
                     journal: Journal::Moved { to: owner, epoch },
+                    keeping: None,
                     ..entry.keep()
                 })),
             ),
@@ -183,6 +202,7 @@ impl<O: Outside> Engine<O> {
                     properties: Content::Absent,
                     body: Content::Absent,
                     leaving: None,
+                    keeping: None,
                     ..entry.keep()
                 })),
             ),
@@ -205,6 +225,7 @@ impl<O: Outside> Engine<O> {
                     body: Content::Absent,
                     writes: Vec::new(),
                     leaving: None,
+                    keeping: None,
                     ..moved.keep()
                 });
                 (Kind::Plain, BatchStep::Row { address, seq, change })
@@ -257,7 +278,9 @@ impl<O: Outside> Engine<O> {
             }
             destination::Step::Active { tx, wait: true, .. } => {
                 let unix_ms = self.outside.unix_ms();
+                let others = incoming.others.clone();
                 let change = Box::new(move |entry: &Entry| NewEntry {
+                    keeping: (!others.is_empty()).then_some(Keeping { others, change: None }),
                     journal: Journal::Active {
                         wait: Some(OpenWait { from: from.clone() }),
                     },
@@ -284,6 +307,7 @@ impl<O: Outside> Engine<O> {
             destination::Step::Moved { owner, epoch } => {
                 let change = Box::new(move |entry: &Entry| NewEntry {
                     journal: Journal::Moved { to: owner, epoch },
+                    keeping: None,
                     ..entry.keep()
                 });
                 (Kind::Tidy, BatchStep::Owned { address, change })
@@ -347,25 +371,48 @@ impl<O: Outside> Engine<O> {
             self.forwards.ended();
             return;
         }
+        let stood = match &noted.outcome {
+            Outcome::Durable(_) => Stood::Durable,
+            Outcome::NotOwned => Stood::NotOwned,
+            Outcome::Failed | Outcome::Busy => Stood::NotNow,
+        };
+        let entry = match &noted.outcome {
+            Outcome::Durable(entry) => entry.clone(),
+            Outcome::NotOwned | Outcome::Failed | Outcome::Busy => None,
+        };
+        match noted.side {
+            Side::Owner => return self.owner_noted(id, noted.kind, entry, stood),
+            Side::Holder => return self.holder_noted(id, entry, stood),
+            Side::Source | Side::Destination => {}
+        }
         let runs = match noted.side {
             Side::Source => self.outgoing.contains_key(&id),
             Side::Destination => self.incoming.contains_key(&id),
+            Side::Owner | Side::Holder => false,
         };
         // A machine that ends takes its refused step with it: nobody tries that again.
         match &noted.outcome {
             Outcome::Failed if runs => self.refused_steps.insert((noted.side, id)),
-            Outcome::Failed | Outcome::Durable(_) | Outcome::NotOwned => self.refused_steps.remove(&(noted.side, id)),
+            Outcome::Failed | Outcome::Durable(_) | Outcome::NotOwned | Outcome::Busy => {
+                self.refused_steps.remove(&(noted.side, id))
+            }
         };
         match (noted.side, noted.outcome) {
             (Side::Source, Outcome::Durable(entry)) => {
                 match noted.kind {
                     Kind::Moved => self.kept(id, entry),
-                    Kind::Plain | Kind::Row | Kind::NoRow | Kind::Tidy | Kind::ForwardEnd => {}
+                    Kind::Plain
+                    | Kind::Row
+                    | Kind::NoRow
+                    | Kind::Tidy
+                    | Kind::ForwardEnd
+                    | Kind::Keeping
+                    | Kind::Lost => {}
                 }
                 self.feed_source(id, source::Input::Durable);
             }
             (Side::Source, Outcome::NotOwned) => self.taken_over(id),
-            (Side::Source, Outcome::Failed) => self.feed_source(id, source::Input::NotDurable),
+            (Side::Source, Outcome::Failed | Outcome::Busy) => self.feed_source(id, source::Input::NotDurable),
             (Side::Destination, Outcome::Durable(entry)) => {
                 if let Some(incoming) = self.incoming.get_mut(&id) {
                     match noted.kind {
@@ -376,7 +423,7 @@ impl<O: Outside> Engine<O> {
                             }
                         }
                         Kind::NoRow => incoming.row = None,
-                        Kind::Plain | Kind::Moved | Kind::Tidy | Kind::ForwardEnd => {}
+                        Kind::Plain | Kind::Moved | Kind::Tidy | Kind::ForwardEnd | Kind::Keeping | Kind::Lost => {}
                     }
                 }
                 self.feed_destination(id, destination::Input::Durable);
@@ -384,9 +431,11 @@ impl<O: Outside> Engine<O> {
             (Side::Destination, Outcome::NotOwned) if noted.kind == Kind::Tidy => {
                 self.feed_destination(id, destination::Input::Durable);
             }
-            (Side::Destination, Outcome::NotOwned | Outcome::Failed) => {
+            (Side::Destination, Outcome::NotOwned | Outcome::Failed | Outcome::Busy) => {
                 self.feed_destination(id, destination::Input::NotDurable);
             }
+            // They were told above.
+            (Side::Owner | Side::Holder, _) => {}
         }
     }
 }
@@ -414,6 +463,7 @@ fn arriving(incoming: &Incoming, journal: Journal) -> Change {
         quarantined: in_hand.and_then(|in_hand| in_hand.form.quarantined.clone()),
         migrated_from: in_hand.and_then(InHand::migrated_from),
         leaving: None,
+        keeping: None,
     };
     match incoming.row {
         Some(seq) => Change::Replace { seq, entry },
@@ -426,7 +476,9 @@ fn address_of(step: &BatchStep) -> Address {
         BatchStep::Owned { address, .. }
         | BatchStep::Row { address, .. }
         | BatchStep::Arriving { address, .. }
-        | BatchStep::Arrived { address, .. } => address.clone(),
+        | BatchStep::Arrived { address, .. }
+        | BatchStep::Keeping { address, .. }
+        | BatchStep::Held { address, .. } => address.clone(),
     }
 }
 
@@ -480,7 +532,11 @@ pub(super) async fn alone(objects: &Arc<Objects>, note: Note) -> Noted {
             Ok(entry) => Outcome::Durable(Some(entry)),
             Err(error) => failed(&address, &error),
         },
-        BatchStep::Row { .. } | BatchStep::Arriving { .. } | BatchStep::Arrived { .. } => {
+        BatchStep::Row { .. }
+        | BatchStep::Arriving { .. }
+        | BatchStep::Arrived { .. }
+        | BatchStep::Keeping { .. }
+        | BatchStep::Held { .. } => {
             unreachable!("only a step in its object's turn finds it taken")
         }
     };
@@ -498,6 +554,7 @@ fn failed(address: &Address, error: &StepError) -> Outcome {
             debug!(object = %address, "a step of a move found its object taken over");
             Outcome::NotOwned
         }
+        StepError::Visited => Outcome::Busy,
         StepError::Commit(_) | StepError::Together { .. } | StepError::Taken { .. } => {
             let error: &(dyn std::error::Error + 'static) = error;
             error!(object = %address, error, "a step of a move is not durable");

@@ -182,8 +182,16 @@ impl<O: Outside> Engine<O> {
         {
             return Err(Busy::Moving);
         }
-        let guard = self.parts.objects.begin_move(address)?;
         let entry = self.parts.objects.entry(address).ok_or(Busy::NotOwned)?;
+        // Holders change before a move or after it; only a revision that all of them have can be sealed; and no object goes where
+        // a copy of it is.
+        let is_there = (entry.keeping.as_ref()).is_some_and(|keeping| keeping.others.contains(to));
+        // A write that waits for holders, or a new object for its copies, waits for what may not be while it moves.
+        let is_waited_for = self.parts.objects.is_resting(address);
+        if is_there || is_waited_for || self.are_holders_changing(address) || !self.may_give_away(&entry) {
+            return Err(Busy::Opening);
+        }
+        let guard = self.parts.objects.begin_move(address)?;
         let in_wait = match &entry.journal {
             Journal::Active { wait } => wait.is_some(),
             Journal::Moving { .. }
@@ -196,7 +204,8 @@ impl<O: Outside> Engine<O> {
             | Journal::Reserved { .. }
             | Journal::Staged { .. }
             | Journal::Prepared { .. }
-            | Journal::CommitSent { .. } => return Err(Busy::NotOwned),
+            | Journal::CommitSent { .. }
+            | Journal::Held { .. } => return Err(Busy::NotOwned),
         };
         let begin = source::Begin {
             me: self.parts.me.clone(),
@@ -268,7 +277,8 @@ impl<O: Outside> Engine<O> {
             | Journal::Reserved { .. }
             | Journal::Staged { .. }
             | Journal::Prepared { .. }
-            | Journal::CommitSent { .. } => return false,
+            | Journal::CommitSent { .. }
+            | Journal::Held { .. } => return false,
         };
         let recovered = Recovered {
             me: self.parts.me.clone(),
@@ -299,7 +309,7 @@ impl<O: Outside> Engine<O> {
     }
 
     /// Keeps a copy that was given away for the grace period. It needs no machine meanwhile: the journal answers.
-    fn retire(&mut self, entry: Arc<Entry>) {
+    pub(super) fn retire(&mut self, entry: Arc<Entry>) {
         let due = self.outside.now() + self.parts.settings.machine.grace;
         self.retired.push_back((due, entry));
     }
@@ -332,7 +342,8 @@ impl<O: Outside> Engine<O> {
                 | Journal::Reserved { .. }
                 | Journal::Staged { .. }
                 | Journal::Prepared { .. }
-                | Journal::CommitSent { .. } => continue,
+                | Journal::CommitSent { .. }
+                | Journal::Held { .. } => continue,
             };
             let recovered = Recovered {
                 me: self.parts.me.clone(),
@@ -404,6 +415,7 @@ impl<O: Outside> Engine<O> {
                 Action::LetGo { owner, epoch } => {
                     debug!(object = %address, %owner, %epoch, "object let go");
                     self.parts.objects.unseal(&address);
+                    self.forget_owner(&address);
                     self.let_go(id, &address);
                     return;
                 }
@@ -512,6 +524,9 @@ impl<O: Outside> Engine<O> {
 
     /// A small copy is ready for its lane.
     pub(super) fn framed(&mut self, id: Id, frame: Result<(BytesMut, Shipped), ShipFault>) {
+        if self.copy_framed(id, &frame) {
+            return;
+        }
         let Some(outgoing) = self.outgoing.get_mut(&id) else {
             return;
         };
@@ -532,6 +547,9 @@ impl<O: Outside> Engine<O> {
 
     /// A copy was handed over whole, or not.
     pub fn shipped(&mut self, id: Id, shipped: Result<Shipped, ShipFault>) {
+        if self.copy_shipped(id, shipped) {
+            return;
+        }
         let Some(outgoing) = self.outgoing.get_mut(&id) else {
             return;
         };
@@ -574,11 +592,18 @@ impl<O: Outside> Engine<O> {
 
     /// A gate is closed, or the object is no longer the move's.
     pub fn closed(&mut self, id: Id, number: u32, closed: Result<Arc<Entry>, NotOwned>) {
-        let Some(outgoing) = self.outgoing.get_mut(&id) else {
+        if !self.outgoing.contains_key(&id) {
             return;
-        };
+        }
         match closed {
+            Ok(entry) if !self.may_give_away(&entry) => {
+                // Sealed is only what every holder has; the budget of the seal ends this.
+                self.to_confirm.push((id, number, entry));
+            }
             Ok(entry) => {
+                let Some(outgoing) = self.outgoing.get_mut(&id) else {
+                    return;
+                };
                 if let Some(newest) = outgoing.has_to_step_back(&entry) {
                     self.to_step_back.push_back((id, entry, newest, Then::Seal { number }));
                     return;
@@ -605,6 +630,19 @@ impl<O: Outside> Engine<O> {
                 );
             }
             Err(NotOwned) => self.feed_source(id, Input::TakenOver),
+        }
+    }
+
+    /// Seals what holders have confirmed meanwhile.
+    pub(super) fn seal_confirmed(&mut self) {
+        for (id, number, entry) in std::mem::take(&mut self.to_confirm) {
+            let waits = self
+                .outgoing
+                .get(&id)
+                .is_some_and(|outgoing| outgoing.machine.is_closing(number));
+            if waits {
+                self.closed(id, number, Ok(entry));
+            }
         }
     }
 
@@ -658,6 +696,8 @@ impl<O: Outside> Engine<O> {
                         | Journal::Moving { .. }
                         | Journal::Sealed { .. }
                         | Journal::DeleteSent { .. } => entry.epoch > epoch,
+                        // The new owner, or one after it, has this server hold a copy.
+                        Journal::Held { .. } => entry.epoch >= epoch,
                         Journal::CreateSent { .. }
                         | Journal::Reserved { .. }
                         | Journal::Staged { .. }

@@ -154,6 +154,8 @@ pub(super) enum Work {
     StepBack(Vec<ToStepBack>),
     /// Writes small copies and reads them back.
     Write(Vec<Arrival>),
+    /// Promises a peer anew.
+    Pledge(ServerName),
     /// Makes steps durable, in one commit.
     Note(Vec<Note>),
     /// Makes one step durable whose object was being written when its commit began.
@@ -174,6 +176,7 @@ pub(super) enum Ended {
     NotedBatch(Vec<Noted>),
     Noted(Noted),
     WrittenLarge(Written),
+    Pledged(ServerName, bool),
 }
 
 impl Done {
@@ -191,6 +194,7 @@ impl std::fmt::Debug for Ended {
             Ended::NotedBatch(_) => "noted together",
             Ended::Noted(_) => "noted",
             Ended::WrittenLarge(_) => "written large",
+            Ended::Pledged(..) => "promised",
         })
     }
 }
@@ -203,6 +207,7 @@ impl Job {
             Work::Frame(_) => "open copies",
             Work::StepBack(_) => "step back",
             Work::Write(_) => "write copies",
+            Work::Pledge(_) => "promise",
             Work::Note(_) | Work::Alone(_) => "note steps",
         }
     }
@@ -211,7 +216,7 @@ impl Job {
     #[must_use]
     pub fn steps(&self) -> Vec<&'static str> {
         match &self.0 {
-            Work::Frame(_) | Work::StepBack(_) | Work::Write(_) => Vec::new(),
+            Work::Frame(_) | Work::StepBack(_) | Work::Write(_) | Work::Pledge(_) => Vec::new(),
             Work::Note(notes) => notes.iter().map(Note::name).collect(),
             Work::Alone(note) => vec![note.name()],
         }
@@ -252,6 +257,14 @@ impl Job {
                 let written = copying::write_small(objects, arrivals);
                 (Some(Done(Ended::Written(written))), Vec::new())
             }
+            Work::Pledge(peer) => {
+                let pledged = objects.store().pledge_anew(&peer);
+                if let Err(error) = &pledged {
+                    let error: &(dyn std::error::Error + 'static) = error;
+                    error!(%peer, error, "a promise to another server is not durable");
+                }
+                (Some(Done(Ended::Pledged(peer, pledged.is_ok()))), Vec::new())
+            }
             Work::Note(steps) => {
                 let (noted, taken) = notes::commit(objects, steps);
                 let later = taken.into_iter().map(|note| Job(Work::Alone(Box::new(note)))).collect();
@@ -269,7 +282,9 @@ impl Job {
     pub(crate) async fn run_in_turn(self, objects: &Arc<Objects>) -> Option<Done> {
         match self.0 {
             Work::Alone(note) => Some(Done(Ended::Noted(notes::alone(objects, *note).await))),
-            Work::Frame(_) | Work::StepBack(_) | Work::Write(_) | Work::Note(_) => self.run(objects.local()).0,
+            Work::Frame(_) | Work::StepBack(_) | Work::Write(_) | Work::Pledge(_) | Work::Note(_) => {
+                self.run(objects.local()).0
+            }
         }
     }
 }

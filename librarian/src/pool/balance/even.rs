@@ -93,8 +93,17 @@ fn octets_parts(shares: &[Share]) -> Vec<f64> {
 
 /// Fair parts of the requests.
 fn asked_parts(shares: &[Share]) -> Vec<f64> {
-    let sum = shares.iter().map(|share| share.asked_milli).sum();
-    parts(sum, &shares.iter().map(|share| 1.0 / price(share)).collect::<Vec<_>>())
+    let (asked, prices): (Vec<u64>, Vec<u32>) = shares
+        .iter()
+        .map(|share| (share.asked_milli, share.price_percent))
+        .unzip();
+    requests_parts(&asked, &prices)
+}
+
+/// Fair parts of requests that servers are asked, by their prices in percent; none is 0.
+pub(in crate::pool) fn requests_parts(asked: &[u64], prices: &[u32]) -> Vec<f64> {
+    let weights: Vec<f64> = prices.iter().map(|price| 1.0 / f64::from((*price).max(1))).collect();
+    parts(asked.iter().sum(), &weights)
 }
 
 /// How even it is; a pool of no server is.
@@ -166,8 +175,15 @@ fn shift(shares: &mut [Share], (from, to): (usize, usize), objects: u64, octets:
     shares[to].used += octets;
 }
 
-/// Moves of single objects that bring every server's requests within `tolerance` of its fair part, as far as the objects that
-/// agents name allow. Those in `resting` stay. The shares are left as they would be afterwards.
+/// By how much a rate wavers where the load does not: three standard deviations of a count of independent requests, halved at the
+/// end of each window of 5 s. Its variance is that of 15 s of requests, near enough at any moment of a window.
+fn wavers_milli(asked_milli: u64) -> f64 {
+    let counted = asked_milli as f64 / 1000.0 * 15.0;
+    3.0 * counted.sqrt() / 15.0 * 1000.0
+}
+
+/// Moves of single objects that bring every server's requests within `tolerance` of its fair part, as far as counting can tell and
+/// the objects that agents name allow. Those in `resting` stay. The shares are left as they would be afterwards.
 pub fn even_requests(shares: &mut [Share], tolerance: f64, resting: &BTreeSet<Address>) -> Vec<HotMove> {
     let parts = asked_parts(shares);
     let mut left: Vec<usize> = vec![HOT_MOVES_MAX; shares.len()];
@@ -184,7 +200,8 @@ pub fn even_requests(shares: &mut [Share], tolerance: f64, resting: &BTreeSet<Ad
             break;
         };
         let excess = shares[from].asked_milli as f64 - parts[from];
-        if excess <= parts[from] * tolerance + shares[from].doubt_milli as f64 {
+        if excess <= parts[from] * tolerance + shares[from].doubt_milli as f64 + wavers_milli(shares[from].asked_milli)
+        {
             left[from] = 0;
             if left.iter().all(|left| *left == 0) {
                 break;
@@ -318,6 +335,20 @@ mod tests {
         let mut shares = vec![asked("s1", &[4_400, 2_900], 2_700), calm("s2"), calm("s3"), calm("s4")];
         let moves = even_requests(&mut shares, TOLERANCE, &BTreeSet::new());
         assert_eq!(moves[0].hot.address.as_str(), "s1.1", "{moves:?}");
+    }
+
+    #[test]
+    fn what_counting_cannot_tell_from_chance_moves_nothing() {
+        // 220 requests a second are 10 % over the part, and three standard deviations of them 11.5.
+        let busy = |scale: u64| {
+            let calm = |name: String| asked(&name, &[], 200_000 * scale);
+            let rates = [9_000 * scale; 3];
+            let mut shares = vec![asked("s1", &rates, 193_000 * scale)];
+            shares.extend((2..40).map(|number| calm(format!("s{number}"))));
+            even_requests(&mut shares, TOLERANCE, &BTreeSet::new()).len()
+        };
+        assert_eq!(busy(1), 0);
+        assert_eq!(busy(4), 1, "four times as many are told apart");
     }
 
     #[test]

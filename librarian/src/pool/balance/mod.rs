@@ -10,6 +10,11 @@
 //!  a schedule:     each object once in so long, to the emptiest other server
 //! ```
 //!
+//! Copies that follow heat (`super::spread`) come first: nothing moves for its requests while they are made, requests are looked at as
+//! they will be once all such copies are there, and
+//! objects that have them, or may soon, stay where they are but for the schedule. An object moves for its requests only off the
+//! server that owns it: what others hold of it goes by copies.
+//!
 //! Bounds: [`Settings::at_once`] wishes for a server, one wish for an object, none for an object that moved or could not move
 //! within [`RESTS_FOR`]. A new plan takes all wishes away, and nothing is wished while a plan moves objects itself or an
 //! upgrade is under way (DESIGN.md section 13: rebalancing stays out of the current step).
@@ -24,11 +29,13 @@ use serde::{Deserialize, Serialize};
 use zones::want::WISHES_MAX;
 use zones::{Address, Role, ServerName, State, Wish};
 
+pub(super) use even::requests_parts;
 pub use even::{Evenness, Flow, HotMove, Share, even_octets, even_requests, evenness};
 
-use super::decide::{Decision, decide};
+use super::decide::{Decision, course};
 use super::plan::Goal;
 use super::sight::Sight;
+use super::spread::Spread;
 use crate::registry::View;
 use schedule::Schedule;
 
@@ -103,7 +110,7 @@ pub struct Balancer {
     spreading: bool,
     /// Since when requests are uneven.
     uneven_since: Option<Instant>,
-    /// When the last object came that moved for its heat.
+    /// When the last object came that moved for its heat, or copies were last made for it.
     heat_moved: Option<Instant>,
     cursors: BTreeMap<ServerName, Address>,
     schedule: Schedule,
@@ -230,10 +237,10 @@ impl Balancer {
         let mut shares = self.shares(sight);
         if shares.len() > 1 {
             if balances && self.settings.octets {
-                self.spread_octets(now, view, &mut shares);
+                self.spread_octets(now, view, sight.spread.as_ref(), &mut shares);
             }
             if balances && self.settings.requests {
-                self.spread_requests(now, view, &mut shares);
+                self.spread_requests(now, view, sight.spread.as_ref(), &mut shares);
             }
             if let Some(after) = self.settings.move_after {
                 self.renew(now, unix_ms, after, view, &shares);
@@ -246,7 +253,7 @@ impl Balancer {
     fn balances(&self, sight: &Sight) -> Option<bool> {
         let plan = sight.plan.as_ref();
         let upgrade = plan.and_then(|plan| plan.upgrade.as_ref());
-        if upgrade.is_some_and(|upgrade| !upgrade.is_over()) || decide(sight) != Decision::Rest {
+        if upgrade.is_some_and(|upgrade| !upgrade.is_over()) || course(sight) != Decision::Rest {
             return None;
         }
         let balances = plan.is_some_and(|plan| plan.goal == Goal::Balance);
@@ -284,9 +291,9 @@ impl Balancer {
         }
     }
 
-    /// The servers that give and take, as they will be when all wishes are done.
+    /// The servers that give and take, as they will be when all wishes are done and all copies for heat are there.
     fn shares(&self, sight: &Sight) -> Vec<Share> {
-        let mut shares = shares_of(sight);
+        let mut shares = expected_shares(sight);
         for open in self.open.values() {
             for share in &mut shares {
                 if share.name == open.from {
@@ -311,7 +318,7 @@ impl Balancer {
         self.settings.at_once.min(WISHES_MAX).saturating_sub(open)
     }
 
-    fn spread_octets(&mut self, now: Instant, view: &View<'_>, shares: &mut [Share]) {
+    fn spread_octets(&mut self, now: Instant, view: &View<'_>, spread: Option<&Spread>, shares: &mut [Share]) {
         let even = evenness(shares);
         let off = (even.fullest - 1.0).max(1.0 - even.emptiest);
         // Beyond the tolerance it begins; it ends in the middle of it, so that the next write does not begin it anew.
@@ -329,20 +336,25 @@ impl Balancer {
             let objects = usize::try_from(flow.objects)
                 .unwrap_or(WISHES_MAX)
                 .min(self.room(&flow.from));
-            for address in self.some_of(view, &flow.from, objects) {
+            for address in self.some_of(view, spread, &flow, objects) {
                 self.wish(now, address, &flow.from, &flow.to, Why::Octets, each[&flow.from]);
             }
         }
     }
 
-    fn spread_requests(&mut self, now: Instant, view: &View<'_>, shares: &mut [Share]) {
+    fn spread_requests(&mut self, now: Instant, view: &View<'_>, spread: Option<&Spread>, shares: &mut [Share]) {
         let over_for = |since: Option<Instant>, time| since.is_none_or(|at| now.saturating_duration_since(at) >= time);
+        if spread.is_some_and(|spread| spread.is_making) {
+            self.heat_moved = Some(now);
+        }
         let pending = self.open.values().any(|open| open.why == Why::Requests);
         if pending || !over_for(self.heat_moved, COUNTERS_SETTLE) {
             self.uneven_since = None;
             return;
         }
-        let stays: BTreeSet<Address> = self.resting.keys().chain(self.open.keys()).cloned().collect();
+        let watched = spread.iter().flat_map(|spread| &spread.watched);
+        let stays = self.resting.keys().chain(self.open.keys()).chain(watched);
+        let stays: BTreeSet<Address> = stays.cloned().collect();
         let moves = even_requests(shares, self.tolerance(), &stays);
         if moves.is_empty() {
             self.uneven_since = None;
@@ -356,7 +368,7 @@ impl Balancer {
             let is_there = view
                 .register(&hot.address)
                 .is_some_and(|register| register.owner == from && register.state == State::Stable);
-            if is_there && self.room(&from) > 0 {
+            if is_there && may_go(view, &hot.address, &to) && self.room(&from) > 0 {
                 self.wish(now, hot.address, &from, &to, Why::Requests, 0);
             }
         }
@@ -377,7 +389,9 @@ impl Balancer {
                 continue;
             }
             fill.sort_by(|(a, _), (b, _)| a.total_cmp(b));
-            let taker = fill.iter_mut().find(|(_, share)| share.name != register.owner);
+            let taker = fill
+                .iter_mut()
+                .find(|(_, share)| !register.holders.contains(&share.name));
             let Some((filled, taker)) = taker else { continue };
             let each = taker.used / taker.objects.max(1);
             *filled += each as f64 / taker.capacity.max(1) as f64;
@@ -397,13 +411,16 @@ impl Balancer {
         self.open.insert(address, open);
     }
 
-    /// Objects that a server owns and that may move, from where the last ones were found on.
-    fn some_of(&mut self, view: &View<'_>, server: &ServerName, most: usize) -> Vec<Address> {
+    /// Objects that a server owns and that may move where they are to go, from where the last ones were found on.
+    fn some_of(&mut self, view: &View<'_>, spread: Option<&Spread>, flow: &Flow, most: usize) -> Vec<Address> {
         if most == 0 {
             return Vec::new();
         }
+        let server = &flow.from;
         let (found, next) = view.owned_by(server, self.cursors.get(server), (SCAN_MAX, most), |address| {
-            !self.open.contains_key(address) && !self.resting.contains_key(address)
+            let is_watched = spread.is_some_and(|spread| spread.watched.contains(address));
+            let is_free = !is_watched && !self.open.contains_key(address) && !self.resting.contains_key(address);
+            is_free && may_go(view, address, &flow.to)
         });
         match next {
             Some(next) => self.cursors.insert(server.clone(), next),
@@ -447,6 +464,12 @@ impl Balancer {
         ))
     }
 
+    /// Whether an object is to move so that servers are asked evenly.
+    #[must_use]
+    pub fn moves_for_requests(&self, address: &Address) -> bool {
+        self.open.get(address).is_some_and(|open| open.why == Why::Requests)
+    }
+
     /// How the pool stands.
     #[must_use]
     pub fn standing(&self, sight: &Sight) -> Standing {
@@ -480,13 +503,16 @@ impl Balancer {
     /// What balancing would do from now on, if nothing else changed.
     #[must_use]
     pub fn preview(&self, sight: &Sight) -> Preview {
-        let mut shares = shares_of(sight);
+        let mut shares = expected_shares(sight);
         let flows = match self.settings.octets {
             true => even_octets(&mut shares, self.tolerance(), u64::MAX),
             false => Vec::new(),
         };
         let hot = match self.settings.requests {
-            true => even_requests(&mut shares, self.tolerance(), &BTreeSet::new()),
+            true => {
+                let watched = sight.spread.as_ref().map(|spread| spread.watched.clone());
+                even_requests(&mut shares, self.tolerance(), &watched.unwrap_or_default())
+            }
             false => Vec::new(),
         };
         let after = evenness(&shares);
@@ -515,23 +541,43 @@ impl Balancer {
     }
 }
 
+/// Whether an object may go to a server: none goes where a copy of it is.
+fn may_go(view: &View<'_>, address: &Address, to: &ServerName) -> bool {
+    view.register(address)
+        .is_some_and(|register| !register.holders.contains(to))
+}
+
+/// The servers that give and take, asked as they will be once all copies for heat are there.
+fn expected_shares(sight: &Sight) -> Vec<Share> {
+    let mut shares = shares_of(sight);
+    for share in &mut shares {
+        let expected = sight
+            .spread
+            .as_ref()
+            .and_then(|spread| spread.expected_milli.get(&share.name));
+        share.asked_milli = expected.copied().unwrap_or(share.asked_milli);
+    }
+    shares
+}
+
 /// The servers that give and take. How many objects each has the registers say, so that no move is counted twice or not at all;
 /// how large one is, on the average, its server says.
 fn shares_of(sight: &Sight) -> Vec<Share> {
-    let takes_part = sight
-        .servers
-        .iter()
-        .filter(|(_, seen)| seen.want.role == Role::Serving && seen.alive && seen.has_taken(sight.number()));
+    let takes_part = sight.servers.iter().filter(|(_, seen)| {
+        seen.want.role == Role::Serving && seen.alive && !seen.lost && seen.has_taken(sight.number())
+    });
     let all = sight.servers.values().filter(|seen| seen.objects() > 0);
     let (octets, objects) = all.fold((0, 0), |(octets, objects), seen| {
-        (octets + seen.bytes(), objects + seen.objects())
+        (octets + seen.owned_bytes(), objects + seen.objects())
     });
     let usual = octets / objects.max(1);
     takes_part
         .filter_map(|(name, seen)| {
             let has = seen.has.as_ref()?;
-            let hot = has.hot.clone().unwrap_or_default();
-            let each = seen.bytes().checked_div(seen.objects()).unwrap_or(usual);
+            let mut hot = has.hot.clone().unwrap_or_default();
+            let owns = |address: &Address| sight.registers.get(address).is_none_or(|named| named.owner == *name);
+            hot.hottest.retain(|hot| owns(&hot.address));
+            let each = seen.owned_bytes().checked_div(seen.objects()).unwrap_or(usual);
             Some(Share {
                 name: name.clone(),
                 objects: seen.owned,

@@ -4,7 +4,7 @@ use zones::audit::Head;
 use zones::{Heat, Hot, Register, Upkeep};
 
 use super::*;
-use crate::pool::{self, Memory, look};
+use crate::pool::{self, Memory, decide, look};
 use crate::registry::{By, Plan, Proposal, WantsChange};
 use crate::testing::{self, address, server};
 
@@ -19,6 +19,8 @@ struct Pool {
     unix_ms: u64,
     /// How often each object is asked for.
     heat: BTreeMap<Address, u64>,
+    /// Which of them have copies for it.
+    spread: Option<Spread>,
     moves: u64,
 }
 
@@ -35,6 +37,7 @@ impl Pool {
             now: Instant::now(),
             unix_ms: 1_000_000_000_000,
             heat: BTreeMap::new(),
+            spread: None,
             moves: 0,
         }
     }
@@ -42,6 +45,7 @@ impl Pool {
     fn sight(&self) -> Sight {
         let mut sight = look(&self.inner.registry.view()).unwrap();
         Memory::new(Duration::ZERO).see(self.now, &mut sight);
+        sight.spread = self.spread.clone().or(sight.spread);
         sight
     }
 
@@ -152,7 +156,11 @@ impl Pool {
             owner: to.clone(),
             state: State::Stable,
             tx: self.inner.tx(),
-            holders: vec![to.clone()],
+            holders: old
+                .holders
+                .iter()
+                .map(|held| if *held == old.owner { to.clone() } else { held.clone() })
+                .collect(),
             ..old
         };
         let by = By::Agent(to.clone());
@@ -197,6 +205,40 @@ async fn octets_become_even_within_bounds_and_then_nothing_moves_any_more() {
         standing.on && standing.wished == 0 && standing.moved == moves,
         "{standing:?}"
     );
+}
+
+/// The registry refuses a move to a holder, and so does [`Pool::carry_out`].
+#[tokio::test]
+async fn no_object_goes_where_a_copy_of_it_is() {
+    let settings = Settings {
+        at_once: 16,
+        move_after: Some(Duration::from_secs(100)),
+        ..Settings::default()
+    };
+    let mut pool = Pool::new(100, settings).await;
+    for object in 0..100 {
+        let old = pool
+            .inner
+            .registry
+            .view()
+            .register(&address(&format!("3.{object}")))
+            .unwrap();
+        let with_copies = Register {
+            holders: vec![server("s1"), server("s2"), server("s3")],
+            tx: pool.inner.tx(),
+            ..old.clone()
+        };
+        pool.inner.change(Some(&old), &with_copies).await.unwrap();
+    }
+    pool.heat = [(address("3.7"), 900_000), (address("3.8"), 900_000)].into();
+    pool.report().await;
+    let plan = pool::balance(&pool.sight());
+    pool.becomes_current(plan).await;
+    for _ in 0..110 {
+        pool.second().await;
+    }
+    let owned = pool.owned();
+    assert!(owned[1] + owned[2] == 0 && owned[3] > 20, "{owned:?}");
 }
 
 #[tokio::test]
@@ -281,6 +323,135 @@ async fn requests_become_even_by_few_moves_and_stay_so_under_a_steady_load() {
 }
 
 #[tokio::test]
+async fn object_that_is_spread_for_its_heat_stays_where_it_is() {
+    for (settings, on_s1) in [
+        (
+            Settings {
+                octets: false,
+                ..Settings::default()
+            },
+            1,
+        ),
+        (only_octets(), 30),
+    ] {
+        let mut pool = Pool::new(40, settings).await;
+        pool.heat = (0..4_u64)
+            .map(|object| (address(&format!("3.{object}")), 300_000))
+            .collect();
+        let watched = (0..30).map(|object| address(&format!("3.{object}"))).take(on_s1);
+        pool.spread = Some(Spread {
+            watched: watched.collect(),
+            ..Spread::default()
+        });
+        pool.report().await;
+        let plan = pool::balance(&pool.sight());
+        pool.becomes_current(plan).await;
+        for _ in 0..120 {
+            pool.second().await;
+        }
+        assert!(pool.moves > 0);
+        for object in &pool.spread.as_ref().unwrap().watched {
+            let register = pool.inner.registry.view().register(object).unwrap();
+            assert_eq!(register.owner, server("s1"), "{object}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn requests_that_copies_will_take_over_move_nothing() {
+    let settings = Settings {
+        octets: false,
+        ..Settings::default()
+    };
+    let mut pool = Pool::new(40, settings).await;
+    pool.heat = (0..8_u64)
+        .map(|object| {
+            (
+                address(&format!("3.{object}")),
+                if object == 0 { 900_000 } else { 10_000 },
+            )
+        })
+        .collect();
+    let even = SERVING.map(|name| (server(name), 240_000));
+    pool.spread = Some(Spread {
+        expected_milli: even.into(),
+        ..Spread::default()
+    });
+    pool.report().await;
+    let plan = pool::balance(&pool.sight());
+    pool.becomes_current(plan).await;
+    for _ in 0..60 {
+        assert_eq!(pool.second().await, 0);
+    }
+    let preview = pool.balancer.preview(&pool.sight());
+    assert!(
+        preview.hot.is_empty() && preview.now.busiest > 3.0,
+        "as it is now: {preview:?}"
+    );
+    pool.spread = None;
+    for _ in 0..60 {
+        pool.second().await;
+    }
+    assert!(pool.moves > 0, "others make room for one that is not spread");
+}
+
+#[tokio::test]
+async fn nothing_moves_for_its_heat_while_copies_are_made_nor_until_the_counters_have_settled() {
+    let settings = Settings {
+        octets: false,
+        ..Settings::default()
+    };
+    let mut pool = Pool::new(40, settings).await;
+    pool.heat = (0..4_u64)
+        .map(|object| (address(&format!("3.{object}")), 300_000))
+        .collect();
+    let making = |is_making| {
+        Some(Spread {
+            is_making,
+            ..Spread::default()
+        })
+    };
+    pool.spread = making(true);
+    pool.report().await;
+    let plan = pool::balance(&pool.sight());
+    pool.becomes_current(plan).await;
+    for _ in 0..60 {
+        assert_eq!(pool.second().await, 0);
+    }
+    pool.spread = making(false);
+    for _ in 0..40 {
+        assert_eq!(pool.second().await, 0);
+    }
+    for _ in 0..20 {
+        pool.second().await;
+    }
+    assert!(pool.moves > 0);
+}
+
+#[tokio::test]
+async fn what_a_server_only_holds_moves_nowhere_for_its_heat() {
+    let pool = Pool::new(40, Settings::default()).await;
+    pool.inner.create("s2", &["4.1"]).await;
+    let hot = |text: &str, rate_milli| Hot {
+        address: address(text),
+        rate_milli,
+    };
+    let has = zones::Has {
+        audit: Some(Head::first(&server("s2"))),
+        upkeep: Some(Upkeep::default()),
+        hot: Some(Heat {
+            hottest: vec![hot("3.1", 7_000), hot("4.1", 5_000)],
+            ..Heat::default()
+        }),
+        ..testing::has()
+    };
+    pool.inner.tell(&server("s2"), 2, &has).await.unwrap();
+    let shares = shares_of(&pool.sight());
+    let share = shares.iter().find(|share| share.name == server("s2")).unwrap();
+    assert_eq!(share.hottest, [hot("4.1", 5_000)]);
+}
+
+#[tokio::test]
 async fn every_object_moves_once_in_the_time_of_the_schedule_and_keeps_disks_even() {
     let settings = Settings {
         move_after: Some(Duration::from_secs(100)),
@@ -306,6 +477,25 @@ async fn every_object_moves_once_in_the_time_of_the_schedule_and_keeps_disks_eve
         owned[1..].iter().all(|objects| (60..=75).contains(objects)),
         "{owned:?}"
     );
+}
+
+#[tokio::test]
+async fn server_that_is_marked_lost_takes_no_part() {
+    let pool = Pool::new(10, only_octets()).await;
+    pool.report().await;
+    let takes_part = |pool: &Pool| {
+        let standing = pool.balancer.standing(&pool.sight());
+        standing.servers.iter().any(|part| part.server == "s2")
+    };
+    assert!(takes_part(&pool));
+    let lost = crate::registry::ServerChange::Lost {
+        name: server("s2"),
+        lost: true,
+    };
+    pool.inner.registry.submit(Proposal::Server(lost)).await.unwrap();
+    // It is heard again, and a person has not said that it is back.
+    pool.report().await;
+    assert!(!takes_part(&pool));
 }
 
 #[tokio::test]

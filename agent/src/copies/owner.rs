@@ -1,0 +1,801 @@
+//! What the owner of an object does for its other holders.
+//!
+//! ```text
+//!  write -> durable here -> replicated -> every in-sync holder has it -> confirmed: shown and acknowledged
+//!
+//!  add R:   R has read the register, and every shown revision durably -> noted here -> compare-and-swap -> settled
+//!           (R counts as in-sync from the note on)
+//!  drop R:  noted here -> compare-and-swap -> settled -> WAIT after the last grant to R, writes are confirmed without it
+//!           (R counts until it is settled)
+//! ```
+//!
+//! What counts as in-sync is what this owner noted, never what it heard last: a change that was sent may have landed.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use zones::{Epoch, Register, ServerName, State, Tx};
+
+use super::permits::{Permits, Pledge};
+use super::{GOOD_FOR, RESEND_AFTER, RETRY_AFTER, WAIT};
+use crate::clock::BootInstant;
+use crate::migration::guard::{self, Guard, stands};
+use crate::migration::{ChangeOutcome, FreshTx, Question};
+use crate::store::{HolderChange, Keeping};
+
+/// What an owner has others do.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Action {
+    /// Send the object as it is now to a holder, or to one that is to be.
+    Replicate {
+        /// Whom.
+        to: ServerName,
+        /// At this revision.
+        revision: u64,
+        /// The register that one who is to be a holder must have read, and notes.
+        tx: Option<Tx>,
+    },
+    /// Tell a holder that it may serve reads.
+    Grant {
+        /// Whom.
+        to: ServerName,
+        /// Its question.
+        number: u64,
+        /// The revision that is confirmed.
+        revision: u64,
+        /// For how long from when it sent the question, at most.
+        good_for: std::time::Duration,
+    },
+    /// Ask the librarian for the register.
+    Ask(Question),
+    /// Change the register by compare-and-swap.
+    Change {
+        /// The text that it must have.
+        old: Box<Register>,
+        /// The text that it gets.
+        new: Box<Register>,
+    },
+    /// Make durable who holds copies, and which change is open.
+    Note(Keeping),
+    /// This revision may be shown and acknowledged.
+    Confirmed(u64),
+    /// The register names another owner, or a higher epoch.
+    Lost(Box<Register>),
+}
+
+/// Another holder, as far as the owner knows it.
+#[derive(Clone, Debug, Default)]
+struct Other {
+    /// The last revision of this epoch that it confirmed, and under which pledge.
+    acked: Option<(u64, Pledge)>,
+    /// When it was last granted reads; at first, when this owner began: it may have been granted some before.
+    granted_at: Option<BootInstant>,
+    sent_at: Option<BootInstant>,
+}
+
+/// A change of holders on its way.
+#[derive(Clone, Debug)]
+struct Change {
+    server: ServerName,
+    adds: bool,
+    stage: Stage,
+    /// Whether the librarian has refused it, since it was noted.
+    refused: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Stage {
+    /// The register is read before anything else.
+    Reading,
+    /// The holder to be gets its copy.
+    Staging {
+        register: Box<Register>,
+        sent_at: Option<BootInstant>,
+        staged: Option<(u64, Pledge)>,
+    },
+    Noting {
+        old: Box<Register>,
+        new: Box<Register>,
+    },
+    /// May have been sent. The register that it replaces is known by its tx only, after a restart.
+    Sent {
+        old: Tx,
+        new: Tx,
+        texts: Option<(Box<Register>, Box<Register>)>,
+    },
+    /// It is settled that a server holds no copy. Noted when nobody reads under a grant of this owner any more, so that a restart
+    /// in between waits anew.
+    Quieting {
+        until: BootInstant,
+    },
+    /// It is settled, and being noted.
+    Settling,
+}
+
+/// An owner of an object that has, or is to have, other holders.
+#[derive(Clone, Debug)]
+pub struct Owner {
+    me: ServerName,
+    epoch: Epoch,
+    /// Durable here.
+    revision: u64,
+    /// May be shown; `None` as long as nobody knows what others have shown.
+    confirmed: Option<u64>,
+    others: BTreeMap<ServerName, Other>,
+    change: Option<Change>,
+    /// Nothing is confirmed before this: a dropped holder may still read.
+    quiet_until: BootInstant,
+    /// After a restart the register is read before anything is shown.
+    unread: bool,
+    question: Question,
+    /// A question is open, or the next is due then.
+    asked_at: Option<BootInstant>,
+    ask_again_at: BootInstant,
+    fresh: FreshTx,
+    lost: bool,
+    actions: VecDeque<Action>,
+}
+
+/// What an owner begins with.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// The epoch at which it is owned.
+    pub epoch: Epoch,
+    /// Its revision, durable here.
+    pub revision: u64,
+    /// Its holders and the open change, as the row says.
+    pub noted: Keeping,
+    /// Whether its revision is known to be confirmed: it has no other holder, or was taken over sealed. Not after a restart, nor
+    /// by promotion.
+    pub confirmed: bool,
+    /// Which holders are known to have this revision, and under which pledge; of each of these it is known, too, that nobody reads
+    /// under a grant there.
+    pub under: Vec<(ServerName, Pledge)>,
+}
+
+impl Owner {
+    /// An owner that begins now. `seed` is 256 random bits for this machine only.
+    #[must_use]
+    pub fn new(me: &ServerName, start: Start, now: BootInstant, seed: [u8; 32]) -> Owner {
+        let unknown = Other {
+            // Whoever granted reads before, this process or another, did so before now.
+            granted_at: Some(now),
+            ..Other::default()
+        };
+        let others = start.noted.others.iter();
+        let mut owner = Owner {
+            me: me.clone(),
+            epoch: start.epoch,
+            revision: start.revision,
+            confirmed: (start.confirmed || !stands(Guard::UnconfirmedAfterRestart)).then_some(start.revision),
+            others: others.map(|other| (other.clone(), unknown.clone())).collect(),
+            change: start.noted.change.map(|noted| Change {
+                server: noted.server,
+                adds: noted.adds,
+                stage: Stage::Sent {
+                    old: noted.old,
+                    new: noted.tx,
+                    texts: None,
+                },
+                refused: false,
+            }),
+            quiet_until: now,
+            unread: !start.confirmed && stands(Guard::UnconfirmedAfterRestart),
+            question: Question::default(),
+            asked_at: None,
+            ask_again_at: now,
+            fresh: FreshTx::new(seed),
+            lost: false,
+            actions: VecDeque::new(),
+        };
+        for (name, pledge) in start.under {
+            if let Some(other) = owner.others.get_mut(&name) {
+                other.acked = Some((start.revision, pledge));
+                other.granted_at = None;
+            }
+        }
+        if let Some(change) = owner
+            .change
+            .as_ref()
+            .filter(|change| change.adds && change.server != owner.me)
+        {
+            owner.others.entry(change.server.clone()).or_insert(unknown);
+        }
+        owner
+    }
+
+    /// The next thing to do.
+    pub fn poll(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Whether this machine has nothing to do any more: it has no other holder, and no change is open.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.others.is_empty() && self.change.is_none() && self.confirmed == Some(self.revision)
+    }
+
+    /// There is a way to a server again: what was sent to it may be lost.
+    pub fn renewed(&mut self, server: &ServerName) {
+        if let Some(other) = self.others.get_mut(server) {
+            other.sent_at = None;
+        }
+        if let Some(Change {
+            server: staged,
+            stage: Stage::Staging { sent_at, .. },
+            ..
+        }) = &mut self.change
+            && staged == server
+        {
+            *sent_at = None;
+        }
+    }
+
+    /// The epoch at which it is owned.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The revision that is durable here, as far as this machine was told.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// What requests may rely on: that the revision that is here is confirmed, and the holders that have to permit what is done with
+    /// it, with the pledges under which they have it.
+    #[must_use]
+    pub fn standing(&self) -> Option<Vec<(ServerName, Pledge)>> {
+        let stands = !self.lost && !self.unread && self.confirmed == Some(self.revision);
+        let under = |(name, other): (&ServerName, &Other)| other.acked.map(|(_, pledge)| (name.clone(), pledge));
+        let all = self.others.iter();
+        if !guard::stands(Guard::UnconfirmedAfterRestart) {
+            return stands.then(|| all.filter_map(under).collect());
+        }
+        stands.then(|| all.map(under).collect()).flatten()
+    }
+
+    /// Whether this machine can be forgotten without loss: every holder has what is here, and nobody reads under a grant.
+    #[must_use]
+    pub fn rests(&self, now: BootInstant) -> bool {
+        let has = |other: &Other| other.acked.is_some_and(|(revision, _)| revision == self.revision);
+        let idle = self.change.is_none() && self.actions.is_empty() && self.asked_at.is_none();
+        idle && self.standing().is_some() && self.others.values().all(has) && now >= self.quiet_at()
+    }
+
+    /// Whether the register says that another server owns it.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.lost
+    }
+
+    /// Who is to be a holder, while it gets its copy.
+    #[must_use]
+    pub fn staging(&self) -> Option<&ServerName> {
+        let change = self.change.as_ref()?;
+        matches!(change.stage, Stage::Staging { .. }).then_some(&change.server)
+    }
+
+    /// Who is to be a holder, while that has been noted and is not settled.
+    #[must_use]
+    pub fn adding(&self) -> Option<&ServerName> {
+        let change = self
+            .change
+            .as_ref()
+            .filter(|change| change.adds && change.server != self.me)?;
+        Some(&change.server)
+    }
+
+    /// The register that it must have read.
+    #[must_use]
+    pub fn staging_tx(&self) -> Option<Tx> {
+        match &self.change.as_ref()?.stage {
+            Stage::Staging { register, .. } => Some(register.tx),
+            Stage::Reading | Stage::Noting { .. } | Stage::Sent { .. } | Stage::Quieting { .. } | Stage::Settling => {
+                None
+            }
+        }
+    }
+
+    /// Holders that have not confirmed what is here.
+    pub fn lacking(&self) -> impl Iterator<Item = &ServerName> {
+        let lacks = |other: &Other| other.acked.is_none_or(|(revision, _)| revision != self.revision);
+        self.others
+            .iter()
+            .filter(move |(_, other)| lacks(other))
+            .map(|(name, _)| name)
+    }
+
+    /// Those that count as in-sync.
+    pub fn others(&self) -> impl Iterator<Item = &ServerName> {
+        self.others.keys()
+    }
+
+    /// Whether a server is about to become a holder, or to be one no more.
+    #[must_use]
+    pub fn is_changing_by(&self, server: &ServerName) -> bool {
+        self.change.as_ref().is_some_and(|change| change.server == *server)
+    }
+
+    /// Whether a change of holders is on its way.
+    #[must_use]
+    pub fn is_changing(&self) -> bool {
+        self.change.is_some()
+    }
+
+    /// Until when every in-sync holder permits what this owner does; `None` if one does not. Without others, for ever.
+    #[must_use]
+    pub fn permitted_until(&self, permits: &Permits) -> Option<Option<BootInstant>> {
+        let mut until = None;
+        for (name, other) in &self.others {
+            let (_, pledge) = other.acked?;
+            let one = permits.until(name, pledge)?;
+            until = Some(until.map_or(one, |least: BootInstant| least.min(one)));
+        }
+        Some(until)
+    }
+
+    fn permitted(&self, now: BootInstant, permits: &Permits) -> bool {
+        if !stands(Guard::Permission) {
+            return true;
+        }
+        match self.permitted_until(permits) {
+            Some(until) => until.is_none_or(|until| now < until),
+            None => false,
+        }
+    }
+
+    /// The revision that may be shown now; it is the one that is here.
+    #[must_use]
+    pub fn shows(&self, now: BootInstant, permits: &Permits) -> Option<u64> {
+        let shown = self.confirmed.filter(|confirmed| *confirmed == self.revision)?;
+        (!self.lost && !self.unread && self.permitted(now, permits)).then_some(shown)
+    }
+
+    /// Whether a write may be applied now: the one before is confirmed.
+    #[must_use]
+    pub fn may_write(&self, now: BootInstant, permits: &Permits) -> bool {
+        self.shows(now, permits).is_some()
+    }
+
+    /// A write is durable here.
+    pub fn wrote(&mut self, now: BootInstant, revision: u64, permits: &Permits) {
+        self.revision = revision;
+        self.replicate(now, false);
+        self.confirm(now, permits);
+    }
+
+    /// A server is to hold a copy, or no longer; taken up if no other change is on its way.
+    pub fn wants(&mut self, server: &ServerName, holds: bool) -> bool {
+        let idle = self.change.is_none() && !self.lost && !self.unread;
+        if !idle || *server == self.me || self.others.contains_key(server) == holds {
+            return false;
+        }
+        self.change = Some(Change {
+            server: server.clone(),
+            adds: holds,
+            stage: Stage::Reading,
+            refused: false,
+        });
+        self.asked_at = None;
+        true
+    }
+
+    /// Gives up the addition of a server, if nothing was sent of it.
+    pub fn gives_up(&mut self, server: &ServerName) {
+        self.change.take_if(|change| {
+            let unsent = matches!(change.stage, Stage::Reading | Stage::Staging { .. });
+            unsent && change.adds && change.server == *server
+        });
+    }
+
+    /// A holder has this revision of this epoch durably.
+    pub fn acked(
+        &mut self,
+        now: BootInstant,
+        from: &ServerName,
+        (epoch, revision): (Epoch, u64),
+        pledge: Pledge,
+        permits: &Permits,
+    ) {
+        if epoch != self.epoch || revision > self.revision {
+            return;
+        }
+        if let Some(Change {
+            server,
+            stage: Stage::Staging { staged, .. },
+            ..
+        }) = &mut self.change
+            && server == from
+        {
+            *staged = Some((revision, pledge));
+        }
+        if let Some(other) = self.others.get_mut(from) {
+            match other.acked {
+                // Under another pledge nothing of what was said before counts.
+                Some((known, under)) if under == pledge => other.acked = Some((known.max(revision), pledge)),
+                Some(_) | None => other.acked = Some((revision, pledge)),
+            }
+        }
+        self.stages(now);
+        self.confirm(now, permits);
+    }
+
+    /// A holder takes nothing of this epoch any more: it took over, or sent what would. The register says which; a fresh tx keeps
+    /// it from landing later.
+    pub fn refused(&mut self, from: &ServerName, epoch: Epoch) {
+        let counts = epoch == self.epoch && self.others.contains_key(from);
+        if counts && self.change.is_none() && !self.unread && !self.lost {
+            self.change = Some(Change {
+                server: self.me.clone(),
+                adds: true,
+                stage: Stage::Reading,
+                refused: false,
+            });
+            self.asked_at = None;
+        }
+    }
+
+    /// A holder asks whether it may serve reads.
+    pub fn asked_grant(&mut self, now: BootInstant, from: &ServerName, number: u64, permits: &Permits) {
+        let Some(revision) = self.confirmed.filter(|_| !self.lost && !self.unread) else {
+            return;
+        };
+        // One that is being added or dropped is told when that is settled.
+        if self.change.as_ref().is_some_and(|change| change.server == *from) {
+            return;
+        }
+        let Some(Some(until)) = self
+            .permitted_until(permits)
+            .filter(|until| until.is_none_or(|until| now < until))
+        else {
+            return;
+        };
+        if let Some(other) = self.others.get_mut(from) {
+            other.granted_at = Some(now);
+            self.actions.push_back(Action::Grant {
+                to: from.clone(),
+                number,
+                revision,
+                good_for: GOOD_FOR.min(until - now),
+            });
+        }
+    }
+
+    /// From when on nobody reads under a grant of this owner any more.
+    #[must_use]
+    pub fn quiet_at(&self) -> BootInstant {
+        let granted = self.others.values().filter_map(|other| other.granted_at);
+        granted.map(|at| at + WAIT).fold(self.quiet_until, BootInstant::max)
+    }
+
+    /// The librarian's answer to a question.
+    pub fn register(&mut self, now: BootInstant, question: Question, register: Option<Register>, permits: &Permits) {
+        if question != self.question || self.lost {
+            return;
+        }
+        self.asked_at = None;
+        self.ask_again_at = now + RETRY_AFTER;
+        // Absent or of an epoch below: answered by an old or empty registry, which says nothing.
+        let Some(register) = register.filter(|register| register.epoch >= self.epoch) else {
+            return;
+        };
+        let is_ours = register.epoch == self.epoch && register.owner == self.me && register.state != State::Deleted;
+        if !is_ours {
+            self.lost = true;
+            self.actions.push_back(Action::Lost(Box::new(register)));
+            return;
+        }
+        self.unread = false;
+        self.judge(now, register);
+        self.confirm(now, permits);
+    }
+
+    fn judge(&mut self, now: BootInstant, register: Register) {
+        let Some(change) = &mut self.change else { return };
+        let holds = register.holders.contains(&change.server);
+        match &mut change.stage {
+            Stage::Reading if register.state != State::Stable => {}
+            Stage::Reading if holds == change.adds && change.server != self.me => self.settle(now, &register.holders),
+            Stage::Reading if change.adds && change.server != self.me => {
+                change.stage = Stage::Staging {
+                    register: Box::new(register),
+                    sent_at: None,
+                    staged: None,
+                };
+                self.stages(now);
+            }
+            Stage::Reading => self.note(register, None),
+            // It is no change that may be made now, such as a holder that takes no new copies any more. It was sent, so it is given up
+            // only by a fresh tx: then it can land no more.
+            Stage::Sent { old, .. } if register.tx == *old && change.refused && change.server != self.me => {
+                change.server = self.me.clone();
+                change.adds = true;
+                change.refused = false;
+                self.note(register, None);
+            }
+            // Not yet. What a restart forgot of the text is made anew, under the same tx.
+            Stage::Sent { old, .. } if register.tx == *old => self.sends_again(register),
+            // Done; or another change came first, of ours or of a person, and the text that was sent can land no more.
+            Stage::Sent { .. } => self.settle(now, &register.holders),
+            Stage::Staging { .. } | Stage::Noting { .. } | Stage::Quieting { .. } | Stage::Settling => {}
+        }
+    }
+
+    /// The change is over, one way or the other: these hold copies now.
+    fn settle(&mut self, now: BootInstant, holders: &[ServerName]) {
+        let Some(change) = &mut self.change else { return };
+        let mut until = now;
+        self.others.retain(|name, other| {
+            let stays = holders.contains(name);
+            if !stays {
+                let granted_at = other.granted_at.filter(|_| stands(Guard::GrantsEnd));
+                until = until.max(granted_at.map_or(now, |at| at + WAIT));
+            }
+            stays
+        });
+        for holder in holders.iter().filter(|holder| **holder != self.me) {
+            self.others.entry(holder.clone()).or_insert_with(|| Other {
+                granted_at: Some(now),
+                ..Other::default()
+            });
+        }
+        self.quiet_until = self.quiet_until.max(until);
+        change.stage = Stage::Quieting { until };
+        self.quiets(now);
+    }
+
+    /// Notes the end of a change whose grants are over.
+    fn quiets(&mut self, now: BootInstant) {
+        let Some(change) = &mut self.change else { return };
+        match change.stage {
+            Stage::Quieting { until } if now >= until => {
+                change.stage = Stage::Settling;
+                self.note_settled();
+            }
+            Stage::Reading
+            | Stage::Staging { .. }
+            | Stage::Noting { .. }
+            | Stage::Sent { .. }
+            | Stage::Quieting { .. }
+            | Stage::Settling => {}
+        }
+    }
+
+    fn note_settled(&mut self) {
+        self.actions.push_back(Action::Note(Keeping {
+            others: self.others.keys().cloned().collect(),
+            change: None,
+        }));
+    }
+
+    /// Begins what was read to be possible: notes the change before it is sent. `staged` is what one that is added has confirmed.
+    fn note(&mut self, register: Register, staged: Option<(u64, Pledge)>) {
+        let Some(change) = &mut self.change else { return };
+        let server = change.server.clone();
+        let mut new = register.clone();
+        new.tx = self.fresh.next_tx();
+        new.holders.retain(|holder| *holder != server || server == self.me);
+        if change.adds && server != self.me {
+            new.holders.push(server.clone());
+            if stands(Guard::AddedCounts) {
+                // From now on it counts.
+                let other = self.others.entry(server.clone()).or_default();
+                other.acked = staged;
+            }
+        }
+        let noted = HolderChange {
+            server,
+            adds: change.adds,
+            tx: new.tx,
+            old: register.tx,
+        };
+        change.stage = Stage::Noting {
+            old: Box::new(register),
+            new: Box::new(new),
+        };
+        self.actions.push_back(Action::Note(Keeping {
+            others: self.noted_others(),
+            change: Some(noted),
+        }));
+    }
+
+    /// The others as the register has them; one that is being added is in the open change.
+    fn noted_others(&self) -> Vec<ServerName> {
+        let adding = self
+            .change
+            .as_ref()
+            .filter(|change| change.adds)
+            .map(|change| &change.server);
+        self.others
+            .keys()
+            .filter(|other| Some(*other) != adding)
+            .cloned()
+            .collect()
+    }
+
+    /// What was noted is durable.
+    pub fn durable(&mut self, now: BootInstant, permits: &Permits) {
+        self.question.raise();
+        self.asked_at = None;
+        let Some(change) = &mut self.change else { return };
+        match &change.stage {
+            Stage::Noting { old, new } => {
+                let texts = (old.clone(), new.clone());
+                change.stage = Stage::Sent {
+                    old: old.tx,
+                    new: new.tx,
+                    texts: Some(texts.clone()),
+                };
+                // Its answer decides; without one the register is read.
+                self.ask_again_at = now + GOOD_FOR;
+                self.actions.push_back(Action::Change {
+                    old: texts.0,
+                    new: texts.1,
+                });
+            }
+            Stage::Settling => {
+                self.change = None;
+                self.confirm(now, permits);
+            }
+            Stage::Reading | Stage::Staging { .. } | Stage::Sent { .. } | Stage::Quieting { .. } => {}
+        }
+    }
+
+    /// What became of the change that was sent.
+    pub fn changed(&mut self, now: BootInstant, outcome: ChangeOutcome) {
+        let Some(Change {
+            stage: Stage::Sent { texts, .. },
+            refused,
+            ..
+        }) = &mut self.change
+        else {
+            return;
+        };
+        *refused |= outcome == ChangeOutcome::Refused;
+        match (outcome, texts) {
+            (ChangeOutcome::Done, Some((_, new))) => {
+                let holders = new.holders.clone();
+                self.settle(now, &holders);
+            }
+            // An earlier sending may have landed, or may land yet: the register says.
+            (ChangeOutcome::Done | ChangeOutcome::Refused | ChangeOutcome::Unknown, _) => {
+                self.question.raise();
+                self.asked_at = None;
+                self.ask_again_at = now + RETRY_AFTER;
+            }
+        }
+    }
+
+    /// The change is not in the register yet: it is sent again.
+    fn sends_again(&mut self, register: Register) {
+        let Some(Change {
+            server,
+            adds,
+            stage: Stage::Sent { new, texts, .. },
+            ..
+        }) = &mut self.change
+        else {
+            return;
+        };
+        let (old, new) = texts.get_or_insert_with(|| {
+            let mut text = register.clone();
+            text.tx = *new;
+            text.holders.retain(|holder| holder != server || *server == self.me);
+            if *adds && *server != self.me {
+                text.holders.push(server.clone());
+            }
+            (Box::new(register), Box::new(text))
+        });
+        let change = Action::Change {
+            old: old.clone(),
+            new: new.clone(),
+        };
+        self.question.raise();
+        self.actions.push_back(change);
+    }
+
+    /// Sends the object to those that have not confirmed what is here, at once or, `again`, where an answer is overdue.
+    fn replicate(&mut self, now: BootInstant, again: bool) {
+        for (name, other) in &mut self.others {
+            let has = other.acked.is_some_and(|(revision, _)| revision == self.revision);
+            let due = other.sent_at.is_none_or(|sent_at| now - sent_at >= RESEND_AFTER);
+            if !has && (due || !again) {
+                other.sent_at = Some(now);
+                self.actions.push_back(Action::Replicate {
+                    to: name.clone(),
+                    revision: self.revision,
+                    tx: None,
+                });
+            }
+        }
+    }
+
+    /// Brings the copy of a holder to be up to what is shown; then it is added.
+    fn stages(&mut self, now: BootInstant) {
+        let Some(Change {
+            server,
+            stage:
+                Stage::Staging {
+                    register,
+                    sent_at,
+                    staged,
+                },
+            ..
+        }) = &mut self.change
+        else {
+            return;
+        };
+        let has = staged.is_some_and(|(revision, _)| revision == self.revision);
+        if has && self.confirmed == Some(self.revision) {
+            let (register, staged) = (Register::clone(register), *staged);
+            return self.note(register, staged);
+        }
+        if !has && sent_at.is_none_or(|sent_at| now - sent_at >= RESEND_AFTER) {
+            *sent_at = Some(now);
+            self.actions.push_back(Action::Replicate {
+                to: server.clone(),
+                revision: self.revision,
+                tx: Some(register.tx),
+            });
+        }
+    }
+
+    /// Confirms what every in-sync holder has.
+    fn confirm(&mut self, now: BootInstant, permits: &Permits) {
+        if self.confirmed == Some(self.revision) || self.lost || self.unread {
+            return;
+        }
+        let has = |other: &Other| other.acked.is_some_and(|(revision, _)| revision == self.revision);
+        let have = self.others.values().all(has) || !stands(Guard::InSyncRule);
+        if have && now >= self.quiet_until && self.permitted(now, permits) {
+            self.confirmed = Some(self.revision);
+            self.actions.push_back(Action::Confirmed(self.revision));
+            self.stages(now);
+        }
+    }
+
+    /// Whether the register is read for the change that is wanted. A holder that is there is granted no reads any more, and dropped
+    /// when its last grant is over: else no write would be confirmed until then. One that is silent is dropped at once.
+    fn may_begin(&self, now: BootInstant, permits: &Permits) -> bool {
+        let Some(change) = self.change.as_ref().filter(|change| !change.adds) else {
+            return true;
+        };
+        let answers = permits
+            .heard(&change.server)
+            .is_some_and(|heard| now < heard + GOOD_FOR);
+        let granted_at = self.others.get(&change.server).and_then(|other| other.granted_at);
+        !answers || granted_at.is_none_or(|granted_at| now >= granted_at + WAIT)
+    }
+
+    /// Does what is due.
+    pub fn look(&mut self, now: BootInstant, permits: &Permits) {
+        if self.lost {
+            return;
+        }
+        let asks = self.unread
+            || match self.change.as_ref().map(|change| &change.stage) {
+                Some(Stage::Reading) => self.may_begin(now, permits),
+                Some(Stage::Sent { .. }) => true,
+                Some(Stage::Staging { .. } | Stage::Noting { .. } | Stage::Quieting { .. } | Stage::Settling)
+                | None => false,
+            };
+        let open = self.asked_at.is_some_and(|asked_at| now - asked_at < GOOD_FOR);
+        if asks && !open && now >= self.ask_again_at {
+            self.question.raise();
+            self.asked_at = Some(now);
+            self.actions.push_back(Action::Ask(self.question));
+        }
+        for (name, other) in &mut self.others {
+            // It lost its disk, or takes over something: it says anew what it has of this.
+            let pledge = permits.pledge(name);
+            other
+                .acked
+                .take_if(|(_, under)| pledge.is_some_and(|pledge| pledge != *under));
+        }
+        self.quiets(now);
+        self.replicate(now, true);
+        self.stages(now);
+        self.confirm(now, permits);
+    }
+}
