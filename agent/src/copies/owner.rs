@@ -276,16 +276,6 @@ impl Owner {
         matches!(change.stage, Stage::Staging { .. }).then_some(&change.server)
     }
 
-    /// Who is to be a holder, while that has been noted and is not settled.
-    #[must_use]
-    pub fn adding(&self) -> Option<&ServerName> {
-        let change = self
-            .change
-            .as_ref()
-            .filter(|change| change.adds && change.server != self.me)?;
-        Some(&change.server)
-    }
-
     /// The register that it must have read.
     #[must_use]
     pub fn staging_tx(&self) -> Option<Tx> {

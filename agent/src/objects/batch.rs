@@ -85,6 +85,19 @@ struct Ready {
     held: Option<Address>,
 }
 
+impl Ready {
+    /// A change that needs no turn.
+    fn plain(address: Address, change: Change, gives: bool) -> Ready {
+        Ready {
+            changes: vec![(address, change)],
+            gives,
+            _turn: None,
+            _visit: None,
+            held: None,
+        }
+    }
+}
+
 /// How a step ended: the entry that it gave, if it gives one.
 pub type BatchOutcome = Result<Option<Arc<Entry>>, StepError>;
 
@@ -188,26 +201,14 @@ impl Local {
                     Some(entry) => Change::Replace { seq, entry },
                     None => Change::Remove { seq },
                 };
-                Ok(Some(Ready {
-                    changes: vec![(address, change)],
-                    gives,
-                    _turn: None,
-                    _visit: None,
-                    held: None,
-                }))
+                Ok(Some(Ready::plain(address, change, gives)))
             }
             BatchStep::Arriving { address, change } => {
                 let gives = match &change {
                     Change::Insert(_) | Change::Replace { .. } => true,
                     Change::Remove { .. } => false,
                 };
-                Ok(Some(Ready {
-                    changes: vec![(address, change)],
-                    gives,
-                    _turn: None,
-                    _visit: None,
-                    held: None,
-                }))
+                Ok(Some(Ready::plain(address, change, gives)))
             }
             BatchStep::Keeping {
                 address,
@@ -242,13 +243,7 @@ impl Local {
                     return Ok(None);
                 };
                 let gives = !matches!(change, Change::Remove { .. });
-                Ok(Some(Ready {
-                    changes: vec![(address, change)],
-                    gives,
-                    _turn: None,
-                    _visit: None,
-                    held: None,
-                }))
+                Ok(Some(Ready::plain(address, change, gives)))
             }
             BatchStep::Arrived {
                 address,

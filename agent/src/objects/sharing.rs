@@ -5,6 +5,7 @@
 //! waits, and the engine makes the machine that will allow it, or say why not. So objects that nobody writes have no machine.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
@@ -90,6 +91,12 @@ pub enum Confirmation {
 }
 
 impl Sharing {
+    fn ask(&self, address: &Address) {
+        if self.asked.lock().insert(address.clone()) {
+            self.news.notify_one();
+        }
+    }
+
     fn allows(&self, entry: &Entry, share: Option<&Share>, now: BootInstant) -> bool {
         match (&entry.journal, share) {
             (Journal::Held { .. }, Some(Share::Granted { epoch, revision, until })) => {
@@ -148,14 +155,6 @@ impl State {
             sharing.ask(&entry.address);
         }
         allowed
-    }
-}
-
-impl Sharing {
-    fn ask(&self, address: &Address) {
-        if self.asked.lock().insert(address.clone()) {
-            self.news.notify_one();
-        }
     }
 }
 
@@ -231,12 +230,10 @@ impl Local {
         slot.with(|state| {
             let entry = state.current().filter(|entry| entry.epoch == epoch && owned(entry));
             let lacks = entry.is_some_and(|entry| {
-                let has = entry.keeping.as_ref().map_or(0, |keeping| {
-                    let change = keeping.change.as_ref().filter(|change| !change.adds);
-                    let leaves = |other: &ServerName| change.is_some_and(|change| change.server == *other);
-                    keeping.others.iter().filter(|other| !leaves(other)).count()
-                });
-                has < needed
+                let change = entry.keeping.as_ref().and_then(|keeping| keeping.change.as_ref());
+                let leaves =
+                    |other: &&ServerName| change.is_some_and(|change| !change.adds && change.server == **other);
+                entry.others().iter().filter(|other| !leaves(other)).count() < needed
             });
             match lacks {
                 true => Err(state.gate().changed()),
@@ -263,10 +260,9 @@ impl Local {
 
     /// An object is no more, as its register says.
     pub fn released(&self, entry: &Entry) {
-        if let Some(keeping) = &entry.keeping {
-            let mut released = self.sharing.released.lock();
-            released.push((entry.address.clone(), keeping.others.clone()));
-            drop(released);
+        if entry.is_shared() {
+            let released = (entry.address.clone(), entry.others().to_vec());
+            self.sharing.released.lock().push(released);
             self.sharing.news.notify_one();
         }
     }
@@ -363,31 +359,26 @@ impl Local {
     }
 
     /// The row, if there is one, that this server holds for another.
-    pub(crate) fn held_row(&self, address: &Address) -> Option<std::sync::Arc<Entry>> {
+    pub(crate) fn held_row(&self, address: &Address) -> Option<Arc<Entry>> {
         let slot = self.table.get(address)?;
-        slot.with(|state| state.rows().find(|row| row.journal.is_held()).cloned())
+        slot.with(|state| state.held().cloned())
     }
 
     /// Rows that this server holds for others, in the order of addresses, behind `after`, at most `most`.
-    pub(crate) fn held_rows(&self, after: Option<&Address>, most: usize) -> Vec<std::sync::Arc<Entry>> {
-        let held = |state: &State| state.rows().find(|row| row.journal.is_held()).cloned();
+    pub(crate) fn held_rows(&self, after: Option<&Address>, most: usize) -> Vec<Arc<Entry>> {
+        let held = |state: &State| state.held().cloned();
         self.table
-            .scan_rows(None, after, most, held, |_, entry| Some(std::sync::Arc::clone(entry)))
+            .scan_rows(None, after, most, held, |_, entry| Some(Arc::clone(entry)))
     }
 
-    /// Objects of this server that may be kept elsewhere too, in the order of addresses, behind `after`, at most `most`; whether
-    /// something is known of their copies.
-    pub(crate) fn kept_rows(&self, after: Option<&Address>, most: usize) -> Vec<(std::sync::Arc<Entry>, bool)> {
-        let slots = self.table.scan(None, after, most, |address, entry| {
-            owned(entry).then(|| (address.clone(), std::sync::Arc::clone(entry)))
-        });
-        let known = |(address, entry): (Address, std::sync::Arc<Entry>)| {
-            let known = self
-                .table
-                .get(&address)
-                .is_some_and(|slot| slot.with(|state| state.share().is_some()));
-            (entry, known)
+    /// Objects of this server, in the order of addresses, behind `after`, at most `most`; whether something is known of their
+    /// copies.
+    pub(crate) fn kept_rows(&self, after: Option<&Address>, most: usize) -> Vec<(Arc<Entry>, bool)> {
+        let kept = |state: &State| {
+            let entry = state.current().filter(|entry| owned(entry))?;
+            Some((Arc::clone(entry), state.share().is_some()))
         };
-        slots.into_iter().map(known).collect()
+        self.table
+            .scan_rows(None, after, most, kept, |_, kept| Some(kept.clone()))
     }
 }

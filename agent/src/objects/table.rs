@@ -264,13 +264,13 @@ impl Table {
     }
 
     /// The same of the row that `row` picks at each address.
-    pub(crate) fn scan_rows<T>(
+    pub(crate) fn scan_rows<R, T>(
         &self,
         under: Option<&Address>,
         after: Option<&Address>,
         limit: usize,
-        row: impl Fn(&State) -> Option<Arc<Entry>>,
-        select: impl Fn(&Address, &Arc<Entry>) -> Option<T>,
+        row: impl Fn(&State) -> Option<R>,
+        select: impl Fn(&Address, &R) -> Option<T>,
     ) -> Vec<T> {
         let mut found = Vec::new();
         let mut from = match (under, after) {
@@ -375,6 +375,11 @@ impl State {
     /// The row, if there is one, whose copy counts or may count.
     pub(crate) fn owned_row(&self) -> Option<Arc<Entry>> {
         self.rows().find(|row| row.journal.may_own()).cloned()
+    }
+
+    /// The row, if there is one, that is held for another server.
+    pub(crate) fn held(&self) -> Option<&Arc<Entry>> {
+        self.rows().find(|row| row.journal.is_held())
     }
 
     /// The row, if there is one, that is held for this server.

@@ -580,6 +580,12 @@ impl Entry {
         (self.keeping.as_ref()).is_some_and(|keeping| !keeping.others.is_empty() || keeping.change.is_some())
     }
 
+    /// The servers that hold the object beside its owner, as this row has it.
+    #[must_use]
+    pub fn others(&self) -> &[ServerName] {
+        self.keeping.as_ref().map_or(&[], |keeping| &keeping.others)
+    }
+
     /// One of its streams.
     #[must_use]
     pub fn stream(&self, part: Part) -> Option<&Stream> {

@@ -17,7 +17,7 @@ use crate::transfer::copying::{Arrival, CopyFault, InHand, Leave, Pieces};
 use crate::vault::Suite;
 
 /// Most octets of small copies that may be on their way in: they pass through memory.
-const SMALL_OCTETS_MAX: u64 = 64 << 20;
+pub(super) const SMALL_OCTETS_MAX: u64 = 64 << 20;
 /// Most objects that may be on their way in.
 const INCOMING_MAX: usize = 64 << 10;
 
@@ -457,10 +457,9 @@ impl<O: Outside> Engine<O> {
 
     /// A copy was written and read back, or not.
     pub(super) fn written(&mut self, id: Id, number: u64, outcome: Result<Pieces, CopyFault>) {
-        let outcome = match self.copy_written(id, number, outcome) {
-            Ok(()) => return,
-            Err(outcome) => outcome,
-        };
+        if self.is_of_holder(id) {
+            return self.copy_written(id, outcome);
+        }
         let Some(incoming) = self.incoming.get_mut(&id) else {
             return;
         };

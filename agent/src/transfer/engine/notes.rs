@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tracing::{debug, error};
-use zones::Address;
+use zones::{Address, Epoch, ServerName, Tx};
 
 use super::outside::Work;
 use super::sharing::owners::Stood;
@@ -185,27 +185,12 @@ impl<O: Outside> Engine<O> {
                     ..entry.keep()
                 })),
             ),
-            source::Step::Moved { owner, epoch } => (
-                Kind::Moved,
-                owned(Box::new(move |entry| NewEntry {
-                    journal: Journal::Moved { to: owner, epoch },
-                    keeping: None,
-                    ..entry.keep()
-                })),
-            ),
-            source::Step::Deleted { epoch, tx } => (
-                Kind::Plain,
-                owned(Box::new(move |entry| NewEntry {
-                    journal: Journal::Tombstone { epoch, tx },
-                    epoch,
-                    tx: Some(tx),
-                    properties: Content::Absent,
-                    body: Content::Absent,
-                    leaving: None,
-                    keeping: None,
-                    ..entry.keep()
-                })),
-            ),
+            source::Step::Moved { owner, epoch } => {
+                (Kind::Moved, owned(Box::new(move |entry| moved(entry, owner, epoch))))
+            }
+            source::Step::Deleted { epoch, tx } => {
+                (Kind::Plain, owned(Box::new(move |entry| deleted(entry, epoch, tx))))
+            }
             source::Step::Forward { owner, epoch } => {
                 let Some(moved) = self.outgoing.get(&id).and_then(|outgoing| outgoing.moved.clone()) else {
                     // Its row is gone already.
@@ -305,11 +290,7 @@ impl<O: Outside> Engine<O> {
                 (Kind::Tidy, BatchStep::Owned { address, change })
             }
             destination::Step::Moved { owner, epoch } => {
-                let change = Box::new(move |entry: &Entry| NewEntry {
-                    journal: Journal::Moved { to: owner, epoch },
-                    keeping: None,
-                    ..entry.keep()
-                });
+                let change = Box::new(move |entry: &Entry| moved(entry, owner, epoch));
                 (Kind::Tidy, BatchStep::Owned { address, change })
             }
             destination::Step::Removed => match incoming.row {
@@ -437,6 +418,29 @@ impl<O: Outside> Engine<O> {
             // They were told above.
             (Side::Owner | Side::Holder, _) => {}
         }
+    }
+}
+
+/// The row of an object that another server owns now.
+pub(super) fn moved(entry: &Entry, to: ServerName, epoch: Epoch) -> NewEntry {
+    NewEntry {
+        journal: Journal::Moved { to, epoch },
+        keeping: None,
+        ..entry.keep()
+    }
+}
+
+/// The row of an object that is no more.
+pub(super) fn deleted(entry: &Entry, epoch: Epoch, tx: Tx) -> NewEntry {
+    NewEntry {
+        journal: Journal::Tombstone { epoch, tx },
+        epoch,
+        tx: Some(tx),
+        properties: Content::Absent,
+        body: Content::Absent,
+        leaving: None,
+        keeping: None,
+        ..entry.keep()
     }
 }
 

@@ -185,7 +185,7 @@ impl<O: Outside> Engine<O> {
         let entry = self.parts.objects.entry(address).ok_or(Busy::NotOwned)?;
         // Holders change before a move or after it; only a revision that all of them have can be sealed; and no object goes where
         // a copy of it is.
-        let is_there = (entry.keeping.as_ref()).is_some_and(|keeping| keeping.others.contains(to));
+        let is_there = entry.others().contains(to);
         // A write that waits for holders, or a new object for its copies, waits for what may not be while it moves.
         let is_waited_for = self.parts.objects.is_resting(address);
         if is_there || is_waited_for || self.are_holders_changing(address) || !self.may_give_away(&entry) {
@@ -524,8 +524,8 @@ impl<O: Outside> Engine<O> {
 
     /// A small copy is ready for its lane.
     pub(super) fn framed(&mut self, id: Id, frame: Result<(BytesMut, Shipped), ShipFault>) {
-        if self.copy_framed(id, &frame) {
-            return;
+        if self.is_for_holder(id) {
+            return self.copy_framed(id, frame);
         }
         let Some(outgoing) = self.outgoing.get_mut(&id) else {
             return;
@@ -547,8 +547,8 @@ impl<O: Outside> Engine<O> {
 
     /// A copy was handed over whole, or not.
     pub fn shipped(&mut self, id: Id, shipped: Result<Shipped, ShipFault>) {
-        if self.copy_shipped(id, shipped) {
-            return;
+        if self.is_for_holder(id) {
+            return self.sent(id, shipped.ok());
         }
         let Some(outgoing) = self.outgoing.get_mut(&id) else {
             return;

@@ -22,9 +22,9 @@ use zones::{Address, Epoch, ServerName};
 use super::outside::Work;
 use super::{Engine, Id, Job, Outside, Said, Side};
 use crate::clock::BootInstant;
+use crate::copies::ASK_EVERY;
 use crate::copies::permits::Pledge;
 use crate::copies::wire::{Word, of_the_pair};
-use crate::copies::{ASK_EVERY, RESEND_AFTER};
 use crate::migration::wire::Either;
 use crate::store::{Entry, Journal, Refusal};
 use crate::transfer::copying::Parts;
@@ -50,8 +50,6 @@ pub(super) struct Sharing {
     sending: BTreeMap<Id, Sending>,
     /// Copies that are being written here.
     arriving: BTreeMap<Id, Arriving>,
-    /// Octets of small ones among them.
-    arriving_octets: u64,
     /// Owners whose holders change.
     changing: usize,
     /// Since when each peer is asked for its permission.
@@ -341,9 +339,4 @@ impl<O: Outside> Engine<O> {
             self.look_at_owner(now, &address);
         }
     }
-}
-
-/// Whether what was sent so long ago is to be sent again.
-fn is_overdue(now: BootInstant, since: BootInstant) -> bool {
-    now.saturating_since(since) >= RESEND_AFTER
 }

@@ -8,20 +8,19 @@ use bytes::Bytes;
 use tracing::{info, warn};
 use zones::{Address, Level, Register, ServerName};
 
+use super::super::incoming::SMALL_OCTETS_MAX;
 use super::super::notes::{Kind, Note};
 use super::super::{Asked, Engine, Id, Outside, Side};
 use super::owners::Stood;
 use crate::clock::BootInstant;
 use crate::copies::holder::{self, Action, Holder, Offer, Taken};
 use crate::copies::wire::{NO_TX, Word};
-use crate::migration::wire::{Copy, INLINE_OCTETS_MAX};
+use crate::migration::wire::{Copy, INLINE_OCTETS_MAX, Part};
 use crate::migration::{ChangeOutcome, Question};
 use crate::objects::{BatchStep, Share};
 use crate::store::{Change, Entry, Journal, Keeping, NewEntry, Refusal};
 use crate::transfer::copying::{Arrival, CopyFault, InHand, Leave, Parts, Pieces};
 
-/// Most octets of small copies that may be on their way in: they pass through memory.
-const SMALL_OCTETS_MAX: u64 = 64 << 20;
 /// Most machines of copies here; further copies come when some have ended.
 pub(super) const HOLDING_MAX: usize = 32 << 10;
 /// How long after an answer that no reads may be served the owner is asked again.
@@ -33,8 +32,8 @@ const IDLE_MAX: Duration = Duration::from_secs(10);
 pub(super) struct Holding {
     pub(super) machine: Holder,
     id: Id,
-    /// What came before the register was read.
-    parked: Option<(ServerName, Copy, Bytes)>,
+    /// The head of what came before the register was read.
+    parked: Option<(ServerName, Copy)>,
     /// The copy that is being written.
     arriving: Option<Id>,
     /// What is to become of the row, one after the other.
@@ -71,8 +70,8 @@ pub(super) struct Arriving {
     from: ServerName,
     copy: Copy,
     level_from: Level,
-    number: u64,
-    small: bool,
+    /// Octets of it that pass through memory.
+    octets: u64,
 }
 
 fn offer_of(from: &ServerName, copy: &Copy) -> Offer {
@@ -150,15 +149,13 @@ impl<O: Outside> Engine<O> {
         }
     }
 
-    /// The owner of a copy is lost for good; false if too many machines are under way.
-    pub(super) fn owner_is_lost(&mut self, now: BootInstant, address: &Address) -> bool {
-        let Some(holding) = self.holding(now, address) else {
-            return false;
-        };
-        holding.machine.owner_is_lost();
-        holding.machine.look(now);
-        self.run_holder(address);
-        true
+    /// The owner of a copy is lost for good. It is said again as long as it is so.
+    pub(super) fn owner_is_lost(&mut self, now: BootInstant, address: &Address) {
+        if let Some(holding) = self.holding(now, address) {
+            holding.machine.owner_is_lost();
+            holding.machine.look(now);
+            self.run_holder(address);
+        }
     }
 
     /// An owner sends a copy, or asks what of it is lacking here.
@@ -215,7 +212,16 @@ impl<O: Outside> Engine<O> {
         match holding.machine.offered(&offer_of(peer, &copy)) {
             Taken::Known => {}
             Taken::Yes => self.take_copy(&address, peer, copy, payload),
-            Taken::Later => holding.parked = Some((peer.clone(), copy, payload)),
+            Taken::Later => {
+                // Its octets are not kept: what is lacking is asked for when the register has been read.
+                let part = |part: Option<Part>| part.map(|part| Part { follows: false, ..part });
+                let head = Copy {
+                    properties: part(copy.properties),
+                    body: part(copy.body),
+                    ..copy
+                };
+                holding.parked = Some((peer.clone(), head));
+            }
             Taken::No => self.say(peer, &address, Word::NotKept { epoch: copy.epoch }),
         }
         self.look_at_holder(now, &address);
@@ -237,12 +243,12 @@ impl<O: Outside> Engine<O> {
             return;
         }
         let octets = payload.len() as u64;
-        if octets > INLINE_OCTETS_MAX || self.sharing.arriving_octets + octets > SMALL_OCTETS_MAX {
+        if octets > INLINE_OCTETS_MAX || self.small_octets + octets > SMALL_OCTETS_MAX {
             // It is sent again.
             return;
         }
-        let (id, number) = self.copy_begins(address, peer, &copy, level_from, true);
-        self.sharing.arriving_octets += octets;
+        let (id, number) = self.copy_begins(address, peer, &copy, level_from, octets);
+        self.small_octets += octets;
         self.to_write.push_back(Arrival {
             id,
             number,
@@ -276,7 +282,7 @@ impl<O: Outside> Engine<O> {
         };
         let same_level = row.is_some_and(|row| row.level == copy.level);
         let digests = row.map(Entry::digests).unwrap_or_default();
-        let lacks = |part: Option<crate::migration::wire::Part>, has: Option<crate::vault::Digest>| {
+        let lacks = |part: Option<Part>, has: Option<crate::vault::Digest>| {
             part.is_some_and(|part| !(part.follows || same_level && has.map(|has| has.0) == Some(part.digest)))
         };
         let mut lacking = Parts {
@@ -308,7 +314,7 @@ impl<O: Outside> Engine<O> {
         peer: &ServerName,
         copy: &Copy,
         level_from: Level,
-        small: bool,
+        octets: u64,
     ) -> (Id, u64) {
         let id = self.new_id();
         self.copies += 1;
@@ -318,8 +324,7 @@ impl<O: Outside> Engine<O> {
             from: peer.clone(),
             copy: copy.clone(),
             level_from,
-            number,
-            small,
+            octets,
         };
         self.sharing.arriving.insert(id, arriving);
         if let Some(holding) = self.sharing.holders.get_mut(address) {
@@ -343,7 +348,7 @@ impl<O: Outside> Engine<O> {
         }
         let row = self.parts.objects.held_row(address);
         let (copy, level_from) = self.as_it_is_to_be(address, peer, row.as_deref(), copy.clone())?;
-        let (id, number) = self.copy_begins(address, peer, &copy, level_from, false);
+        let (id, number) = self.copy_begins(address, peer, &copy, level_from, 0);
         Some(Leave {
             id,
             number,
@@ -354,45 +359,31 @@ impl<O: Outside> Engine<O> {
         })
     }
 
-    /// A copy was written and read back, or not; whether it was one for another server's object.
-    pub(in super::super) fn copy_written(
-        &mut self,
-        id: Id,
-        number: u64,
-        outcome: Result<Pieces, CopyFault>,
-    ) -> Result<(), Result<Pieces, CopyFault>> {
-        if !self.sharing.arriving.contains_key(&id) {
-            return Err(outcome);
-        }
+    /// Whether this is a copy of another server's object.
+    pub(in super::super) fn is_of_holder(&self, id: Id) -> bool {
+        self.sharing.arriving.contains_key(&id)
+    }
+
+    /// A copy of another server's object was written and read back, or not.
+    pub(in super::super) fn copy_written(&mut self, id: Id, outcome: Result<Pieces, CopyFault>) {
         let Some(arriving) = self.sharing.arriving.remove(&id) else {
-            return Err(outcome);
+            return;
         };
         let Arriving {
             address,
             from,
             copy,
             level_from,
-            number: expected,
-            small,
+            octets,
         } = arriving;
-        if small {
-            let octets: u64 = [copy.properties, copy.body]
-                .into_iter()
-                .flatten()
-                .filter(|part| part.follows)
-                .map(|part| part.octets)
-                .sum();
-            self.sharing.arriving_octets = self.sharing.arriving_octets.saturating_sub(octets);
-        }
+        self.small_octets = self.small_octets.saturating_sub(octets);
         if let Some(holding) = self.sharing.holders.get_mut(&address) {
             holding.arriving.take_if(|arriving| *arriving == id);
         }
         match outcome {
-            Ok(pieces) if number == expected => self.written_copy(&address, &from, copy, level_from, pieces),
-            Ok(_) => {}
+            Ok(pieces) => self.written_copy(&address, &from, copy, level_from, pieces),
             Err(fault) => warn!(object = %address, owner = %from, %fault, "a copy was not received"),
         }
-        Ok(())
     }
 
     /// The parts of a copy are here: its row comes next.
@@ -468,8 +459,8 @@ impl<O: Outside> Engine<O> {
             .register(now, question, register, |server| lost.contains(server));
         let parked = holding.parked.take();
         self.run_holder(address);
-        if let Some((peer, copy, payload)) = parked {
-            self.keep_arrived(now, &peer, address.clone(), copy, payload);
+        if let Some((peer, head)) = parked {
+            self.keep_arrived(now, &peer, address.clone(), head, Bytes::new());
         }
         // Reads that waited for the register ask for a grant now.
         self.parts.objects.wake(address);

@@ -13,8 +13,9 @@ use zones::{Address, Keep, ServerName};
 
 use super::super::{Engine, Outside};
 use super::holders::HOLDING_MAX;
-use super::{Holding, LOOK_EVERY, is_overdue};
+use super::{Holding, LOOK_EVERY};
 use crate::clock::BootInstant;
+use crate::copies::RESEND_AFTER;
 use crate::migration::pace::WHOLE;
 use crate::objects::KeptFigures;
 use crate::store::{Entry, Journal};
@@ -167,11 +168,7 @@ impl<O: Outside> Engine<O> {
     /// Whether an object has fewer copies than it is to have, and whether one is where none is to be.
     fn counts(&self, entry: &Entry) -> (bool, bool) {
         let keep = &self.sharing.keeper.keep;
-        let others = entry
-            .keeping
-            .as_ref()
-            .map(|keeping| &keeping.others[..])
-            .unwrap_or_default();
+        let others = entry.others();
         let leaving = others
             .iter()
             .any(|other| keep.leave.contains(other) || keep.lost.contains(other));
@@ -222,21 +219,17 @@ impl<O: Outside> Engine<O> {
     /// Who is to become a holder of an object, or is to be one no more.
     fn next_holder(&self, now: BootInstant, entry: &Entry) -> Option<Next> {
         let (keep, address) = (&self.sharing.keeper.keep, &entry.address);
-        let others = entry
-            .keeping
-            .as_ref()
-            .map(|keeping| &keeping.others[..])
-            .unwrap_or_default();
+        let others = entry.others();
         let drop = |server: &ServerName| Next {
             server: server.clone(),
             holds: false,
         };
         let awaited = self.sharing.waiting.contains(address)
-            || self
-                .sharing
-                .owners
-                .get(address)
-                .is_some_and(|owned| owned.lacking_since.is_some_and(|since| is_overdue(now, since)));
+            || self.sharing.owners.get(address).is_some_and(|owned| {
+                owned
+                    .lacking_since
+                    .is_some_and(|since| now.saturating_since(since) >= RESEND_AFTER)
+            });
         let gone = |other: &&ServerName| {
             let silent = self.silence(now, other);
             keep.lost.contains(other) || silent > SILENT_LONG || awaited && silent > SILENT
@@ -259,7 +252,7 @@ impl<O: Outside> Engine<O> {
         }
         if let Some(leaving) = others.iter().find(|other| !stays(other)) {
             // Only when there are enough without it, or no other place is left for it.
-            let enough = staying + 1 >= wanted || self.no_place_is_left(address, others);
+            let enough = staying + 1 >= wanted || self.places(others).next().is_none();
             return enough.then(|| drop(leaving));
         }
         let missing = hot
@@ -277,25 +270,22 @@ impl<O: Outside> Engine<O> {
         last.filter(|_| count + 1 > wanted).map(drop)
     }
 
-    /// A server for one copy more, by weight, the same one for the same object as long as weights stand.
-    fn add_one(&self, now: BootInstant, address: &Address, others: &[ServerName]) -> Option<Next> {
+    /// Servers that may be given one copy more, whether they take it now or not.
+    fn places<'a>(&'a self, others: &'a [ServerName]) -> impl Iterator<Item = &'a ServerName> {
         let keep = &self.sharing.keeper.keep;
-        let may = |server: &&ServerName| {
+        keep.spread.iter().map(|(server, _)| server).filter(|server| {
             **server != self.parts.me
                 && !others.contains(server)
                 && !keep.leave.contains(server)
                 && !keep.lost.contains(server)
-                && !self.is_passed_over(now, server)
-        };
-        let servers = keep.spread.iter().map(|(server, _)| server).filter(may);
-        let server = servers.max_by(|a, b| self.order(address, a, b))?.clone();
-        Some(Next { server, holds: true })
+        })
     }
 
-    fn no_place_is_left(&self, _: &Address, others: &[ServerName]) -> bool {
-        let keep = &self.sharing.keeper.keep;
-        let mut places = keep.spread.iter().map(|(server, _)| server);
-        !places.any(|server| *server != self.parts.me && !others.contains(server) && !keep.leave.contains(server))
+    /// A server for one copy more, by weight, the same one for the same object as long as weights stand.
+    fn add_one(&self, now: BootInstant, address: &Address, others: &[ServerName]) -> Option<Next> {
+        let servers = self.places(others).filter(|server| !self.is_passed_over(now, server));
+        let server = servers.max_by(|a, b| self.order(address, a, b))?.clone();
+        Some(Next { server, holds: true })
     }
 
     /// Rendezvous hashing with weights: each server draws for each object, and a heavier one draws higher.

@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use tracing::{info, warn};
 use zones::{Address, Epoch, Register, ServerName, State, Tx};
 
-use super::super::notes::{Kind, Note};
+use super::super::notes::{Kind, Note, deleted, moved};
 use super::super::{Asked, Engine, Id, Outside, Side};
 use crate::clock::BootInstant;
 use crate::copies::WAIT;
@@ -17,7 +17,7 @@ use crate::copies::permits::Pledge;
 use crate::copies::wire::Word;
 use crate::migration::{ChangeOutcome, Question};
 use crate::objects::{BatchStep, Share};
-use crate::store::{Entry, Journal, Keeping, NewEntry};
+use crate::store::{Entry, HolderChange, Journal, Keeping, NewEntry};
 use crate::transfer::copying::{Parts, ShipFault, Shipment, Shipped};
 
 /// A holder that has not confirmed for so long, though it answers, is of no use.
@@ -38,14 +38,12 @@ pub(super) struct Owned {
     asked: BTreeSet<ServerName>,
     /// Questions for grants that could not be given yet.
     asks: BTreeMap<ServerName, u64>,
-    /// Who was to be a holder when that was noted last.
-    adding: Option<ServerName>,
-    /// Who is being dropped.
-    dropping: Option<ServerName>,
+    /// The change of holders that was noted, until it is settled.
+    noted: Option<HolderChange>,
     /// What is to be durable of who holds copies.
     note: Option<Keeping>,
     noting: bool,
-    /// Since when it is no longer this server's.
+    /// The register that says that it is another server's.
     lost: Option<Box<Register>>,
     /// Since when holders lack what is here.
     pub(super) lacking_since: Option<BootInstant>,
@@ -157,8 +155,7 @@ impl<O: Outside> Engine<O> {
             left: BTreeMap::new(),
             asked: BTreeSet::new(),
             asks: BTreeMap::new(),
-            adding: None,
-            dropping: None,
+            noted: None,
             note: None,
             noting: false,
             lost: None,
@@ -327,25 +324,24 @@ impl<O: Outside> Engine<O> {
             (Stood::Durable, _) => {
                 let noted = owned.note.take().unwrap_or_default();
                 objects.permits(|permits| owned.machine.durable(now, permits));
-                let adding = owned.machine.adding().cloned().or(owned.adding.take());
-                let mut refused = None;
-                match &noted.change {
-                    Some(_) => owned.adding = adding,
-                    None => refused = adding.filter(|adding| !noted.others.contains(adding)),
-                }
-                let dropped = match noted.change {
+                let settled = match noted.change {
+                    // A fresh tx alone gives up what was noted before: that is settled with it.
+                    Some(change) if change.server == self.parts.me => None,
                     Some(change) => {
-                        owned.dropping = (!change.adds).then_some(change.server);
+                        owned.noted = Some(change);
                         None
                     }
-                    None => owned.dropping.take().filter(|server| !noted.others.contains(server)),
+                    None => owned.noted.take(),
                 };
-                if let Some(dropped) = dropped {
-                    owned.had.remove(&dropped);
-                    self.say(&dropped, &address, Word::Look);
-                }
-                if let Some(refused) = refused {
-                    self.pass_over(now, refused);
+                if let Some(HolderChange { server, adds, .. }) = settled
+                    && !noted.others.contains(&server)
+                {
+                    owned.had.remove(&server);
+                    // It is no holder: what it has of the object may go.
+                    self.say(&server, &address, Word::Look);
+                    if adds {
+                        self.pass_over(now, server);
+                    }
                 }
                 self.consider_soon(&address);
                 self.run_owner(&address);
@@ -410,37 +406,28 @@ impl<O: Outside> Engine<O> {
         }
     }
 
-    /// A copy is in its frame; whether it was one for a holder.
-    pub(in super::super) fn copy_framed(&mut self, id: Id, frame: &Result<(BytesMut, Shipped), ShipFault>) -> bool {
+    /// Whether this is a copy on its way to a holder.
+    pub(in super::super) fn is_for_holder(&self, id: Id) -> bool {
+        self.sharing.sending.contains_key(&id)
+    }
+
+    /// A copy for a holder is in its frame, or cannot be read.
+    pub(in super::super) fn copy_framed(&mut self, id: Id, frame: Result<(BytesMut, Shipped), ShipFault>) {
         let Some(Sending { address, to, .. }) = self.sharing.sending.get(&id) else {
-            return false;
+            return;
         };
-        let (address, to) = (address.clone(), to.clone());
         let sent = match frame {
-            Ok((frame, shipped)) => self
-                .outside
-                .send_frames(&to, &address, frame.clone())
-                .then_some(*shipped),
+            Ok((frame, shipped)) => self.outside.send_frames(to, address, frame).then_some(shipped),
             Err(_) => {
                 warn!(object = %address, holder = %to, "a copy for a holder cannot be read");
                 None
             }
         };
         self.sent(id, sent);
-        true
-    }
-
-    /// Whether a copy that was handed over, or was not, was one for a holder.
-    pub(in super::super) fn copy_shipped(&mut self, id: Id, shipped: Result<Shipped, ShipFault>) -> bool {
-        let ours = self.sharing.sending.contains_key(&id);
-        if ours {
-            self.sent(id, shipped.ok());
-        }
-        ours
     }
 
     /// A copy left, or did not: then it is sent again when that is due.
-    pub(super) fn sent(&mut self, id: Id, shipped: Option<Shipped>) {
+    pub(in super::super) fn sent(&mut self, id: Id, shipped: Option<Shipped>) {
         let Some(Sending { address, to, .. }) = self.sharing.sending.remove(&id) else {
             return;
         };
@@ -516,7 +503,7 @@ impl<O: Outside> Engine<O> {
             self.say(peer, address, Word::NoGrant { number });
             return;
         };
-        if !self.sharing.owners.contains_key(address) && entry.is_shared() {
+        if !self.sharing.owners.contains_key(address) {
             self.owner_changed(now, &entry);
         }
         if let Some(owned) = self.sharing.owners.get_mut(address) {
@@ -583,25 +570,8 @@ pub(in super::super) enum Stood {
 
 /// The row of an object that the register says is another server's.
 fn taken_over(entry: &Entry, register: &Register) -> NewEntry {
-    let epoch = register.epoch;
     match register.state {
-        State::Deleted => NewEntry {
-            journal: Journal::Tombstone { epoch, tx: register.tx },
-            epoch,
-            tx: Some(register.tx),
-            properties: crate::store::Content::Absent,
-            body: crate::store::Content::Absent,
-            leaving: None,
-            keeping: None,
-            ..entry.keep()
-        },
-        State::Stable | State::Moving { .. } => NewEntry {
-            journal: Journal::Moved {
-                to: register.owner.clone(),
-                epoch,
-            },
-            keeping: None,
-            ..entry.keep()
-        },
+        State::Deleted => deleted(entry, register.epoch, register.tx),
+        State::Stable | State::Moving { .. } => moved(entry, register.owner.clone(), register.epoch),
     }
 }
