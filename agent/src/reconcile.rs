@@ -265,12 +265,17 @@ async fn believe(registers: &Registers, incarnation: Incarnation) -> Result<(), 
 /// What an entry of the index says of its register; nothing, where this agent only prepares to take the object.
 pub(crate) fn claim(entry: &Entry) -> Option<Claim> {
     let unknown = entry.tx.unwrap_or(Tx([0; 16]));
+    // Named is who counts whatever becomes of an open change of holders: another one may lack what is shown meanwhile, and is not
+    // to take over.
+    let owned = || Claimed::Owned {
+        others: entry.remaining().cloned().collect(),
+    };
     let (what, epoch, tx) = match &entry.journal {
-        Journal::Active { .. } => (Claimed::Owned, entry.epoch, unknown),
+        Journal::Active { .. } => (owned(), entry.epoch, unknown),
         // The move goes back to this server, unless another knows that it was committed.
-        Journal::Moving { tx, .. } | Journal::Sealed { tx, .. } => (Claimed::Owned, entry.epoch, *tx),
+        Journal::Moving { tx, .. } | Journal::Sealed { tx, .. } => (owned(), entry.epoch, *tx),
         // Whether the deletion landed, the register says afterwards.
-        Journal::DeleteSent { .. } => (Claimed::Owned, entry.epoch, unknown),
+        Journal::DeleteSent { .. } => (owned(), entry.epoch, unknown),
         Journal::CreateSent { tx } => (Claimed::Made, entry.epoch, *tx),
         Journal::Moved { to, epoch } | Journal::Forward { to, epoch } => {
             let to = to.clone();
@@ -306,6 +311,7 @@ mod tests {
     use zones::{Epoch, Level};
 
     use super::*;
+    use crate::store::{HolderChange, Keeping};
 
     fn entry(journal: Journal) -> Entry {
         Entry {
@@ -339,7 +345,7 @@ mod tests {
             tx,
             refused: refused.map(|epoch| crate::store::Refusal { epoch, tx }),
         };
-        let owned = Some((Claimed::Owned, 4));
+        let owned = Some((Claimed::Owned { others: Vec::new() }, 4));
         for (journal, expected) in [
             (Journal::Active { wait: None }, owned.clone()),
             (Journal::Moving { to: s2(), tx }, owned.clone()),
@@ -384,6 +390,33 @@ mod tests {
         ] {
             let told = claim(&entry(journal.clone())).map(|claim| (claim.what, claim.epoch.0));
             assert_eq!(told, expected, "{journal:?}");
+        }
+    }
+
+    #[test]
+    fn owner_claims_the_holders_that_count_whatever_becomes_of_an_open_change() {
+        let server = |name: &str| name.parse::<ServerName>().unwrap();
+        let change = |name, adds| HolderChange {
+            server: server(name),
+            adds,
+            tx: Tx([3; 16]),
+            old: Tx([4; 16]),
+        };
+        for (change, expected) in [
+            (None, vec!["s2", "s3"]),
+            (Some(change("s4", true)), vec!["s2", "s3"]),
+            (Some(change("s2", false)), vec!["s3"]),
+        ] {
+            let keeping = Keeping {
+                others: vec![server("s2"), server("s3")],
+                change,
+            };
+            let entry = Entry {
+                keeping: Some(keeping),
+                ..entry(Journal::Active { wait: None })
+            };
+            let others = expected.into_iter().map(server).collect();
+            assert_eq!(claim(&entry).unwrap().what, Claimed::Owned { others });
         }
     }
 }

@@ -281,7 +281,7 @@ fn registry_is_rebuilt_from_nothing_through_kills_of_everybody() -> Result<()> {
         claims: vec![Claim {
             address: held_by_s2[0].address.clone(),
             epoch: held_by_s2[0].epoch,
-            what: Claimed::Owned,
+            what: Claimed::Owned { others: Vec::new() },
             tx: held_by_s2[0].tx,
             kind: held_by_s2[0].kind.clone(),
             schema: held_by_s2[0].schema,
@@ -406,7 +406,7 @@ fn stolen_agent_key_reports_for_its_own_server_alone() -> Result<()> {
     let claim = Claim {
         address: "4.1".parse()?,
         epoch: Epoch(3),
-        what: Claimed::Owned,
+        what: Claimed::Owned { others: Vec::new() },
         tx: dns::fresh_tx(),
         kind: "photo".parse()?,
         schema: 1,

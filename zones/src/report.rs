@@ -11,7 +11,7 @@ use hickory_proto::rr::{Name, RData, Record};
 use crate::address::Address;
 use crate::incarnation::Incarnation;
 use crate::name::{Domain, Zone};
-use crate::register::{Epoch, Level, ObjectType, Register, State, Tx};
+use crate::register::{Epoch, HOLDERS_MAX, Level, ObjectType, Register, State, Tx};
 use crate::server::{Role, ServerName};
 use crate::strings::{Strings, StringsError, illegal};
 use crate::update::{BuildError, Change, RECORD_TTL_S, REGISTER_UPDATE_OCTETS_MAX, Update, encode, update};
@@ -24,8 +24,8 @@ const FRAME_OCTETS: usize = 1024;
 
 /// What a server says of one register.
 ///
-/// Text, as character-strings of one TXT record, in this order: `claim=` `address=` `epoch=` `server=` (of `gone` and
-/// `arriving` alone) `tx=` `type=` `schema=` `level=`.
+/// Text, as character-strings of one TXT record, in this order: `claim=` `address=` `epoch=` `server=` (of `gone`, `heard` and
+/// `arriving` alone) `tx=` `type=` `schema=` `level=`, then `others=` where there are some.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Claim {
     /// The object.
@@ -48,7 +48,10 @@ pub struct Claim {
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Claimed {
     /// `owned`: it owns the object in this epoch, whatever it has sent for it since.
-    Owned,
+    Owned {
+        /// Other servers that surely have all that was shown, at most 13.
+        others: Vec<ServerName>,
+    },
     /// `made`: it made the object; whether it was ever registered is not known.
     Made,
     /// `arriving`: it holds a whole copy for this epoch; whether its commit landed is not known.
@@ -77,20 +80,21 @@ impl Claim {
     /// `None` for a claim that says what may be, not what is.
     #[must_use]
     pub fn register(&self, reporter: &ServerName) -> Option<Register> {
-        let (owner, state) = match &self.what {
-            Claimed::Owned => (reporter, State::Stable),
-            Claimed::Gone { to } => (to, State::Stable),
-            Claimed::Deleted => (reporter, State::Deleted),
+        let holders = |owner: &ServerName, others: &[ServerName]| {
+            let others = others.iter().filter(|other| *other != owner);
+            std::iter::once(owner).chain(others).cloned().collect()
+        };
+        let (owner, state, holders) = match &self.what {
+            Claimed::Owned { others } => (reporter, State::Stable, holders(reporter, others)),
+            Claimed::Gone { to } => (to, State::Stable, holders(to, &[])),
+            Claimed::Deleted => (reporter, State::Deleted, Vec::new()),
             Claimed::Made | Claimed::Arriving { .. } | Claimed::Heard { .. } => return None,
         };
         Some(Register {
             address: self.address.clone(),
             epoch: self.epoch,
             owner: owner.clone(),
-            holders: match state {
-                State::Stable | State::Moving { .. } => vec![owner.clone()],
-                State::Deleted => Vec::new(),
-            },
+            holders,
             state,
             tx: self.tx,
             kind: self.kind.clone(),
@@ -103,7 +107,7 @@ impl Claim {
     #[must_use]
     pub fn strings(&self) -> Vec<String> {
         let (word, server) = match &self.what {
-            Claimed::Owned => ("owned", None),
+            Claimed::Owned { .. } => ("owned", None),
             Claimed::Made => ("made", None),
             Claimed::Arriving { from } => ("arriving", Some(from)),
             Claimed::Gone { to } => ("gone", Some(to)),
@@ -122,6 +126,12 @@ impl Claim {
             format!("schema={}", self.schema),
             format!("level={}", self.level.0),
         ]);
+        if let Claimed::Owned { others } = &self.what
+            && !others.is_empty()
+        {
+            let others: Vec<&str> = others.iter().map(ServerName::as_str).collect();
+            strings.push(format!("others={}", others.join(",")));
+        }
         strings
     }
 
@@ -139,7 +149,7 @@ impl Claim {
             return Err(illegal("epoch", "0"));
         }
         let what = match word {
-            "owned" => Claimed::Owned,
+            "owned" => Claimed::Owned { others: Vec::new() },
             "made" => Claimed::Made,
             "arriving" => Claimed::Arriving {
                 from: strings.parse("server")?,
@@ -153,7 +163,7 @@ impl Claim {
             "deleted" => Claimed::Deleted,
             other => return Err(illegal("claim", other)),
         };
-        let claim = Claim {
+        let mut claim = Claim {
             address,
             epoch,
             what,
@@ -164,6 +174,14 @@ impl Claim {
         };
         if claim.level.0 == 0 {
             return Err(illegal("level", "0"));
+        }
+        if let Claimed::Owned { others } = &mut claim.what
+            && !strings.is_empty()
+        {
+            *others = strings.servers("others", HOLDERS_MAX - 1)?;
+            if others.is_empty() {
+                return Err(illegal("others", ""));
+            }
         }
         strings.end()?;
         Ok(claim)
@@ -355,7 +373,10 @@ mod tests {
     fn claim_reads_back_as_it_was_written() {
         let s4 = || "s4".parse().unwrap();
         for what in [
-            Claimed::Owned,
+            Claimed::Owned { others: Vec::new() },
+            Claimed::Owned {
+                others: vec![s4(), "s5".parse().unwrap()],
+            },
             Claimed::Made,
             Claimed::Arriving { from: s4() },
             Claimed::Gone { to: s4() },
@@ -371,8 +392,11 @@ mod tests {
             ("epoch=7", "epoch=07"),
             ("level=1", "level=0"),
             ("schema=3", "server=s4"),
+            ("others=s4", "others="),
+            ("others=s4", "others=s4,s4"),
         ] {
-            let strings = claim(Claimed::Owned).strings();
+            let owned = Claimed::Owned { others: vec![s4()] };
+            let strings = claim(owned).strings();
             let changed: Vec<String> = strings.iter().map(|text| text.replace(good, bad)).collect();
             assert!(Claim::from_strings(&changed).is_err(), "{bad}");
         }
@@ -382,7 +406,7 @@ mod tests {
     fn claim_of_what_may_be_is_no_register() {
         let s2 = "s2".parse().unwrap();
         let owner = |what| claim(what).register(&s2).map(|register| register.owner.to_string());
-        assert_eq!(owner(Claimed::Owned).as_deref(), Some("s2"));
+        assert_eq!(owner(Claimed::Owned { others: Vec::new() }).as_deref(), Some("s2"));
         let to = "s4".parse().unwrap();
         assert_eq!(owner(Claimed::Gone { to }).as_deref(), Some("s4"));
         let deleted = claim(Claimed::Deleted).register(&s2).unwrap();

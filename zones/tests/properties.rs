@@ -265,8 +265,9 @@ fn any_upkeep() -> impl Strategy<Value = Upkeep> {
 }
 
 fn any_claim() -> impl Strategy<Value = Claim> {
-    let what = (0u8..6, any_server()).prop_map(|(what, server)| match what {
-        0 => Claimed::Owned,
+    let what = (0u8..7, any_server()).prop_map(|(what, server)| match what {
+        0 => Claimed::Owned { others: Vec::new() },
+        6 => Claimed::Owned { others: vec![server] },
         1 => Claimed::Made,
         2 => Claimed::Arriving { from: server },
         3 => Claimed::Gone { to: server },

@@ -11,7 +11,7 @@
 //!
 //! What counts as in-sync is what this owner noted, never what it heard last: a change that was sent may have landed.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use zones::{Epoch, Register, ServerName, State, Tx};
 
@@ -126,6 +126,8 @@ pub struct Owner {
     quiet_until: BootInstant,
     /// After a restart the register is read before anything is shown.
     unread: bool,
+    /// The register is read, and holders are as it names them: it may be another one than this owner knows.
+    compares: bool,
     question: Question,
     /// A question is open, or the next is due then.
     asked_at: Option<BootInstant>,
@@ -180,6 +182,7 @@ impl Owner {
             }),
             quiet_until: now,
             unread: !start.confirmed && stands(Guard::UnconfirmedAfterRestart),
+            compares: !start.confirmed,
             question: Question::default(),
             asked_at: None,
             ask_again_at: now,
@@ -259,7 +262,7 @@ impl Owner {
     #[must_use]
     pub fn rests(&self, now: BootInstant) -> bool {
         let has = |other: &Other| other.acked.is_some_and(|(revision, _)| revision == self.revision);
-        let idle = self.change.is_none() && self.actions.is_empty() && self.asked_at.is_none();
+        let idle = self.change.is_none() && !self.compares && self.actions.is_empty() && self.asked_at.is_none();
         idle && self.standing().is_some() && self.others.values().all(has) && now >= self.quiet_at()
     }
 
@@ -459,6 +462,12 @@ impl Owner {
         granted.map(|at| at + WAIT).fold(self.quiet_until, BootInstant::max)
     }
 
+    /// The registry is another one, put back or rebuilt: it may name other holders. What is shown meanwhile all of these have,
+    /// since the registry was told which ones surely do.
+    pub fn compare(&mut self) {
+        self.compares = true;
+    }
+
     /// The librarian's answer to a question.
     pub fn register(&mut self, now: BootInstant, question: Question, register: Option<Register>, permits: &Permits) {
         if question != self.question || self.lost {
@@ -482,6 +491,21 @@ impl Owner {
     }
 
     fn judge(&mut self, now: BootInstant, register: Register) {
+        // While an object moves, its holders are settled by the move's end.
+        let begun = (self.change.as_ref()).is_some_and(|change| !matches!(change.stage, Stage::Reading));
+        if self.compares && !begun && register.state == State::Stable {
+            self.compares = false;
+            let named = register.holders.iter().filter(|holder| **holder != self.me);
+            if !named.collect::<BTreeSet<_>>().into_iter().eq(self.others.keys()) {
+                self.change = Some(Change {
+                    server: self.me.clone(),
+                    adds: true,
+                    stage: Stage::Reading,
+                    refused: false,
+                });
+                return self.settle(now, &register.holders);
+            }
+        }
         let Some(change) = &mut self.change else { return };
         let holds = register.holders.contains(&change.server);
         match &mut change.stage {
@@ -764,6 +788,7 @@ impl Owner {
             return;
         }
         let asks = self.unread
+            || self.compares && self.change.is_none()
             || match self.change.as_ref().map(|change| &change.stage) {
                 Some(Stage::Reading) => self.may_begin(now, permits),
                 Some(Stage::Sent { .. }) => true,
@@ -787,5 +812,74 @@ impl Owner {
         self.replicate(now, true);
         self.stages(now);
         self.confirm(now, permits);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use zones::Level;
+
+    use super::*;
+
+    fn server(name: &str) -> ServerName {
+        name.parse().unwrap()
+    }
+
+    fn register(state: State, holders: &[&str]) -> Register {
+        Register {
+            address: "1.2".parse().unwrap(),
+            epoch: Epoch(1),
+            owner: server("s1"),
+            state,
+            tx: Tx([9; 16]),
+            holders: holders.iter().map(|holder| server(holder)).collect(),
+            kind: "file".parse().unwrap(),
+            schema: 1,
+            level: Level(1),
+        }
+    }
+
+    /// What an owner with the holders s2 and s3 does that compares itself with this register.
+    fn compared(register: Register) -> Vec<Action> {
+        let start = Start {
+            epoch: Epoch(1),
+            revision: 3,
+            noted: Keeping {
+                others: vec![server("s2"), server("s3")],
+                change: None,
+            },
+            confirmed: true,
+            under: Vec::new(),
+        };
+        let now = BootInstant::since_boot(Duration::from_secs(100));
+        let (mut owner, permits) = (Owner::new(&server("s1"), start, now, [7; 32]), Permits::default());
+        owner.compare();
+        owner.look(now, &permits);
+        let asked = std::iter::from_fn(|| owner.poll()).find_map(|action| match action {
+            Action::Ask(question) => Some(question),
+            _ => None,
+        });
+        owner.register(now, asked.expect("it reads the register"), Some(register), &permits);
+        owner.look(now + WAIT, &permits);
+        std::iter::from_fn(|| owner.poll())
+            .filter(|action| matches!(action, Action::Note(_)))
+            .collect()
+    }
+
+    #[test]
+    fn holders_are_as_another_registry_names_them_once_nobody_reads_under_a_grant() {
+        let noted = |others: &[&str]| {
+            let others = others.iter().map(|other| server(other)).collect();
+            vec![Action::Note(Keeping { others, change: None })]
+        };
+        let named = |holders| compared(register(State::Stable, holders));
+        assert_eq!(named(&["s1", "s2", "s3"]), []);
+        assert_eq!(named(&["s1", "s3", "s2"]), [], "the order says nothing");
+        assert_eq!(named(&["s1", "s2"]), noted(&["s2"]));
+        assert_eq!(named(&["s1", "s4", "s2"]), noted(&["s2", "s4"]));
+        let moving = State::Moving { to: server("s4") };
+        assert_eq!(compared(register(moving, &["s1"])), [], "the end of the move decides");
     }
 }

@@ -229,12 +229,7 @@ impl Local {
         let slot = self.table.get_or_make(address);
         slot.with(|state| {
             let entry = state.current().filter(|entry| entry.epoch == epoch && owned(entry));
-            let lacks = entry.is_some_and(|entry| {
-                let change = entry.keeping.as_ref().and_then(|keeping| keeping.change.as_ref());
-                let leaves =
-                    |other: &&ServerName| change.is_some_and(|change| !change.adds && change.server == **other);
-                entry.others().iter().filter(|other| !leaves(other)).count() < needed
-            });
+            let lacks = entry.is_some_and(|entry| entry.remaining().count() < needed);
             match lacks {
                 true => Err(state.gate().changed()),
                 false => Ok(()),

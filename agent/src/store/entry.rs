@@ -586,6 +586,13 @@ impl Entry {
         self.keeping.as_ref().map_or(&[], |keeping| &keeping.others)
     }
 
+    /// Those of them that are not about to be dropped.
+    pub fn remaining(&self) -> impl Iterator<Item = &ServerName> {
+        let change = self.keeping.as_ref().and_then(|keeping| keeping.change.as_ref());
+        let leaves = move |other: &ServerName| change.is_some_and(|change| !change.adds && change.server == *other);
+        self.others().iter().filter(move |other| !leaves(other))
+    }
+
     /// One of its streams.
     #[must_use]
     pub fn stream(&self, part: Part) -> Option<&Stream> {

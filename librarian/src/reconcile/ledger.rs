@@ -192,7 +192,7 @@ impl Ledger {
                 .get(&(owner.clone(), address.clone()))
                 .is_some_and(|claim| match &claim.what {
                     Claimed::Made | Claimed::Arriving { .. } => claim.epoch == epoch,
-                    Claimed::Owned | Claimed::Gone { .. } | Claimed::Heard { .. } | Claimed::Deleted => false,
+                    Claimed::Owned { .. } | Claimed::Gone { .. } | Claimed::Heard { .. } | Claimed::Deleted => false,
                 })
     }
 
@@ -200,7 +200,9 @@ impl Ledger {
     pub(crate) fn arrivals(&self) -> Vec<(ServerName, Claim)> {
         let arrivals = self.maybe.iter().filter(|(_, claim)| match &claim.what {
             Claimed::Arriving { .. } => true,
-            Claimed::Owned | Claimed::Made | Claimed::Gone { .. } | Claimed::Heard { .. } | Claimed::Deleted => false,
+            Claimed::Owned { .. } | Claimed::Made | Claimed::Gone { .. } | Claimed::Heard { .. } | Claimed::Deleted => {
+                false
+            }
         });
         arrivals
             .map(|((server, _), claim)| (server.clone(), claim.clone()))
@@ -217,9 +219,11 @@ impl Ledger {
     pub(crate) fn heard(&self) -> Vec<(ServerName, Claim)> {
         let heard = self.maybe.iter().filter(|(_, claim)| match &claim.what {
             Claimed::Heard { .. } => true,
-            Claimed::Owned | Claimed::Made | Claimed::Gone { .. } | Claimed::Arriving { .. } | Claimed::Deleted => {
-                false
-            }
+            Claimed::Owned { .. }
+            | Claimed::Made
+            | Claimed::Gone { .. }
+            | Claimed::Arriving { .. }
+            | Claimed::Deleted => false,
         });
         let mut heard: Vec<_> = heard
             .map(|((server, _), claim)| (server.clone(), claim.clone()))
@@ -245,7 +249,7 @@ impl Ledger {
 fn is_maybe(claim: &Claim) -> bool {
     match &claim.what {
         Claimed::Made | Claimed::Arriving { .. } | Claimed::Heard { .. } => true,
-        Claimed::Owned | Claimed::Gone { .. } | Claimed::Deleted => false,
+        Claimed::Owned { .. } | Claimed::Gone { .. } | Claimed::Deleted => false,
     }
 }
 
@@ -280,7 +284,7 @@ mod tests {
             role: None,
             end,
             claims: (0..claims)
-                .map(|number| claim(&format!("1.{number}"), 1, Claimed::Owned))
+                .map(|number| claim(&format!("1.{number}"), 1, Claimed::Owned { others: Vec::new() }))
                 .collect(),
         }
     }

@@ -3,7 +3,7 @@
 //! | the claim, compared by epoch | the register | told |
 //! |---|---|---|
 //! | higher, or there is no register | becomes the claim | replaced |
-//! | equal, same owner or both deleted | stays; takes what the owner says of type, schema and level | agrees |
+//! | equal, same owner or both deleted | stays; takes what the owner says of type, schema, level and holders | agrees |
 //! | equal, another owner, or one of them deleted | stays | conflict |
 //! | lower | stays | older |
 //! | of what may be (`made`, `arriving`, `heard`) | stays | may be |
@@ -16,7 +16,7 @@ use zones::{Claim, Claimed, Register, ServerName, State};
 /// What a claim means for a register.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Merged {
-    /// The register says the same. `text`: what it becomes if the owner knows its type, schema or level better.
+    /// The register says the same. `text`: what it becomes if the owner knows its type, schema, level or holders better.
     Agrees {
         /// The new text, if it differs.
         text: Option<Box<Register>>,
@@ -44,7 +44,7 @@ pub(crate) fn merge(current: Option<&Register>, reporter: &ServerName, claim: &C
         return Merged::MayBe;
     };
     let holds = match claim.what {
-        Claimed::Owned => true,
+        Claimed::Owned { .. } => true,
         Claimed::Gone { .. } | Claimed::Heard { .. } | Claimed::Deleted | Claimed::Made | Claimed::Arriving { .. } => {
             false
         }
@@ -67,10 +67,12 @@ pub(crate) fn merge(current: Option<&Register>, reporter: &ServerName, claim: &C
     match (&current.state, &claimed.state) {
         (State::Deleted, State::Deleted) => Merged::Agrees { text: None, holds },
         (State::Stable | State::Moving { .. }, State::Stable) if current.owner == claimed.owner => {
+            // Holders that the owner does not name may lack what was shown since: none of them may take over.
             let better = Register {
                 kind: claimed.kind,
                 schema: claimed.schema,
                 level: claimed.level,
+                holders: claimed.holders,
                 ..current.clone()
             };
             Merged::Agrees {
@@ -107,6 +109,11 @@ mod tests {
         }
     }
 
+    fn owned(epoch: u64, others: &[&str]) -> Claim {
+        let others = others.iter().map(|other| server(other)).collect();
+        claim(epoch, Claimed::Owned { others })
+    }
+
     /// Everything that two servers can say of one object in three epochs.
     fn claims() -> Vec<(ServerName, Claim)> {
         let mut all = Vec::new();
@@ -114,7 +121,7 @@ mod tests {
             let other = if me == "s1" { "s2" } else { "s1" };
             for epoch in 1..=3 {
                 for what in [
-                    Claimed::Owned,
+                    Claimed::Owned { others: Vec::new() },
                     Claimed::Made,
                     Claimed::Arriving { from: server(other) },
                     Claimed::Gone { to: server(other) },
@@ -208,16 +215,19 @@ mod tests {
     }
 
     #[test]
-    fn open_move_keeps_its_holders_and_the_owner_knows_its_level_best() {
-        let mut current = claim(2, Claimed::Owned).register(&server("s1")).unwrap();
+    fn owner_knows_its_level_and_its_holders_best() {
+        let mut current = owned(2, &[]).register(&server("s1")).unwrap();
         current.state = State::Moving { to: server("s2") };
         current.holders = vec![server("s1"), server("s3")];
-        let mut own = claim(2, Claimed::Owned);
+        let mut own = owned(2, &["s4"]);
         own.level = Level(2);
         let Merged::Agrees { text: Some(text), .. } = merge(Some(&current), &server("s1"), &own) else {
             panic!("the owner knows better")
         };
-        assert_eq!((text.level, &text.holders), (Level(2), &current.holders));
+        assert_eq!(
+            (text.level, &text.holders[..]),
+            (Level(2), &[server("s1"), server("s4")][..])
+        );
         // Who gave the object away knows only what it was before.
         own.what = Claimed::Gone { to: server("s1") };
         assert!(matches!(
@@ -228,9 +238,9 @@ mod tests {
 
     #[test]
     fn another_spelling_of_a_registered_name_is_a_conflict() {
-        let mut current = claim(1, Claimed::Owned).register(&server("s1")).unwrap();
+        let mut current = owned(1, &[]).register(&server("s1")).unwrap();
         current.address = "3.a".parse().unwrap();
-        let mut other = claim(5, Claimed::Owned);
+        let mut other = owned(5, &[]);
         other.address = "3.A".parse().unwrap();
         assert_eq!(merge(Some(&current), &server("s1"), &other), Merged::Conflict);
     }

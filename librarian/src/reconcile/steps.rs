@@ -158,7 +158,7 @@ fn malformed(claim: &Claim, error: &dyn std::error::Error) -> Refused {
 
 fn claim_in_words(claim: &Claim) -> String {
     match &claim.what {
-        Claimed::Owned => "owned".to_owned(),
+        Claimed::Owned { .. } => "owned".to_owned(),
         Claimed::Made => "made".to_owned(),
         Claimed::Arriving { from } => format!("arriving from {from}"),
         Claimed::Gone { to } => format!("gone to {to}"),
@@ -208,7 +208,7 @@ fn rescue(draft: &mut Draft<'_>, server: &ServerName, claim: &Claim) {
         _ => (server, false),
     };
     let owned = Claim {
-        what: Claimed::Owned,
+        what: Claimed::Owned { others: Vec::new() },
         ..claim.clone()
     };
     if let Some(register) = owned.register(owner).filter(|_| may) {

@@ -20,6 +20,9 @@ use crate::vault::StreamId;
 
 /// Longest seal budget of an object whose seals were broken before.
 const SEAL_BUDGET_MAX: Duration = Duration::from_secs(2);
+/// How long a move that is about to seal waits until holders confirm what is here. Then it is given up: while it is open, holders
+/// that are gone cannot be dropped.
+const CONFIRMED_WITHIN: Duration = Duration::from_secs(2);
 
 /// Machines that remove copies at a time.
 const RECLAIMING_MAX: usize = 256;
@@ -42,6 +45,8 @@ pub(super) struct Outgoing {
     closing: Option<u32>,
     /// Since when it takes a place among the sealed.
     sealed_since: Option<BootInstant>,
+    /// Since when it could be sealed, if all holders had what is here.
+    unconfirmed_since: Option<BootInstant>,
     /// Whether it takes a place in the window.
     counted: bool,
     /// Whether all it does is to remove a copy that was given away.
@@ -254,6 +259,7 @@ impl<O: Outside> Engine<O> {
             order,
             closing: None,
             sealed_since: None,
+            unconfirmed_since: None,
             _guard: guard,
         };
         self.outgoing.insert(id, outgoing);
@@ -597,8 +603,16 @@ impl<O: Outside> Engine<O> {
         }
         match closed {
             Ok(entry) if !self.may_give_away(&entry) => {
-                // Sealed is only what every holder has; the budget of the seal ends this.
-                self.to_confirm.push((id, number, entry));
+                // Sealed is only what every holder has.
+                let now = self.outside.now();
+                let since = self
+                    .outgoing
+                    .get_mut(&id)
+                    .map(|outgoing| *outgoing.unconfirmed_since.get_or_insert(now));
+                match since.is_some_and(|since| now.saturating_since(since) >= CONFIRMED_WITHIN) {
+                    true => self.feed_source(id, Input::Cancel),
+                    false => self.to_confirm.push((id, number, entry)),
+                }
             }
             Ok(entry) => {
                 let Some(outgoing) = self.outgoing.get_mut(&id) else {

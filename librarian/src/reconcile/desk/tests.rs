@@ -94,6 +94,10 @@ impl Restored {
     }
 }
 
+fn owned(address: &str, epoch: u64) -> Claim {
+    claim(address, epoch, Claimed::Owned { others: Vec::new() })
+}
+
 fn claim(address: &str, epoch: u64, what: Claimed) -> Claim {
     Claim {
         address: address.parse().unwrap(),
@@ -148,13 +152,13 @@ async fn old_registry_takes_what_servers_know_and_opens_with_fresh_numbers() {
 
     // 3.1 stayed, 3.2 moved to s2, 3.3 was deleted, 3.4 was made.
     let s1 = vec![
-        claim("3.1", 1, Claimed::Owned),
+        owned("3.1", 1),
         claim("3.2", 2, Claimed::Gone { to: server("s2") }),
         claim("3.3", 2, Claimed::Deleted),
     ];
     restored.report("s1", 0, true, s1).await.unwrap();
     assert_eq!(restored.standing("s1"), Standing::Reported);
-    let s2 = vec![claim("3.2", 2, Claimed::Owned), claim("3.4", 1, Claimed::Owned)];
+    let s2 = vec![owned("3.2", 2), owned("3.4", 1)];
     restored.report("s2", 0, true, s2).await.unwrap();
     let waits = restored.desk.waits_for(&restored.registry.view()).unwrap();
     assert_eq!(waits, [server("s3"), server("s4"), server("s5")]);
@@ -183,14 +187,8 @@ async fn old_registry_takes_what_servers_know_and_opens_with_fresh_numbers() {
 #[tokio::test]
 async fn killed_librarian_collects_anew_and_ends_the_same() {
     let restored = Restored::new(None).await;
-    restored
-        .report("s1", 0, true, vec![claim("3.1", 4, Claimed::Owned)])
-        .await
-        .unwrap();
-    restored
-        .report("s2", 0, false, vec![claim("3.2", 1, Claimed::Owned)])
-        .await
-        .unwrap();
+    restored.report("s1", 0, true, vec![owned("3.1", 4)]).await.unwrap();
+    restored.report("s2", 0, false, vec![owned("3.2", 1)]).await.unwrap();
     let incarnation = restored.registry.incarnation();
     let restored = restored.again().await;
     assert_eq!(restored.registry.incarnation(), incarnation);
@@ -199,9 +197,9 @@ async fn killed_librarian_collects_anew_and_ends_the_same() {
     let gap = restored.report("s2", 1, true, Vec::new()).await.unwrap_err();
     assert!(gap.to_string().contains("begin the report anew"), "{gap}");
     for (name, claims) in [
-        ("s1", vec![claim("3.1", 4, Claimed::Owned)]),
-        ("s2", vec![claim("3.2", 1, Claimed::Owned)]),
-        ("s3", vec![claim("3.1", 3, Claimed::Owned)]),
+        ("s1", vec![owned("3.1", 4)]),
+        ("s2", vec![owned("3.2", 1)]),
+        ("s3", vec![owned("3.1", 3)]),
     ] {
         restored.report(name, 0, true, claims).await.unwrap();
     }
@@ -216,10 +214,7 @@ async fn killed_librarian_collects_anew_and_ends_the_same() {
 async fn open_move_goes_to_its_source_unless_its_commit_is_known() {
     let restored = Restored::new(None).await;
     let arriving = || Claimed::Arriving { from: server("s1") };
-    let s1 = vec![
-        claim("3.1", 1, Claimed::Owned),
-        claim("3.2", 2, Claimed::Gone { to: server("s2") }),
-    ];
+    let s1 = vec![owned("3.1", 1), claim("3.2", 2, Claimed::Gone { to: server("s2") })];
     restored.report("s1", 0, true, s1).await.unwrap();
     let s2 = vec![claim("3.1", 2, arriving()), claim("3.2", 2, arriving())];
     restored.report("s2", 0, true, s2).await.unwrap();
@@ -273,12 +268,9 @@ async fn server_that_is_written_off_is_not_waited_for_and_its_objects_are_listed
 #[tokio::test]
 async fn server_that_is_lost_after_its_report_has_nothing_any_more() {
     let restored = Restored::new(None).await;
-    let s1 = vec![claim("3.1", 1, Claimed::Owned), claim("3.2", 1, Claimed::Owned)];
+    let s1 = vec![owned("3.1", 1), owned("3.2", 1)];
     restored.report("s1", 0, true, s1).await.unwrap();
-    restored
-        .report("s2", 0, true, vec![claim("3.2", 2, Claimed::Owned)])
-        .await
-        .unwrap();
+    restored.report("s2", 0, true, vec![owned("3.2", 2)]).await.unwrap();
     restored.desk.write_off(&server("s1")).await.unwrap();
     restored.report("s3", 0, true, Vec::new()).await.unwrap();
     assert!(restored.run().await);
@@ -293,7 +285,7 @@ async fn contradiction_is_listed_and_what_was_known_stands() {
     for name in ["s1", "s2", "s3"] {
         let claims = match name {
             "s3" => Vec::new(),
-            _ => vec![claim("3.1", 5, Claimed::Owned)],
+            _ => vec![owned("3.1", 5)],
         };
         restored.report(name, 0, true, claims).await.unwrap();
     }
@@ -315,7 +307,7 @@ async fn report_to_another_registry_or_to_an_open_one_is_refused() {
         plan: 0,
         role: None,
         end: true,
-        claims: vec![claim("3.1", 1, Claimed::Owned)],
+        claims: vec![owned("3.1", 1)],
     };
     assert!(desk.admit(&report).is_err());
     report.incarnation = Incarnation(pool.registry.incarnation());
@@ -334,9 +326,7 @@ async fn many_registers_get_their_fresh_number_each() {
     let (_pool, path, _) = saved(&[]).await;
     let restored = Restored::new(Some(&path)).await;
     let count = FRESHEN_STEP + 3;
-    let all: Vec<Claim> = (0..count)
-        .map(|number| claim(&format!("4.{number}"), 1, Claimed::Owned))
-        .collect();
+    let all: Vec<Claim> = (0..count).map(|number| owned(&format!("4.{number}"), 1)).collect();
     let mut from = 0;
     for some in all.chunks(500) {
         restored.report("s1", from, false, some.to_vec()).await.unwrap();
@@ -437,7 +427,7 @@ async fn copy_on_its_way_from_who_has_the_object_no_more_is_the_object() {
     for backup in [Some(path.as_path()), None] {
         let restored = Restored::new(backup).await;
         let arriving = |address| claim(address, 2, Claimed::Arriving { from: server("s1") });
-        let s1 = vec![claim("3.2", 1, Claimed::Owned)];
+        let s1 = vec![owned("3.2", 1)];
         restored.report("s1", 0, true, s1).await.unwrap();
         let s2 = vec![arriving("3.1"), arriving("3.2")];
         restored.report("s2", 0, true, s2).await.unwrap();

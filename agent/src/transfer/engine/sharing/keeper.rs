@@ -43,6 +43,8 @@ const ROUND_PAUSE: Duration = Duration::from_secs(10);
 const BUSY_PAUSE: Duration = Duration::from_millis(500);
 /// Copies of others' objects whose register is read again in a second, for those that were let go of unheard.
 const RECHECKED: usize = 16;
+/// Rows compared with another registry in one look, and machines above which that waits.
+const COMPARED: usize = 1024;
 /// Objects that wait to be looked at; with more of them the next round finds them.
 const SOON_MAX: usize = 64 << 10;
 
@@ -63,6 +65,17 @@ pub(super) struct Keeper {
     recheck_at: Option<BootInstant>,
     look_at: Option<BootInstant>,
     lost_after: Option<(ServerName, Address)>,
+    /// Which registry was known when all rows were compared with it.
+    compared_with: Option<u64>,
+    /// Where comparing stands, while it goes on.
+    comparing: Option<Comparing>,
+}
+
+/// Rows that have been compared with another registry: those of this server first, then those that it holds.
+#[derive(Clone, Debug)]
+enum Comparing {
+    Owned(Option<Address>),
+    Held(Option<Address>),
 }
 
 impl Keeper {
@@ -128,6 +141,7 @@ impl<O: Outside> Engine<O> {
         }
         if looks {
             self.sharing.keeper.look_at = Some(now + LOOK_EVERY);
+            self.compare(now);
             self.give_up_slow(now);
             self.round(now, &mut room);
             self.take_over_lost(now);
@@ -379,6 +393,44 @@ impl<O: Outside> Engine<O> {
                 return;
             }
         }
+    }
+
+    /// Reads all registers of copies when the registry was put back or rebuilt: it may name other holders than rows do.
+    fn compare(&mut self, now: BootInstant) {
+        let generation = self.outside.generation();
+        let keeper = &mut self.sharing.keeper;
+        if keeper
+            .compared_with
+            .replace(generation)
+            .is_some_and(|known| known != generation)
+        {
+            keeper.comparing = Some(Comparing::Owned(None));
+        }
+        let Some(comparing) = keeper.comparing.clone() else {
+            return;
+        };
+        let (owners, holders) = (self.sharing.owners.len(), self.sharing.holders.len());
+        let last = |rows: &[Arc<Entry>]| (rows.len() == COMPARED).then(|| rows[COMPARED - 1].address.clone());
+        self.sharing.keeper.comparing = match comparing {
+            Comparing::Owned(_) if owners + COMPARED > OWNERS_MAX => return,
+            Comparing::Held(_) if holders + COMPARED > HOLDING_MAX => return,
+            Comparing::Owned(after) => {
+                let rows = self.parts.objects.kept_rows(after.as_ref(), COMPARED);
+                let rows: Vec<Arc<Entry>> = rows.into_iter().map(|(entry, _)| entry).collect();
+                for entry in rows.iter().filter(|entry| entry.is_shared()) {
+                    self.compare_owned(now, entry);
+                }
+                let last = last(&rows);
+                Some(last.map_or(Comparing::Held(None), |last| Comparing::Owned(Some(last))))
+            }
+            Comparing::Held(after) => {
+                let rows = self.parts.objects.held_rows(after.as_ref(), COMPARED);
+                for row in &rows {
+                    self.recheck(now, &row.address);
+                }
+                last(&rows).map(|last| Comparing::Held(Some(last)))
+            }
+        };
     }
 
     /// Looks whether some of the copies here are still named: who was let go of may not have heard of it.

@@ -124,6 +124,18 @@ impl<O: Outside> Engine<O> {
         self.add_owner(now, address, start, !confirmed);
     }
 
+    /// The registry is another one: holders are to be as it names them.
+    pub(super) fn compare_owned(&mut self, now: BootInstant, entry: &Arc<Entry>) {
+        let address = &entry.address;
+        if !self.sharing.owners.contains_key(address) {
+            self.make_owner(now, entry);
+        }
+        if let Some(owned) = self.sharing.owners.get_mut(address) {
+            owned.machine.compare();
+        }
+        self.look_at_owner(now, address);
+    }
+
     /// This server has taken an object over, sealed: its other holders have what it has.
     pub(in super::super) fn owner_taken_over(&mut self, entry: &Arc<Entry>) {
         self.forget_owner(&entry.address);
