@@ -66,13 +66,13 @@ impl Objects {
     /// Where the tombstone of a deleted object is: it knows under which write ids the object was changed.
     pub(super) async fn deleted_by(&self, address: &Address) -> Result<WriteError, Miss> {
         let read = self.registers.read(address).await.map_err(|_| Miss::unreachable())?;
-        Ok(match read.register {
-            Some(register) if register.owner != *self.registers.me() => WriteError::Elsewhere {
-                owner: register.owner,
-                epoch: register.epoch,
-            },
-            Some(_) | None => WriteError::Deleted,
-        })
+        let elsewhere = steps::knows_the_end(self.registers.me(), &self.keep().lost, read.register);
+        Ok(
+            elsewhere.map_or(WriteError::Deleted, |(owner, epoch)| WriteError::Elsewhere {
+                owner,
+                epoch,
+            }),
+        )
     }
 
     /// Ends a deletion that a restart found in the journal.

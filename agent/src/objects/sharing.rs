@@ -367,11 +367,19 @@ impl Local {
     }
 
     /// Objects of this server, in the order of addresses, behind `after`, at most `most`; whether something is known of their
-    /// copies.
+    /// copies: what a holder confirmed under another pledge than its last says nothing.
     pub(crate) fn kept_rows(&self, after: Option<&Address>, most: usize) -> Vec<(Arc<Entry>, bool)> {
         let kept = |state: &State| {
             let entry = state.current().filter(|entry| owned(entry))?;
-            Some((Arc::clone(entry), state.share().is_some()))
+            let known = match state.share() {
+                Some(Share::Confirmed { under, .. }) => {
+                    let permits = self.sharing.permits.read();
+                    let stands = |(name, pledge): &(_, _)| permits.pledge(name).is_none_or(|last| last == *pledge);
+                    under.iter().all(stands)
+                }
+                share => share.is_some(),
+            };
+            Some((Arc::clone(entry), known))
         };
         self.table
             .scan_rows(None, after, most, kept, |_, kept| Some(kept.clone()))

@@ -66,6 +66,15 @@ pub fn elsewhere(me: &ServerName, address: &Address, register: Option<Register>)
         .map(|register| register.owner)
 }
 
+/// The server to ask instead of `me` about changes of an object that was deleted, as the register says: it has the write ids
+/// that led there. A server that is `lost` for good has them no more.
+#[must_use]
+pub fn knows_the_end(me: &ServerName, lost: &[ServerName], register: Option<Register>) -> Option<(ServerName, Epoch)> {
+    register
+        .filter(|register| register.owner != *me && !lost.contains(&register.owner))
+        .map(|register| (register.owner, register.epoch))
+}
+
 /// A write of an object that is, or was, here.
 ///
 /// # Errors

@@ -5,9 +5,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use uuid::Uuid;
-use zones::{Address, Epoch, Level, ObjectType};
+use zones::{Address, Epoch, Keep, Level, ObjectType};
 
 use super::forwards::{gone_to, held_for};
 use super::ids::WriteId;
@@ -23,6 +23,9 @@ use crate::vault::Part;
 
 /// Pause before a turn that came too early is asked for again.
 const SETTLING_PAUSE: Duration = Duration::from_millis(2);
+/// How long a write waits for the servers that are to have it too. Who does not answer is dropped before, so it ends sooner unless
+/// something is wrong here.
+const HELD_WITHIN: Duration = Duration::from_secs(60);
 
 /// A write whose parts are all on disk.
 #[derive(Debug)]
@@ -233,7 +236,7 @@ impl Objects {
         let Some(entry) = turn.current() else {
             let made = Arc::clone(&self).make(address, put).await?;
             turn.rest();
-            self.made_safe(address, made.epoch, made.revision).await?;
+            held_within(self.made_safe(address, made.epoch, made.revision)).await?;
             return Ok(made);
         };
         let may_be_repeated = put.id().is_some();
@@ -245,8 +248,8 @@ impl Objects {
             Ok(Step::Known(written)) => {
                 turn.rest();
                 match written.created {
-                    true => self.made_safe(address, entry.epoch, written.revision).await?,
-                    false => self.confirmed(address, entry.epoch, written.revision).await?,
+                    true => held_within(self.made_safe(address, entry.epoch, written.revision)).await?,
+                    false => held_within(self.confirmed(address, entry.epoch, written.revision)).await?,
                 }
                 Ok(written)
             }
@@ -256,7 +259,7 @@ impl Objects {
                 }
                 let entry = self.replace(&entry, *new).await.map_err(|error| uncommitted(&error))?;
                 turn.rest();
-                self.confirmed(address, entry.epoch, entry.revision).await?;
+                held_within(self.confirmed(address, entry.epoch, entry.revision)).await?;
                 Ok(written(&entry, entry.revision))
             }
         }
@@ -304,15 +307,26 @@ impl Objects {
         }
     }
 
+    /// How many copies objects are to have, and where, as this server was told last.
+    pub(super) fn keep(&self) -> Keep {
+        let wanted = self.wanted.borrow();
+        wanted
+            .want
+            .as_ref()
+            .map(|want| want.errand.keep.clone())
+            .unwrap_or_default()
+    }
+
     /// Waits until a new object may be acknowledged: it has its copies, and they are confirmed. A holder may be dropped while it is
     /// waited for, so both are to be so at one time.
     async fn made_safe(&self, address: &Address, epoch: Epoch, revision: u64) -> Result<(), WriteError> {
         loop {
             self.copied(address, epoch).await;
             self.confirmed(address, epoch, revision).await?;
-            let keep = self.wanted.borrow().want.as_ref().map(|want| want.errand.keep.clone());
-            let keep = keep.unwrap_or_default();
-            if self.has_copies(address, epoch, &keep, self.registers.me()).is_ok() {
+            if self
+                .has_copies(address, epoch, &self.keep(), self.registers.me())
+                .is_ok()
+            {
                 return Ok(());
             }
         }
@@ -323,12 +337,8 @@ impl Objects {
     async fn copied(&self, address: &Address, epoch: Epoch) {
         let mut wanted = self.wanted.clone();
         loop {
-            let keep = wanted
-                .borrow_and_update()
-                .want
-                .as_ref()
-                .map(|want| want.errand.keep.clone());
-            let Err(changed) = self.has_copies(address, epoch, &keep.unwrap_or_default(), self.registers.me()) else {
+            wanted.mark_unchanged();
+            let Err(changed) = self.has_copies(address, epoch, &self.keep(), self.registers.me()) else {
                 return;
             };
             self.ask_for(address);
@@ -338,6 +348,16 @@ impl Objects {
             }
         }
     }
+}
+
+/// Waits for other servers, but not for ever: an object whose copy here rots as soon as it is made can be sent to nobody, and a
+/// turn that is never given back would keep every later write from it.
+async fn held_within(wait: impl Future<Output = Result<(), WriteError>>) -> Result<(), WriteError> {
+    let unheld = || WriteError::Unavailable {
+        why: "other servers did not take a copy of it in time",
+        retry_after: Duration::from_secs(1),
+    };
+    timeout(HELD_WITHIN, wait).await.unwrap_or_else(|_| Err(unheld()))
 }
 
 fn not_permitted() -> WriteError {

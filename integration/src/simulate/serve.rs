@@ -741,6 +741,7 @@ impl World {
         let me = self.machines[agent].name.clone();
         let local = Arc::clone(&self.machines[agent].process.local);
         let role = self.machines[agent].process.engine.outside().wanted.role();
+        let lost = self.machines[agent].process.keep().lost;
         let tx = self.fresh_tx(agent);
         let Some(request) = self.machines[agent].process.requests.get_mut(&id) else {
             return;
@@ -806,8 +807,7 @@ impl World {
                 }
             },
             (Stage::AskedForMake(turn), Heard::Register { register, .. }) => {
-                let owner = register.as_ref().map(|register| register.owner.clone());
-                match steps::judge(&me, &address, register) {
+                match steps::judge(&me, &address, register.clone()) {
                     Ok(Asked::Free) => {
                         if role.is_some_and(|role| !role.takes_new_objects()) {
                             self.end_request(agent, id, Reply::NotServing);
@@ -836,10 +836,8 @@ impl World {
                     }
                     // Who deleted it knows under which write ids it was changed.
                     Err(Miss::Deleted) => {
-                        let reply = match owner {
-                            Some(owner) if owner != me => Reply::Elsewhere(owner),
-                            Some(_) | None => Reply::Gone,
-                        };
+                        let elsewhere = steps::knows_the_end(&me, &lost, register);
+                        let reply = elsewhere.map_or(Reply::Gone, |(owner, _)| Reply::Elsewhere(owner));
                         self.end_request(agent, id, reply);
                     }
                     Err(miss) => {
@@ -848,18 +846,15 @@ impl World {
                 }
             }
             (Stage::AskedForDelete(turn, by), Heard::Register { register, .. }) => {
-                let owner = register.as_ref().map(|register| register.owner.clone());
-                match steps::judge(&me, &address, register) {
+                match steps::judge(&me, &address, register.clone()) {
                     // Who deleted it knows under which write id.
                     Err(Miss::Deleted) if !by => {
                         request.stage = Stage::AskedForDelete(turn, true);
                         self.ask_register(agent, id);
                     }
                     Err(Miss::Deleted) => {
-                        let reply = match owner {
-                            Some(owner) if owner != me => Reply::Elsewhere(owner),
-                            Some(_) | None => Reply::Gone,
-                        };
+                        let elsewhere = steps::knows_the_end(&me, &lost, register);
+                        let reply = elsewhere.map_or(Reply::Gone, |(owner, _)| Reply::Elsewhere(owner));
                         self.end_request(agent, id, reply);
                     }
                     Err(miss) => {
