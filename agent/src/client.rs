@@ -6,7 +6,7 @@
 //! ```text
 //!  address --SRV--> holders, or NXDOMAIN --> any.pool        (reads, deletes: any agent asks the register)
 //!                                       `--> _place.pool     (creations: where the librarian wants new objects)
-//!  answer: 307 --> the owner    421, 503, broken connection --> wait, look up anew, repeat
+//!  answer: 307 --> the owner, who is remembered for writes    421, 503, broken connection --> wait, look up anew, repeat
 //! ```
 //!
 //! What DNS says is a hint; what counts is the certificate of the agent, checked by name, and the agent's own look at the

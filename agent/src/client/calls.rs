@@ -22,7 +22,7 @@ impl Client {
     /// [`ClientError`]; [`ClientError::Absent`] also for an object that this client may not read.
     pub async fn get(&self, address: &Address) -> Result<Object, ClientError> {
         let reply = self
-            .call(&Call::new(Method::GET, address, "", Purpose::Existing))
+            .call(&Call::new(Method::GET, address, "", Purpose::Reading))
             .await?;
         reply.json()
     }
@@ -36,7 +36,7 @@ impl Client {
     pub async fn get_in_schema(&self, address: &Address, version: u32) -> Result<Object, ClientError> {
         let tail = format!("?schema={version}");
         let reply = self
-            .call(&Call::new(Method::GET, address, tail, Purpose::Existing))
+            .call(&Call::new(Method::GET, address, tail, Purpose::Reading))
             .await?;
         reply.json()
     }
@@ -47,9 +47,11 @@ impl Client {
     ///
     /// As [`Client::get`].
     pub async fn stat(&self, address: &Address) -> Result<Stat, ClientError> {
-        let reply = self
-            .call(&Call::new(Method::HEAD, address, "", Purpose::Existing))
-            .await?;
+        self.stat_of(address, Purpose::Reading).await
+    }
+
+    async fn stat_of(&self, address: &Address, purpose: Purpose) -> Result<Stat, ClientError> {
+        let reply = self.call(&Call::new(Method::HEAD, address, "", purpose)).await?;
         let tag = reply.tag()?;
         let missing = || reply.strange("an object without its Hypernet headers");
         let text = |name| reply.text(name).ok_or_else(missing);
@@ -156,7 +158,8 @@ impl Client {
     /// A stream can be sent once, so the owner must be known before its first octet leaves.
     async fn learn_owner_first(&self, address: &Address, body: &Upload) -> Result<(), ClientError> {
         if body.is_once() {
-            match self.stat(address).await {
+            // Where a write would go.
+            match self.stat_of(address, Purpose::Existing).await {
                 Ok(_) | Err(ClientError::Absent { .. } | ClientError::Deleted { .. } | ClientError::Refused { .. }) => {
                 }
                 Err(error) => return Err(error),

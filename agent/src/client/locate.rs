@@ -36,9 +36,11 @@ pub(super) struct Target {
 /// Whom a request is for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Purpose {
-    /// An object that should exist: any agent knows better than a cached NXDOMAIN.
+    /// Whoever holds the object: all holders answer reads, and weights say how many each is to answer.
+    Reading,
+    /// The owner of an object that should exist: any agent knows better than a cached NXDOMAIN.
     Existing,
-    /// An object that may have to be created: a server that takes new ones.
+    /// The owner of an object that may have to be created: a server that takes new ones.
     Creating,
 }
 
@@ -80,12 +82,22 @@ impl Locator {
         };
         if fresh {
             self.owners.forget(address);
-        } else if let Some(owner) = self.owners.get(address) {
-            return Ok(vec![owner]);
+        }
+        let owner = self.owners.get(address);
+        if let Some(owner) = &owner
+            && purpose != Purpose::Reading
+        {
+            return Ok(vec![owner.clone()]);
         }
         let name = self.domain.obj_name(address)?;
         let holders = self.service(&name, fresh).await.map_err(locate)?;
         let mut targets = self.order(&holders);
+        // An answer without the owner is older than the redirect that named it.
+        if let Some(owner) = owner
+            && !targets.contains(&owner)
+        {
+            return Ok(vec![owner]);
+        }
         if targets.is_empty() && purpose == Purpose::Creating {
             let placing = self
                 .service(&self.domain.in_pool("_place"), fresh)
@@ -322,6 +334,54 @@ mod tests {
         }
         let share = f64::from(first["s1.pool.hypernet.internal"]) / 4_000.0;
         assert!((0.70..0.80).contains(&share), "{share}");
+    }
+
+    /// A locator that remembers an answer of DNS for object 3.1, and that a redirect named its owner.
+    fn redirected(holders: &[&str], owner: &str) -> (Locator, Address) {
+        let (locator, address) = (locator(), "3.1".parse().unwrap());
+        let name = locator.domain.obj_name(&address).unwrap();
+        let records: Vec<SRV> = holders.iter().map(|host| record(0, 100, host)).collect();
+        locator.services.put(name, records.into(), TTL_MAX);
+        locator.learn_owner(&address, target(owner));
+        (locator, address)
+    }
+
+    fn target(host: &str) -> Target {
+        Target {
+            host: format!("{host}.pool.hypernet.internal").into(),
+            port: 9001,
+        }
+    }
+
+    #[tokio::test]
+    async fn reads_go_by_weight_although_a_redirect_named_the_owner() {
+        let (locator, address) = redirected(&["s1", "s2"], "s1");
+        let mut first = HashMap::<Target, u32>::new();
+        for _ in 0..1_000 {
+            let targets = locator.locate(&address, Purpose::Reading, false).await.unwrap();
+            assert_eq!(targets.len(), 2);
+            *first.entry(targets[0].clone()).or_default() += 1;
+        }
+        let share = f64::from(first[&target("s2")]) / 1_000.0;
+        assert!((0.4..0.6).contains(&share), "{share}");
+    }
+
+    #[tokio::test]
+    async fn writes_go_to_the_owner_that_a_redirect_named() {
+        let (locator, address) = redirected(&["s1", "s2"], "s1");
+        for purpose in [Purpose::Existing, Purpose::Creating] {
+            for _ in 0..100 {
+                let targets = locator.locate(&address, purpose, false).await.unwrap();
+                assert_eq!(targets, [target("s1")], "{purpose:?}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn reads_follow_a_redirect_to_an_owner_that_dns_did_not_name() {
+        let (locator, address) = redirected(&["s1", "s2"], "s3");
+        let targets = locator.locate(&address, Purpose::Reading, false).await.unwrap();
+        assert_eq!(targets, [target("s3")]);
     }
 
     #[test]

@@ -94,7 +94,7 @@ impl Call {
     }
 
     pub(super) fn read_body(address: &Address, range: Option<RangeRequest>) -> Call {
-        let mut call = Call::new(Method::GET, address, "/body", Purpose::Existing);
+        let mut call = Call::new(Method::GET, address, "/body", Purpose::Reading);
         call.whole = false;
         if let Some(range) = range {
             call = call.header(RANGE, &range.to_string());
