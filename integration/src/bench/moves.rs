@@ -3,8 +3,8 @@
 //! Each set of objects moves twice: into a server that never held any, whose volumes are made and filled with random octets
 //! on the way, and back into the first one, whose volumes are there: what a server drained and refilled in an upgrade is.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -391,7 +391,7 @@ impl Watch {
 
 /// Objects on their way to an agent, and objects that it has taken.
 fn arrivals(metrics: SocketAddr) -> Result<(u64, u64)> {
-    let text = metrics_text(metrics)?;
+    let text = crate::harness::metrics(metrics)?;
     Ok((
         count(&text, "agent_moves_open{side=\"destination\"}")?,
         count(&text, "agent_moves_taken_total")?,
@@ -399,22 +399,7 @@ fn arrivals(metrics: SocketAddr) -> Result<(u64, u64)> {
 }
 
 fn metric(metrics: SocketAddr, series: &str) -> Result<u64> {
-    count(&metrics_text(metrics)?, series)
-}
-
-fn metrics_text(metrics: SocketAddr) -> Result<String> {
-    let mut stream = TcpStream::connect(metrics).context("connect to the metrics")?;
-    stream
-        .set_read_timeout(Some(Duration::from_secs(2)))
-        .context("set a socket")?;
-    write!(
-        stream,
-        "GET /metrics HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n"
-    )
-    .context("ask for the metrics")?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text).context("read the metrics")?;
-    Ok(text)
+    count(&crate::harness::metrics(metrics)?, series)
 }
 
 fn count(metrics: &str, series: &str) -> Result<u64> {

@@ -20,6 +20,7 @@
 //! ```
 
 mod machine;
+mod metrics;
 mod network;
 mod old;
 mod pool;
@@ -33,6 +34,7 @@ mod until;
 mod upgrade;
 
 pub use machine::Machine;
+pub use metrics::metrics;
 pub use network::{NETWORK, Network};
 pub use old::{OLD_RELEASE, old_program};
 pub use pool::{AgentReady, LibrarianReady, Pool, PoolBuilder, PoolStatus, Server, ServerStatus};
