@@ -134,6 +134,31 @@ fn pool_is_upgraded_and_no_client_that_knows_the_first_version_noticed() -> Resu
 }
 
 #[test]
+fn hot_objects_have_copies_in_the_end_and_servers_are_asked_more_evenly() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let json = dir.path().join("summary.json");
+    // Most of what is asked for is one object, so that neither chance nor where the objects came to be decides.
+    let load = "--hot --zipf 3 --count 100 --rate 200 --before 2 --servers 3 --hot-seconds 60 --json";
+    let mut words: Vec<String> = load.split(' ').map(str::to_owned).collect();
+    words.push(json.display().to_string());
+    let done = run(DEMO, &words)?;
+    ensure!(done.status.success(), "{}{}", done.stdout, done.stderr);
+    let summary: Value = serde_json::from_slice(&std::fs::read(&json).context("read the summary")?)?;
+    for none in ["failed_operations", "mismatched_objects", "unsettled_registers"] {
+        assert_eq!(summary[none], 0, "{none}: {summary}");
+    }
+    assert!(summary["replicated_objects"].as_u64() > Some(0), "{summary}");
+    let [before, after] = ["before", "after"].map(|when| summary["hottest_over_mean"][when].as_f64());
+    assert!(
+        after.is_some() && after < before && after < Some(1.3),
+        "{summary}{}",
+        done.stdout
+    );
+    assert!(summary["seconds_to_spread"].is_number(), "{summary}{}", done.stdout);
+    Ok(())
+}
+
+#[test]
 fn kept_pool_answers_until_it_is_told_to_stop() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let json = dir.path().join("summary.json");

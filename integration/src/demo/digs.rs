@@ -1,6 +1,7 @@
 //! Prints `dig` command lines with their answers.
 
 use anyhow::Result;
+use zones::Address;
 
 use super::book::Book;
 use crate::harness::{Pool, run};
@@ -14,21 +15,23 @@ pub(super) struct Question {
     options: &'static [&'static str],
 }
 
-/// Questions that show every form a name can take, for an object on the server that is to be drained.
-pub(super) fn choose(pool: &Pool, book: &Book, server: &str) -> Result<Vec<Question>> {
-    let mut chosen = book.first().clone();
-    // Rather an object of the server that is to be drained, so that its answers change.
+/// An object of a server, so that its answers change when the server is drained; another if there is none at hand.
+pub(super) fn object_on<'b>(pool: &Pool, book: &'b Book, server: &str) -> Result<&'b Address> {
     for entry in book.entries().iter().take(200) {
         let name = pool.obj(entry.address().as_str());
         let answer = crate::harness::dig(pool.dns(), &[&name, "SRV", "+short"])?;
         if answer.stdout.contains(&format!(" {server}.pool.")) {
-            chosen = entry.address().clone();
-            break;
+            return Ok(entry.address());
         }
     }
-    let obj = pool.obj(chosen.as_str());
+    Ok(book.first())
+}
+
+/// Questions that show every form that the name of an object can take.
+pub(super) fn about(pool: &Pool, object: &Address) -> Result<Vec<Question>> {
+    let obj = pool.obj(object.as_str());
     let domain: zones::Domain = pool.domain().parse()?;
-    let tree = domain.tree_name(&chosen)?.to_string();
+    let tree = domain.tree_name(object)?.to_string();
     let question = |name: &str, kind, signed, options| Question {
         name: name.to_owned(),
         kind,
@@ -40,7 +43,7 @@ pub(super) fn choose(pool: &Pool, book: &Book, server: &str) -> Result<Vec<Quest
         question(&obj, "A", false, &[]),
         question(&obj, "TXT", true, &[]),
         question(&tree, "SRV", false, &["+tcp"]),
-        question(&format!("{chosen}."), "SRV", false, &[]),
+        question(&format!("{object}."), "SRV", false, &[]),
     ])
 }
 

@@ -19,7 +19,7 @@ use super::book::{Book, Entry, Which};
 use super::drain::Until;
 use super::progress::Progress;
 use super::store::Store;
-use crate::objects::Sample;
+use crate::objects::{Sample, Zipf};
 
 /// Objects that are put at once while the pool is filled.
 const FILL_WINDOW: usize = 32;
@@ -147,11 +147,25 @@ enum Came {
     Failed(anyhow::Error),
 }
 
+/// What clients do, and to which objects.
+pub(super) enum Mix {
+    /// All objects alike: eight reads to two writes, and a few objects are made and deleted.
+    Even,
+    /// Some objects far more often than others: nineteen reads to one write.
+    Hot {
+        /// How often each rank.
+        zipf: Zipf,
+        /// The objects by rank, the most wanted first.
+        ranks: Vec<usize>,
+    },
+}
+
 /// A steady load on a pool.
 pub(super) struct Load {
     stores: Vec<Store>,
     book: Arc<Book>,
     period: Duration,
+    mix: Mix,
     rng: StdRng,
     /// Each object has one writer at a time: those with a write on its way.
     writing: Arc<Writing>,
@@ -176,11 +190,12 @@ impl Writing {
 
 impl Load {
     /// `rate` operations a second of all clients together.
-    pub(super) fn new(stores: Vec<Store>, book: Arc<Book>, rate: u32) -> Load {
+    pub(super) fn new(stores: Vec<Store>, book: Arc<Book>, rate: u32, mix: Mix) -> Load {
         Load {
             stores,
             book,
             period: Duration::from_secs(1) / rate,
+            mix,
             rng: StdRng::seed_from_u64(1),
             writing: Arc::default(),
             made: 0,
@@ -228,26 +243,34 @@ impl Load {
     }
 
     fn choose(&mut self) -> Operation {
-        let index = self.rng.random_range(0..self.book.len());
+        let (index, reads) = match &self.mix {
+            Mix::Even => (self.rng.random_range(0..self.book.len()), 80),
+            Mix::Hot { zipf, ranks } => (ranks[zipf.sample(self.rng.random())], 95),
+        };
         let which = if self.rng.random() {
             Which::Body
         } else {
             Which::Properties
         };
-        match self.rng.random_range(0..100) {
-            0..80 => Operation::Read { index, which },
-            80..97 if self.writing.begin(index) => Operation::Write { index, which },
-            // Somebody writes it already: read it instead.
-            80..97 => Operation::Read { index, which },
-            97..99 => {
-                self.made += 1;
-                Operation::Create { number: self.made }
-            }
-            // Deletes what was made a while ago, if there is something.
-            _ => match self.book.take_made(8) {
-                Some(entry) => Operation::Delete { entry },
-                None => Operation::Read { index, which },
-            },
+        let (hot, dice) = (matches!(self.mix, Mix::Hot { .. }), self.rng.random_range(0..100));
+        if dice < reads {
+            return Operation::Read { index, which };
+        }
+        if hot || dice < 97 {
+            return match self.writing.begin(index) {
+                true => Operation::Write { index, which },
+                // Somebody writes it already: read it instead.
+                false => Operation::Read { index, which },
+            };
+        }
+        if dice < 99 {
+            self.made += 1;
+            return Operation::Create { number: self.made };
+        }
+        // Deletes what was made a while ago, if there is something.
+        match self.book.take_made(8) {
+            Some(entry) => Operation::Delete { entry },
+            None => Operation::Read { index, which },
         }
     }
 

@@ -1,9 +1,10 @@
-//! The main job on one machine: a pool from nothing, objects in it, `dig` finding them, and the whole pool upgraded, or one
-//! server drained, while clients read and write.
+//! The main job on one machine: a pool from nothing, objects in it, `dig` finding them, and the whole pool upgraded, one
+//! server drained, or what is asked for most spread, while clients read and write.
 
 mod book;
 mod digs;
 mod drain;
+mod hot;
 mod load;
 mod options;
 mod progress;
@@ -57,7 +58,10 @@ fn run_to_the_end(options: &Options, program: &Path) -> Result<ExitCode> {
     if options.upgrade {
         builder = upgrade::builder(builder, &directory.path, &samples)?;
     }
-    let pool = builder
+    if options.hot {
+        builder = hot::builder(builder, options)?;
+    }
+    let mut pool = builder
         .domain(&domain.to_string())
         .dir(&directory.path)
         .servers(options.servers)
@@ -77,7 +81,7 @@ fn run_to_the_end(options: &Options, program: &Path) -> Result<ExitCode> {
         .build()
         .context("start a runtime")?;
     let book = Arc::new(Book::new(samples));
-    let phases = work(options, &pool, &client_dir, &book, &runtime)?;
+    let phases = work(options, &mut pool, &client_dir, &book, &runtime)?;
     let summary = Summary::new(&pool, &book, phases)?;
     summary.print();
     if let Some(path) = &options.json {
@@ -95,10 +99,10 @@ fn run_to_the_end(options: &Options, program: &Path) -> Result<ExitCode> {
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Fills the pool, shows it, drains a server under load, reads everything back.
+/// Fills the pool, shows it, does the job under load, reads everything back.
 fn work(
     options: &Options,
-    pool: &Pool,
+    pool: &mut Pool,
     client_dir: &Path,
     book: &Arc<Book>,
     runtime: &tokio::runtime::Runtime,
@@ -107,15 +111,23 @@ fn work(
     let stores = store::Store::several(client_dir, options.clients, schema)?;
     println!("\nPuts {} objects, {} octets", book.len(), book.octets()?);
     let filled = runtime.block_on(load::fill(&stores, book)).context("fill the pool")?;
+    let ranks = options.hot.then(|| hot::ranks(options, book));
     let drained = drain::choose(options.drain.as_deref(), pool)?;
-    let shown = digs::choose(pool, book, &drained)?;
+    let object = match &ranks {
+        Some(ranks) => book.entries()[ranks[0]].address(),
+        None => digs::object_on(pool, book, &drained)?,
+    };
+    let shown = digs::about(pool, object)?;
     println!("\nAsk DNS where objects are; these are real answers:");
     digs::show(pool, &shown)?;
 
     let before_registers = runtime
         .block_on(registers::read_all(pool, book))
         .context("read all registers")?;
-    let (moved, facts) = if options.upgrade {
+    let (moved, mut job) = if let Some(ranks) = ranks {
+        let hot::Spread { moved, facts } = hot::under_load(options, pool, book, &stores, ranks, runtime)?;
+        (moved, Job::Hot(facts))
+    } else if options.upgrade {
         let upgrade::Upgraded {
             before,
             during,
@@ -129,28 +141,26 @@ fn work(
             after,
             elapsed,
         };
-        (moved, Some(facts))
+        (moved, Job::Upgrade(facts))
     } else {
         let moved = drain::under_load(options, pool, book, &stores, &drained, runtime)?;
-        (moved, None)
+        let drained_left = runtime.block_on(verify::left_on(pool, client_dir, &drained))?;
+        (moved, Job::Drain(Drained { drained, drained_left }))
     };
     let after_registers = runtime
         .block_on(registers::read_all(pool, book))
         .context("read all registers again")?;
 
-    match options.upgrade {
-        true => println!("\nThe same questions now that the pool is upgraded:"),
-        false => println!("\nThe same questions now that {drained} is drained:"),
+    match &job {
+        Job::Upgrade(_) => println!("\nThe same questions now that the pool is upgraded:"),
+        Job::Drain(Drained { drained, .. }) => println!("\nThe same questions now that {drained} is drained:"),
+        Job::Hot(_) => println!("\nThe same questions, about the hottest object, now that heat is followed:"),
     }
     digs::show(pool, &shown)?;
     let verified = runtime.block_on(verify::read_everything(&stores, book));
-    let job = match facts {
-        Some(facts) => Job::Upgrade(facts),
-        None => Job::Drain(Drained {
-            drained_left: runtime.block_on(verify::left_on(pool, client_dir, &drained))?,
-            drained,
-        }),
-    };
+    if let Job::Hot(facts) = &mut job {
+        facts.count_replicated(&after_registers);
+    }
     Ok(Phases {
         filled,
         moved,

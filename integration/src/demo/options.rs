@@ -6,7 +6,7 @@ use clap::Parser;
 use clap::builder::TypedValueParser;
 
 /// Starts a librarian and its agents as separate processes on this machine, fills the pool, and drains one server into
-/// the free one, or upgrades the whole pool, while clients read and write.
+/// the free one, upgrades the whole pool, or has it spread what is asked for most, while clients read and write.
 ///
 /// Exit status: 0 when no operation failed and every object was identical afterwards, 1 otherwise, 2 for a wrong command
 /// line.
@@ -14,7 +14,7 @@ use clap::builder::TypedValueParser;
 #[command(
     name = "demo",
     version,
-    after_help = "Examples:\n  demo --upgrade\n  demo\n  demo --objects objects.jsonl --json summary.json\n  demo --keep --dns-port 5300"
+    after_help = "Examples:\n  demo --upgrade\n  demo\n  demo --hot\n  demo --objects objects.jsonl --json summary.json\n  demo --keep --dns-port 5300"
 )]
 pub struct Options {
     /// JSON lines with the objects: `address`, `type`, `data` as properties, `data.content` as body. Without it, made up
@@ -59,18 +59,36 @@ pub struct Options {
     /// Seconds that the upgraded pool is watched before it is made final.
     #[arg(long, default_value_t = 5, value_name = "SECONDS", requires = "upgrade")]
     pub soak: u64,
+    /// Asks for some objects far more often than for others instead, and shows how the pool finds them and makes copies of them for
+    /// readers. The hottest server is to be asked less than 1.3 times the mean of the servers that serve.
+    #[arg(long, conflicts_with_all = ["upgrade", "drain"])]
+    pub hot: bool,
+    /// How unlike objects are asked for: the exponent of Zipf's law; 0: all alike.
+    #[arg(long, default_value_t = 0.99, value_name = "EXPONENT", value_parser = exponent, requires = "hot")]
+    pub zipf: f64,
+    /// Longest wait, in seconds, for copies of hot objects.
+    #[arg(long, default_value_t = 120, value_name = "SECONDS", requires = "hot")]
+    pub hot_seconds: u64,
     /// Which server is drained; if absent, the one with the most objects.
     #[arg(long, value_name = "SERVER")]
     pub drain: Option<String>,
     /// How many clients, each with its own connections and its own look at DNS.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64).map(usize::from))]
     pub clients: usize,
-    /// Operations a second of all clients together: eight reads to two writes.
+    /// Operations a second of all clients together: eight reads to two writes, with --hot nineteen to one.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub rate: u32,
-    /// Seconds of load before the drain begins, to compare with.
+    /// Seconds of load before the drain, the upgrade or the spreading begins, to compare with.
     #[arg(long, default_value_t = 5, value_name = "SECONDS")]
     pub before: u64,
+}
+
+fn exponent(text: &str) -> Result<f64, String> {
+    let exponent: f64 = text.parse().map_err(|_| "it is no number".to_owned())?;
+    match (0.0..=4.0).contains(&exponent) {
+        true => Ok(exponent),
+        false => Err("it is 0 to 4".to_owned()),
+    }
 }
 
 #[cfg(test)]

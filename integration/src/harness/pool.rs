@@ -568,6 +568,15 @@ impl Pool {
         Ok(())
     }
 
+    /// Changes one setting of librarian.toml: it counts from the librarian's next start on.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be changed.
+    pub fn set_librarian(&self, key: &str, value: impl Into<toml::Value>) -> Result<()> {
+        settings::write(&self.dir.join("librarian.toml"), &[(key, value.into())], &[])
+    }
+
     /// Ends the librarian in order.
     ///
     /// # Errors
