@@ -274,6 +274,11 @@ async fn get_object(
     let asked = asked_schema(request.uri().query().unwrap_or_default())?;
     access.may_read(&caller, &address).await?;
     let preconditions = preconditions(request.headers())?;
+    if asks_the_owner(request.headers())
+        && let Some(miss) = access.objects.local().owner_of_copy(&address)
+    {
+        return access.missed(&caller, miss, Outgoing::of(request, "")).await;
+    }
     let reading = match access.objects.read(&address).await {
         Ok(reading) => reading,
         Err(miss) => return access.missed(&caller, miss, Outgoing::of(request, "")).await,
@@ -292,6 +297,16 @@ async fn get_object(
     };
     describe(response.headers_mut(), &reading, tag);
     Ok(response)
+}
+
+/// Whether a read is to be answered by the object's owner (`no-cache`, RFC 9111 section 5.2.1.4): who wants to send it a long write
+/// finds it so.
+fn asks_the_owner(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(CACHE_CONTROL).iter();
+    let mut directives = lines
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','));
+    directives.any(|directive| directive.trim().eq_ignore_ascii_case("no-cache"))
 }
 
 /// The version of the schema that a query asks for.
@@ -501,5 +516,20 @@ mod tests {
         };
         let problem = damaged(&"1.1".parse().unwrap(), &ReadError::Vault(VaultError::Provider(lost)));
         assert_eq!(problem.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    }
+
+    #[test]
+    fn read_that_asks_for_the_origin_is_for_the_owner() {
+        for (value, expected) in [
+            ("no-cache", true),
+            ("max-age=0, No-Cache", true),
+            ("no-store", false),
+            ("x-no-cache", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(CACHE_CONTROL, value.parse().unwrap());
+            assert_eq!(asks_the_owner(&headers), expected, "{value}");
+        }
+        assert!(!asks_the_owner(&HeaderMap::new()));
     }
 }

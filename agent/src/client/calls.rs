@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::Method;
-use http::header::CONTENT_TYPE;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use zones::Address;
 
 use crate::access::range::RangeRequest;
@@ -47,11 +47,9 @@ impl Client {
     ///
     /// As [`Client::get`].
     pub async fn stat(&self, address: &Address) -> Result<Stat, ClientError> {
-        self.stat_of(address, Purpose::Reading).await
-    }
-
-    async fn stat_of(&self, address: &Address, purpose: Purpose) -> Result<Stat, ClientError> {
-        let reply = self.call(&Call::new(Method::HEAD, address, "", purpose)).await?;
+        let reply = self
+            .call(&Call::new(Method::HEAD, address, "", Purpose::Reading))
+            .await?;
         let tag = reply.tag()?;
         let missing = || reply.strange("an object without its Hypernet headers");
         let text = |name| reply.text(name).ok_or_else(missing);
@@ -158,8 +156,9 @@ impl Client {
     /// A stream can be sent once, so the owner must be known before its first octet leaves.
     async fn learn_owner_first(&self, address: &Address, body: &Upload) -> Result<(), ClientError> {
         if body.is_once() {
-            // Where a write would go.
-            match self.stat_of(address, Purpose::Existing).await {
+            // Where a write would go: not to a server that holds a copy of it.
+            let call = Call::new(Method::HEAD, address, "", Purpose::Existing).header(CACHE_CONTROL, "no-cache");
+            match self.call(&call).await {
                 Ok(_) | Err(ClientError::Absent { .. } | ClientError::Deleted { .. } | ClientError::Refused { .. }) => {
                 }
                 Err(error) => return Err(error),

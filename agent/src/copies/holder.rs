@@ -21,14 +21,12 @@ use crate::store::Refusal;
 /// What a holder has others do.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Action {
-    /// Tell the owner that this revision of this epoch is durable here.
+    /// Tell the owner that this copy is durable here.
     Ack {
         /// Whom.
         to: ServerName,
-        /// Of the owner.
-        epoch: Epoch,
         /// What is here.
-        revision: u64,
+        copy: Copy,
     },
     /// Ask the owner whether reads may be served.
     AskGrant {
@@ -264,7 +262,11 @@ impl Holder {
             let noted = self
                 .copy
                 .is_some_and(|copy| copy.tx == view.tx && copy.epoch == view.epoch);
-            let named = view.holders.contains(&self.me) || noted || offer.tx == Some(view.tx);
+            let named = match offer.tx {
+                // What named this server before does not count: when it hears of that, it lets the copy go.
+                Some(tx) => tx == view.tx,
+                None => view.holders.contains(&self.me) || noted,
+            };
             owns && named
         });
         if !believed {
@@ -300,11 +302,7 @@ impl Holder {
         if !self.permits(copy.epoch) {
             return;
         }
-        self.actions.push_back(Action::Ack {
-            to: to.clone(),
-            epoch: copy.epoch,
-            revision: copy.revision,
-        });
+        self.actions.push_back(Action::Ack { to: to.clone(), copy });
     }
 
     /// A copy that was taken is durable here.

@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use zones::{Epoch, Register, ServerName, State, Tx};
 
+use super::holder::Copy;
 use super::permits::{Permits, Pledge};
 use super::{GOOD_FOR, RESEND_AFTER, RETRY_AFTER, WAIT};
 use crate::clock::BootInstant;
@@ -382,24 +383,19 @@ impl Owner {
         });
     }
 
-    /// A holder has this revision of this epoch durably.
-    pub fn acked(
-        &mut self,
-        now: BootInstant,
-        from: &ServerName,
-        (epoch, revision): (Epoch, u64),
-        pledge: Pledge,
-        permits: &Permits,
-    ) {
+    /// A holder has this copy durably. One that is to be a holder keeps it only if it has noted the register that was read here.
+    pub fn acked(&mut self, now: BootInstant, from: &ServerName, copy: Copy, pledge: Pledge, permits: &Permits) {
+        let Copy { epoch, revision, tx } = copy;
         if epoch != self.epoch || revision > self.revision {
             return;
         }
         if let Some(Change {
             server,
-            stage: Stage::Staging { staged, .. },
+            stage: Stage::Staging { register, staged, .. },
             ..
         }) = &mut self.change
             && server == from
+            && register.tx == tx
         {
             *staged = Some((revision, pledge));
         }

@@ -88,8 +88,7 @@ enum Message {
         tx: Option<Tx>,
     },
     Ack {
-        epoch: Epoch,
-        revision: u64,
+        copy: holder::Copy,
         pledge: u64,
     },
     /// Nothing of this epoch is taken any more.
@@ -498,19 +497,11 @@ impl World {
 
     fn holder_does(&mut self, server: usize, life: u64, action: holder::Action) {
         match action {
-            holder::Action::Ack { to, epoch, revision } => {
+            holder::Action::Ack { to, copy } => {
                 let to = self.number_of(&to);
                 let pledge = self.servers[server].pledges[to];
-                self.tell(|| format!("s{} has e{} {revision}", server + 1, epoch.0));
-                self.send(
-                    server,
-                    to,
-                    Message::Ack {
-                        epoch,
-                        revision,
-                        pledge,
-                    },
-                );
+                self.tell(|| format!("s{} has e{} {}", server + 1, copy.epoch.0, copy.revision));
+                self.send(server, to, Message::Ack { copy, pledge });
             }
             holder::Action::AskGrant { to, number } => {
                 let to = self.number_of(&to);
@@ -757,14 +748,10 @@ impl World {
                     owner.refused(&sender, epoch);
                 }
             }
-            Message::Ack {
-                epoch,
-                revision,
-                pledge,
-            } => {
+            Message::Ack { copy, pledge } => {
                 let at = &mut self.servers[to];
                 if let Some(Machine::Owner(owner)) = &mut at.machine {
-                    owner.acked(now, &sender, (epoch, revision), pledge, &at.permits);
+                    owner.acked(now, &sender, copy, pledge, &at.permits);
                 }
             }
             Message::AskGrant { number } => {

@@ -40,6 +40,8 @@ pub enum Word {
         epoch: Epoch,
         /// Its revision.
         revision: u64,
+        /// Of the register that is noted with it.
+        tx: Tx,
         /// Under which promise.
         pledge: Pledge,
     },
@@ -106,11 +108,13 @@ impl Message for Word {
             Word::Kept {
                 epoch,
                 revision,
+                tx,
                 pledge,
             } => {
-                header.begin(133, address, 3);
+                header.begin(133, address, 4);
                 header.number(epoch.0);
                 header.number(*revision);
+                header.octets(&tx.0);
                 header.number(*pledge);
             }
             Word::Lacks {
@@ -158,10 +162,11 @@ impl Message for Word {
                 }
             }
             133 => {
-                fields.expect(3)?;
+                fields.expect(4)?;
                 Word::Kept {
                     epoch: fields.epoch()?,
                     revision: fields.counted("revision")?,
+                    tx: fields.tx()?,
                     pledge: fields.number()?,
                 }
             }
@@ -222,10 +227,14 @@ mod tests {
             any::<u64>().prop_map(|number| Word::NoGrant { number }),
             Just(Word::Look),
             any::<u64>().prop_map(|number| Word::AskPermit { number }),
-            (epoch.clone(), 0..=COUNTED_MAX, any::<u64>()).prop_map(|(epoch, revision, pledge)| Word::Kept {
-                epoch,
-                revision,
-                pledge
+            (epoch.clone(), 0..=COUNTED_MAX, any::<([u8; 16], u64)>()).prop_map(|(epoch, revision, (tx, pledge))| {
+                let tx = Tx(tx);
+                Word::Kept {
+                    epoch,
+                    revision,
+                    tx,
+                    pledge,
+                }
             }),
             (epoch.clone(), any::<bool>(), any::<bool>()).prop_map(|(epoch, properties, body)| Word::Lacks {
                 epoch,
@@ -256,10 +265,14 @@ mod tests {
         let word = Either::Copies(Word::Kept {
             epoch: Epoch(2),
             revision: 5,
+            tx: Tx([0xab; 16]),
             pledge: 9,
         });
         let mut octets = BytesMut::new();
         write_frame(&mut octets, &"3.1".parse().unwrap(), &word, &[]);
-        assert_eq!(data_encoding::HEXLOWER.encode(&octets), "0000000a85188563332e31020509");
+        assert_eq!(
+            data_encoding::HEXLOWER.encode(&octets),
+            "0000001b86188563332e31020550abababababababababababababababab09"
+        );
     }
 }

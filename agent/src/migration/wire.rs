@@ -682,7 +682,7 @@ impl Header<'_> {
         self.encoder.str(text).expect(GROWS);
     }
 
-    fn octets(&mut self, octets: &[u8]) {
+    pub(crate) fn octets(&mut self, octets: &[u8]) {
         self.encoder.bytes(octets).expect(GROWS);
     }
 
@@ -808,7 +808,7 @@ impl Fields<'_, '_> {
         self.decoder.bytes()?.try_into().map_err(|_| WireError::Value(what))
     }
 
-    fn tx(&mut self) -> Result<Tx, WireError> {
+    pub(crate) fn tx(&mut self) -> Result<Tx, WireError> {
         Ok(Tx(self.fixed("tx")?))
     }
 

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use zones::{Epoch, Register, ServerName};
+use zones::{Address, Epoch, Register, ServerName};
 
 use super::{BatchStep, Local, Miss, Objects};
 use crate::store::{Entry, Journal, NewEntry};
@@ -30,6 +30,27 @@ pub(super) fn held_for(entry: &Entry, owner: &ServerName) -> Miss {
 }
 
 impl Local {
+    /// Whom to ask instead, where what is here is a copy for another server: that one takes writes.
+    #[must_use]
+    pub fn owner_of_copy(&self, address: &Address) -> Option<Miss> {
+        let entry = self.entry(address)?;
+        match &entry.journal {
+            Journal::Held { owner, .. } => Some(held_for(&entry, owner)),
+            Journal::Active { .. }
+            | Journal::Moving { .. }
+            | Journal::Sealed { .. }
+            | Journal::CreateSent { .. }
+            | Journal::DeleteSent { .. }
+            | Journal::Moved { .. }
+            | Journal::Forward { .. }
+            | Journal::Tombstone { .. }
+            | Journal::Reserved { .. }
+            | Journal::Staged { .. }
+            | Journal::Prepared { .. }
+            | Journal::CommitSent { .. } => None,
+        }
+    }
+
     /// The step that makes the forward entry of an object tell what its register tells, at agent `me`; `None` if there is no
     /// such entry, or it is as new. Epochs never fall.
     #[must_use]

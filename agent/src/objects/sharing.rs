@@ -194,13 +194,16 @@ impl Local {
     pub fn confirmation(&self, address: &Address, epoch: Epoch, revision: u64, now: BootInstant) -> Confirmation {
         let slot = self.table.get_or_make(address);
         slot.with(|state| {
-            let current = state
-                .current()
-                .filter(|entry| entry.epoch == epoch && owned(entry))
-                .cloned();
-            let Some(entry) = current else {
+            let Some(entry) = state.current().filter(|entry| entry.epoch == epoch).cloned() else {
                 return Confirmation::Lost;
             };
+            if !owned(&entry) {
+                // Given away or deleted with its holders' knowledge; or taken over without.
+                return match !entry.is_shared() && entry.revision >= revision {
+                    true => Confirmation::Given,
+                    false => Confirmation::Lost,
+                };
+            }
             if state.share() == Some(&Share::Lost) {
                 return Confirmation::Lost;
             }
@@ -229,7 +232,11 @@ impl Local {
         let slot = self.table.get_or_make(address);
         slot.with(|state| {
             let entry = state.current().filter(|entry| entry.epoch == epoch && owned(entry));
-            let lacks = entry.is_some_and(|entry| entry.remaining().count() < needed);
+            let lacks = entry.is_some_and(|entry| {
+                // While a change is given up, one may count that the register does not name, and never will.
+                let change = entry.keeping.as_ref().and_then(|keeping| keeping.change.as_ref());
+                entry.remaining().count() < needed || needed > 0 && change.is_some_and(|change| change.server == *me)
+            });
             match lacks {
                 true => Err(state.gate().changed()),
                 false => Ok(()),

@@ -286,14 +286,6 @@ impl Objects {
     /// as long as the librarian answers; who waits for the write gives up before.
     async fn confirmed(&self, address: &Address, epoch: Epoch, revision: u64) -> Result<(), WriteError> {
         loop {
-            if let Some(entry) = self
-                .current(address)
-                .filter(|entry| !entry.is_shared() && entry.epoch == epoch)
-                && entry.revision >= revision
-            {
-                return Ok(());
-            }
-            self.ask_for(address);
             match self.confirmation(address, epoch, revision, BootInstant::now()) {
                 Confirmation::Given => return Ok(()),
                 Confirmation::Wait(changed) => changed.await,

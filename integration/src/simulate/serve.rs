@@ -694,7 +694,6 @@ impl World {
         };
         let news = wait.is_none();
         if news {
-            local.ask_for(&address);
             let lacking = match copies {
                 true => local
                     .has_copies(&address, entry.epoch, &machine.process.keep(), &machine.name)

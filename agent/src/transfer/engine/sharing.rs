@@ -17,12 +17,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
-use zones::{Address, Epoch, ServerName};
+use zones::{Address, ServerName};
 
 use super::outside::Work;
 use super::{Engine, Id, Job, Outside, Said, Side};
 use crate::clock::BootInstant;
 use crate::copies::ASK_EVERY;
+use crate::copies::holder::Copy;
 use crate::copies::permits::Pledge;
 use crate::copies::wire::{Word, of_the_pair};
 use crate::migration::wire::Either;
@@ -58,7 +59,7 @@ pub(super) struct Sharing {
     refusing: BTreeMap<ServerName, Vec<(Address, Refusal)>>,
     pledging: BTreeMap<ServerName, Vec<(Address, Refusal)>>,
     /// What is held for a peer that was promised nothing yet, and is told when it is.
-    unsaid: BTreeMap<ServerName, Vec<(Address, Epoch, u64)>>,
+    unsaid: BTreeMap<ServerName, Vec<(Address, Copy)>>,
     /// Objects that a request found not permitted.
     waiting: BTreeSet<Address>,
     ask_at: Option<BootInstant>,
@@ -181,8 +182,9 @@ impl<O: Outside> Engine<O> {
             Word::Kept {
                 epoch,
                 revision,
+                tx,
                 pledge,
-            } => self.confirmed(now, peer, &address, (epoch, revision), pledge),
+            } => self.confirmed(now, peer, &address, Copy { epoch, revision, tx }, pledge),
             Word::Lacks {
                 epoch,
                 properties,
@@ -216,11 +218,13 @@ impl<O: Outside> Engine<O> {
     }
 
     /// Tells an owner that a copy is held; as soon as it was promised something.
-    fn say_kept(&mut self, owner: &ServerName, address: &Address, epoch: Epoch, revision: u64) {
+    fn say_kept(&mut self, owner: &ServerName, address: &Address, copy: Copy) {
         if let Some(pledge) = self.pledge(owner) {
+            let Copy { epoch, revision, tx } = copy;
             let kept = Word::Kept {
                 epoch,
                 revision,
+                tx,
                 pledge,
             };
             self.say(owner, address, kept);
@@ -228,7 +232,7 @@ impl<O: Outside> Engine<O> {
         }
         let unsaid = self.sharing.unsaid.entry(owner.clone()).or_default();
         if unsaid.len() < UNSAID_MAX {
-            unsaid.push((address.clone(), epoch, revision));
+            unsaid.push((address.clone(), copy));
         }
     }
 
@@ -263,11 +267,11 @@ impl<O: Outside> Engine<O> {
         for (address, refusal) in refusals {
             self.refuse(&address, Some(refusal));
         }
-        for (address, epoch, revision) in self.sharing.unsaid.remove(&peer).unwrap_or_default() {
+        for (address, copy) in self.sharing.unsaid.remove(&peer).unwrap_or_default() {
             // Nothing is promised of what is refused meanwhile.
-            let permits = |held: &Holding| held.machine.permits(epoch);
+            let permits = |held: &Holding| held.machine.permits(copy.epoch);
             if self.sharing.holders.get(&address).is_some_and(permits) {
-                self.say_kept(&peer, &address, epoch, revision);
+                self.say_kept(&peer, &address, copy);
             }
         }
     }

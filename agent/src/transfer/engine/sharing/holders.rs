@@ -503,7 +503,7 @@ impl<O: Outside> Engine<O> {
             let id = holding.id;
             let Some(action) = holding.machine.poll() else { break };
             match action {
-                Action::Ack { to, epoch, revision } => self.say_kept(&to, address, epoch, revision),
+                Action::Ack { to, copy } => self.say_kept(&to, address, copy),
                 Action::AskGrant { to, number } => self.say(&to, address, Word::AskGrant { number }),
                 Action::Ask(question) => {
                     let address = address.clone();

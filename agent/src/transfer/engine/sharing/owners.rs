@@ -12,6 +12,7 @@ use super::super::notes::{Kind, Note, deleted, moved};
 use super::super::{Asked, Engine, Id, Outside, Side};
 use crate::clock::BootInstant;
 use crate::copies::WAIT;
+use crate::copies::holder::Copy;
 use crate::copies::owner::{Action, Owner, Start};
 use crate::copies::permits::Pledge;
 use crate::copies::wire::Word;
@@ -458,7 +459,7 @@ impl<O: Outside> Engine<O> {
         now: BootInstant,
         peer: &ServerName,
         address: &Address,
-        (epoch, revision): (Epoch, u64),
+        copy: Copy,
         pledge: Pledge,
     ) {
         let objects = Arc::clone(&self.parts.objects);
@@ -466,13 +467,13 @@ impl<O: Outside> Engine<O> {
         let Some(owned) = self.sharing.owners.get_mut(address) else {
             return;
         };
-        if let Some(entry) = entry.filter(|entry| (entry.epoch, entry.revision) == (epoch, revision)) {
+        if let Some(entry) = entry.filter(|entry| (entry.epoch, entry.revision) == (copy.epoch, copy.revision)) {
             owned.had.insert(peer.clone(), Shipped::of(&entry));
-        } else if let Some(left) = owned.left.get(peer).filter(|left| left.revision == revision) {
+        } else if let Some(left) = owned.left.get(peer).filter(|left| left.revision == copy.revision) {
             owned.had.insert(peer.clone(), *left);
         }
         owned.asked.remove(peer);
-        objects.permits(|permits| owned.machine.acked(now, peer, (epoch, revision), pledge, permits));
+        objects.permits(|permits| owned.machine.acked(now, peer, copy, pledge, permits));
         self.run_owner(address);
         self.grant_waiting(now, address);
     }
@@ -580,10 +581,81 @@ pub(in super::super) enum Stood {
     NotNow,
 }
 
-/// The row of an object that the register says is another server's.
+/// The row of an object that the register says is another server's. What was written here last may be unknown there: so no write
+/// is answered from here any more, neither one that waits, for which the row still names holders that did not confirm it, nor a
+/// repeated one.
 fn taken_over(entry: &Entry, register: &Register) -> NewEntry {
-    match register.state {
+    let row = match register.state {
         State::Deleted => deleted(entry, register.epoch, register.tx),
         State::Stable | State::Moving { .. } => moved(entry, register.owner.clone(), register.epoch),
+    };
+    NewEntry {
+        keeping: entry.keeping.clone(),
+        writes: Vec::new(),
+        ..row
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+    use zones::Level;
+
+    use super::*;
+    use crate::store::{Content, WriteRecord};
+
+    #[test]
+    fn no_write_is_answered_from_a_row_that_was_taken_over() {
+        let server = |name: &str| name.parse::<ServerName>().unwrap();
+        let write = WriteRecord {
+            client: "demo".to_owned(),
+            id: Uuid::from_u128(1),
+            unix_ms: 7,
+            request_hash: [1; 32],
+            revision: 3,
+        };
+        let entry = Entry {
+            seq: 1,
+            address: "3.1".parse().unwrap(),
+            epoch: Epoch(4),
+            revision: 3,
+            kind: "photo".parse().unwrap(),
+            schema: 1,
+            level: Level(1),
+            journal: Journal::Active { wait: None },
+            properties: None,
+            body: None,
+            writes: vec![write],
+            tx: None,
+            from: None,
+            received: None,
+            quarantined: None,
+            migrated_from: None,
+            leaving: None,
+            keeping: Some(Keeping {
+                others: vec![server("s2")],
+                change: None,
+            }),
+        };
+        let register = |epoch, state| Register {
+            address: entry.address.clone(),
+            epoch: Epoch(epoch),
+            owner: server("s2"),
+            state,
+            tx: Tx([5; 16]),
+            holders: Vec::new(),
+            kind: entry.kind.clone(),
+            schema: 1,
+            level: Level(1),
+        };
+        let moved = taken_over(&entry, &register(5, State::Stable));
+        assert!(matches!(moved.journal, Journal::Moved { epoch: Epoch(5), .. }));
+        let ended = taken_over(&entry, &register(6, State::Deleted));
+        assert!(matches!(ended.journal, Journal::Tombstone { epoch: Epoch(6), .. }));
+        assert!(matches!(ended.properties, Content::Absent));
+        for row in [moved, ended] {
+            // A write that waits here was not confirmed, and one that is repeated is asked of the other server.
+            assert_eq!((&row.keeping, &row.writes[..]), (&entry.keeping, &[][..]));
+        }
     }
 }
