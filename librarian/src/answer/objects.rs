@@ -6,7 +6,7 @@ use zones::name::label_count;
 use zones::{Register, State, Zone};
 
 use super::{Negative, Question, Response, rotate};
-use crate::place::{Work, weight};
+use crate::place::{self, Weights, weight};
 use crate::registry::registers::key_of_name;
 use crate::registry::zone::Node;
 use crate::registry::{Host, Server};
@@ -111,16 +111,16 @@ impl Question<'_> {
         if one_lives {
             choices.retain(|choice| self.view.is_alive(choice.server));
         }
-        self.weigh(&mut choices);
+        self.weigh(&mut choices, place::Server::ease);
         choices
     }
 
-    /// Gives weights by what it costs to ask a server; the least costly gets the highest, none gets 0.
-    pub(super) fn weigh(&self, choices: &mut [Choice<'_>]) {
+    /// Gives weights by how gladly a server is asked; the one that is asked most gladly gets the highest, none gets 0.
+    pub(super) fn weigh(&self, choices: &mut [Choice<'_>], worth: fn(&place::Server, Weights) -> f64) {
         let terms = &self.settings.terms;
         let worth = |choice: &Choice<'_>| {
             let server = terms.server(&choice.server.name, &choice.host.has);
-            server.worth(terms.placement.weights(), Work::Serve)
+            worth(&server, terms.placement.weights())
         };
         let best = choices.iter().map(worth).fold(0.0, f64::max);
         for choice in choices {

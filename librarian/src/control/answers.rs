@@ -145,7 +145,9 @@ pub(super) fn heat(view: &View<'_>, questions: &Questions) -> Heat {
     let told: Vec<(&ServerName, &zones::Heat)> = serving
         .filter_map(|server| Some((&server.name, server.has()?.hot.as_ref()?)))
         .collect();
-    let asked_milli = told.iter().map(|(_, heat)| heat.asked_milli).sum();
+    // Agents' numbers: whatever they say, nothing overflows.
+    let sum = |numbers: &mut dyn Iterator<Item = u64>| numbers.fold(0u64, u64::saturating_add);
+    let asked_milli = sum(&mut told.iter().map(|(_, heat)| heat.asked_milli));
     let busiest = told.iter().map(|(_, heat)| heat.asked_milli).max().unwrap_or(0);
     let mut objects: BTreeMap<Address, HotObject> = BTreeMap::new();
     let unknown = |address: &Address| HotObject {
@@ -158,11 +160,19 @@ pub(super) fn heat(view: &View<'_>, questions: &Questions) -> Heat {
     };
     for (server, heat) in &told {
         for hot in &heat.hottest {
+            // Nobody but who has an object can say how often it is asked for.
+            let is_there = view.register(&hot.address).is_some_and(|register| {
+                let comes = matches!(&register.state, State::Moving { to } if to == *server);
+                comes || register.holders.contains(server)
+            });
+            if !is_there {
+                continue;
+            }
             let object = objects
                 .entry(hot.address.clone())
                 .or_insert_with(|| unknown(&hot.address));
-            object.rate_milli += hot.rate_milli;
-            object.doubt_milli += heat.doubt_milli;
+            object.rate_milli = object.rate_milli.saturating_add(hot.rate_milli);
+            object.doubt_milli = object.doubt_milli.saturating_add(heat.doubt_milli);
             object.servers.push(server.to_string());
         }
     }
@@ -175,7 +185,8 @@ pub(super) fn heat(view: &View<'_>, questions: &Questions) -> Heat {
         object.copies = copies.iter().map(ToString::to_string).collect();
     }
     let mut objects: Vec<(Address, HotObject)> = objects.into_iter().collect();
-    let asked = |object: &HotObject| object.rate_milli + object.questions_milli;
+    // Requests first: answers to questions are cached, so these are no measure of them.
+    let asked = |object: &HotObject| (object.rate_milli, object.questions_milli);
     objects.sort_by(|(a, one), (b, other)| asked(other).cmp(&asked(one)).then_with(|| a.cmp(b)));
     Heat {
         hottest_over_mean: match asked_milli {
@@ -183,7 +194,7 @@ pub(super) fn heat(view: &View<'_>, questions: &Questions) -> Heat {
             asked_milli => busiest as f64 * told.len() as f64 / asked_milli as f64,
         },
         asked_milli,
-        served: told.iter().map(|(_, heat)| heat.served).sum(),
+        served: sum(&mut told.iter().map(|(_, heat)| heat.served)),
         objects: objects.into_iter().map(|(_, object)| object).collect(),
     }
 }

@@ -255,6 +255,10 @@ impl<'a> Pool<'a> {
             | Role::Failed
             | Role::Quarantined => false,
         };
+        if !self.sight.servers.values().any(Seen::is_heard) {
+            // It is this librarian that is cut off, not every server that is gone: nothing is taken back for that.
+            return seen.want.errand.keep.clone();
+        }
         if !(self.is_on && knows && owns) {
             return Keep::default();
         }

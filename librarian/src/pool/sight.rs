@@ -74,6 +74,14 @@ pub struct Seen {
     pub silent_for: Option<Duration>,
 }
 
+impl Named {
+    /// Whether a server has the object, or it comes there.
+    #[must_use]
+    pub fn is_at(&self, server: &ServerName) -> bool {
+        self.holders.contains(server) || self.to.as_ref() == Some(server)
+    }
+}
+
 /// Whether a server in this role is given up until a person has looked after it.
 pub(super) fn is_given_up(role: Role) -> bool {
     matches!(role, Role::Failed | Role::Quarantined)
@@ -129,6 +137,12 @@ impl Seen {
     #[must_use]
     pub fn is_out(&self) -> bool {
         self.lost || is_given_up(self.want.role)
+    }
+
+    /// Whether its lease runs, and nobody has said that it is lost for good.
+    #[must_use]
+    pub fn is_heard(&self) -> bool {
+        self.alive && !self.lost
     }
 
     /// What it says of copies; `None` from a release before them.

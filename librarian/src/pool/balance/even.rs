@@ -72,11 +72,11 @@ pub struct HotMove {
 }
 
 /// Fair parts of a sum by weights; none is 0, so that it may divide.
-fn parts(sum: u64, weights: &[f64]) -> Vec<f64> {
+fn parts(sum: f64, weights: &[f64]) -> Vec<f64> {
     let all: f64 = weights.iter().sum();
     weights
         .iter()
-        .map(|weight| (sum as f64 * weight / all).max(1.0))
+        .map(|weight| (sum * weight / all).max(1.0))
         .collect()
 }
 
@@ -86,24 +86,23 @@ fn price(share: &Share) -> f64 {
 
 /// Fair parts of the octets.
 fn octets_parts(shares: &[Share]) -> Vec<f64> {
-    let sum = shares.iter().map(|share| share.used).sum();
+    // What agents say may be any number: sums of them are no integers.
+    let sum = shares.iter().map(|share| share.used as f64).sum();
     let weight = |share: &Share| share.capacity.max(1) as f64 / price(share);
     parts(sum, &shares.iter().map(weight).collect::<Vec<_>>())
 }
 
 /// Fair parts of the requests.
 fn asked_parts(shares: &[Share]) -> Vec<f64> {
-    let (asked, prices): (Vec<u64>, Vec<u32>) = shares
-        .iter()
-        .map(|share| (share.asked_milli, share.price_percent))
-        .unzip();
-    requests_parts(&asked, &prices)
+    let all = shares.iter().map(|share| share.asked_milli as f64).sum();
+    let prices: Vec<u32> = shares.iter().map(|share| share.price_percent).collect();
+    requests_parts(all, &prices)
 }
 
-/// Fair parts of requests that servers are asked, by their prices in percent; none is 0.
-pub(in crate::pool) fn requests_parts(asked: &[u64], prices: &[u32]) -> Vec<f64> {
+/// Fair parts of all requests, by servers' prices in percent; none is 0.
+pub(in crate::pool) fn requests_parts(all: f64, prices: &[u32]) -> Vec<f64> {
     let weights: Vec<f64> = prices.iter().map(|price| 1.0 / f64::from((*price).max(1))).collect();
-    parts(asked.iter().sum(), &weights)
+    parts(all, &weights)
 }
 
 /// How even it is; a pool of no server is.

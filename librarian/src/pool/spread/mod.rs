@@ -4,15 +4,16 @@
 //! is what it goes on from: a librarian that was just started takes no copy away and makes none again.
 //!
 //! ```text
-//!  share of a holder:  requests for the object on all servers together / its holders
+//!  share of a holder:  requests for the object on all holders together / their number
 //!
 //!  above T for HOT_FOR            --> as many copies as bring it to 4/5 of T     T: part of the mean load of a server
 //!  below T/2 with one copy fewer,
 //!  for COOL_FOR                   --> as many copies as bring it to 4/5 of T
 //! ```
 //!
-//! **No flapping.** What an object is asked for in all does not depend on where its copies are: clients choose among its holders by
-//! weight, and each tells what it answered itself. So a decision does not change what it was made from. Between the number
+//! **No flapping.** What an object is asked for in all does not depend on where its copies are: clients choose among its holders
+//! evenly but for how busy these are (price and capacity decide what a server is given, not how often it is asked for it), and
+//! each tells what it answered itself. So a decision does not change what it was made from, and how busy servers are changes none. Between the number
 //! of copies at which one is added and the number at which one is taken away lies a factor of two, so that a steady load, with the noise
 //! of its counting, settles. A rate that is too high by doubt adds no copy, and one that nobody tells takes none away.
 //!
@@ -122,6 +123,15 @@ impl Spreader {
             return Spread::default();
         }
         let before = told(sight);
+        if !sight.servers.values().any(Seen::is_heard) {
+            // It is this librarian that is cut off, not every server that is gone.
+            *self = Spreader::default();
+            return Spread {
+                watched: before.keys().cloned().collect(),
+                told: before,
+                ..Spread::default()
+            };
+        }
         let mut after: BTreeMap<Address, Vec<ServerName>> = before.clone();
         for (address, servers) in &mut after {
             let register = &sight.registers[address];
@@ -341,9 +351,12 @@ fn rates(sight: &Sight) -> BTreeMap<&Address, Rate> {
         .keys()
         .map(|address| (address, Rate::default()))
         .collect();
-    for heat in sight.servers.values().filter_map(heat) {
+    for (name, seen) in &sight.servers {
+        let Some(heat) = heat(seen) else { continue };
         for hot in &heat.hottest {
-            let Some(rate) = rates.get_mut(&hot.address) else {
+            // Nobody but who has an object can say how often it is asked for.
+            let is_at = |address| sight.registers.get(address).is_some_and(|named| named.is_at(name));
+            let Some(rate) = rates.get_mut(&hot.address).filter(|_| is_at(&hot.address)) else {
                 continue;
             };
             rate.named += hot.rate_milli as f64;
@@ -354,23 +367,23 @@ fn rates(sight: &Sight) -> BTreeMap<&Address, Rate> {
         let unnamed = sight.registers[*address].holders.iter().map(|holder| {
             let seen = sight.servers.get(holder)?;
             if seen.lost {
-                return Some(0);
+                return Some(0.0);
             }
             let heat = heat(seen)?;
             let is_named = heat.hottest.iter().any(|hot| hot.address == **address);
             let is_full = heat.hottest.len() >= zones::heat::HOTTEST_MAX;
             let least = heat.hottest.last().map_or(0, |hot| hot.rate_milli);
-            Some(if is_named || !is_full { 0 } else { least })
+            Some(if is_named || !is_full { 0.0 } else { least as f64 })
         });
-        let unnamed: Option<u64> = unnamed.sum();
-        rate.most = unnamed.map(|unnamed| rate.named + unnamed as f64);
+        let unnamed: Option<f64> = unnamed.sum();
+        rate.most = unnamed.map(|unnamed| rate.named + unnamed);
     }
     rates
 }
 
 /// What a server that is heard says of its heat.
 fn heat(seen: &Seen) -> Option<&zones::Heat> {
-    let has = seen.has.as_ref().filter(|_| seen.alive && !seen.lost)?;
+    let has = seen.has.as_ref().filter(|_| seen.is_heard())?;
     has.hot.as_ref()
 }
 
