@@ -295,7 +295,7 @@ async fn answer(control: &Control, request: Request, write: &mut OwnedWriteHalf)
             Err(error) => refused(&error),
         },
         Request::RebalancePreview => match sees(&control.registry, &control.memory) {
-            Ok(sight) => done(&control.memory.lock().balancer.preview(&sight)),
+            Ok(sight) => done(&control.memory.lock().balancer.preview(&control.registry.view(), &sight)),
             Err(error) => refused(&error),
         },
         Request::RebalanceStatus => match sees(&control.registry, &control.memory) {
