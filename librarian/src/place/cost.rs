@@ -26,7 +26,7 @@
 /// Highest share in use that counts.
 const USED_MAX: f64 = 0.99;
 /// Part of its capacity, in percent, that a server keeps free of what may as well go elsewhere.
-const FULL_PERCENT: u64 = 5;
+pub const FULL_PERCENT: u64 = 5;
 
 /// One server, as far as its cost is concerned.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -125,7 +125,13 @@ impl Share {
     /// Whether less is free than stays free of what may as well go elsewhere.
     #[must_use]
     pub fn is_nearly_full(self) -> bool {
-        self.whole.saturating_sub(self.used) <= self.whole / 100 * FULL_PERCENT
+        self.has_at_most_free(FULL_PERCENT)
+    }
+
+    /// Whether at most so many percent of it are free.
+    #[must_use]
+    pub fn has_at_most_free(self, percent: u64) -> bool {
+        self.whole.saturating_sub(self.used) <= self.whole / 100 * percent
     }
 
     fn pressure(self) -> f64 {

@@ -46,7 +46,8 @@ pub struct Named {
 pub struct Seen {
     /// What it should do.
     pub want: Want,
-    /// What it last said of itself; gone with the librarian's last restart.
+    /// What it last said of itself; after a restart of the librarian, what that kept of it: release, plan and commit counter are as it
+    /// said them last, the rest as they were when one of these last changed.
     pub has: Option<Has>,
     /// Whether its lease runs.
     pub alive: bool,
@@ -64,7 +65,7 @@ pub struct Seen {
     pub price_percent: u32,
     /// For how long no answer has named it for an object or a placement.
     pub quiet_for: Option<Duration>,
-    /// For how long a draining server has owned nothing.
+    /// For how long a draining server has owned nothing, held no copy, and been named by no register.
     pub emptied_for: Option<Duration>,
     /// For how long its want has been as it is.
     pub step_for: Duration,

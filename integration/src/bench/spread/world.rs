@@ -179,7 +179,7 @@ impl World {
             .collect();
         let copies = pool::Copies {
             wanted: Some(options.copies),
-            hot_percent: if options.no_spread { 0 } else { options.hot_percent },
+            hot_percent: Some(if options.no_spread { 0 } else { options.hot_percent }),
             ..pool::Copies::default()
         };
         let terms = terms(options);

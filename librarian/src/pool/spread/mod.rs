@@ -40,8 +40,8 @@ mod choice;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use zones::copies::{COPIES, HOT_MAX, HOT_SERVERS_MAX};
-use zones::register::STRING_OCTETS_MAX;
+use zones::copies::{HOT_MAX, HOT_SERVERS_MAX};
+use zones::register::{HOLDERS_MAX, STRING_OCTETS_MAX};
 use zones::{Address, Keep, Role, ServerName, State};
 
 use super::keep;
@@ -70,6 +70,8 @@ const AMPLE: f64 = 1.25;
 pub struct Spread {
     /// Objects that are to have copies for their heat, and where, by name.
     pub told: BTreeMap<Address, Vec<ServerName>>,
+    /// What these are asked for, in thousandths of a request a second, as far as it is told.
+    pub rates_milli: BTreeMap<Address, u64>,
     /// These, and those that may become so soon: balancing leaves them where they are.
     pub watched: BTreeSet<Address>,
     /// Whether copies are being made, or wait for others to be made.
@@ -117,7 +119,7 @@ impl Spreader {
     }
 
     fn turn(&mut self, now: Instant, sight: &Sight) -> Spread {
-        let percent = sight.copies.copies.hot_percent;
+        let percent = sight.copies.copies.hot_percent();
         if percent == 0 || !keep::has_begun(sight) {
             *self = Spreader::default();
             return Spread::default();
@@ -182,7 +184,11 @@ impl Spreader {
         self.asked.retain(|address, _| after.contains_key(address));
         let watched = self.hot.keys().filter(|address| !stay.contains(address));
         let watched = watched.cloned().collect();
+        let told = objects.iter().filter(|object| after.contains_key(object.address));
+        // `as` ends at the borders of the type.
+        let rates = told.map(|object| (object.address.clone(), object.rate.named.round() as u64));
         Spread {
+            rates_milli: rates.collect(),
             is_making: waits || self.being_made(now, sight, &after) > 0,
             ..spread(after, watched, &loads)
         }
@@ -254,6 +260,7 @@ fn spread(told: BTreeMap<Address, Vec<ServerName>>, watched: BTreeSet<Address>, 
         watched: watched.into_iter().chain(told.keys().cloned()).collect(),
         expected_milli: loads.expected_milli(),
         is_making: false,
+        rates_milli: BTreeMap::new(),
         told,
     }
 }
@@ -338,7 +345,7 @@ fn objects(sight: &Sight) -> Vec<Object<'_>> {
             register,
             rate: rates.get(address).copied().unwrap_or_default(),
             base,
-            more_max: HOT_SERVERS_MAX.min(usize::from(*COPIES.end()) - base),
+            more_max: HOT_SERVERS_MAX.min(HOLDERS_MAX - base),
         }
     })
     .collect()

@@ -83,7 +83,7 @@ impl World {
 
     fn set_percent(&mut self, hot_percent: u32) {
         let mut settings = (*self.sight.copies).clone();
-        settings.copies.hot_percent = hot_percent;
+        settings.copies.hot_percent = Some(hot_percent);
         self.memory = Memory::new(Duration::ZERO).with_copies(settings);
     }
 
@@ -643,6 +643,29 @@ fn what_a_server_owns_is_told_to_it_before_what_comes_and_no_more_than_a_want_ho
     let owned = |(address, _): &(Address, Vec<ServerName>)| world.sight.registers[address].owner == name("s10");
     assert_eq!((told("s10").len(), told("s29").len()), (16, 4));
     assert!(told("s10").iter().all(owned));
+}
+
+#[test]
+fn of_more_objects_than_a_want_holds_the_hottest_are_told() {
+    let mut world = World::new(20, 20);
+    let all = world.sight.registers.keys();
+    let rate = |address: &Address| address.as_str()[2..].parse::<u64>().unwrap();
+    world.sight.spread = Some(Spread {
+        told: all
+            .clone()
+            .map(|address| (address.clone(), vec![name("s12")]))
+            .collect(),
+        rates_milli: all.map(|address| (address.clone(), rate(address))).collect(),
+        ..Spread::default()
+    });
+    for (server, want) in keep::add_to(&world.sight, Vec::new()) {
+        world.sight.write(&server, want);
+    }
+    let told = world.on("s10");
+    assert!(
+        told.len() == 16 && (4..20).all(|object| told.contains(&format!("3.{object}"))),
+        "{told:?}"
+    );
 }
 
 #[test]
