@@ -201,19 +201,24 @@ While s2 is being drained, this turns the drain round.")]
     /// Mark a server lost for good, so that servers with copies take what it owned; asks twice. Or take that back.
     #[command(after_help = "Examples:
   librarian lost s2
+  librarian lost s2 --yes --lose 3
   librarian lost s2 --undo
 
 Without a copy elsewhere an object is lost with its server, unless that comes back. A server that comes back and is to serve again:
-`--undo`; what others have taken meanwhile stays theirs.")]
+`--undo`; what others have taken meanwhile stays theirs. If the pool has gone to another release without it and it owns nothing
+any more, it comes back as failed: `librarian upgrade start --to` the pool's own release brings it along.")]
     Lost {
         /// Which server.
         server: ServerName,
         /// Take the mark back.
         #[arg(long)]
         undo: bool,
-        /// Do not ask.
+        /// Do not ask. Refused if objects are lost with it, unless `--lose` says how many.
         #[arg(long)]
         yes: bool,
+        /// How many objects may be lost with it: just as many as would be.
+        #[arg(long, value_name = "OBJECTS", conflicts_with = "undo")]
+        lose: Option<u64>,
         /// Print one JSON object.
         #[arg(long)]
         json: bool,
@@ -525,8 +530,9 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
             server,
             undo,
             yes,
+            lose,
             json,
-        } => lost::run(&dir, &server, undo, yes, json),
+        } => lost::run(&dir, &server, undo, (yes, lose), json),
         Command::Client(ClientCommand::Grant { name, grants, json }) => client::grant(&dir, &name, grants, json),
         Command::Revoke { name, json } => client::revoke(&dir, &name, json),
         Command::Audit { what, json } => match what.as_str() {

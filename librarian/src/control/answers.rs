@@ -227,15 +227,14 @@ fn lost<'v>(view: &'v View<'_>) -> impl Iterator<Item = &'v ServerName> {
     view.servers().filter(|server| server.lost).map(|server| &server.name)
 }
 
-/// What is lost with a server of the pool, were it marked lost.
+/// What is lost with a server of the pool, were it marked lost: also what others that are lost own and it holds.
 pub(super) fn loss(view: &View<'_>, server: &registry::Server) -> Loss {
-    let lost: BTreeSet<&ServerName> = lost(view).chain([&server.name]).collect();
-    let lost_objects = view.objects_lost_if(|server| lost.contains(server));
+    let lost: BTreeSet<&ServerName> = lost(view).collect();
     Loss {
         server: server.name.to_string(),
         lost: server.lost,
         owned: view.objects_owned(&server.name),
-        lost_objects: lost_objects.get(&server.name).copied().unwrap_or(0),
+        lost_objects: view.objects_lost_with(&server.name, |server| lost.contains(server)),
     }
 }
 

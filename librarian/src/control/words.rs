@@ -52,6 +52,9 @@ pub enum Request {
         server: String,
         /// Whether it is lost.
         lost: bool,
+        /// Objects that may be lost with it: just as many as would be; absent: none.
+        #[serde(default)]
+        lose: u64,
     },
     /// Make a plan that empties a server: [`Made`].
     Drain {
@@ -256,7 +259,7 @@ pub struct Loss {
     pub lost: bool,
     /// Objects that it owns.
     pub owned: u64,
-    /// Objects of these of which nobody has a copy but servers that are lost.
+    /// Objects, its own or others', that it has and nobody else but servers that are lost.
     pub lost_objects: u64,
 }
 

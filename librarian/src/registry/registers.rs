@@ -358,6 +358,18 @@ impl Registers {
         counts
     }
 
+    /// Objects whose holders are all such servers, or this one, which is among them.
+    pub(crate) fn held_only_with(&self, server: &ServerName, is_such: impl Fn(&ServerName) -> bool) -> u64 {
+        let such: Vec<bool> = self.servers.list.iter().map(is_such).collect();
+        let with = |holder: &u16| self.servers.list[usize::from(*holder)] == *server;
+        let rows = self.from("").map(|id| self.row(id).holders());
+        let lost = rows.filter(|holders| {
+            let all = holders.iter().all(|holder| such[usize::from(*holder)] || with(holder));
+            all && holders.iter().any(with)
+        });
+        lost.count() as u64
+    }
+
     fn count(&self, counts: &[u64], server: &ServerName) -> u64 {
         let number = self.servers.numbers.get(server);
         number
@@ -608,6 +620,21 @@ mod tests {
             ["s2", "s3", "s4"].map(|name| count(&table, name)),
             [(1, 1, 0), (0, 0, 0), (0, 0, 0)]
         );
+    }
+
+    #[test]
+    fn object_is_lost_with_a_server_that_alone_has_it_beside_lost_ones() {
+        let mut table = table(&[]);
+        for (address, holders) in [("1", &["s2"][..]), ("2", &["s2", "s3"]), ("3", &["s4", "s2"])] {
+            table.put(&register(address, State::Stable, holders), 1);
+        }
+        let with = |lost: &[&str], server: &str| {
+            table.held_only_with(&server.parse().unwrap(), |server| lost.contains(&server.as_str()))
+        };
+        assert_eq!([with(&[], "s2"), with(&[], "s3"), with(&[], "s9")], [1, 0, 0]);
+        // What s2 owns is lost with whoever holds the last copy of it.
+        assert_eq!([with(&["s2"], "s3"), with(&["s2"], "s4")], [1, 1]);
+        assert_eq!([with(&["s2"], "s2"), with(&["s2", "s3", "s4"], "s2")], [1, 3]);
     }
 
     #[test]

@@ -87,6 +87,12 @@ impl<'a> View<'a> {
         self.index.registers.held_only_by(is_lost)
     }
 
+    /// Objects that are lost with a server: it has a copy, and nobody else but servers that are marked lost. Looks at every register.
+    #[must_use]
+    pub fn objects_lost_with(&self, server: &ServerName, is_lost: impl Fn(&ServerName) -> bool) -> u64 {
+        self.index.registers.held_only_with(server, is_lost)
+    }
+
     /// Registers that name a server in any field: as owner, holder or destination.
     #[must_use]
     pub fn objects_naming(&self, server: &ServerName) -> u64 {

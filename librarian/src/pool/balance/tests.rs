@@ -535,6 +535,7 @@ async fn server_that_is_marked_lost_takes_no_part() {
     let lost = crate::registry::ServerChange::Lost {
         name: server("s2"),
         lost: true,
+        decided: None,
     };
     pool.inner.registry.submit(Proposal::Server(lost)).await.unwrap();
     // It is heard again, and a person has not said that it is back.
