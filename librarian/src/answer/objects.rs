@@ -104,12 +104,17 @@ impl Question<'_> {
             })
         };
         let mut choices: Vec<_> = register.holders.iter().filter_map(|name| known(name, HOLDS)).collect();
-        let one_lives = choices.iter().any(|choice| self.view.is_alive(choice.server));
+        let lives = |choice: &Choice<'_>| self.view.is_alive(choice.server);
+        let serves = |choice: &Choice<'_>| lives(choice) && !choice.server.lost;
+        let (one_lives, one_serves) = (choices.iter().any(lives), choices.iter().any(serves));
         if let State::Moving { to } = &register.state {
             choices.extend(known(to, FORWARDS));
         }
-        if one_lives {
-            choices.retain(|choice| self.view.is_alive(choice.server));
+        if one_serves {
+            // One that is marked lost and heard again may be refused by the others at any moment.
+            choices.retain(serves);
+        } else if one_lives {
+            choices.retain(lives);
         }
         self.weigh(&mut choices, place::Server::ease);
         choices

@@ -331,6 +331,31 @@ async fn server_whose_lease_is_over_leaves_only_while_another_holder_lives() {
 }
 
 #[tokio::test]
+async fn lost_server_that_is_heard_again_is_answered_only_where_nobody_else_serves() {
+    let pool = Pool::new().await;
+    let one = pool.create("s1", &["3.1"]).await.remove(0);
+    let both = Register {
+        holders: vec![server("s1"), server("s2")],
+        tx: pool.tx(),
+        ..one.clone()
+    };
+    pool.change(Some(&one), &both).await.unwrap();
+    let mark = |name, lost| {
+        let change = crate::registry::ServerChange::Lost {
+            name: server(name),
+            lost,
+            decided: None,
+        };
+        pool.registry.submit(Proposal::Server(change))
+    };
+    let targets = || brief(&ask(&pool, "3.1.obj", "SRV", &agent()));
+    mark("s1", true).await.unwrap();
+    assert_eq!(targets(), "0 1000 9002 s2.pool.~");
+    mark("s2", true).await.unwrap();
+    assert_eq!(targets(), "0 1000 9001 s1.pool.~, 0 1000 9002 s2.pool.~");
+}
+
+#[tokio::test]
 async fn free_and_cordoned_servers_are_no_place_for_new_objects() {
     let pool = Pool::new().await;
     let cordoned = Want {
