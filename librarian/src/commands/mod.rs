@@ -143,9 +143,14 @@ Whoever has the token can join as this server: hand it over as a secret.")]
     },
     /// Which objects are asked for most, and how evenly servers are.
     #[command(after_help = "Example:
-  librarian heat
-  librarian heat --json | jq '.objects[0]'")]
+  librarian heat --limit 50
+  librarian heat --json | jq '.objects[0]'
+
+Those that are asked for most come first; of those that nobody asks for, those that are looked up most. `--json` has all that are told.")]
     Heat {
+        /// Objects that are listed.
+        #[arg(long, default_value_t = rebalance::LISTED)]
+        limit: usize,
         /// Print one JSON object.
         #[arg(long)]
         json: bool,
@@ -522,7 +527,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Where { address, json } => show::find(&dir, &address, json),
         Command::Name { address, form, json } => show::name(&dir, &address, form, json),
         Command::Pool { json } => show::pool(&dir, json),
-        Command::Heat { json } => rebalance::heat(&dir, json),
+        Command::Heat { limit, json } => rebalance::heat(&dir, limit, json),
         Command::Rebalance { what, json, .. } => rebalance::run(&dir, what, json),
         Command::Drain { server, into, follow } => moves::drain(&dir, &server, into.as_ref(), follow),
         Command::Refill { server, follow } => moves::refill(&dir, &server, follow),
