@@ -11,7 +11,7 @@ use std::str::FromStr;
 use crate::address::Address;
 use crate::register::{HOLDERS_MAX, STRING_OCTETS_MAX};
 use crate::server::ServerName;
-use crate::strings::{Strings, StringsError, illegal, plain};
+use crate::strings::{Strings, StringsError, illegal, none_twice, plain};
 
 /// How many copies an object may be given: the owner's, and one on each server that may be named as a holder to be. A register names
 /// one more, for a copy that is asked for by its heat.
@@ -204,15 +204,13 @@ fn read_hot(text: &str) -> Option<(Address, Vec<ServerName>)> {
     let (address, names) = text.split_once(':')?;
     let address = address.parse().ok()?;
     let servers: Vec<ServerName> = names.split(',').map(str::parse).collect::<Result<_, _>>().ok()?;
-    let twice = (1..servers.len()).any(|at| servers[..at].contains(&servers[at]));
     let fits = servers.len() <= HOT_SERVERS_MAX && Keep::hot_octets(&address, &servers) <= STRING_OCTETS_MAX;
-    (fits && !twice).then_some((address, servers))
+    (fits && none_twice(&servers, |server| server)).then_some((address, servers))
 }
 
 fn read_spread(text: &str) -> Option<Vec<(ServerName, u16)>> {
     let spread: Vec<(ServerName, u16)> = text.split(',').map(|one| pair(one, &WEIGHTS)).collect::<Option<_>>()?;
-    let twice = (1..spread.len()).any(|at| spread[..at].iter().any(|(server, _)| *server == spread[at].0));
-    (!twice && spread.len() <= SPREAD_MAX).then_some(spread)
+    (spread.len() <= SPREAD_MAX && none_twice(&spread, |(server, _)| server)).then_some(spread)
 }
 
 /// Something and a number, joined by `:`.

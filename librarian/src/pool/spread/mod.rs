@@ -45,6 +45,7 @@ use zones::register::{HOLDERS_MAX, STRING_OCTETS_MAX};
 use zones::{Address, Keep, Role, ServerName, State};
 
 use super::keep;
+use super::memory::lasts;
 use super::sight::{Named, Seen, Sight};
 use crate::registry::View;
 use choice::Loads;
@@ -263,16 +264,6 @@ fn spread(told: BTreeMap<Address, Vec<ServerName>>, watched: BTreeSet<Address>, 
         rates_milli: BTreeMap::new(),
         told,
     }
-}
-
-/// For how long something has held.
-fn lasts(since: &mut BTreeMap<Address, Instant>, address: &Address, holds: bool, now: Instant) -> Option<Duration> {
-    if !holds {
-        since.remove(address);
-        return None;
-    }
-    let began = *since.entry(address.clone()).or_insert(now);
-    Some(now.saturating_duration_since(began))
 }
 
 /// What wants say now of objects that there still are; where two wants do, the owner's counts.
