@@ -97,6 +97,16 @@ fn server_is_marked_lost_when_its_lease_is_over_and_holders_are_told_so() {
         "{told}"
     );
     assert!(told.contains("copies: 2; 3 objects have fewer"), "{told}");
+    let object = librarian.done(&["explain", "3.1"]);
+    assert!(
+        object.contains("it is to have 2 copies, and has them on s1; s1 is marked lost"),
+        "{object}"
+    );
+    let server = librarian.done(&["explain", "s1"]);
+    assert!(
+        server.contains("it takes no copies of what others own: it is marked lost"),
+        "{server}"
+    );
     // It comes back; a person decides.
     report(&s1, 0);
     assert!(

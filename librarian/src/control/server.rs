@@ -21,6 +21,7 @@ use super::words::{Addresses, LINE_OCTETS_MAX, Line, Loss, Made, Request, Saved}
 use crate::handover::Successor;
 use crate::keys::KeyRing;
 use crate::listen::Questions;
+use crate::losses::{self, Losses};
 use crate::pool::controller::{ProposeError, propose, sees};
 use crate::pool::status::Status;
 use crate::pool::{self, Memory, Plan, Progress, Sight, steer};
@@ -42,6 +43,8 @@ pub struct Control {
     pub dir: PathBuf,
     /// The registry.
     pub registry: Registry,
+    /// What is lost of it.
+    pub losses: Arc<Losses>,
     /// Its reconcile.
     pub reconcile: Arc<Desk>,
     /// The keys, to be read anew.
@@ -220,7 +223,15 @@ async fn answer(control: &Control, request: Request, write: &mut OwnedWriteHalf)
             Err(error) => refused(&error),
         },
         Request::Pool => match sees(&control.registry, &control.memory) {
-            Ok(sight) => done(&answers::pool(&control.registry.view(), &sight, &control.reconcile)),
+            Ok(sight) => {
+                let lost = control.losses.by_owner(&control.registry).await;
+                done(&answers::pool(
+                    &control.registry.view(),
+                    &sight,
+                    &control.reconcile,
+                    &lost,
+                ))
+            }
             Err(error) => refused(&error),
         },
         Request::Drain { server, into } => {
@@ -324,23 +335,17 @@ where
 
 /// What would be lost with a server, or is.
 async fn loss(control: &Control, server: &ServerName) -> Line {
-    match blocking_loss(control, server).await {
+    match found_loss(control, server).await {
         Ok(loss) => done(&loss),
         Err(why) => Line::Refused(why),
     }
 }
 
-/// The same, beside the threads that answer questions: every register is looked at.
-async fn blocking_loss(control: &Control, server: &ServerName) -> Result<Loss, String> {
-    let (registry, server) = (control.registry.clone(), server.clone());
-    let looked = tokio::task::spawn_blocking(move || {
-        let view = registry.view();
-        let known = view.server(&server).ok_or_else(|| unknown(&server))?;
-        Ok(answers::loss(&view, known))
-    });
-    looked
-        .await
-        .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+async fn found_loss(control: &Control, server: &ServerName) -> Result<Loss, String> {
+    let lost_objects = losses::with(&control.registry, server).await;
+    let view = control.registry.view();
+    let known = view.server(server).ok_or_else(|| unknown(server))?;
+    Ok(answers::loss(&view, known, lost_objects))
 }
 
 /// Marks a server lost for good, or takes that back.
@@ -350,7 +355,7 @@ async fn mark_lost(control: &Control, server: &ServerName, lost: bool, lose: u64
         Err(why) => return Line::Refused(why),
     };
     if lost {
-        let found = match blocking_loss(control, server).await {
+        let found = match found_loss(control, server).await {
             Ok(found) => found,
             Err(why) => return Line::Refused(why),
         };

@@ -238,8 +238,11 @@ pub struct Copies {
     pub begun: bool,
     /// Servers of a release before copies: these begin when there is none.
     pub waits_for: Vec<String>,
-    /// Objects that have fewer copies than they are to have.
+    /// Objects that have fewer copies than they are to have, as servers say that are heard.
     pub short: u64,
+    /// Servers that are not heard, and say nothing of it.
+    #[serde(default)]
+    pub unheard: u64,
     /// Objects with a copy on a server that copies are to leave.
     pub leaving: u64,
     /// Objects that are to have more copies for their heat.

@@ -356,7 +356,7 @@ impl<'a> Pool<'a> {
             classes.entry(Reverse(class)).or_default().push(*taker);
         }
         let mut weighed: Vec<Weighed<'a>> = Vec::new();
-        let (mut with_room, mut is_first) = (0, true);
+        let (mut with_room, mut none_had_room) = (0, true);
         let mut classes = classes.into_values().peekable();
         while let Some(takers) = classes.next() {
             // Once nearer servers are named they stay until the far ones have room again by a margin.
@@ -370,12 +370,12 @@ impl<'a> Pool<'a> {
             let best = takers.iter().map(|taker| taker.worth).fold(f64::MIN_POSITIVE, f64::max);
             weighed.extend(takers.iter().map(|taker| Weighed {
                 name: taker.name,
-                weight: match is_first && !taker.storage.is_nearly_full() {
+                weight: match none_had_room && !taker.storage.is_nearly_full() {
                     true => (WEIGHT_MAX * taker.worth / best).clamp(1.0, WEIGHT_MAX),
                     false => 1.0,
                 },
             }));
-            is_first &= takers.iter().all(|taker| taker.storage.is_nearly_full());
+            none_had_room &= takers.iter().all(|taker| taker.storage.is_nearly_full());
             with_room += takers.iter().filter(has_room).count();
             if with_room >= self.others || weighed.len() >= SPREAD_MAX {
                 break;
@@ -406,6 +406,29 @@ pub(super) fn may_hold(seen: &Seen) -> bool {
 
 fn may_hold_as(role: Role, seen: &Seen) -> bool {
     role.takes_new_objects() && !seen.lost && seen.kept().is_some()
+}
+
+/// Why a server is given no copies of what others own; `None`: it may be given some.
+#[must_use]
+pub fn takes_none(sight: &Sight, name: &ServerName) -> Option<&'static str> {
+    let seen = sight.servers.get(name)?;
+    let terms = &sight.copies.terms;
+    let is_full = |has| terms.server(name, has).is_nearly_full();
+    if seen.lost {
+        Some("it is marked lost")
+    } else if !seen.want.role.takes_new_objects() {
+        Some("its role takes none")
+    } else if seen.has.is_some() && seen.kept().is_none() {
+        Some("its release does not know of copies")
+    } else if !terms.of(name).new_objects {
+        Some("`new_objects = false` in librarian.toml")
+    } else if !seen.alive {
+        Some("it is not heard")
+    } else if seen.has.as_ref().is_some_and(is_full) {
+        Some("its disk is nearly full: it is given some only where there is nobody else")
+    } else {
+        None
+    }
 }
 
 /// Whether a server is heard, or was a moment ago.

@@ -437,6 +437,43 @@ fn server_that_is_passed_over_is_named_when_it_has_much_more_room_than_one_that_
 }
 
 #[test]
+fn server_that_is_given_no_copies_is_told_why_and_each_other_one_takes_some() {
+    type Change = fn(&mut Sight);
+    let changes: [(Change, Option<&str>); 7] = [
+        (|_| (), None),
+        (|sight| seen(sight, "s3").lost = true, Some("marked lost")),
+        (|sight| seen(sight, "s3").want.role = Role::Free, Some("role")),
+        (
+            |sight| seen(sight, "s3").has.as_mut().unwrap().kept = None,
+            Some("release"),
+        ),
+        (
+            |sight| {
+                let said = ServerTerms {
+                    new_objects: false,
+                    ..ServerTerms::default()
+                };
+                with(sight, |settings| drop(settings.terms.servers.insert(name("s3"), said)));
+            },
+            Some("new_objects"),
+        ),
+        (|sight| seen(sight, "s3").alive = false, Some("not heard")),
+        (
+            |sight| seen(sight, "s3").has.as_mut().unwrap().bytes = 9_900,
+            Some("nearly full"),
+        ),
+    ];
+    for (change, says) in changes {
+        let mut sight = three();
+        change(&mut sight);
+        let why = takes_none(&sight, &name("s3"));
+        assert_eq!(why.is_some(), says.is_some(), "{why:?}");
+        assert!(says.is_none_or(|says| why.unwrap().contains(says)), "{why:?}");
+        assert_eq!(takes_none(&sight, &name("s2")), None);
+    }
+}
+
+#[test]
 fn server_that_knows_no_copies_is_told_of_none_and_holds_none() {
     let mut sight = three();
     settle(&mut sight);

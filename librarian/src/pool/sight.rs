@@ -84,7 +84,8 @@ impl Named {
 }
 
 /// Whether a server in this role is given up until a person has looked after it.
-pub(super) fn is_given_up(role: Role) -> bool {
+#[must_use]
+pub fn is_given_up(role: Role) -> bool {
     matches!(role, Role::Failed | Role::Quarantined)
 }
 

@@ -13,9 +13,9 @@
 //!
 //! **No flapping.** What an object is asked for in all does not depend on where its copies are: clients choose among its holders
 //! evenly but for how busy these are (price and capacity decide what a server is given, not how often it is asked for it), and
-//! each tells what it answered itself. So a decision does not change what it was made from, and how busy servers are changes none. Between the number
-//! of copies at which one is added and the number at which one is taken away lies a factor of two, so that a steady load, with the noise
-//! of its counting, settles. A rate that is too high by doubt adds no copy, and one that nobody tells takes none away.
+//! each tells what it answered itself. So a decision does not change what it was made from, and how busy servers are changes none.
+//! Between the number of copies at which one is added and the number at which one is taken away lies a factor of two, so that a
+//! steady load, with the noise of its counting, settles. A rate that is too high by doubt adds no copy, and one that nobody tells takes none away.
 //!
 //! **The threshold.** A quarter of the mean load of a server, by default. Agents name 16 objects: one that makes up more than a sixteenth
 //! of what its server answers is always among them, so everything above half the threshold is seen on a server that is asked up
@@ -145,7 +145,7 @@ impl Spreader {
             // Nobody is heard, or an upgrade is under way: what has been told stands.
             self.hot.clear();
             self.cool.clear();
-            return spread(after, BTreeSet::new(), &loads);
+            return spread(sight, after, BTreeSet::new(), &loads);
         };
         let most_of_one = (f64::from(percent) / 100.0 * mean).max(SHARE_MIN_MILLI);
         let mut objects = objects(sight);
@@ -185,13 +185,9 @@ impl Spreader {
         self.asked.retain(|address, _| after.contains_key(address));
         let watched = self.hot.keys().filter(|address| !stay.contains(address));
         let watched = watched.cloned().collect();
-        let told = objects.iter().filter(|object| after.contains_key(object.address));
-        // `as` ends at the borders of the type.
-        let rates = told.map(|object| (object.address.clone(), object.rate.named.round() as u64));
         Spread {
-            rates_milli: rates.collect(),
             is_making: waits || self.being_made(now, sight, &after) > 0,
-            ..spread(after, watched, &loads)
+            ..spread(sight, after, watched, &loads)
         }
     }
 
@@ -255,13 +251,24 @@ impl Object<'_> {
     }
 }
 
-fn spread(told: BTreeMap<Address, Vec<ServerName>>, watched: BTreeSet<Address>, loads: &Loads<'_>) -> Spread {
+fn spread(
+    sight: &Sight,
+    told: BTreeMap<Address, Vec<ServerName>>,
+    watched: BTreeSet<Address>,
+    loads: &Loads<'_>,
+) -> Spread {
     let told: BTreeMap<_, _> = told.into_iter().filter(|(_, servers)| !servers.is_empty()).collect();
+    let rates = rates(sight)
+        .into_iter()
+        .filter(|(address, _)| told.contains_key(*address));
     Spread {
         watched: watched.into_iter().chain(told.keys().cloned()).collect(),
         expected_milli: loads.expected_milli(),
         is_making: false,
-        rates_milli: BTreeMap::new(),
+        // `as` ends at the borders of the type.
+        rates_milli: rates
+            .map(|(address, rate)| (address.clone(), rate.named.round() as u64))
+            .collect(),
         told,
     }
 }
