@@ -163,14 +163,14 @@ impl Config {
     }
 
     /// What copies depend on. Only who asks for copies has them, as long as the simulator still finds faults in them (README.md,
-    /// Limits).
+    /// Limits): by `wanted` of all objects, by `hot_percent` alone of those that are asked for most.
     #[must_use]
     pub fn keep(&self) -> keep::Settings {
         let copies = match self.copies.wanted {
             Some(_) => self.copies.clone(),
             None => keep::Copies {
                 wanted: Some(1),
-                hot_percent: 0,
+                hot_percent: self.copies.hot_percent.or(Some(0)),
                 ..self.copies.clone()
             },
         };
@@ -382,7 +382,7 @@ listen_https = "{listen_https}"
 # happens. Default: never. The pool moves all it holds once in this time, at a steady rate: too short is felt by clients.
 #move_after = "90days"
 
-# How many copies of each object there are to be on different servers, its owner's among them, 1 to 14. Default: 1, and none for
+# How many copies of each object there are to be on different servers, its owner's among them, 1 to 13. Default: 1, and none for
 # heat: copies are new in this release, and their limits are in README.md. With 1 a server that is lost takes its objects with it;
 # each one more takes the room of all objects once more, and every write waits for one more disk.
 #[copies]
@@ -393,15 +393,16 @@ listen_https = "{listen_https}"
 #under = {{ "3.1" = 3 }}
 
 # An object has more copies for its heat while one server would be asked for it more than so many percent of what a server is asked
-# in the mean, 5 to 1000; 0: never. Default 25 where `wanted` is set. Higher leaves single servers busier, lower makes more copies, each of which takes
-# room and is waited for by every write of that object. Copies go again when it is asked for half as often.
+# in the mean, 5 to 1000; 0: never. Default 25 where `wanted` is set, else 0; with `wanted = 1` these are the only copies. Higher
+# leaves single servers busier, lower makes more copies, each of which takes room and is waited for by every write of that object.
+# Copies go again when it is asked for half as often.
 #hot_percent = 25
 
 # What is to be known of one server; a table for each. Of one without a table the defaults hold.
 #[servers.s1]
 
-# Its price, percent of the usual, 1 to 100000. Default 100. At 200 it gets half as many new objects and readers as one of 100,
-# and an upgrade empties it last, so that it ends free. A wrong price fills one disk before the others.
+# Its price, percent of the usual, 1 to 100000. Default 100. At 200 it gets half as many new objects and copies as one of 100, and so
+# half as many readers; an upgrade empties it last, so that it ends free. A wrong price fills one disk before the others.
 #price_percent = 100
 
 # Whether it takes new objects, and new copies of others'; those that it has stay. Default true. Where no server takes any,
@@ -413,7 +414,9 @@ listen_https = "{listen_https}"
 #bandwidth_mbit = 1000
 
 # Where it stands, 1 to 63 of 0-9, A-Z, a-z, '.', '_' and '-'. Default: nothing is said. Servers of the same rack or region
-# fail together: copies go to different ones, as far apart as there are servers. With a wrong label one fault takes all copies.
+# fail together: copies are made as far from the owner as there are servers with room, those for heat also far from each other, and
+# balancing moves no object nearer to its copies. A drain moves objects to its target wherever that stands. With a wrong label one
+# fault takes all copies.
 #rack = "r1"
 #region = "eu"
 "#
@@ -494,9 +497,23 @@ mod tests {
         assert_eq!((shown.copies.wanted, shown.copies.under.len()), (Some(2), 1));
         assert_eq!(default.copies, Copies::default());
         let kept = default.keep().copies;
-        assert_eq!((kept.wanted, kept.hot_percent), (Some(1), 0), "nobody asked for copies");
+        assert_eq!(
+            (kept.wanted, kept.hot_percent()),
+            (Some(1), 0),
+            "nobody asked for copies"
+        );
+        for (text, wanted, percent) in [
+            ("hot_percent = 40", 1, 40),
+            ("wanted = 1", 1, 25),
+            ("wanted = 2", 2, 25),
+            ("wanted = 2\nhot_percent = 0", 2, 0),
+        ] {
+            let kept = read(&format!("domain = \"hypernet.internal\"\n[copies]\n{text}"));
+            let kept = kept.unwrap().keep().copies;
+            assert_eq!((kept.wanted, kept.hot_percent()), (Some(wanted), percent), "{text}");
+        }
         assert_eq!(shown.keep().copies, shown.copies);
-        assert_eq!(shown.copies.hot_percent, default.copies.hot_percent);
+        assert_eq!(shown.copies.hot_percent(), default.copies.hot_percent());
         let usual = ServerTerms::default();
         let said = &shown.servers[&"s1".parse().unwrap()];
         assert_eq!(

@@ -25,6 +25,7 @@ use crate::invite::{InviteError, Member};
 use crate::join::{Bounds, Desk, ListenError};
 use crate::keys::{KeyRing, KeysError};
 use crate::listen::{self, RateLimit, Service};
+use crate::losses::Losses;
 use crate::metrics::Metrics;
 use crate::pool::{self, controller};
 use crate::registry::{self, Proposal, Registry, ServerChange, StorageError, SubmitError};
@@ -312,7 +313,9 @@ async fn parts(
         },
     ));
     let (reconcile, questions) = (Arc::clone(service.reconcile()), Arc::clone(service.questions()));
+    let losses = Arc::new(Losses::default());
     let metrics = Metrics {
+        losses: Arc::clone(&losses),
         reconcile: Arc::clone(&reconcile),
         registry: registry.clone(),
         counters: Arc::clone(service.counters()),
@@ -349,6 +352,7 @@ async fn parts(
     let (successors, mut asked) = mpsc::channel(1);
     let control = Control {
         dir: dir.to_owned(),
+        losses,
         reconcile: Arc::clone(&reconcile),
         registry: registry.clone(),
         keys,

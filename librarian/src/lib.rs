@@ -13,6 +13,7 @@ pub mod join;
 pub mod keys;
 pub mod listen;
 pub mod logging;
+pub mod losses;
 pub mod metrics;
 pub mod place;
 pub mod pool;

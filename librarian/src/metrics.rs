@@ -19,9 +19,11 @@ use tokio_util::sync::CancellationToken;
 use zones::Role;
 
 use crate::listen::Counters;
+use crate::losses::Losses;
+use crate::pool::sight::is_given_up;
 use crate::pool::spread::told_to_owners;
 use crate::reconcile::Desk;
-use crate::registry::{Registry, View};
+use crate::registry::{Registry, Server, View};
 
 /// Content type of Prometheus' text format.
 const TEXT: &str = "text/plain; version=0.0.4";
@@ -32,6 +34,8 @@ const GRACE: Duration = Duration::from_secs(1);
 /// What metrics are made of.
 #[derive(Clone)]
 pub struct Metrics {
+    /// What is lost of the registry's objects.
+    pub losses: Arc<Losses>,
     /// Who is waited for, if the registry is reconciled.
     pub reconcile: Arc<Desk>,
     /// Objects and servers.
@@ -104,8 +108,10 @@ impl Listener {
 
 async fn text(State(metrics): State<Metrics>) -> impl IntoResponse {
     let mut text = metrics.counters.to_prometheus();
+    let lost = metrics.losses.by_owner(&metrics.registry).await;
     let view = metrics.registry.view();
     gauges(&view, &mut text);
+    copy_gauges(&view, lost.values().sum(), &mut text);
     let waits_for = metrics.reconcile.waits_for(&view);
     drop(view);
     reconcile_gauges(waits_for.map(|servers| servers.len()), &mut text);
@@ -125,6 +131,39 @@ fn reconcile_gauges(waits_for: Option<usize>, text: &mut String) {
             waits_for.unwrap_or(0) as u64,
         ),
     ];
+    plain_gauges(&lines, text);
+}
+
+fn copy_gauges(view: &View<'_>, lost_objects: u64, text: &mut String) {
+    let part = |server: &&Server| view.is_alive(server) && !server.lost && !is_given_up(server.role());
+    let told = || view.servers().filter(part).filter_map(|server| server.has()?.kept);
+    let sum = |of: fn(&zones::Kept) -> u64| told().map(|kept| of(&kept)).fold(0u64, u64::saturating_add);
+    let lines = [
+        (
+            "librarian_copies_short",
+            "Objects that have fewer copies than they are to have, as servers say that are heard.",
+            sum(|kept| kept.short),
+        ),
+        (
+            "librarian_copies_leaving",
+            "Objects with a copy on a server that copies are to leave, as servers say that are heard.",
+            sum(|kept| kept.leaving),
+        ),
+        (
+            "librarian_servers_lost",
+            "Servers that are marked lost.",
+            view.servers().filter(|server| server.lost).count() as u64,
+        ),
+        (
+            "librarian_objects_lost",
+            "Objects of which nobody has a copy but servers that are marked lost.",
+            lost_objects,
+        ),
+    ];
+    plain_gauges(&lines, text);
+}
+
+fn plain_gauges(lines: &[(&str, &str, u64)], text: &mut String) {
     for (name, help, value) in lines {
         writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}").expect("writing to a string");
     }

@@ -144,6 +144,10 @@ fn metrics_are_served_where_the_settings_say_and_name_no_object() {
         "librarian_servers_alive 1",
         "librarian_hot_objects 0",
         "librarian_hot_copies 0",
+        "librarian_copies_short 0",
+        "librarian_copies_leaving 0",
+        "librarian_servers_lost 0",
+        "librarian_objects_lost 0",
         "librarian_updates_total{rcode=\"NOERROR\"} 1",
     ] {
         assert!(text.contains(line), "{line} in {text}");

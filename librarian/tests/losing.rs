@@ -76,7 +76,13 @@ fn server_is_marked_lost_when_its_lease_is_over_and_holders_are_told_so() {
     // Without a terminal nobody can be asked.
     assert!(librarian.fails(1, &["lost", "s1"]).contains("--yes"));
     assert_eq!(of(&librarian, "s1")["lost"], false);
-    let loss = librarian.json(&["lost", "s1", "--yes", "--json"]);
+    // Nobody may lose objects without having read how many.
+    for args in [&["lost", "s1", "--yes"][..], &["lost", "s1", "--yes", "--lose", "2"]] {
+        let refused = librarian.fails(1, args);
+        assert!(refused.contains("--lose 1"), "{refused}");
+    }
+    assert_eq!(of(&librarian, "s1")["lost"], false);
+    let loss = librarian.json(&["lost", "s1", "--yes", "--lose", "1", "--json"]);
     assert_eq!(
         (&loss["lost"], &loss["owned"], &loss["lost_objects"]),
         (&true.into(), &2.into(), &1.into())
@@ -87,10 +93,20 @@ fn server_is_marked_lost_when_its_lease_is_over_and_holders_are_told_so() {
     });
     let told = librarian.done(&["pool"]);
     assert!(
-        told.contains("s1 is marked lost and still owns 2 objects; 1 of them have no other copy"),
+        told.contains("s1 is marked lost and still owns 2 objects; 1 of which it has a copy have no other one"),
         "{told}"
     );
     assert!(told.contains("copies: 2; 3 objects have fewer"), "{told}");
+    let object = librarian.done(&["explain", "3.1"]);
+    assert!(
+        object.contains("it is to have 2 copies, and has them on s1; s1 is marked lost"),
+        "{object}"
+    );
+    let server = librarian.done(&["explain", "s1"]);
+    assert!(
+        server.contains("it takes no copies of what others own: it is marked lost"),
+        "{server}"
+    );
     // It comes back; a person decides.
     report(&s1, 0);
     assert!(
@@ -114,7 +130,10 @@ fn server_that_a_librarian_has_not_yet_had_time_to_hear_is_not_marked() {
     let refused = librarian.fails(1, &["lost", "s1", "--yes"]);
     assert!(refused.contains("s1 may yet be heard: ask again in"), "{refused}");
     until("the librarian has listened for a lease", || {
-        librarian.output(&["lost", "s1", "--yes"]).status.success()
+        librarian
+            .output(&["lost", "s1", "--yes", "--lose", "1"])
+            .status
+            .success()
     });
 }
 

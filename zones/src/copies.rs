@@ -11,14 +11,15 @@ use std::str::FromStr;
 use crate::address::Address;
 use crate::register::{HOLDERS_MAX, STRING_OCTETS_MAX};
 use crate::server::ServerName;
-use crate::strings::{Strings, StringsError, illegal, plain};
+use crate::strings::{Strings, StringsError, illegal, none_twice, plain};
 
-/// How many copies an object may be given: as many as a register names.
-pub const COPIES: RangeInclusive<u8> = 1..=14;
+/// How many copies an object may be given: the owner's, and one on each server that may be named as a holder to be. A register names
+/// one more, for a copy that is asked for by its heat.
+pub const COPIES: RangeInclusive<u8> = 1..=13;
 /// Most prefixes with a number of their own.
 pub const PREFIXES_MAX: usize = 16;
-/// Longest such prefix, in octets: `under=`, the prefix and `:14` fill one character-string.
-pub const PREFIX_OCTETS_MAX: usize = STRING_OCTETS_MAX - "under=:14".len();
+/// Longest such prefix, in octets: `under=`, the prefix and `:13` fill one character-string.
+pub const PREFIX_OCTETS_MAX: usize = STRING_OCTETS_MAX - "under=:13".len();
 /// Most servers that are named as holders to be.
 pub const SPREAD_MAX: usize = 12;
 /// Most objects that a server is told to have more copies of, for their heat.
@@ -30,7 +31,7 @@ pub const WEIGHTS: RangeInclusive<u16> = 1..=999;
 /// Most servers that copies leave, and most that are lost.
 pub const NAMES_MAX: usize = HOLDERS_MAX;
 
-const _: () = assert!(*COPIES.end() as usize == HOLDERS_MAX);
+const _: () = assert!(*COPIES.end() as usize == SPREAD_MAX + 1 && SPREAD_MAX < HOLDERS_MAX);
 
 /// What a server is to do for the copies of its objects. Empty, it has no text: so a release that does not know it reads the want.
 ///
@@ -56,7 +57,7 @@ pub struct Keep {
     /// Objects that are asked for so often that they are to have copies on these servers besides the wanted number; such copies
     /// of an object that is named no more are too many, and go. One that the server does not own is passed over: it may be on
     /// its way here. In the order of the addresses, none twice, at most [`HOT_MAX`]; of servers 1 to [`HOT_SERVERS_MAX`], none
-    /// twice, and as few as [`Keep::hot_octets`] allows.
+    /// twice, and no more than a string holds ([`Keep::hot_octets`]).
     pub hot: Vec<(Address, Vec<ServerName>)>,
 }
 
@@ -90,7 +91,7 @@ impl Keep {
         "hot=:".len() + address.as_str().len() + names + servers.len().saturating_sub(1)
     }
 
-    /// Copies that an object is to have, the owner's among them: 1 to 14.
+    /// Copies that an object is to have, the owner's among them: 1 to 13, and 1 where nothing is said.
     #[must_use]
     pub fn wanted(&self, address: &Address) -> usize {
         let covering = self.under.iter().filter(|(prefix, _)| prefix.covers(address));
@@ -203,15 +204,13 @@ fn read_hot(text: &str) -> Option<(Address, Vec<ServerName>)> {
     let (address, names) = text.split_once(':')?;
     let address = address.parse().ok()?;
     let servers: Vec<ServerName> = names.split(',').map(str::parse).collect::<Result<_, _>>().ok()?;
-    let twice = (1..servers.len()).any(|at| servers[..at].contains(&servers[at]));
     let fits = servers.len() <= HOT_SERVERS_MAX && Keep::hot_octets(&address, &servers) <= STRING_OCTETS_MAX;
-    (fits && !twice).then_some((address, servers))
+    (fits && none_twice(&servers, |server| server)).then_some((address, servers))
 }
 
 fn read_spread(text: &str) -> Option<Vec<(ServerName, u16)>> {
     let spread: Vec<(ServerName, u16)> = text.split(',').map(|one| pair(one, &WEIGHTS)).collect::<Option<_>>()?;
-    let twice = (1..spread.len()).any(|at| spread[..at].iter().any(|(server, _)| *server == spread[at].0));
-    (!twice && spread.len() <= SPREAD_MAX).then_some(spread)
+    (spread.len() <= SPREAD_MAX && none_twice(&spread, |(server, _)| server)).then_some(spread)
 }
 
 /// Something and a number, joined by `:`.
@@ -285,8 +284,8 @@ mod tests {
         for part in [
             "",
             "copies=1",
-            "copies=14",
-            "under=3:14",
+            "copies=13",
+            "under=3:13",
             "spread=s2:999",
             "leave=s4,s1",
             "lost=s1",
@@ -300,7 +299,7 @@ mod tests {
 
     #[test]
     fn the_longest_prefix_says_how_many_copies_there_are_to_be() {
-        let keep = read_text("copies=2 under=3.1:3 under=3.1.9:1 under=4:14").unwrap();
+        let keep = read_text("copies=2 under=3.1:3 under=3.1.9:1 under=4:13").unwrap();
         for (of, copies) in [
             ("3", 2),
             ("3.1", 3),
@@ -308,7 +307,7 @@ mod tests {
             ("3.1.9.x", 1),
             ("3.1.90", 3),
             ("3.10", 2),
-            ("4.2", 14),
+            ("4.2", 13),
         ] {
             assert_eq!(keep.wanted(&address(of)), copies, "{of}");
         }
@@ -320,10 +319,10 @@ mod tests {
     }
 
     #[test]
-    fn an_object_has_at_least_one_copy_and_at_most_fourteen() {
+    fn an_object_has_at_least_one_copy_and_at_most_thirteen() {
         let object = address("3.1");
         assert_eq!(Keep::default().wanted(&object), 1, "nothing is said");
-        for (said, copies) in [(0, 1), (u8::MAX, 14)] {
+        for (said, copies) in [(0, 1), (u8::MAX, 13)] {
             let keep = Keep {
                 under: vec![(object.clone(), said)],
                 ..Keep::default()
@@ -432,12 +431,12 @@ mod tests {
     fn what_no_writer_makes_is_refused() {
         for broken in [
             "copies=0",
-            "copies=15",
+            "copies=14",
             "copies=02",
             "copies=",
             "copies=2 copies=2",
             "under=3.1:0",
-            "under=3.1:15",
+            "under=3.1:14",
             "under=3.1:+3",
             "under=3.1",
             "under=:3",

@@ -9,7 +9,7 @@ mod counters;
 mod recent;
 
 use crate::address::Address;
-use crate::strings::{Strings, StringsError, illegal};
+use crate::strings::{Strings, StringsError, illegal, plain};
 
 pub use counters::{Counted, Counters};
 pub use recent::{Recent, WINDOW};
@@ -85,8 +85,7 @@ fn read_rates(text: &str) -> Result<Vec<u64>, StringsError> {
     if text.is_empty() {
         return Ok(Vec::new());
     }
-    let number = |text: &str| text.parse::<u64>().ok().filter(|number| number.to_string() == text);
-    let rates: Option<Vec<u64>> = text.split(',').map(number).collect();
+    let rates: Option<Vec<u64>> = text.split(',').map(plain).collect();
     rates
         .filter(|rates| rates.len() <= HOTTEST_MAX && rates.is_sorted_by(|a, b| a >= b))
         .ok_or_else(refuse)

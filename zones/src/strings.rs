@@ -80,8 +80,7 @@ impl<'a, S: AsRef<[u8]>> Strings<'a, S> {
                 .collect::<Result<_, _>>()
                 .map_err(|_| illegal(key, text))?,
         };
-        let twice = (1..servers.len()).any(|at| servers[..at].contains(&servers[at]));
-        if twice || servers.len() > at_most {
+        if !none_twice(&servers, |server| server) || servers.len() > at_most {
             return Err(illegal(key, text));
         }
         Ok(servers)
@@ -139,6 +138,11 @@ impl<'a, S: AsRef<[u8]>> Strings<'a, S> {
 pub(crate) fn plain<T: FromStr + ToString>(text: &str) -> Option<T> {
     let number: T = text.parse().ok()?;
     (number.to_string() == text).then_some(number)
+}
+
+/// Whether no two of these are the same by what is taken of them. For lists as short as a record's.
+pub(crate) fn none_twice<T, K: PartialEq>(list: &[T], of: impl Fn(&T) -> &K) -> bool {
+    (1..list.len()).all(|at| list[..at].iter().all(|before| of(before) != of(&list[at])))
 }
 
 pub(crate) fn illegal(key: &'static str, value: &str) -> StringsError {

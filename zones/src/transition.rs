@@ -13,7 +13,7 @@
 //! | `stable/moving` | `stable`        | +1    | another holder  | owner, which leaves the holders; it is marked lost    |
 //!
 //! In every row the address keeps its spelling, tx is fresh, and the level does not fall. Type, schema and level change
-//! only with the epoch. Nothing leads out of `deleted`. Whom a text newly names must not be cordoned or further on.
+//! only with the epoch. Nothing leads out of `deleted`. Whom a text newly names must not be cordoned or further on, nor marked lost.
 //! A holder is added only where new objects go: a free server and a reserve hold none. A server that is marked lost changes
 //! nothing. Everything else is refused.
 //!
@@ -144,6 +144,12 @@ pub enum Refusal {
         /// The server.
         server: ServerName,
     },
+    /// The server that is newly named is marked lost.
+    #[error("nothing may newly name server {server}, it is marked lost")]
+    NamesLost {
+        /// The server.
+        server: ServerName,
+    },
     /// The owner is not marked lost.
     #[error("owner {owner} is not marked lost: its holders may not take the object")]
     NotLost {
@@ -179,7 +185,7 @@ fn create(new: &Register, actor: Actor<'_>, pool: &dyn PoolView) -> Result<(), R
         return Err(Refusal::Creation);
     }
     by(actor, &new.owner)?;
-    let role = role(pool, &new.owner)?;
+    let role = newly_named(pool, &new.owner)?;
     if !role.takes_new_objects() {
         return Err(Refusal::TakesNoNew {
             server: new.owner.clone(),
@@ -351,8 +357,17 @@ fn role(pool: &dyn PoolView, server: &ServerName) -> Result<Role, Refusal> {
         .ok_or_else(|| Refusal::UnknownServer { server: server.clone() })
 }
 
-fn may_be_named(pool: &dyn PoolView, server: &ServerName) -> Result<(), Refusal> {
+/// The role of a server that a text newly names: what is given to one that is lost would be lost with it.
+fn newly_named(pool: &dyn PoolView, server: &ServerName) -> Result<Role, Refusal> {
     let role = role(pool, server)?;
+    if pool.is_lost(server) {
+        return Err(Refusal::NamesLost { server: server.clone() });
+    }
+    Ok(role)
+}
+
+fn may_be_named(pool: &dyn PoolView, server: &ServerName) -> Result<(), Refusal> {
+    let role = newly_named(pool, server)?;
     if role.may_be_newly_named() {
         return Ok(());
     }
@@ -365,7 +380,7 @@ fn may_be_named(pool: &dyn PoolView, server: &ServerName) -> Result<(), Refusal>
 /// Whether a server may be given a copy of what another one owns: only where new objects go, since a free server and a reserve are to
 /// hold nothing.
 fn may_hold(pool: &dyn PoolView, server: &ServerName) -> Result<(), Refusal> {
-    let role = role(pool, server)?;
+    let role = newly_named(pool, server)?;
     if role.takes_new_objects() {
         return Ok(());
     }

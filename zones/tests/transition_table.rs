@@ -165,9 +165,11 @@ fn allowed(old: Option<&Register>, actor: Actor<'_>, pool: &Pool) -> HashSet<Reg
         return allowed;
     }
     let acts_as = |server: &ServerName| actor == Actor::Admin || actor == Actor::Agent(server);
-    let takes_new = |server: &ServerName| matches!(pool.roles.get(server), Some(Role::Serving | Role::Refilling));
-    let nameable =
-        |server: &ServerName| takes_new(server) || matches!(pool.roles.get(server), Some(Role::Free | Role::Reserve));
+    let lives_as = |server: &ServerName, roles: &[Role]| {
+        !pool.lost.contains(server) && pool.roles.get(server).is_some_and(|role| roles.contains(role))
+    };
+    let takes_new = |server: &ServerName| lives_as(server, &[Role::Serving, Role::Refilling]);
+    let nameable = |server: &ServerName| takes_new(server) || lives_as(server, &[Role::Free, Role::Reserve]);
     let Some(old) = old else {
         for owner in servers() {
             if acts_as(&owner) && takes_new(&owner) {

@@ -422,7 +422,12 @@ impl Librarian {
     /// A person says that a server is lost for good, or that it is not.
     pub(super) fn mark(&mut self, name: &ServerName, lost: bool) -> bool {
         let name = name.clone();
-        self.submit(Proposal::Server(ServerChange::Lost { name, lost })).is_ok()
+        self.submit(Proposal::Server(ServerChange::Lost {
+            name,
+            lost,
+            decided: None,
+        }))
+        .is_ok()
     }
 
     /// Wishes one object moved off a server.

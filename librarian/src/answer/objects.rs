@@ -6,7 +6,7 @@ use zones::name::label_count;
 use zones::{Register, State, Zone};
 
 use super::{Negative, Question, Response, rotate};
-use crate::place::{Work, weight};
+use crate::place::{self, Weights, weight};
 use crate::registry::registers::key_of_name;
 use crate::registry::zone::Node;
 use crate::registry::{Host, Server};
@@ -104,23 +104,28 @@ impl Question<'_> {
             })
         };
         let mut choices: Vec<_> = register.holders.iter().filter_map(|name| known(name, HOLDS)).collect();
-        let one_lives = choices.iter().any(|choice| self.view.is_alive(choice.server));
+        let lives = |choice: &Choice<'_>| self.view.is_alive(choice.server);
+        let serves = |choice: &Choice<'_>| lives(choice) && !choice.server.lost;
+        let (one_lives, one_serves) = (choices.iter().any(lives), choices.iter().any(serves));
         if let State::Moving { to } = &register.state {
             choices.extend(known(to, FORWARDS));
         }
-        if one_lives {
-            choices.retain(|choice| self.view.is_alive(choice.server));
+        if one_serves {
+            // One that is marked lost and heard again may be refused by the others at any moment.
+            choices.retain(serves);
+        } else if one_lives {
+            choices.retain(lives);
         }
-        self.weigh(&mut choices);
+        self.weigh(&mut choices, place::Server::ease);
         choices
     }
 
-    /// Gives weights by what it costs to ask a server; the least costly gets the highest, none gets 0.
-    pub(super) fn weigh(&self, choices: &mut [Choice<'_>]) {
+    /// Gives weights by how gladly a server is asked; the one that is asked most gladly gets the highest, none gets 0.
+    pub(super) fn weigh(&self, choices: &mut [Choice<'_>], worth: fn(&place::Server, Weights) -> f64) {
         let terms = &self.settings.terms;
         let worth = |choice: &Choice<'_>| {
             let server = terms.server(&choice.server.name, &choice.host.has);
-            server.worth(terms.placement.weights(), Work::Serve)
+            worth(&server, terms.placement.weights())
         };
         let best = choices.iter().map(worth).fold(0.0, f64::max);
         for choice in choices {

@@ -8,7 +8,7 @@ use zones::{ServerName, Zone};
 
 use super::objects::Choice;
 use super::{Negative, Question, Response};
-use crate::place::{Candidate, rank};
+use crate::place::{Candidate, Work, rank};
 use crate::registry::Server;
 
 impl Question<'_> {
@@ -80,7 +80,7 @@ impl Question<'_> {
     /// All agents that serve and live: any of them knows the way to any object.
     fn any(&self) -> Response {
         let mut choices = self.open_servers();
-        self.weigh(&mut choices);
+        self.weigh(&mut choices, |server, weights| server.worth(weights, Work::Serve));
         self.listed(&choices)
     }
 

@@ -331,6 +331,31 @@ async fn server_whose_lease_is_over_leaves_only_while_another_holder_lives() {
 }
 
 #[tokio::test]
+async fn lost_server_that_is_heard_again_is_answered_only_where_nobody_else_serves() {
+    let pool = Pool::new().await;
+    let one = pool.create("s1", &["3.1"]).await.remove(0);
+    let both = Register {
+        holders: vec![server("s1"), server("s2")],
+        tx: pool.tx(),
+        ..one.clone()
+    };
+    pool.change(Some(&one), &both).await.unwrap();
+    let mark = |name, lost| {
+        let change = crate::registry::ServerChange::Lost {
+            name: server(name),
+            lost,
+            decided: None,
+        };
+        pool.registry.submit(Proposal::Server(change))
+    };
+    let targets = || brief(&ask(&pool, "3.1.obj", "SRV", &agent()));
+    mark("s1", true).await.unwrap();
+    assert_eq!(targets(), "0 1000 9002 s2.pool.~");
+    mark("s2", true).await.unwrap();
+    assert_eq!(targets(), "0 1000 9001 s1.pool.~, 0 1000 9002 s2.pool.~");
+}
+
+#[tokio::test]
 async fn free_and_cordoned_servers_are_no_place_for_new_objects() {
     let pool = Pool::new().await;
     let cordoned = Want {
@@ -396,9 +421,15 @@ async fn dearer_and_busier_servers_are_asked_less() {
     );
     let brief = |name| brief(&ask_with(&settings, &pool, name, "SRV", &agent()));
     // s3: (10 + 1) / 2 of what an idle server costs.
-    let three = "0 1000 9001 s1.pool.~, 0 500 9002 s2.pool.~, 0 182 9003 s3.pool.~";
-    assert_eq!(brief("3.1.obj"), three);
-    assert_eq!(brief("any.pool"), format!("{three}, 0 1000 9004 s4.pool.~"));
+    assert_eq!(
+        brief("any.pool"),
+        "0 1000 9001 s1.pool.~, 0 500 9002 s2.pool.~, 0 182 9003 s3.pool.~, 0 1000 9004 s4.pool.~"
+    );
+    // Its price has decided already of how many objects it has a copy.
+    assert_eq!(
+        brief("3.1.obj"),
+        "0 1000 9001 s1.pool.~, 0 1000 9002 s2.pool.~, 0 182 9003 s3.pool.~"
+    );
     // Placements count storage besides: (10 + 1 + 1) / 3.
     assert_eq!(
         brief("_place.pool"),

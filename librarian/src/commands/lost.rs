@@ -8,17 +8,32 @@ use super::registry::confirm;
 use crate::control;
 use crate::control::words::{Loss, Request};
 
-pub(super) fn run(dir: &Path, server: &ServerName, undo: bool, yes: bool, json: bool) -> anyhow::Result<()> {
+pub(super) fn run(
+    dir: &Path,
+    server: &ServerName,
+    undo: bool,
+    (yes, lose): (bool, Option<u64>),
+    json: bool,
+) -> anyhow::Result<()> {
     let name = server.to_string();
-    if !undo && !yes {
-        let loss: Loss = control::ask(dir, &Request::Loss { server: name.clone() })?;
-        confirm(&question(&loss), &name)?;
+    let mut may_lose = lose.unwrap_or(0);
+    if !undo {
+        let loss: Loss = control::ask_patiently(dir, &Request::Loss { server: name.clone() })?;
+        match yes {
+            true => eprintln!("This is to {}.", question(&loss)),
+            false => {
+                confirm(&question(&loss), &name)?;
+                // A person has read how many.
+                may_lose = lose.unwrap_or(loss.lost_objects);
+            }
+        }
     }
     let request = Request::MarkLost {
         server: name,
         lost: !undo,
+        lose: may_lose,
     };
-    let loss: Loss = control::ask(dir, &request)?;
+    let loss: Loss = control::ask_patiently(dir, &request)?;
     if json {
         return super::say_json(&loss);
     }
@@ -27,8 +42,8 @@ pub(super) fn run(dir: &Path, server: &ServerName, undo: bool, yes: bool, json: 
 
 fn question(loss: &Loss) -> String {
     format!(
-        "mark {} lost for good: of {} objects that it owns, {} have no other copy and are lost unless it comes back; servers with copies \
-         take the others",
+        "mark {} lost for good: it owns {} objects; {} of which it has a copy have no other one and are lost unless it comes back; \
+         servers with copies take the others",
         loss.server, loss.owned, loss.lost_objects
     )
 }
@@ -43,13 +58,13 @@ pub(super) fn described(loss: &Loss) -> String {
     } = loss;
     match (lost, owned, lost_objects) {
         (false, ..) => format!("{server} is not marked lost; it owns {owned} objects"),
-        (true, 0, _) => format!("{server} is marked lost and owns nothing any more"),
+        (true, 0, 0) => format!("{server} is marked lost and owns nothing any more"),
         (true, _, 0) => {
             format!("{server} is marked lost; servers with copies are to take the {owned} objects that it still owns")
         }
         (true, ..) => format!(
-            "{server} is marked lost and still owns {owned} objects; {lost_objects} of them have no other copy: they are lost unless it comes \
-             back (`librarian lost {server} --undo`)"
+            "{server} is marked lost and still owns {owned} objects; {lost_objects} of which it has a copy have no other one: they are lost \
+             unless it comes back (`librarian lost {server} --undo`)"
         ),
     }
 }
@@ -66,14 +81,16 @@ mod tests {
             owned,
             lost_objects,
         };
-        assert!(question(&loss(false, 7, 3)).contains("of 7 objects that it owns, 3 have no other copy"));
+        assert!(question(&loss(false, 7, 3)).contains("it owns 7 objects; 3 of which it has a copy have no other one"));
         for (loss, says) in [
             (loss(false, 7, 3), "s2 is not marked lost"),
             (loss(true, 0, 0), "owns nothing any more"),
+            // Copies of what other lost servers own.
+            (loss(true, 0, 2), "2 of which it has a copy have no other one"),
             (loss(true, 7, 0), "take the 7 objects"),
             (
                 loss(true, 7, 3),
-                "still owns 7 objects; 3 of them have no other copy: they are lost",
+                "still owns 7 objects; 3 of which it has a copy have no other one: they are lost",
             ),
         ] {
             let text = described(&loss);

@@ -143,9 +143,14 @@ Whoever has the token can join as this server: hand it over as a secret.")]
     },
     /// Which objects are asked for most, and how evenly servers are.
     #[command(after_help = "Example:
-  librarian heat
-  librarian heat --json | jq '.objects[0]'")]
+  librarian heat --limit 50
+  librarian heat --json | jq '.objects[0]'
+
+Those that are asked for most come first; of those that nobody asks for, those that are looked up most. `--json` has all that are told.")]
     Heat {
+        /// Objects that are listed.
+        #[arg(long, default_value_t = rebalance::LISTED)]
+        limit: usize,
         /// Print one JSON object.
         #[arg(long)]
         json: bool,
@@ -201,19 +206,24 @@ While s2 is being drained, this turns the drain round.")]
     /// Mark a server lost for good, so that servers with copies take what it owned; asks twice. Or take that back.
     #[command(after_help = "Examples:
   librarian lost s2
+  librarian lost s2 --yes --lose 3
   librarian lost s2 --undo
 
 Without a copy elsewhere an object is lost with its server, unless that comes back. A server that comes back and is to serve again:
-`--undo`; what others have taken meanwhile stays theirs.")]
+`--undo`; what others have taken meanwhile stays theirs. If the pool has gone to another release without it and it owns nothing
+any more, it comes back as failed: `librarian upgrade start --to` the pool's own release brings it along.")]
     Lost {
         /// Which server.
         server: ServerName,
         /// Take the mark back.
         #[arg(long)]
         undo: bool,
-        /// Do not ask.
+        /// Do not ask. Refused if objects are lost with it, unless `--lose` says how many.
         #[arg(long)]
         yes: bool,
+        /// How many objects may be lost with it: just as many as would be.
+        #[arg(long, value_name = "OBJECTS", conflicts_with = "undo")]
+        lose: Option<u64>,
         /// Print one JSON object.
         #[arg(long)]
         json: bool,
@@ -517,7 +527,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Where { address, json } => show::find(&dir, &address, json),
         Command::Name { address, form, json } => show::name(&dir, &address, form, json),
         Command::Pool { json } => show::pool(&dir, json),
-        Command::Heat { json } => rebalance::heat(&dir, json),
+        Command::Heat { limit, json } => rebalance::heat(&dir, limit, json),
         Command::Rebalance { what, json, .. } => rebalance::run(&dir, what, json),
         Command::Drain { server, into, follow } => moves::drain(&dir, &server, into.as_ref(), follow),
         Command::Refill { server, follow } => moves::refill(&dir, &server, follow),
@@ -525,8 +535,9 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
             server,
             undo,
             yes,
+            lose,
             json,
-        } => lost::run(&dir, &server, undo, yes, json),
+        } => lost::run(&dir, &server, undo, (yes, lose), json),
         Command::Client(ClientCommand::Grant { name, grants, json }) => client::grant(&dir, &name, grants, json),
         Command::Revoke { name, json } => client::revoke(&dir, &name, json),
         Command::Audit { what, json } => match what.as_str() {

@@ -9,8 +9,8 @@ use crate::control;
 use crate::control::words::{Heat, Made, Request};
 use crate::pool::balance::{Preview, Standing};
 
-/// Most objects that are listed for a person.
-const LISTED_MAX: usize = 20;
+/// Objects that are listed for a person who does not say how many.
+pub(super) const LISTED: usize = 20;
 
 /// What `librarian rebalance` does.
 #[derive(Clone, Copy, Debug, Subcommand)]
@@ -69,9 +69,9 @@ pub(super) fn run(dir: &Path, what: Option<RebalanceCommand>, json: bool) -> any
     }
 }
 
-pub(super) fn heat(dir: &Path, json: bool) -> anyhow::Result<()> {
+pub(super) fn heat(dir: &Path, limit: usize, json: bool) -> anyhow::Result<()> {
     let heat: Heat = control::ask(dir, &Request::Heat)?;
-    tell(&heat, json, heat_words)
+    tell(&heat, json, |heat| heat_words(heat, limit))
 }
 
 fn tell<T: serde::Serialize>(what: &T, json: bool, words: impl FnOnce(&T) -> String) -> anyhow::Result<()> {
@@ -134,14 +134,14 @@ fn preview_words(preview: &Preview) -> String {
     lines.join("\n")
 }
 
-fn heat_words(heat: &Heat) -> String {
+fn heat_words(heat: &Heat, limit: usize) -> String {
     let mut lines = vec![format!(
         "{} requests/s, {} a second; the busiest server is asked {:.2} times the mean",
         rate(heat.asked_milli),
         octets(heat.served),
         heat.hottest_over_mean
     )];
-    let rows = heat.objects.iter().take(LISTED_MAX).map(|object| {
+    let rows = heat.objects.iter().take(limit).map(|object| {
         [
             object.address.clone(),
             rate(object.rate_milli),
@@ -162,6 +162,13 @@ fn heat_words(heat: &Heat) -> String {
         ],
         rows,
     ));
+    let more = heat.objects.len().saturating_sub(limit);
+    if more > 0 {
+        lines.push(format!(
+            "{more} more are told: `--limit {}` lists all",
+            heat.objects.len()
+        ));
+    }
     lines.join("\n")
 }
 
@@ -191,7 +198,13 @@ mod tests {
             served: 0,
             objects: vec![object],
         };
-        assert!(heat_words(&heat).ends_with("s2,s5"), "{}", heat_words(&heat));
+        let words = |limit| heat_words(&heat, limit);
+        assert!(words(1).ends_with("s2,s5"), "{}", words(1));
+        assert!(
+            words(0).ends_with("1 more are told: `--limit 1` lists all"),
+            "{}",
+            words(0)
+        );
     }
 
     #[test]

@@ -154,6 +154,15 @@ fn copies(copies: &Copies) -> Vec<String> {
         (true, 1) => "1 object has fewer".to_owned(),
         (true, short) => format!("{short} objects have fewer"),
     };
+    let stand = match (copies.unheard, copies.short) {
+        (0, _) => stand,
+        (_, _) if !copies.begun => stand,
+        // They may know of some.
+        (1, 0) => "1 server is not heard".to_owned(),
+        (unheard, 0) => format!("{unheard} servers are not heard"),
+        (1, _) => format!("{stand}, and 1 server is not heard"),
+        (unheard, _) => format!("{stand}, and {unheard} servers are not heard"),
+    };
     let mut lines = vec![format!("copies: {}{}; {stand}", copies.wanted, under.concat())];
     if copies.hot > 0 {
         let objects = if copies.hot == 1 { "object has" } else { "objects have" };
@@ -267,6 +276,18 @@ mod tests {
             "copies: 1, 3 under 3.1; 12 objects have fewer\n  2 objects have 17 more for their heat: `librarian heat`\n  \
              4 objects have a copy on its way off a server"
         );
+        for (short, unheard, says) in [
+            (0, 1, "copies: 2; 1 server is not heard"),
+            (0, 3, "copies: 2; 3 servers are not heard"),
+            (12, 1, "copies: 2; 12 objects have fewer, and 1 server is not heard"),
+        ] {
+            let copies = Copies {
+                short,
+                unheard,
+                ..all.clone()
+            };
+            assert_eq!(told(copies), says);
+        }
         let waits = Copies {
             begun: false,
             waits_for: vec!["s3".to_owned()],

@@ -1,9 +1,9 @@
 //! What commands are answered, from one view of the registry.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use zones::{Address, Policy, Role, ServerName, State};
+use zones::{Address, Policy, Register, Role, ServerName, State};
 
 use super::words::{Asked, Copies, Heat, HotObject, Loss, Place, Pool, Server, Where};
 use crate::listen::Questions;
@@ -76,6 +76,7 @@ pub(super) fn explain(view: &View<'_>, sight: &Sight, what: &str) -> Option<Expl
             let held = status::explain(sight, owner)?;
             because.push(held.is);
             because.extend(held.because);
+            because.extend(its_copies(sight, &register));
             because.extend(for_its_heat(sight, &address));
             because.push(format!(
                 "schema {}, level {} at its last change of owner; `agent stat {address}` shows what it is now",
@@ -88,6 +89,35 @@ pub(super) fn explain(view: &View<'_>, sight: &Sight, what: &str) -> Option<Expl
         is,
         because,
     })
+}
+
+/// Who has an object, how many are to have it, and why these are fewer.
+fn its_copies(sight: &Sight, register: &Register) -> Option<String> {
+    let address = &register.address;
+    let wanted = keep::base(sight).wanted(address);
+    if !keep::has_begun(sight) || wanted < 2 && register.holders.len() < 2 {
+        return None;
+    }
+    let owner = sight.servers.get(&register.owner)?;
+    let holders: Vec<&str> = register.holders.iter().map(ServerName::as_str).collect();
+    let places = owner.want.errand.keep.spread.len() + 1;
+    let why = match register.holders.len() < wanted {
+        false => String::new(),
+        true if owner.lost => format!(
+            "; {} is marked lost: a holder takes it, and then makes the others",
+            register.owner
+        ),
+        true if !owner.alive => format!("; {} makes the others, and is not heard", register.owner),
+        true if matches!(register.state, State::Moving { .. }) => {
+            "; the others are made when it has arrived".to_owned()
+        }
+        true if places < wanted => format!("; only {places} servers may have what {} owns", register.owner),
+        true => format!("; {} makes the others one by one, where there is room", register.owner),
+    };
+    Some(format!(
+        "it is to have {wanted} copies, and has them on {}{why}",
+        holders.join(", ")
+    ))
 }
 
 /// What is told of an object for the sake of its heat.
@@ -145,7 +175,9 @@ pub(super) fn heat(view: &View<'_>, questions: &Questions) -> Heat {
     let told: Vec<(&ServerName, &zones::Heat)> = serving
         .filter_map(|server| Some((&server.name, server.has()?.hot.as_ref()?)))
         .collect();
-    let asked_milli = told.iter().map(|(_, heat)| heat.asked_milli).sum();
+    // Agents' numbers: whatever they say, nothing overflows.
+    let sum = |numbers: &mut dyn Iterator<Item = u64>| numbers.fold(0u64, u64::saturating_add);
+    let asked_milli = sum(&mut told.iter().map(|(_, heat)| heat.asked_milli));
     let busiest = told.iter().map(|(_, heat)| heat.asked_milli).max().unwrap_or(0);
     let mut objects: BTreeMap<Address, HotObject> = BTreeMap::new();
     let unknown = |address: &Address| HotObject {
@@ -158,11 +190,19 @@ pub(super) fn heat(view: &View<'_>, questions: &Questions) -> Heat {
     };
     for (server, heat) in &told {
         for hot in &heat.hottest {
+            // Nobody but who has an object can say how often it is asked for.
+            let is_there = view.register(&hot.address).is_some_and(|register| {
+                let comes = matches!(&register.state, State::Moving { to } if to == *server);
+                comes || register.holders.contains(server)
+            });
+            if !is_there {
+                continue;
+            }
             let object = objects
                 .entry(hot.address.clone())
                 .or_insert_with(|| unknown(&hot.address));
-            object.rate_milli += hot.rate_milli;
-            object.doubt_milli += heat.doubt_milli;
+            object.rate_milli = object.rate_milli.saturating_add(hot.rate_milli);
+            object.doubt_milli = object.doubt_milli.saturating_add(heat.doubt_milli);
             object.servers.push(server.to_string());
         }
     }
@@ -175,7 +215,8 @@ pub(super) fn heat(view: &View<'_>, questions: &Questions) -> Heat {
         object.copies = copies.iter().map(ToString::to_string).collect();
     }
     let mut objects: Vec<(Address, HotObject)> = objects.into_iter().collect();
-    let asked = |object: &HotObject| object.rate_milli + object.questions_milli;
+    // Requests first: answers to questions are cached, so these are no measure of them.
+    let asked = |object: &HotObject| (object.rate_milli, object.questions_milli);
     objects.sort_by(|(a, one), (b, other)| asked(other).cmp(&asked(one)).then_with(|| a.cmp(b)));
     Heat {
         hottest_over_mean: match asked_milli {
@@ -183,19 +224,13 @@ pub(super) fn heat(view: &View<'_>, questions: &Questions) -> Heat {
             asked_milli => busiest as f64 * told.len() as f64 / asked_milli as f64,
         },
         asked_milli,
-        served: told.iter().map(|(_, heat)| heat.served).sum(),
+        served: sum(&mut told.iter().map(|(_, heat)| heat.served)),
         objects: objects.into_iter().map(|(_, object)| object).collect(),
     }
 }
 
 /// The pool at a glance.
-pub(super) fn pool(view: &View<'_>, sight: &Sight, reconcile: &Desk) -> Pool {
-    let lost: BTreeSet<&ServerName> = lost(view).collect();
-    let lost_objects = match lost.is_empty() {
-        // Nobody has to look at every register.
-        true => BTreeMap::new(),
-        false => view.objects_lost_if(|server| lost.contains(server)),
-    };
+pub(super) fn pool(view: &View<'_>, sight: &Sight, reconcile: &Desk, lost: &BTreeMap<ServerName, u64>) -> Pool {
     Pool {
         domain: view.domain().to_string(),
         objects: view.objects() as u64,
@@ -206,37 +241,27 @@ pub(super) fn pool(view: &View<'_>, sight: &Sight, reconcile: &Desk) -> Pool {
         copies: Some(copies(view, sight)),
         servers: view
             .servers()
-            .map(|server| one(view, server, lost_objects.get(&server.name).copied()))
+            .map(|server| one(view, server, lost.get(&server.name).copied()))
             .collect(),
     }
 }
 
-/// Servers that are marked lost.
-fn lost<'v>(view: &'v View<'_>) -> impl Iterator<Item = &'v ServerName> {
-    view.servers().filter(|server| server.lost).map(|server| &server.name)
-}
-
-/// What is lost with a server of the pool, were it marked lost.
-pub(super) fn loss(view: &View<'_>, server: &registry::Server) -> Loss {
-    let lost: BTreeSet<&ServerName> = lost(view).chain([&server.name]).collect();
-    let lost_objects = view.objects_lost_if(|server| lost.contains(server));
+/// What is lost with a server of the pool, were it marked lost: also what others that are lost own and it holds.
+pub(super) fn loss(view: &View<'_>, server: &registry::Server, lost_objects: u64) -> Loss {
     Loss {
         server: server.name.to_string(),
         lost: server.lost,
         owned: view.objects_owned(&server.name),
-        lost_objects: lost_objects.get(&server.name).copied().unwrap_or(0),
+        lost_objects,
     }
 }
 
 /// How it stands with copies, as the servers say that take part.
 fn copies(view: &View<'_>, sight: &Sight) -> Copies {
-    let told = || {
-        sight
-            .servers
-            .values()
-            .filter(|seen| !seen.is_out())
-            .filter_map(Seen::kept)
-    };
+    // What one that is not heard said last is of any time before.
+    let part = || sight.servers.values().filter(|seen| !seen.is_out());
+    let told = || part().filter(|seen| seen.alive).filter_map(Seen::kept);
+    let sum = |of: fn(&zones::Kept) -> u64| told().map(of).fold(0u64, u64::saturating_add);
     let under = sight.copies.copies.under.iter();
     let begun = keep::has_begun(sight);
     let waits_for = if begun {
@@ -252,8 +277,9 @@ fn copies(view: &View<'_>, sight: &Sight) -> Copies {
         under: under.map(|(prefix, copies)| (prefix.to_string(), *copies)).collect(),
         begun,
         waits_for: waits_for.into_iter().map(ToString::to_string).collect(),
-        short: told().map(|kept| kept.short).sum(),
-        leaving: told().map(|kept| kept.leaving).sum(),
+        short: sum(|kept| kept.short),
+        leaving: sum(|kept| kept.leaving),
+        unheard: part().filter(|seen| !seen.alive).count() as u64,
     }
 }
 

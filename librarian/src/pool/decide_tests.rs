@@ -393,6 +393,42 @@ fn a_drain_is_over_when_one_of_its_servers_is_lost_for_good_and_the_other_serves
     }
 }
 
+#[test]
+fn source_of_a_drain_whose_target_is_lost_is_left_in_no_role_that_nobody_ends() {
+    let upkeep = |retired| zones::Upkeep {
+        retired,
+        ..zones::Upkeep::default()
+    };
+    for (role, retired, ends) in [
+        (Role::Serving, 0, Role::Serving),
+        (Role::Refilling, 0, Role::Serving),
+        (Role::Cordoned, 0, Role::Serving),
+        (Role::Draining, 0, Role::Serving),
+        (Role::Empty, 0, Role::Free),
+        (Role::Empty, 3, Role::Empty),
+        (Role::Free, 0, Role::Free),
+        (Role::Reserve, 0, Role::Reserve),
+        (Role::Upgrading, 0, Role::Upgrading),
+        (Role::Validating, 0, Role::Validating),
+        (Role::Failed, 0, Role::Failed),
+        (Role::Quarantined, 0, Role::Quarantined),
+    ] {
+        let mut sight = pool_with_copies();
+        let new = drain(&sight, &name("s2"), None).unwrap();
+        sight.apply_plan(new);
+        assert!(act(&mut sight), "wants are frozen");
+        let source = sight.servers.get_mut(&name("s2")).unwrap();
+        source.want.role = role;
+        source.has.as_mut().unwrap().upkeep = Some(upkeep(retired));
+        sight.servers.get_mut(&name("s4")).unwrap().lost = true;
+        while act(&mut sight) {}
+        assert_eq!(sight.role("s2"), ends, "{role} {retired}");
+        let waits =
+            matches!(decide(&sight), Decision::Wait(waits) if matches!(waits[..], [Wait::Retired { copies: 3, .. }]));
+        assert_eq!(waits, retired > 0, "{role} {retired}");
+    }
+}
+
 /// A small deterministic generator: a failure prints the seed.
 struct Dice(u64);
 

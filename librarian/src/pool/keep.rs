@@ -1,8 +1,8 @@
 //! What each server is told of copies: how many there are to be, who may hold them, who is not to, and who is lost.
 //!
-//! Pure, over what is seen and what the operator says. Which objects have more copies for their heat, `super::spread` decides. Owners make copies and take them away by themselves (DESIGN.md section
-//! 14); this says towards what, as a part of every want. So copies are nobody's plan: they are made anew when a server dies, and
-//! leave one that drains, under whatever plan it happens.
+//! Pure, over what is seen and what the operator says. Which objects have more copies for their heat, `super::spread` decides. Owners
+//! make copies and take them away by themselves (DESIGN.md section 14); this says towards what, as a part of every want. So copies
+//! are nobody's plan: they are made anew when a server dies, and leave one that drains, under whatever plan it happens.
 //!
 //! **Stable.** A want is written anew only when what it says has changed. Who leaves, who is lost, and who may hold copies counts at
 //! once; a server that is not heard stays named for `UNHEARD_MAX` more, so that a restart, of an agent or of the librarian, changes
@@ -25,7 +25,7 @@ use zones::{Address, Errand, Keep, Role, ServerName, Want};
 
 use super::sight::{Named, Seen, Sight, is_given_up};
 use super::upgrade::Phase;
-use crate::place::{Apart, Terms, Work, apart};
+use crate::place::{Apart, FULL_PERCENT, Share, Terms, Work, apart};
 
 /// Fewer servers keep one copy of an object, unless the operator says more.
 const SERVERS_FOR_TWO: usize = 3;
@@ -42,7 +42,7 @@ const UNHEARD_MAX: Duration = Duration::from_secs(10);
 const HOT_PERCENT: u32 = 25;
 
 /// `[copies]`: how many copies of each object there are to be.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Copies {
     /// Copies of each object, the owner's among them; `None`: by the number of servers.
@@ -51,18 +51,8 @@ pub struct Copies {
     #[serde(deserialize_with = "by_prefix")]
     pub under: BTreeMap<Address, u8>,
     /// An object has more copies while a holder would be asked for it more than so many percent of what a server is asked in the
-    /// mean; 0: never.
-    pub hot_percent: u32,
-}
-
-impl Default for Copies {
-    fn default() -> Self {
-        Copies {
-            wanted: None,
-            under: BTreeMap::new(),
-            hot_percent: HOT_PERCENT,
-        }
-    }
+    /// mean; 0: never; `None`: the usual.
+    pub hot_percent: Option<u32>,
 }
 
 /// What the operator says that copies depend on.
@@ -83,13 +73,22 @@ fn by_prefix<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<Address, u8>
 }
 
 impl Copies {
+    /// What one object may make of the mean load of a server, in percent; 0: anything.
+    #[must_use]
+    pub fn hot_percent(&self) -> u32 {
+        self.hot_percent.unwrap_or(HOT_PERCENT)
+    }
+
     /// The first setting with a value that does not work, and what it may be.
     pub(crate) fn out_of_range(&self) -> Option<(String, &'static str)> {
-        const RANGE: &str = "1 to 14: a register names at most 14 holders";
+        const RANGE: &str = "1 to 13: at most 12 servers are named to hold copies of what one owns";
         if self.wanted.is_some_and(|wanted| !COPIES.contains(&wanted)) {
             return Some(("wanted".to_owned(), RANGE));
         }
-        if self.hot_percent != 0 && !(5..=1000).contains(&self.hot_percent) {
+        if self
+            .hot_percent
+            .is_some_and(|percent| percent != 0 && !(5..=1000).contains(&percent))
+        {
             return Some(("hot_percent".to_owned(), "0, or 5 to 1000"));
         }
         if self.under.len() > PREFIXES_MAX {
@@ -176,6 +175,7 @@ struct Taker<'a> {
     name: &'a ServerName,
     /// How gladly it is chosen.
     worth: f64,
+    storage: Share,
     is_alive: bool,
     /// It is not heard any more, and stays where it is named for a moment.
     lingers: bool,
@@ -225,9 +225,11 @@ impl<'a> Pool<'a> {
         let terms = &self.sight.copies.terms;
         let has = seen.has.as_ref()?;
         let takes = may_hold_as(self.role(name, seen), seen) && terms.of(name).new_objects;
+        let server = terms.server(name, has);
         takes.then(|| Taker {
             name,
-            worth: terms.server(name, has).worth(terms.placement.weights(), Work::Store),
+            worth: server.worth(terms.placement.weights(), Work::Store),
+            storage: server.storage,
             is_alive: seen.alive,
             lingers: lingers(seen),
         })
@@ -255,6 +257,10 @@ impl<'a> Pool<'a> {
             | Role::Failed
             | Role::Quarantined => false,
         };
+        if !self.sight.servers.values().any(Seen::is_heard) {
+            // It is this librarian that is cut off, not every server that is gone: nothing is taken back for that.
+            return seen.want.errand.keep.clone();
+        }
         if !(self.is_on && knows && owns) {
             return Keep::default();
         }
@@ -275,7 +281,8 @@ impl<'a> Pool<'a> {
         let Some(spread) = &self.sight.spread else {
             return seen.want.errand.keep.hot.clone();
         };
-        let mut hot: Vec<(bool, &Address, Vec<ServerName>)> = Vec::new();
+        // Those that it owns first, the hottest of them first.
+        let mut hot: Vec<(bool, Reverse<u64>, &Address, Vec<ServerName>)> = Vec::new();
         for (address, servers) in &spread.told {
             let Some(register) = self.sight.registers.get(address) else {
                 continue;
@@ -290,12 +297,16 @@ impl<'a> Pool<'a> {
             });
             let others: Vec<ServerName> = others.cloned().collect();
             if !others.is_empty() {
-                hot.push((!owns, address, others));
+                let rate = spread.rates_milli.get(address).copied().unwrap_or(0);
+                hot.push((!owns, Reverse(rate), address, others));
             }
         }
         hot.sort();
         hot.truncate(HOT_MAX);
-        let mut hot: Vec<_> = hot.into_iter().map(|(_, address, on)| (address.clone(), on)).collect();
+        let mut hot: Vec<_> = hot
+            .into_iter()
+            .map(|(_, _, address, on)| (address.clone(), on))
+            .collect();
         hot.sort();
         hot
     }
@@ -328,7 +339,8 @@ impl<'a> Pool<'a> {
     }
 
     /// The servers that stand farthest away from one, by weight. Where these are too few for all copies, nearer ones come along with
-    /// the least weight.
+    /// the least weight. One that is nearly full has the least weight wherever it stands, and does not count: alone in the farthest
+    /// rack it would be given every copy until it takes none.
     fn weighed(&self, name: &ServerName, told: &[(ServerName, u16)], targets: &[ServerName]) -> Vec<Weighed<'a>> {
         if self.others == 0 {
             return Vec::new();
@@ -344,18 +356,30 @@ impl<'a> Pool<'a> {
             classes.entry(Reverse(class)).or_default().push(*taker);
         }
         let mut weighed: Vec<Weighed<'a>> = Vec::new();
-        for (at, takers) in classes.into_values().enumerate() {
-            if weighed.len() >= self.others.min(SPREAD_MAX) {
-                break;
-            }
+        let (mut with_room, mut none_had_room) = (0, true);
+        let mut classes = classes.into_values().peekable();
+        while let Some(takers) = classes.next() {
+            // Once nearer servers are named they stay until the far ones have room again by a margin.
+            let nearer_is_named = classes.peek().is_some_and(|nearer| nearer.iter().any(is_named));
+            let most_free = if nearer_is_named {
+                2 * FULL_PERCENT
+            } else {
+                FULL_PERCENT
+            };
+            let has_room = |taker: &&Taker<'_>| !taker.storage.has_at_most_free(most_free);
             let best = takers.iter().map(|taker| taker.worth).fold(f64::MIN_POSITIVE, f64::max);
             weighed.extend(takers.iter().map(|taker| Weighed {
                 name: taker.name,
-                weight: match at {
-                    0 => (WEIGHT_MAX * taker.worth / best).clamp(1.0, WEIGHT_MAX),
-                    _ => 1.0,
+                weight: match none_had_room && !taker.storage.is_nearly_full() {
+                    true => (WEIGHT_MAX * taker.worth / best).clamp(1.0, WEIGHT_MAX),
+                    false => 1.0,
                 },
             }));
+            none_had_room &= takers.iter().all(|taker| taker.storage.is_nearly_full());
+            with_room += takers.iter().filter(has_room).count();
+            if with_room >= self.others || weighed.len() >= SPREAD_MAX {
+                break;
+            }
         }
         weighed
     }
@@ -382,6 +406,29 @@ pub(super) fn may_hold(seen: &Seen) -> bool {
 
 fn may_hold_as(role: Role, seen: &Seen) -> bool {
     role.takes_new_objects() && !seen.lost && seen.kept().is_some()
+}
+
+/// Why a server is given no copies of what others own; `None`: it may be given some.
+#[must_use]
+pub fn takes_none(sight: &Sight, name: &ServerName) -> Option<&'static str> {
+    let seen = sight.servers.get(name)?;
+    let terms = &sight.copies.terms;
+    let is_full = |has| terms.server(name, has).is_nearly_full();
+    if seen.lost {
+        Some("it is marked lost")
+    } else if !seen.want.role.takes_new_objects() {
+        Some("its role takes none")
+    } else if seen.has.is_some() && seen.kept().is_none() {
+        Some("its release does not know of copies")
+    } else if !terms.of(name).new_objects {
+        Some("`new_objects = false` in librarian.toml")
+    } else if !seen.alive {
+        Some("it is not heard")
+    } else if seen.has.as_ref().is_some_and(is_full) {
+        Some("its disk is nearly full: it is given some only where there is nobody else")
+    } else {
+        None
+    }
 }
 
 /// Whether a server is heard, or was a moment ago.

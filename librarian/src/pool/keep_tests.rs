@@ -206,6 +206,58 @@ fn copies_go_as_far_as_there_are_servers_and_nearer_only_where_these_are_too_few
 }
 
 #[test]
+fn server_that_is_nearly_full_alone_in_the_farthest_rack_is_not_given_all_copies() {
+    let mut sight = pool(&[
+        ("s1", Role::Serving),
+        ("s2", Role::Serving),
+        ("s3", Role::Serving),
+        ("s4", Role::Serving),
+    ]);
+    with(&mut sight, |settings| {
+        let racks = [("s1", "r1"), ("s2", "r1"), ("s3", "r2"), ("s4", "r1")];
+        settings.terms.servers = racks.map(|(server, rack)| (name(server), label(rack))).into();
+    });
+    let fill = |sight: &mut Sight, octets| seen(sight, "s3").has.as_mut().unwrap().bytes = octets;
+    let named = |sight: &mut Sight| {
+        let named: Vec<(String, bool)> = spread(sight, "s1")
+            .into_iter()
+            .map(|(server, weight)| (server, weight > 1))
+            .collect();
+        named
+    };
+    let of = |names: &[(&str, bool)]| {
+        names
+            .iter()
+            .map(|(name, is)| ((*name).to_owned(), *is))
+            .collect::<Vec<_>>()
+    };
+    fill(&mut sight, 9_400);
+    assert_eq!(named(&mut sight), of(&[("s3", true)]));
+    fill(&mut sight, 9_600);
+    assert_eq!(named(&mut sight), of(&[("s2", true), ("s4", true), ("s3", false)]));
+    // It has room again, by so little that the next object would fill it.
+    fill(&mut sight, 9_400);
+    assert_eq!(spread(&mut sight, "s1").len(), 3);
+    fill(&mut sight, 8_900);
+    assert_eq!(spread(&mut sight, "s1").len(), 1);
+}
+
+#[test]
+fn most_copies_that_may_be_asked_for_can_be_reached() {
+    let names: Vec<String> = (10..30).map(|number| format!("s{number}")).collect();
+    let servers: Vec<(&str, Role)> = names.iter().map(|name| (name.as_str(), Role::Serving)).collect();
+    let mut sight = pool(&servers);
+    let wanted = |wanted| Copies {
+        wanted: Some(wanted),
+        ..Copies::default()
+    };
+    with(&mut sight, |settings| settings.copies = wanted(13));
+    assert_eq!(spread(&mut sight, "s10").len(), 12);
+    assert_eq!(wanted(13).out_of_range(), None);
+    assert!(wanted(14).out_of_range().is_some());
+}
+
+#[test]
 fn fuller_servers_get_fewer_copies_and_copies_that_they_hold_count() {
     let mut sight = pool(&[
         ("s1", Role::Serving),
@@ -385,6 +437,43 @@ fn server_that_is_passed_over_is_named_when_it_has_much_more_room_than_one_that_
 }
 
 #[test]
+fn server_that_is_given_no_copies_is_told_why_and_each_other_one_takes_some() {
+    type Change = fn(&mut Sight);
+    let changes: [(Change, Option<&str>); 7] = [
+        (|_| (), None),
+        (|sight| seen(sight, "s3").lost = true, Some("marked lost")),
+        (|sight| seen(sight, "s3").want.role = Role::Free, Some("role")),
+        (
+            |sight| seen(sight, "s3").has.as_mut().unwrap().kept = None,
+            Some("release"),
+        ),
+        (
+            |sight| {
+                let said = ServerTerms {
+                    new_objects: false,
+                    ..ServerTerms::default()
+                };
+                with(sight, |settings| drop(settings.terms.servers.insert(name("s3"), said)));
+            },
+            Some("new_objects"),
+        ),
+        (|sight| seen(sight, "s3").alive = false, Some("not heard")),
+        (
+            |sight| seen(sight, "s3").has.as_mut().unwrap().bytes = 9_900,
+            Some("nearly full"),
+        ),
+    ];
+    for (change, says) in changes {
+        let mut sight = three();
+        change(&mut sight);
+        let why = takes_none(&sight, &name("s3"));
+        assert_eq!(why.is_some(), says.is_some(), "{why:?}");
+        assert!(says.is_none_or(|says| why.unwrap().contains(says)), "{why:?}");
+        assert_eq!(takes_none(&sight, &name("s2")), None);
+    }
+}
+
+#[test]
 fn server_that_knows_no_copies_is_told_of_none_and_holds_none() {
     let mut sight = three();
     settle(&mut sight);
@@ -512,7 +601,7 @@ fn pools() -> impl Strategy<Value = Sight> {
     );
     (
         proptest::collection::vec(server, 1..30),
-        proptest::option::of(1..=14_u8),
+        proptest::option::of(1..=13_u8),
     )
         .prop_map(|(servers, wanted)| {
             let names: Vec<String> = (0..servers.len()).map(|number| format!("s{number}")).collect();

@@ -155,12 +155,17 @@ impl Memory {
 }
 
 /// For how long something has held.
-fn lasts(since: &mut BTreeMap<ServerName, Instant>, name: &ServerName, holds: bool, now: Instant) -> Option<Duration> {
+pub(super) fn lasts<Of: Clone + Ord>(
+    since: &mut BTreeMap<Of, Instant>,
+    of: &Of,
+    holds: bool,
+    now: Instant,
+) -> Option<Duration> {
     if !holds {
-        since.remove(name);
+        since.remove(of);
         return None;
     }
-    let began = *since.entry(name.clone()).or_insert(now);
+    let began = *since.entry(of.clone()).or_insert(now);
     Some(now.saturating_duration_since(began))
 }
 

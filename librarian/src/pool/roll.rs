@@ -16,6 +16,7 @@ use zones::{Errand, Role, ServerName};
 
 use super::decide::Wait;
 use super::gate::{self, Gate};
+use super::keep;
 use super::plan::Plan;
 use super::sight::{Seen, Sight};
 use super::upgrade::{Roll, Upgrade};
@@ -235,8 +236,10 @@ impl One<'_> {
         }
         let waits = drains(&self.roll.server, self.seen);
         if !waits.is_empty() {
-            // Copies of what others own go elsewhere.
-            let (left, room) = (self.seen.owned_bytes(), target.room());
+            let (left, room) = (
+                self.seen.owned_bytes().saturating_add(self.copies_for(into)),
+                target.room(),
+            );
             if self.seen.owned > 0 && left > room {
                 return Turn::Halts(format!(
                     "objects have grown: {} has {left} octets left to give, and {into} has room for {room}: give {into} more \
@@ -253,6 +256,18 @@ impl One<'_> {
             Gate::Waits(wait) => One::wait(wait),
             Gate::Failed(why) => Turn::Halts(why),
         }
+    }
+
+    /// Octets of copies of others' objects that have nowhere to go but to where this server drains.
+    fn copies_for(&self, into: &ServerName) -> u64 {
+        let octets = self.seen.kept().map_or(0, |kept| kept.octets);
+        let has_room = |(name, seen): (&ServerName, &Seen)| {
+            let is_other = *name != self.roll.server && name != into;
+            is_other && seen.is_heard() && keep::may_hold(seen) && seen.room() > 0
+        };
+        let others = self.sight.servers.iter();
+        let room = others.filter(|one| has_room(*one)).map(|(_, seen)| seen.room());
+        octets.saturating_sub(room.fold(0, u64::saturating_add))
     }
 
     fn free(&self) -> Turn {

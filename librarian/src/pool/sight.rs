@@ -46,7 +46,8 @@ pub struct Named {
 pub struct Seen {
     /// What it should do.
     pub want: Want,
-    /// What it last said of itself; gone with the librarian's last restart.
+    /// What it last said of itself; after a restart of the librarian, what that kept of it: release, plan and commit counter are as it
+    /// said them last, the rest as they were when one of these last changed.
     pub has: Option<Has>,
     /// Whether its lease runs.
     pub alive: bool,
@@ -64,7 +65,7 @@ pub struct Seen {
     pub price_percent: u32,
     /// For how long no answer has named it for an object or a placement.
     pub quiet_for: Option<Duration>,
-    /// For how long a draining server has owned nothing.
+    /// For how long a draining server has owned nothing, held no copy, and been named by no register.
     pub emptied_for: Option<Duration>,
     /// For how long its want has been as it is.
     pub step_for: Duration,
@@ -74,8 +75,17 @@ pub struct Seen {
     pub silent_for: Option<Duration>,
 }
 
+impl Named {
+    /// Whether a server has the object, or it comes there.
+    #[must_use]
+    pub fn is_at(&self, server: &ServerName) -> bool {
+        self.holders.contains(server) || self.to.as_ref() == Some(server)
+    }
+}
+
 /// Whether a server in this role is given up until a person has looked after it.
-pub(super) fn is_given_up(role: Role) -> bool {
+#[must_use]
+pub fn is_given_up(role: Role) -> bool {
     matches!(role, Role::Failed | Role::Quarantined)
 }
 
@@ -129,6 +139,12 @@ impl Seen {
     #[must_use]
     pub fn is_out(&self) -> bool {
         self.lost || is_given_up(self.want.role)
+    }
+
+    /// Whether its lease runs, and nobody has said that it is lost for good.
+    #[must_use]
+    pub fn is_heard(&self) -> bool {
+        self.alive && !self.lost
     }
 
     /// What it says of copies; `None` from a release before them.

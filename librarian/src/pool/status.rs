@@ -8,6 +8,7 @@ use zones::upkeep::Install;
 use zones::{Role, ServerName};
 
 use super::decide::{Decision, course};
+use super::keep;
 use super::plan::Goal;
 use super::sight::{Seen, Sight};
 use super::upgrade::{Halt, Phase, Upgrade};
@@ -272,6 +273,11 @@ pub fn explain(sight: &Sight, server: &ServerName) -> Option<Explained> {
     }
     if !seen.alive {
         because.push("it is not heard".to_owned());
+    }
+    if keep::has_begun(sight)
+        && let Some(why) = keep::takes_none(sight, server)
+    {
+        because.push(format!("it takes no copies of what others own: {why}"));
     }
     Some(Explained {
         what: server.to_string(),

@@ -1,7 +1,7 @@
 //! What a person says to an upgrade: start, pause, resume, abort, finalize. Each is a plan.
 
 use zones::policy::LEVEL_MAX;
-use zones::{Level, Policy, ServerName, Steps};
+use zones::{Level, Policy, Role, ServerName, Steps};
 
 use super::advance::{self, Next, child, final_policy};
 use super::decide::{Decision, Wait, course};
@@ -337,6 +337,33 @@ pub fn finalize(sight: &Sight, waived: u64) -> Result<Plan, SteerRefusal> {
         policy,
         ..child(sight, plan, Goal::Policy, upgrade)
     })
+}
+
+/// The role in which a server serves no more that was marked lost, when that is taken back; `None`: it goes on in its own.
+///
+/// The pool may have gone to another release without it. One that comes back at a release that has no place there any more is brought
+/// along as servers are that failed. What it still owns nobody else has: then it serves, so that its objects can be drained off it.
+#[must_use]
+pub fn returns_as(sight: &Sight, server: &ServerName) -> Option<Role> {
+    let seen = sight.servers.get(server)?;
+    // One that has never spoken has no release that is too old.
+    seen.release()?;
+    let others = || {
+        sight
+            .servers
+            .iter()
+            .filter(|(name, seen)| *name != server && !seen.is_out())
+    };
+    let upgrade = sight.plan.as_ref().and_then(|plan| plan.upgrade.as_ref());
+    let has_a_place = match upgrade.map(|upgrade| (upgrade, upgrade.phase)) {
+        // Its turn comes, or came.
+        Some((upgrade, Phase::Rolling | Phase::Aborting)) => advance::runs_one_of(seen, upgrade),
+        Some((upgrade, Phase::Soak | Phase::Finalizing | Phase::Sweeping | Phase::Done | Phase::RolledBack)) => {
+            seen.release() == Some(upgrade.goal())
+        }
+        None => others().count() == 0 || others().any(|(_, other)| other.release() == seen.release()),
+    };
+    (!has_a_place && seen.owned == 0).then_some(Role::Failed)
 }
 
 fn join(waits: &[Wait]) -> String {

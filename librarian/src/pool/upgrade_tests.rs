@@ -715,7 +715,65 @@ fn upgrade_halts_for_what_it_is_to_move_and_not_for_copies_that_go_elsewhere() {
         }
     };
     assert!(halts(|has| has.bytes = 20_000));
-    assert!(!halts(|has| has.kept.as_mut().unwrap().octets = 20_000));
+    assert!(!halts(|has| has.kept.as_mut().unwrap().octets = 2_000));
+    // Nobody has room for so many copies.
+    assert!(halts(|has| has.kept.as_mut().unwrap().octets = 2_000_000));
+}
+
+#[test]
+fn server_that_comes_back_from_being_lost_serves_only_at_a_release_that_has_a_place() {
+    let mut sight = super::testing::sight(&[
+        ("s1", Role::Serving, 5),
+        ("s2", Role::Serving, 0),
+        ("s4", Role::Free, 0),
+    ]);
+    let as_of = |sight: &Sight| steer::returns_as(sight, &name("s2"));
+    assert_eq!(as_of(&sight), None);
+    // No upgrade is spoken of any more: what the others run counts.
+    sight
+        .servers
+        .get_mut(&name("s2"))
+        .unwrap()
+        .has
+        .as_mut()
+        .unwrap()
+        .release = "0".to_owned();
+    assert_eq!(as_of(&sight), Some(Role::Failed));
+    sight
+        .servers
+        .get_mut(&name("s2"))
+        .unwrap()
+        .has
+        .as_mut()
+        .unwrap()
+        .release = "0.1.0".to_owned();
+    let plan = steer::start(&sight, "2", &ask(), 0, 0).unwrap();
+    sight.apply_plan(plan);
+    let in_phase = |sight: &mut Sight, phase: Phase, release: &str, owned: u64| {
+        sight.plan.as_mut().unwrap().upgrade.as_mut().unwrap().phase = phase;
+        let seen = sight.servers.get_mut(&name("s2")).unwrap();
+        seen.has.as_mut().unwrap().release = release.to_owned();
+        seen.owned = owned;
+        as_of(sight)
+    };
+    for phase in [Phase::Rolling, Phase::Aborting] {
+        for (release, role) in [("0.1.0", None), ("2", None), ("0", Some(Role::Failed))] {
+            assert_eq!(in_phase(&mut sight, phase, release, 0), role, "{phase} {release}");
+        }
+    }
+    for phase in [Phase::Soak, Phase::Finalizing, Phase::Sweeping, Phase::Done] {
+        assert_eq!(in_phase(&mut sight, phase, "2", 0), None, "{phase}");
+        assert_eq!(in_phase(&mut sight, phase, "0.1.0", 0), Some(Role::Failed), "{phase}");
+        assert_eq!(
+            in_phase(&mut sight, phase, "0.1.0", 3),
+            None,
+            "{phase}: nobody else has these"
+        );
+    }
+    assert_eq!(in_phase(&mut sight, Phase::RolledBack, "0.1.0", 0), None);
+    assert_eq!(in_phase(&mut sight, Phase::RolledBack, "2", 0), Some(Role::Failed));
+    sight.servers.get_mut(&name("s2")).unwrap().has = None;
+    assert_eq!(as_of(&sight), None, "it has never spoken");
 }
 
 /// Random orders of events with faults, and a person who pauses, resumes and aborts; then faults stop.

@@ -41,7 +41,7 @@ pub use entry::{Plan, Reconcile, Serials};
 pub(crate) use entry::{RecordZone, wire};
 use index::Index;
 pub use memory::{Cut, MemoryLog};
-pub use proposal::{By, PLAN_OCTETS_MAX, Proposal, Received, Refused, ServerChange, WantsChange};
+pub use proposal::{By, Decided, PLAN_OCTETS_MAX, Proposal, Received, Refused, ServerChange, WantsChange};
 pub use server::{ADDRESSES_MAX, Host, Server};
 pub(crate) use storage::{Creation, check_entry};
 use storage::{RedbStorage, Storage};

@@ -70,6 +70,17 @@ pub struct WantsChange {
     pub todos: BTreeMap<ServerName, Vec<Wish>>,
 }
 
+/// What was seen of a server when it was decided that it is lost for good, or is not.
+#[derive(Clone, Copy, Debug)]
+pub struct Decided {
+    /// When its agent had last been heard; it must not have been heard since.
+    pub seen: Option<Instant>,
+    /// The plan that was current, 0 for none; it must still be.
+    pub plan: u64,
+    /// The role in which it comes back; `None`: the one that it has.
+    pub role: Option<Role>,
+}
+
 /// A change to the list of servers.
 #[derive(Clone, Debug)]
 pub enum ServerChange {
@@ -86,6 +97,8 @@ pub enum ServerChange {
         name: ServerName,
         /// Whether it is lost.
         lost: bool,
+        /// What it was decided from; `None`: whatever is the case.
+        decided: Option<Decided>,
     },
 }
 
@@ -234,8 +247,29 @@ fn draft_server(draft: &mut Draft<'_>, change: &ServerChange) -> Result<(), Refu
             }
             Ok(())
         }
-        ServerChange::Lost { name, lost } => {
+        ServerChange::Lost { name, lost, decided } => {
             let mut server = known(draft, name)?.clone();
+            if let Some(decided) = decided {
+                if *lost && server.seen != decided.seen {
+                    return Err(Refused::prohibited(format!("{name} has just been heard")));
+                }
+                let current = current_plan(draft);
+                if decided.plan != current {
+                    return Err(Refused::prohibited(format!(
+                        "decided under plan {}, current is {current}: decide again",
+                        decided.plan
+                    )));
+                }
+                if let Some(role) = decided.role {
+                    server.want = Want {
+                        role,
+                        targets: Vec::new(),
+                        step: server.want.step + 1,
+                        errand: zones::Errand::default(),
+                        ..server.want
+                    };
+                }
+            }
             server.lost = *lost;
             draft.put_server(server);
             Ok(())

@@ -11,6 +11,7 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
+use std::ops::Range;
 
 use hashbrown::HashTable;
 use hickory_proto::rr::Name;
@@ -344,18 +345,43 @@ impl Registers {
         self.count(&self.held, server)
     }
 
-    /// Objects whose holders are all such servers, by owner.
-    pub(crate) fn held_only_by(&self, is_such: impl Fn(&ServerName) -> bool) -> BTreeMap<ServerName, u64> {
+    /// Objects in some rows whose holders are all such servers, by owner.
+    pub(crate) fn held_only_by(
+        &self,
+        rows: Range<usize>,
+        is_such: impl Fn(&ServerName) -> bool,
+    ) -> BTreeMap<ServerName, u64> {
         let such: Vec<bool> = self.servers.list.iter().map(is_such).collect();
         let mut counts = BTreeMap::new();
-        for id in self.from("") {
-            let row = self.row(id);
+        for row in self.live_in(rows) {
             if row.holders().iter().all(|holder| such[usize::from(*holder)]) {
                 let owner = &self.servers.list[usize::from(row.owner)];
                 *counts.entry(owner.clone()).or_default() += 1;
             }
         }
         counts
+    }
+
+    /// Objects in some rows whose holders are all such servers, or this one, which is among them.
+    pub(crate) fn held_only_with(
+        &self,
+        rows: Range<usize>,
+        server: &ServerName,
+        is_such: impl Fn(&ServerName) -> bool,
+    ) -> u64 {
+        let such: Vec<bool> = self.servers.list.iter().map(is_such).collect();
+        let with = |holder: &u16| self.servers.list[usize::from(*holder)] == *server;
+        let lost = self.live_in(rows).filter(|row| {
+            let holders = row.holders();
+            let all = holders.iter().all(|holder| such[usize::from(*holder)] || with(holder));
+            all && holders.iter().any(with)
+        });
+        lost.count() as u64
+    }
+
+    fn live_in(&self, rows: Range<usize>) -> impl Iterator<Item = &Row> {
+        let rows = rows.map(|at| &self.rows[at / PIECE][at % PIECE]);
+        rows.filter(|row| row.is_live())
     }
 
     fn count(&self, counts: &[u64], server: &ServerName) -> u64 {
@@ -611,6 +637,23 @@ mod tests {
     }
 
     #[test]
+    fn object_is_lost_with_a_server_that_alone_has_it_beside_lost_ones() {
+        let mut table = table(&[]);
+        for (address, holders) in [("1", &["s2"][..]), ("2", &["s2", "s3"]), ("3", &["s4", "s2"])] {
+            table.put(&register(address, State::Stable, holders), 1);
+        }
+        let with = |lost: &[&str], server: &str| {
+            table.held_only_with(0..table.len(), &server.parse().unwrap(), |server| {
+                lost.contains(&server.as_str())
+            })
+        };
+        assert_eq!([with(&[], "s2"), with(&[], "s3"), with(&[], "s9")], [1, 0, 0]);
+        // What s2 owns is lost with whoever holds the last copy of it.
+        assert_eq!([with(&["s2"], "s3"), with(&["s2"], "s4")], [1, 1]);
+        assert_eq!([with(&["s2"], "s2"), with(&["s2", "s3", "s4"], "s2")], [1, 3]);
+    }
+
+    #[test]
     fn object_is_lost_when_each_of_its_holders_is() {
         let mut table = table(&["1"]);
         for (address, holders) in [
@@ -625,7 +668,7 @@ mod tests {
         let lost = |servers: &[&str]| {
             let is_lost = |server: &ServerName| servers.contains(&server.as_str());
             table
-                .held_only_by(is_lost)
+                .held_only_by(0..table.len(), is_lost)
                 .get(&"s2".parse().unwrap())
                 .copied()
                 .unwrap_or(0)

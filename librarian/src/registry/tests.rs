@@ -146,6 +146,7 @@ async fn crash_keeps_all_that_was_acknowledged() {
     let lost = ServerChange::Lost {
         name: server("s4"),
         lost: true,
+        decided: None,
     };
     pool.registry.submit(Proposal::Server(lost)).await.unwrap();
     let (_dir, registry) = after_crash(&pool);
@@ -338,6 +339,7 @@ async fn failed_commit_in_the_midst_of_cleaning_loses_nothing() {
             let lost = ServerChange::Lost {
                 name: server("s2"),
                 lost: n % 2 == 0,
+                decided: None,
             };
             proposed.push(registry.propose(Proposal::Server(lost)).await.unwrap());
         }
@@ -428,5 +430,48 @@ async fn serials_rise_with_registers_roles_and_addresses_only() {
     assert_eq!(
         (serials().obj, serials().tree, serials().pool),
         (before.obj + 1, before.tree + 1, before.pool + 1)
+    );
+}
+
+#[tokio::test]
+async fn server_that_was_heard_meanwhile_or_under_another_plan_is_not_marked() {
+    let pool = Pool::new().await;
+    let name = server("s2");
+    let seen = || pool.registry.view().server(&name).unwrap().seen;
+    let mark = |lost, decided| {
+        let change = ServerChange::Lost {
+            name: name.clone(),
+            lost,
+            decided: Some(decided),
+        };
+        pool.registry.submit(Proposal::Server(change))
+    };
+    let decided = Decided {
+        seen: seen(),
+        plan: 0,
+        role: None,
+    };
+    pool.speak(&name, 2).await.unwrap();
+    assert!(mark(true, decided).await.is_err(), "it has been heard");
+    let decided = Decided {
+        seen: seen(),
+        ..decided
+    };
+    assert!(mark(true, Decided { plan: 1, ..decided }).await.is_err());
+    mark(true, decided).await.unwrap();
+    assert!(pool.registry.view().server(&name).unwrap().lost);
+    // To take it back nobody has to be silent.
+    let back = Decided {
+        seen: None,
+        role: Some(Role::Failed),
+        ..decided
+    };
+    let step = pool.registry.view().server(&name).unwrap().want.step;
+    mark(false, back).await.unwrap();
+    let view = pool.registry.view();
+    let server = view.server(&name).unwrap();
+    assert_eq!(
+        (server.lost, server.role(), server.want.step),
+        (false, Role::Failed, step + 1)
     );
 }

@@ -1,6 +1,7 @@
 //! Reading the registry.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -81,10 +82,25 @@ impl<'a> View<'a> {
         self.index.registers.held(server)
     }
 
-    /// Objects, by owner, of which nobody has a copy but servers that are marked lost. Looks at every register.
+    /// Objects among some rows, by owner, of which nobody has a copy but such servers.
     #[must_use]
-    pub fn objects_lost_if(&self, is_lost: impl Fn(&ServerName) -> bool) -> BTreeMap<ServerName, u64> {
-        self.index.registers.held_only_by(is_lost)
+    pub fn objects_held_only_by(
+        &self,
+        rows: Range<usize>,
+        is_such: impl Fn(&ServerName) -> bool,
+    ) -> BTreeMap<ServerName, u64> {
+        self.index.registers.held_only_by(rows, is_such)
+    }
+
+    /// Objects among some rows that are lost with a server: it has a copy, and nobody else but servers that are lost.
+    #[must_use]
+    pub fn objects_lost_with(
+        &self,
+        rows: Range<usize>,
+        server: &ServerName,
+        is_lost: impl Fn(&ServerName) -> bool,
+    ) -> u64 {
+        self.index.registers.held_only_with(rows, server, is_lost)
     }
 
     /// Registers that name a server in any field: as owner, holder or destination.

@@ -77,7 +77,7 @@ pub struct SpreadOptions {
 }
 
 fn pool_default() -> u32 {
-    librarian::pool::Copies::default().hot_percent
+    librarian::pool::Copies::default().hot_percent()
 }
 
 /// What came of one exponent.

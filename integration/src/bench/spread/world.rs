@@ -16,7 +16,7 @@ use agent::clock::BootInstant;
 use agent::heat::Meter;
 use anyhow::{Context, Result, ensure};
 use hickory_proto::op::Message;
-use librarian::place::{Candidate, ServerTerms, Terms, Work, rank};
+use librarian::place::{Candidate, ServerTerms, Terms, rank};
 use librarian::pool::{self, Decision, Memory, Sight};
 use librarian::registry::{
     By, MemoryLog, Plan, Proposal, Received, Registry, ServerChange, Settings, View, Waiting, WantsChange, Writer,
@@ -179,7 +179,7 @@ impl World {
             .collect();
         let copies = pool::Copies {
             wanted: Some(options.copies),
-            hot_percent: if options.no_spread { 0 } else { options.hot_percent },
+            hot_percent: Some(if options.no_spread { 0 } else { options.hot_percent }),
             ..pool::Copies::default()
         };
         let terms = terms(options);
@@ -671,7 +671,7 @@ impl World {
             };
             server.asked = 0;
             let cost = terms.server(&server.name, &server.has);
-            self.worths[0][number] = cost.worth(terms.placement.weights(), Work::Serve);
+            self.worths[0][number] = cost.ease(terms.placement.weights());
         }
     }
 

@@ -1,8 +1,9 @@
 //! How even a pool is, and which moves would make it so.
 //!
-//! Two things are spread: octets on disk, and requests. Each server has a fair part of both: of the octets in proportion to its
-//! capacity, of the requests the same as everybody, and both divided by its price. Octets go by objects nobody has to know,
-//! since what matters is how many; requests go by the objects that are asked for most, which agents name.
+//! Two things are spread: octets on disk, copies of others' objects among them, and requests. Each server has a fair part of both: of
+//! the octets in proportion to its capacity, of the requests the same as everybody, and both divided by its price. A larger disk
+//! answers no faster: a larger server owns more objects, and fewer of those that are asked for most. Octets go by objects nobody
+//! has to know, since what matters is how many; requests go by the objects that are asked for most, which agents name.
 //!
 //! Pure. A move is chosen only if it lessens what it is for, so that moves end under a steady load: octets go from a server
 //! above its part to one below it, never beyond; an object goes only if the server that takes it does not become
@@ -24,7 +25,9 @@ pub struct Share {
     pub name: ServerName,
     /// Objects that it owns.
     pub objects: u64,
-    /// Octets of disk that they take.
+    /// Octets of disk that one of them takes, on the average.
+    pub each: u64,
+    /// Octets of disk that they take, and copies of others' objects.
     pub used: u64,
     /// Octets that it has room for.
     pub capacity: u64,
@@ -72,12 +75,9 @@ pub struct HotMove {
 }
 
 /// Fair parts of a sum by weights; none is 0, so that it may divide.
-fn parts(sum: u64, weights: &[f64]) -> Vec<f64> {
+fn parts(sum: f64, weights: &[f64]) -> Vec<f64> {
     let all: f64 = weights.iter().sum();
-    weights
-        .iter()
-        .map(|weight| (sum as f64 * weight / all).max(1.0))
-        .collect()
+    weights.iter().map(|weight| (sum * weight / all).max(1.0)).collect()
 }
 
 fn price(share: &Share) -> f64 {
@@ -86,24 +86,23 @@ fn price(share: &Share) -> f64 {
 
 /// Fair parts of the octets.
 fn octets_parts(shares: &[Share]) -> Vec<f64> {
-    let sum = shares.iter().map(|share| share.used).sum();
+    // What agents say may be any number: sums of them are no integers.
+    let sum = shares.iter().map(|share| share.used as f64).sum();
     let weight = |share: &Share| share.capacity.max(1) as f64 / price(share);
     parts(sum, &shares.iter().map(weight).collect::<Vec<_>>())
 }
 
 /// Fair parts of the requests.
 fn asked_parts(shares: &[Share]) -> Vec<f64> {
-    let (asked, prices): (Vec<u64>, Vec<u32>) = shares
-        .iter()
-        .map(|share| (share.asked_milli, share.price_percent))
-        .unzip();
-    requests_parts(&asked, &prices)
+    let all = shares.iter().map(|share| share.asked_milli as f64).sum();
+    let prices: Vec<u32> = shares.iter().map(|share| share.price_percent).collect();
+    requests_parts(all, &prices)
 }
 
-/// Fair parts of requests that servers are asked, by their prices in percent; none is 0.
-pub(in crate::pool) fn requests_parts(asked: &[u64], prices: &[u32]) -> Vec<f64> {
+/// Fair parts of all requests, by servers' prices in percent; none is 0.
+pub(in crate::pool) fn requests_parts(all: f64, prices: &[u32]) -> Vec<f64> {
     let weights: Vec<f64> = prices.iter().map(|price| 1.0 / f64::from((*price).max(1))).collect();
-    parts(asked.iter().sum(), &weights)
+    parts(all, &weights)
 }
 
 /// How even it is; a pool of no server is.
@@ -135,29 +134,33 @@ pub fn even_octets(shares: &mut [Share], tolerance: f64, most: u64) -> Vec<Flow>
     let parts = octets_parts(shares);
     let mut left: Vec<u64> = vec![most; shares.len()];
     let mut flows: Vec<Flow> = Vec::new();
-    // Each round settles a giver or a taker, or empties what a giver may give.
-    for _ in 0..2 * shares.len() {
+    // Each round settles a giver or a taker, empties what a giver may give, or passes a giver over.
+    for _ in 0..3 * shares.len() {
         let over = |at: &usize| shares[*at].used as f64 / parts[*at];
         let all = 0..shares.len();
         let giver = all
             .clone()
             .filter(|at| left[*at] > 0)
             .max_by(|a, b| over(a).total_cmp(&over(b)));
-        let taker = all.min_by(|a, b| over(a).total_cmp(&over(b)));
+        let taker = all
+            .filter(|at| !is_nearly_full(&shares[*at]))
+            .min_by(|a, b| over(a).total_cmp(&over(b)));
         let (Some(from), Some(to)) = (giver, taker) else { break };
         if over(&from) <= 1.0 + tolerance && over(&to) >= 1.0 - tolerance {
             break;
         }
-        let octets_each = shares[from].used / shares[from].objects.max(1);
+        let octets_each = shares[from].each;
         let excess = shares[from].used as f64 - parts[from];
         let room = parts[to] - shares[to].used as f64;
         let amount = (excess.min(room) / octets_each.max(1) as f64) as u64;
         let objects = amount.min(left[from]).min(shares[from].objects);
         if objects == 0 {
-            break;
+            // Copies fill it, which are not its own to give, or one object is too much.
+            left[from] = 0;
+            continue;
         }
         left[from] -= objects;
-        let octets = objects * octets_each;
+        let octets = objects.saturating_mul(octets_each);
         shift(shares, (from, to), objects, octets);
         flows.push(Flow {
             from: shares[from].name.clone(),
@@ -168,11 +171,20 @@ pub fn even_octets(shares: &mut [Share], tolerance: f64, most: u64) -> Vec<Flow>
     flows
 }
 
+/// Whether a server has hardly room for more, whatever its fair part is.
+fn is_nearly_full(share: &Share) -> bool {
+    let storage = crate::place::Share {
+        used: share.used,
+        whole: share.capacity,
+    };
+    storage.is_nearly_full()
+}
+
 fn shift(shares: &mut [Share], (from, to): (usize, usize), objects: u64, octets: u64) {
     shares[from].objects = shares[from].objects.saturating_sub(objects);
     shares[from].used = shares[from].used.saturating_sub(octets);
-    shares[to].objects += objects;
-    shares[to].used += octets;
+    shares[to].objects = shares[to].objects.saturating_add(objects);
+    shares[to].used = shares[to].used.saturating_add(octets);
 }
 
 /// By how much a rate wavers where the load does not: three standard deviations of a count of independent requests, halved at the
@@ -183,8 +195,14 @@ fn wavers_milli(asked_milli: u64) -> f64 {
 }
 
 /// Moves of single objects that bring every server's requests within `tolerance` of its fair part, as far as counting can tell and
-/// the objects that agents name allow. Those in `resting` stay. The shares are left as they would be afterwards.
-pub fn even_requests(shares: &mut [Share], tolerance: f64, resting: &BTreeSet<Address>) -> Vec<HotMove> {
+/// the objects that agents name allow. Those in `resting` stay, and `may` says whether one may go to a server. The shares are left as
+/// they would be afterwards.
+pub fn even_requests(
+    shares: &mut [Share],
+    tolerance: f64,
+    resting: &BTreeSet<Address>,
+    may: impl Fn(&Address, &ServerName) -> bool,
+) -> Vec<HotMove> {
     let parts = asked_parts(shares);
     let mut left: Vec<usize> = vec![HOT_MOVES_MAX; shares.len()];
     let mut moves = Vec::new();
@@ -218,6 +236,7 @@ pub fn even_requests(shares: &mut [Share], tolerance: f64, resting: &BTreeSet<Ad
                 && (hot.rate_milli as f64) < most
                 && hot.rate_milli as f64 <= excess * (1.0 + tolerance)
                 && !resting.contains(&hot.address)
+                && may(&hot.address, &shares[to].name)
         });
         let Some(chosen) = chosen else {
             left[from] = 0;
@@ -229,7 +248,7 @@ pub fn even_requests(shares: &mut [Share], tolerance: f64, resting: &BTreeSet<Ad
         left[from] -= 1;
         let hot = shares[from].hottest.remove(chosen);
         shares[from].asked_milli -= hot.rate_milli.min(shares[from].asked_milli);
-        shares[to].asked_milli += hot.rate_milli;
+        shares[to].asked_milli = shares[to].asked_milli.saturating_add(hot.rate_milli);
         moves.push(HotMove {
             hot,
             from: shares[from].name.clone(),
@@ -250,6 +269,7 @@ mod tests {
         Share {
             name: name.parse().unwrap(),
             objects,
+            each: used / objects.max(1),
             used,
             capacity,
             price_percent: 100,
@@ -257,6 +277,10 @@ mod tests {
             doubt_milli: 0,
             hottest: Vec::new(),
         }
+    }
+
+    fn anywhere(_: &Address, _: &ServerName) -> bool {
+        true
     }
 
     fn asked(name: &str, rates: &[u64], rest: u64) -> Share {
@@ -308,6 +332,37 @@ mod tests {
     }
 
     #[test]
+    fn what_copies_fill_gets_no_objects_and_gives_what_it_owns() {
+        let mut shares = vec![
+            // Its disk holds copies of what the others own.
+            share("s1", 100, 10_000, 100_000),
+            share("s2", 500, 50_000, 100_000),
+            share("s3", 100, 10_000, 100_000),
+        ];
+        shares[0].used = 90_000;
+        let flows = even_octets(&mut shares, TOLERANCE, 1000);
+        assert!(flows.iter().all(|flow| flow.to.as_str() == "s3"), "{flows:?}");
+        // 110,000 octets above what is even would be 400 objects, and it owns 100.
+        assert_eq!((flows[0].from.as_str(), flows[0].objects), ("s1", 100));
+        assert!(flows.iter().all(|flow| flow.objects > 0));
+    }
+
+    #[test]
+    fn server_that_is_nearly_full_takes_nothing_however_dear_the_others_are() {
+        let mut shares = vec![share("s1", 100, 50_000, 100_000), share("s2", 100, 96_000, 100_000)];
+        shares[0].price_percent = 100_000;
+        assert!(even_octets(&mut shares, TOLERANCE, 1000).is_empty());
+    }
+
+    #[test]
+    fn object_that_may_not_go_to_the_calmest_stays_and_the_next_one_goes() {
+        let mut shares = vec![asked("s1", &[3_000, 2_900], 4_000), asked("s2", &[], 1_000)];
+        let may = |address: &Address, to: &ServerName| !(address.as_str() == "s1.0" && to.as_str() == "s2");
+        let moves = even_requests(&mut shares, TOLERANCE, &BTreeSet::new(), may);
+        assert_eq!(moves[0].hot.address.as_str(), "s1.1");
+    }
+
+    #[test]
     fn no_more_than_asked_for_leaves_one_server() {
         let mut shares = vec![
             share("s1", 1000, 100_000, 1 << 20),
@@ -322,9 +377,9 @@ mod tests {
     fn an_object_hotter_than_half_the_difference_stays() {
         // To move the only hot object would move the problem.
         let mut shares = vec![asked("s1", &[9_000], 1_000), asked("s2", &[], 1_000)];
-        assert!(even_requests(&mut shares, TOLERANCE, &BTreeSet::new()).is_empty());
+        assert!(even_requests(&mut shares, TOLERANCE, &BTreeSet::new(), anywhere).is_empty());
         let mut shares = vec![asked("s1", &[3_000, 3_000, 3_000], 1_000), asked("s2", &[], 1_000)];
-        let moves = even_requests(&mut shares, TOLERANCE, &BTreeSet::new());
+        let moves = even_requests(&mut shares, TOLERANCE, &BTreeSet::new(), anywhere);
         assert_eq!(moves.len(), 1, "{moves:?}");
         assert_eq!(moves[0].hot.address.as_str(), "s1.0");
     }
@@ -333,7 +388,7 @@ mod tests {
     fn an_object_that_would_make_the_calmer_server_the_busier_one_is_passed_over() {
         let calm = |name| asked(name, &[], 4_000);
         let mut shares = vec![asked("s1", &[4_400, 2_900], 2_700), calm("s2"), calm("s3"), calm("s4")];
-        let moves = even_requests(&mut shares, TOLERANCE, &BTreeSet::new());
+        let moves = even_requests(&mut shares, TOLERANCE, &BTreeSet::new(), anywhere);
         assert_eq!(moves[0].hot.address.as_str(), "s1.1", "{moves:?}");
     }
 
@@ -345,7 +400,7 @@ mod tests {
             let rates = [9_000 * scale; 3];
             let mut shares = vec![asked("s1", &rates, 193_000 * scale)];
             shares.extend((2..40).map(|number| calm(format!("s{number}"))));
-            even_requests(&mut shares, TOLERANCE, &BTreeSet::new()).len()
+            even_requests(&mut shares, TOLERANCE, &BTreeSet::new(), anywhere).len()
         };
         assert_eq!(busy(1), 0);
         assert_eq!(busy(4), 1, "four times as many are told apart");
@@ -355,7 +410,7 @@ mod tests {
     fn what_moved_lately_stays() {
         let mut shares = vec![asked("s1", &[3_000, 2_900, 3], 4_000), asked("s2", &[], 1_000)];
         let resting = [shares[0].hottest[0].address.clone()].into();
-        let moves = even_requests(&mut shares, TOLERANCE, &resting);
+        let moves = even_requests(&mut shares, TOLERANCE, &resting, anywhere);
         assert_eq!(moves[0].hot.address.as_str(), "s1.1");
     }
 
@@ -385,6 +440,28 @@ mod tests {
             }
         }
 
+        /// What agents say is only as true as they are.
+        #[test]
+        fn no_number_of_an_agent_stops_the_librarian(
+            servers in proptest::collection::vec(any::<(u64, u64, u64, u64, u64, u64, u64)>(), 0..6),
+        ) {
+            let mut shares: Vec<Share> = servers
+                .iter()
+                .enumerate()
+                .map(|(at, (objects, each, used, capacity, asked_milli, doubt_milli, rate_milli))| Share {
+                    each: *each,
+                    asked_milli: *asked_milli,
+                    doubt_milli: *doubt_milli,
+                    hottest: vec![Hot { address: format!("3.{at}").parse().unwrap(), rate_milli: *rate_milli }],
+                    ..share(&format!("s{at}"), *objects, *used, *capacity)
+                })
+                .collect();
+            even_octets(&mut shares, TOLERANCE, u64::MAX);
+            even_requests(&mut shares, TOLERANCE, &BTreeSet::new(), anywhere);
+            let even = evenness(&shares);
+            prop_assert!(!even.fullest.is_nan() && !even.busiest.is_nan());
+        }
+
         #[test]
         fn a_move_for_requests_never_makes_the_calmer_server_the_busier_one(
             servers in proptest::collection::vec(
@@ -406,7 +483,7 @@ mod tests {
                 .collect();
             let before = evenness(&shares);
             let asked: u64 = shares.iter().map(|share| share.asked_milli).sum();
-            let moves = even_requests(&mut shares, TOLERANCE, &BTreeSet::new());
+            let moves = even_requests(&mut shares, TOLERANCE, &BTreeSet::new(), anywhere);
             prop_assert!(evenness(&shares).busiest <= before.busiest);
             prop_assert_eq!(shares.iter().map(|share| share.asked_milli).sum::<u64>(), asked);
             let moved: BTreeSet<_> = moves.iter().map(|one| one.hot.address.clone()).collect();

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use zones::want::WISHES_MAX;
-use zones::{Address, Role, ServerName, State, Wish};
+use zones::{Address, Register, Role, ServerName, State, Wish};
 
 pub(super) use even::requests_parts;
 pub use even::{Evenness, Flow, HotMove, Share, even_octets, even_requests, evenness};
@@ -35,7 +35,7 @@ pub use even::{Evenness, Flow, HotMove, Share, even_octets, even_requests, evenn
 use super::decide::{Decision, course};
 use super::plan::Goal;
 use super::sight::Sight;
-use super::spread::Spread;
+use crate::place::{Terms, apart};
 use crate::registry::View;
 use schedule::Schedule;
 
@@ -145,7 +145,7 @@ pub struct Part {
     pub server: String,
     /// Objects that it owns.
     pub objects: u64,
-    /// Octets of disk that they take.
+    /// Octets of disk that they take, and copies of others' objects.
     pub used: u64,
     /// Octets that it has room for.
     pub capacity: u64,
@@ -237,13 +237,13 @@ impl Balancer {
         let mut shares = self.shares(sight);
         if shares.len() > 1 {
             if balances && self.settings.octets {
-                self.spread_octets(now, view, sight.spread.as_ref(), &mut shares);
+                self.spread_octets(now, view, sight, &mut shares);
             }
             if balances && self.settings.requests {
-                self.spread_requests(now, view, sight.spread.as_ref(), &mut shares);
+                self.spread_requests(now, view, sight, &mut shares);
             }
             if let Some(after) = self.settings.move_after {
-                self.renew(now, unix_ms, after, view, &shares);
+                self.renew(now, unix_ms, after, view, &sight.copies.terms, &shares);
             }
         }
         self.news(view)
@@ -300,7 +300,7 @@ impl Balancer {
                     share.used = share.used.saturating_sub(open.octets);
                     share.objects = share.objects.saturating_sub(1);
                 } else if share.name == open.to {
-                    share.used += open.octets;
+                    share.used = share.used.saturating_add(open.octets);
                     share.objects += 1;
                 }
             }
@@ -318,7 +318,7 @@ impl Balancer {
         self.settings.at_once.min(WISHES_MAX).saturating_sub(open)
     }
 
-    fn spread_octets(&mut self, now: Instant, view: &View<'_>, spread: Option<&Spread>, shares: &mut [Share]) {
+    fn spread_octets(&mut self, now: Instant, view: &View<'_>, sight: &Sight, shares: &mut [Share]) {
         let even = evenness(shares);
         let off = (even.fullest - 1.0).max(1.0 - even.emptiest);
         // Beyond the tolerance it begins; it ends in the middle of it, so that the next write does not begin it anew.
@@ -326,23 +326,21 @@ impl Balancer {
         if !self.spreading {
             return;
         }
-        let each: BTreeMap<ServerName, u64> = shares
-            .iter()
-            .map(|share| (share.name.clone(), share.used / share.objects.max(1)))
-            .collect();
+        let each: BTreeMap<ServerName, u64> = shares.iter().map(|share| (share.name.clone(), share.each)).collect();
         let flows = even_octets(shares, self.tolerance() / 2.0, self.settings.at_once as u64);
         self.spreading = !flows.is_empty();
         for flow in flows {
             let objects = usize::try_from(flow.objects)
                 .unwrap_or(WISHES_MAX)
                 .min(self.room(&flow.from));
-            for address in self.some_of(view, spread, &flow, objects) {
+            for address in self.some_of(view, sight, &flow, objects) {
                 self.wish(now, address, &flow.from, &flow.to, Why::Octets, each[&flow.from]);
             }
         }
     }
 
-    fn spread_requests(&mut self, now: Instant, view: &View<'_>, spread: Option<&Spread>, shares: &mut [Share]) {
+    fn spread_requests(&mut self, now: Instant, view: &View<'_>, sight: &Sight, shares: &mut [Share]) {
+        let (spread, terms) = (sight.spread.as_ref(), &sight.copies.terms);
         let over_for = |since: Option<Instant>, time| since.is_none_or(|at| now.saturating_duration_since(at) >= time);
         if spread.is_some_and(|spread| spread.is_making) {
             self.heat_moved = Some(now);
@@ -355,7 +353,8 @@ impl Balancer {
         let watched = spread.iter().flat_map(|spread| &spread.watched);
         let stays = self.resting.keys().chain(self.open.keys()).chain(watched);
         let stays: BTreeSet<Address> = stays.cloned().collect();
-        let moves = even_requests(shares, self.tolerance(), &stays);
+        let may = |address: &Address, to: &ServerName| may_go(view, terms, address, to);
+        let moves = even_requests(shares, self.tolerance(), &stays, may);
         if moves.is_empty() {
             self.uneven_since = None;
             return;
@@ -368,14 +367,14 @@ impl Balancer {
             let is_there = view
                 .register(&hot.address)
                 .is_some_and(|register| register.owner == from && register.state == State::Stable);
-            if is_there && may_go(view, &hot.address, &to) && self.room(&from) > 0 {
+            if is_there && self.room(&from) > 0 {
                 self.wish(now, hot.address, &from, &to, Why::Requests, 0);
             }
         }
     }
 
     /// Objects whose time has come by the schedule.
-    fn renew(&mut self, now: Instant, unix_ms: u64, after: Duration, view: &View<'_>, shares: &[Share]) {
+    fn renew(&mut self, now: Instant, unix_ms: u64, after: Duration, view: &View<'_>, terms: &Terms, shares: &[Share]) {
         let mut fill: Vec<(f64, &Share)> = shares
             .iter()
             .map(|share| (share.used as f64 / share.capacity.max(1) as f64, share))
@@ -389,11 +388,9 @@ impl Balancer {
                 continue;
             }
             fill.sort_by(|(a, _), (b, _)| a.total_cmp(b));
-            let taker = fill
-                .iter_mut()
-                .find(|(_, share)| !register.holders.contains(&share.name));
+            let taker = fill.iter_mut().find(|(_, share)| suits(terms, &register, &share.name));
             let Some((filled, taker)) = taker else { continue };
-            let each = taker.used / taker.objects.max(1);
+            let each = taker.each;
             *filled += each as f64 / taker.capacity.max(1) as f64;
             let to = taker.name.clone();
             self.wish(now, register.address, &register.owner, &to, Why::Age, each);
@@ -412,15 +409,16 @@ impl Balancer {
     }
 
     /// Objects that a server owns and that may move where they are to go, from where the last ones were found on.
-    fn some_of(&mut self, view: &View<'_>, spread: Option<&Spread>, flow: &Flow, most: usize) -> Vec<Address> {
+    fn some_of(&mut self, view: &View<'_>, sight: &Sight, flow: &Flow, most: usize) -> Vec<Address> {
         if most == 0 {
             return Vec::new();
         }
         let server = &flow.from;
         let (found, next) = view.owned_by(server, self.cursors.get(server), (SCAN_MAX, most), |address| {
+            let spread = sight.spread.as_ref();
             let is_watched = spread.is_some_and(|spread| spread.watched.contains(address));
             let is_free = !is_watched && !self.open.contains_key(address) && !self.resting.contains_key(address);
-            is_free && may_go(view, address, &flow.to)
+            is_free && may_go(view, &sight.copies.terms, address, &flow.to)
         });
         match next {
             Some(next) => self.cursors.insert(server.clone(), next),
@@ -502,7 +500,7 @@ impl Balancer {
 
     /// What balancing would do from now on, if nothing else changed.
     #[must_use]
-    pub fn preview(&self, sight: &Sight) -> Preview {
+    pub fn preview(&self, view: &View<'_>, sight: &Sight) -> Preview {
         let mut shares = expected_shares(sight);
         let flows = match self.settings.octets {
             true => even_octets(&mut shares, self.tolerance(), u64::MAX),
@@ -511,7 +509,8 @@ impl Balancer {
         let hot = match self.settings.requests {
             true => {
                 let watched = sight.spread.as_ref().map(|spread| spread.watched.clone());
-                even_requests(&mut shares, self.tolerance(), &watched.unwrap_or_default())
+                let may = |address: &Address, to: &ServerName| may_go(view, &sight.copies.terms, address, to);
+                even_requests(&mut shares, self.tolerance(), &watched.unwrap_or_default(), may)
             }
             false => Vec::new(),
         };
@@ -541,10 +540,20 @@ impl Balancer {
     }
 }
 
-/// Whether an object may go to a server: none goes where a copy of it is.
-fn may_go(view: &View<'_>, address: &Address, to: &ServerName) -> bool {
+/// Whether a registered object may go to a server.
+fn may_go(view: &View<'_>, terms: &Terms, address: &Address, to: &ServerName) -> bool {
     view.register(address)
-        .is_some_and(|register| !register.holders.contains(to))
+        .is_some_and(|register| suits(terms, &register, to))
+}
+
+/// Whether an object that rests may go to a server: none goes where a copy of it is, and none nearer to one than it is now, or balancing
+/// would bring into one rack what copies keep apart.
+fn suits(terms: &Terms, register: &Register, to: &ServerName) -> bool {
+    let between = |one: &ServerName, other: &ServerName| apart(terms.of(one).labels(), terms.of(other).labels());
+    let owner = &register.owner;
+    let mut others = register.holders.iter().filter(|holder| *holder != owner);
+    let is_as_far = others.all(|other| other != to && between(to, other) >= between(owner, other));
+    register.state == State::Stable && owner != to && is_as_far
 }
 
 /// The servers that give and take, asked as they will be once all copies for heat are there.
@@ -567,21 +576,26 @@ fn shares_of(sight: &Sight) -> Vec<Share> {
         seen.want.role == Role::Serving && seen.alive && !seen.lost && seen.has_taken(sight.number())
     });
     let all = sight.servers.values().filter(|seen| seen.objects() > 0);
-    let (octets, objects) = all.fold((0, 0), |(octets, objects), seen| {
-        (octets + seen.owned_bytes(), objects + seen.objects())
+    let (octets, objects) = all.fold((0u64, 0u64), |(octets, objects), seen| {
+        (
+            octets.saturating_add(seen.owned_bytes()),
+            objects.saturating_add(seen.objects()),
+        )
     });
     let usual = octets / objects.max(1);
     takes_part
         .filter_map(|(name, seen)| {
             let has = seen.has.as_ref()?;
             let mut hot = has.hot.clone().unwrap_or_default();
-            let owns = |address: &Address| sight.registers.get(address).is_none_or(|named| named.owner == *name);
+            let owns = |address: &Address| sight.registers.get(address).is_some_and(|named| named.owner == *name);
             hot.hottest.retain(|hot| owns(&hot.address));
+            let copies = seen.kept().map_or(0, |kept| kept.octets);
             let each = seen.owned_bytes().checked_div(seen.objects()).unwrap_or(usual);
             Some(Share {
                 name: name.clone(),
                 objects: seen.owned,
-                used: seen.owned * each,
+                each,
+                used: seen.owned.saturating_mul(each).saturating_add(copies),
                 capacity: has.capacity,
                 price_percent: seen.price_percent,
                 asked_milli: hot.asked_milli,

@@ -4,6 +4,7 @@ use zones::audit::Head;
 use zones::{Heat, Hot, Register, Upkeep};
 
 use super::*;
+use crate::pool::Spread;
 use crate::pool::{self, Memory, decide, look};
 use crate::registry::{By, Plan, Proposal, WantsChange};
 use crate::testing::{self, address, server};
@@ -171,6 +172,49 @@ impl Pool {
     fn owned(&self) -> [u64; 4] {
         SERVING.map(|name| self.inner.registry.view().objects_owned(&server(name)))
     }
+}
+
+#[test]
+fn object_goes_nowhere_nearer_to_a_copy_of_it_than_it_is() {
+    let mut terms = Terms::default();
+    for (name, rack) in [("s1", "r1"), ("s2", "r2"), ("s3", "r2"), ("s4", "r3")] {
+        let said = crate::place::ServerTerms {
+            rack: Some(rack.parse().unwrap()),
+            ..crate::place::ServerTerms::default()
+        };
+        terms.servers.insert(server(name), said);
+    }
+    let register = |owner: &str, holders: &[&str], state: State| Register {
+        address: address("3.1"),
+        epoch: zones::Epoch(1),
+        owner: server(owner),
+        state,
+        tx: zones::Tx([1; 16]),
+        holders: holders.iter().map(|name| server(name)).collect(),
+        kind: "note".parse().unwrap(),
+        schema: 1,
+        level: zones::Level(1),
+    };
+    let goes = |register: &Register| SERVING.map(|name| suits(&terms, register, &server(name)));
+    let apart = register("s1", &["s1", "s2"], State::Stable);
+    assert_eq!(goes(&apart), [false, false, false, true]);
+    assert_eq!(goes(&register("s1", &["s1"], State::Stable)), [false, true, true, true]);
+    // It is in one rack with its copy already: anywhere is better, or as good.
+    let near = register("s3", &["s3", "s2"], State::Stable);
+    assert_eq!(goes(&near), [true, false, false, true]);
+    let moving = register("s1", &["s1"], State::Moving { to: server("s4") });
+    assert_eq!(goes(&moving), [false; 4]);
+}
+
+#[test]
+fn copies_of_what_others_own_take_their_room() {
+    let mut sight = crate::pool::testing::sight(&[("s1", Role::Serving, 10), ("s2", Role::Serving, 0)]);
+    crate::pool::testing::knows_copies(&mut sight);
+    let has = sight.servers.get_mut(&server("s1")).unwrap().has.as_mut().unwrap();
+    has.kept.as_mut().unwrap().octets = 500;
+    let shares = shares_of(&sight);
+    let told: Vec<_> = shares.iter().map(|share| (share.used, share.each)).collect();
+    assert_eq!(told, [(1_500, 100), (0, 100)]);
 }
 
 fn only_octets() -> Settings {
@@ -383,7 +427,7 @@ async fn requests_that_copies_will_take_over_move_nothing() {
     for _ in 0..60 {
         assert_eq!(pool.second().await, 0);
     }
-    let preview = pool.balancer.preview(&pool.sight());
+    let preview = pool.balancer.preview(&pool.inner.registry.view(), &pool.sight());
     assert!(
         preview.hot.is_empty() && preview.now.busiest > 3.0,
         "as it is now: {preview:?}"
@@ -491,6 +535,7 @@ async fn server_that_is_marked_lost_takes_no_part() {
     let lost = crate::registry::ServerChange::Lost {
         name: server("s2"),
         lost: true,
+        decided: None,
     };
     pool.inner.registry.submit(Proposal::Server(lost)).await.unwrap();
     // It is heard again, and a person has not said that it is back.

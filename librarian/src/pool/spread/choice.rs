@@ -3,6 +3,9 @@
 //! A server is chosen by what one more request costs there when it is asked what it will be asked: `price * pressure * requests`
 //! (`crate::place`). Those that are asked more than their fair part without it come last; among the others, those that stand farthest
 //! from the nearest holder come first, so that no rack serves an object alone.
+//!
+//! The fair part of the requests is the same for every server that serves, divided by its price. Capacity does not count: a larger disk answers
+//! no faster. A larger server is asked more for what it holds, so it gets fewer of these copies.
 
 use std::collections::BTreeMap;
 
@@ -12,10 +15,7 @@ use super::super::balance::requests_parts;
 use super::super::keep;
 use super::super::sight::{Seen, Sight};
 use super::{Object, fit, heat};
-use crate::place::{Labels, Site, Work, choose, pressure};
-
-/// Part of its octets, in percent, that a server must have free to be given copies.
-const FREE_PERCENT: u64 = 5;
+use crate::place::{Labels, Site, Work, choose};
 
 /// What every server will be asked once the copies are where they are told to be.
 pub(super) struct Loads<'a> {
@@ -31,9 +31,9 @@ struct Load<'a> {
     asked: f64,
     /// What would be its fair part of them.
     part: f64,
-    /// How gladly clients choose it.
-    worth: f64,
-    /// What a request costs there, in percent of the usual.
+    /// How gladly clients choose it among the holders of an object.
+    ease: f64,
+    /// What a request costs there, in percent of the usual price.
     cost: f64,
     labels: Labels<'a>,
     takes: bool,
@@ -52,13 +52,16 @@ impl<'a> Loads<'a> {
                 .iter()
                 .filter_map(|(name, seen)| Some((name, seen, heat(seen)?)))
         };
-        let asked: Vec<u64> = heard().map(|(.., heat)| heat.asked_milli).collect();
-        let prices: Vec<u32> = heard().map(|(_, seen, _)| seen.price_percent).collect();
-        let parts = requests_parts(&asked, &prices);
         let serving = || heard().filter(|(_, seen, _)| seen.want.role.takes_new_objects());
-        let all: u64 = serving().map(|(.., heat)| heat.asked_milli).sum();
-        let mean = (serving().count() > 1).then(|| all as f64 / serving().count() as f64);
-        let servers = heard().zip(parts).map(|((name, seen, heat), part)| {
+        // Agents' numbers: whatever they say, nothing overflows.
+        let all: f64 = serving().map(|(.., heat)| heat.asked_milli as f64).sum();
+        let mean = (serving().count() > 1).then(|| all / serving().count() as f64);
+        let prices: Vec<u32> = serving().map(|(_, seen, _)| seen.price_percent).collect();
+        let parts = requests_parts(all, &prices);
+        let parts: BTreeMap<&ServerName, f64> = serving().map(|(name, ..)| name).zip(parts).collect();
+        let servers = heard().map(|(name, seen, heat)| {
+            // Who is leaving or not yet at work has no part of its own.
+            let part = parts.get(name).copied().unwrap_or(0.0);
             let load = load(sight, name, seen, heat.asked_milli as f64, part);
             (name, load)
         });
@@ -87,8 +90,11 @@ impl<'a> Loads<'a> {
     /// Counts what servers say of an object as what its holders to be will be asked.
     fn settle(&mut self, address: &Address, before: &[ServerName], after: &[ServerName]) {
         let mut all = 0.0;
-        for load in self.servers.values_mut() {
-            let Some(heat) = heat(load.seen) else { continue };
+        let register = &self.sight.registers[address];
+        for (name, load) in &mut self.servers {
+            let Some(heat) = heat(load.seen).filter(|_| register.is_at(name)) else {
+                continue;
+            };
             let named = heat.hottest.iter().find(|hot| hot.address == *address);
             let rate = named.map_or(0.0, |hot| hot.rate_milli as f64);
             load.asked = (load.asked - rate).max(0.0);
@@ -100,24 +106,27 @@ impl<'a> Loads<'a> {
 
     /// The holders to be: those that the register names besides the copies for heat, and these.
     fn holders(&self, address: &Address, before: &[ServerName], after: &[ServerName]) -> Vec<ServerName> {
-        let named = self.sight.registers[address].holders.iter();
-        let others = named.filter(|holder| !before.contains(holder) && !after.contains(holder));
+        let register = &self.sight.registers[address];
+        // The owner may be one that held such a copy before it took the object.
+        let is_for_heat = |holder: &ServerName| before.contains(holder) && *holder != register.owner;
+        let named = register.holders.iter();
+        let others = named.filter(|holder| !is_for_heat(holder) && !after.contains(holder));
         others.chain(after).cloned().collect()
     }
 
     /// Adds so many requests to holders, by their weights.
     fn shift(&mut self, holders: &[ServerName], requests: f64) {
-        let worth = self.worth(holders);
+        let ease = self.ease(holders);
         for holder in holders {
             if let Some(load) = self.servers.get_mut(holder) {
-                load.asked = (load.asked + requests * load.worth / worth).max(0.0);
+                load.asked = (load.asked + requests * load.ease / ease).max(0.0);
             }
         }
     }
 
-    fn worth(&self, holders: &[ServerName]) -> f64 {
-        let worths = holders.iter().filter_map(|holder| self.servers.get(holder));
-        worths.map(|load| load.worth).sum::<f64>().max(f64::MIN_POSITIVE)
+    fn ease(&self, holders: &[ServerName]) -> f64 {
+        let loads = holders.iter().filter_map(|holder| self.servers.get(holder));
+        loads.map(|load| load.ease).sum::<f64>().max(f64::MIN_POSITIVE)
     }
 
     /// Names servers for an object until it has `more` copies for its heat; how many were added.
@@ -163,10 +172,10 @@ impl<'a> Loads<'a> {
                 .chain(&register.holders)
         };
         let may = |name: &ServerName| !holders.contains(name) && named().all(|named| named != name);
-        let worth = self.worth(holders);
+        let ease = self.ease(holders);
         let candidates = self.servers.iter().filter(|(name, load)| load.takes && may(name));
         let sites = candidates.map(|(name, load)| {
-            let asked = load.asked + object.rate.named * load.worth / (worth + load.worth);
+            let asked = load.asked + object.rate.named * load.ease / (ease + load.ease);
             let site = Site {
                 name,
                 labels: load.labels,
@@ -213,15 +222,13 @@ fn load<'a>(sight: &'a Sight, name: &ServerName, seen: &'a Seen, asked: f64, par
     let has = seen.has.as_ref().expect("it is heard");
     let server = terms.server(name, has);
     let said = terms.of(name);
-    let free = server.storage.whole.saturating_sub(server.storage.used);
-    let has_room = free > server.storage.whole / 100 * FREE_PERCENT;
     Load {
         seen,
         asked,
         part,
-        worth: server.worth(weights, Work::Serve),
-        cost: f64::from(server.price_percent.max(1)) * pressure(&server, weights, Work::Serve),
+        ease: server.ease(weights),
+        cost: server.cost(weights, Work::Serve),
         labels: said.labels(),
-        takes: keep::may_hold(seen) && said.new_objects && has_room,
+        takes: keep::may_hold(seen) && said.new_objects && !server.is_nearly_full(),
     }
 }

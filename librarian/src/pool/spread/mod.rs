@@ -4,17 +4,18 @@
 //! is what it goes on from: a librarian that was just started takes no copy away and makes none again.
 //!
 //! ```text
-//!  share of a holder:  requests for the object on all servers together / its holders
+//!  share of a holder:  requests for the object on all holders together / their number
 //!
 //!  above T for HOT_FOR            --> as many copies as bring it to 4/5 of T     T: part of the mean load of a server
 //!  below T/2 with one copy fewer,
 //!  for COOL_FOR                   --> as many copies as bring it to 4/5 of T
 //! ```
 //!
-//! **No flapping.** What an object is asked for in all does not depend on where its copies are: clients choose among its holders by
-//! weight, and each tells what it answered itself. So a decision does not change what it was made from. Between the number
-//! of copies at which one is added and the number at which one is taken away lies a factor of two, so that a steady load, with the noise
-//! of its counting, settles. A rate that is too high by doubt adds no copy, and one that nobody tells takes none away.
+//! **No flapping.** What an object is asked for in all does not depend on where its copies are: clients choose among its holders
+//! evenly but for how busy these are (price and capacity decide what a server is given, not how often it is asked for it), and
+//! each tells what it answered itself. So a decision does not change what it was made from, and how busy servers are changes none.
+//! Between the number of copies at which one is added and the number at which one is taken away lies a factor of two, so that a
+//! steady load, with the noise of its counting, settles. A rate that is too high by doubt adds no copy, and one that nobody tells takes none away.
 //!
 //! **The threshold.** A quarter of the mean load of a server, by default. Agents name 16 objects: one that makes up more than a sixteenth
 //! of what its server answers is always among them, so everything above half the threshold is seen on a server that is asked up
@@ -39,11 +40,12 @@ mod choice;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use zones::copies::{COPIES, HOT_MAX, HOT_SERVERS_MAX};
-use zones::register::STRING_OCTETS_MAX;
+use zones::copies::{HOT_MAX, HOT_SERVERS_MAX};
+use zones::register::{HOLDERS_MAX, STRING_OCTETS_MAX};
 use zones::{Address, Keep, Role, ServerName, State};
 
 use super::keep;
+use super::memory::lasts;
 use super::sight::{Named, Seen, Sight};
 use crate::registry::View;
 use choice::Loads;
@@ -69,6 +71,8 @@ const AMPLE: f64 = 1.25;
 pub struct Spread {
     /// Objects that are to have copies for their heat, and where, by name.
     pub told: BTreeMap<Address, Vec<ServerName>>,
+    /// What these are asked for, in thousandths of a request a second, as far as it is told.
+    pub rates_milli: BTreeMap<Address, u64>,
     /// These, and those that may become so soon: balancing leaves them where they are.
     pub watched: BTreeSet<Address>,
     /// Whether copies are being made, or wait for others to be made.
@@ -116,12 +120,21 @@ impl Spreader {
     }
 
     fn turn(&mut self, now: Instant, sight: &Sight) -> Spread {
-        let percent = sight.copies.copies.hot_percent;
+        let percent = sight.copies.copies.hot_percent();
         if percent == 0 || !keep::has_begun(sight) {
             *self = Spreader::default();
             return Spread::default();
         }
         let before = told(sight);
+        if !sight.servers.values().any(Seen::is_heard) {
+            // It is this librarian that is cut off, not every server that is gone.
+            *self = Spreader::default();
+            return Spread {
+                watched: before.keys().cloned().collect(),
+                told: before,
+                ..Spread::default()
+            };
+        }
         let mut after: BTreeMap<Address, Vec<ServerName>> = before.clone();
         for (address, servers) in &mut after {
             let register = &sight.registers[address];
@@ -132,7 +145,7 @@ impl Spreader {
             // Nobody is heard, or an upgrade is under way: what has been told stands.
             self.hot.clear();
             self.cool.clear();
-            return spread(after, BTreeSet::new(), &loads);
+            return spread(sight, after, BTreeSet::new(), &loads);
         };
         let most_of_one = (f64::from(percent) / 100.0 * mean).max(SHARE_MIN_MILLI);
         let mut objects = objects(sight);
@@ -174,7 +187,7 @@ impl Spreader {
         let watched = watched.cloned().collect();
         Spread {
             is_making: waits || self.being_made(now, sight, &after) > 0,
-            ..spread(after, watched, &loads)
+            ..spread(sight, after, watched, &loads)
         }
     }
 
@@ -238,24 +251,26 @@ impl Object<'_> {
     }
 }
 
-fn spread(told: BTreeMap<Address, Vec<ServerName>>, watched: BTreeSet<Address>, loads: &Loads<'_>) -> Spread {
+fn spread(
+    sight: &Sight,
+    told: BTreeMap<Address, Vec<ServerName>>,
+    watched: BTreeSet<Address>,
+    loads: &Loads<'_>,
+) -> Spread {
     let told: BTreeMap<_, _> = told.into_iter().filter(|(_, servers)| !servers.is_empty()).collect();
+    let rates = rates(sight)
+        .into_iter()
+        .filter(|(address, _)| told.contains_key(*address));
     Spread {
         watched: watched.into_iter().chain(told.keys().cloned()).collect(),
         expected_milli: loads.expected_milli(),
         is_making: false,
+        // `as` ends at the borders of the type.
+        rates_milli: rates
+            .map(|(address, rate)| (address.clone(), rate.named.round() as u64))
+            .collect(),
         told,
     }
-}
-
-/// For how long something has held.
-fn lasts(since: &mut BTreeMap<Address, Instant>, address: &Address, holds: bool, now: Instant) -> Option<Duration> {
-    if !holds {
-        since.remove(address);
-        return None;
-    }
-    let began = *since.entry(address.clone()).or_insert(now);
-    Some(now.saturating_duration_since(began))
 }
 
 /// What wants say now of objects that there still are; where two wants do, the owner's counts.
@@ -328,7 +343,7 @@ fn objects(sight: &Sight) -> Vec<Object<'_>> {
             register,
             rate: rates.get(address).copied().unwrap_or_default(),
             base,
-            more_max: HOT_SERVERS_MAX.min(usize::from(*COPIES.end()) - base),
+            more_max: HOT_SERVERS_MAX.min(HOLDERS_MAX - base),
         }
     })
     .collect()
@@ -341,9 +356,12 @@ fn rates(sight: &Sight) -> BTreeMap<&Address, Rate> {
         .keys()
         .map(|address| (address, Rate::default()))
         .collect();
-    for heat in sight.servers.values().filter_map(heat) {
+    for (name, seen) in &sight.servers {
+        let Some(heat) = heat(seen) else { continue };
         for hot in &heat.hottest {
-            let Some(rate) = rates.get_mut(&hot.address) else {
+            // Nobody but who has an object can say how often it is asked for.
+            let is_at = |address| sight.registers.get(address).is_some_and(|named| named.is_at(name));
+            let Some(rate) = rates.get_mut(&hot.address).filter(|_| is_at(&hot.address)) else {
                 continue;
             };
             rate.named += hot.rate_milli as f64;
@@ -354,23 +372,23 @@ fn rates(sight: &Sight) -> BTreeMap<&Address, Rate> {
         let unnamed = sight.registers[*address].holders.iter().map(|holder| {
             let seen = sight.servers.get(holder)?;
             if seen.lost {
-                return Some(0);
+                return Some(0.0);
             }
             let heat = heat(seen)?;
             let is_named = heat.hottest.iter().any(|hot| hot.address == **address);
             let is_full = heat.hottest.len() >= zones::heat::HOTTEST_MAX;
             let least = heat.hottest.last().map_or(0, |hot| hot.rate_milli);
-            Some(if is_named || !is_full { 0 } else { least })
+            Some(if is_named || !is_full { 0.0 } else { least as f64 })
         });
-        let unnamed: Option<u64> = unnamed.sum();
-        rate.most = unnamed.map(|unnamed| rate.named + unnamed as f64);
+        let unnamed: Option<f64> = unnamed.sum();
+        rate.most = unnamed.map(|unnamed| rate.named + unnamed);
     }
     rates
 }
 
 /// What a server that is heard says of its heat.
 fn heat(seen: &Seen) -> Option<&zones::Heat> {
-    let has = seen.has.as_ref().filter(|_| seen.alive && !seen.lost)?;
+    let has = seen.has.as_ref().filter(|_| seen.is_heard())?;
     has.hot.as_ref()
 }
 

@@ -14,7 +14,7 @@ use crate::pool::{Goal, Memory, Phase, Plan, steer};
 /// What each server is asked for besides objects of a test, in thousandths of a request a second.
 const REST: u64 = 1_000_000;
 
-/// A pool whose clients choose evenly among the holders of an object.
+/// A pool whose clients choose among the holders of an object as the librarian's answers tell them.
 struct World {
     sight: Sight,
     memory: Memory,
@@ -83,8 +83,22 @@ impl World {
 
     fn set_percent(&mut self, hot_percent: u32) {
         let mut settings = (*self.sight.copies).clone();
-        settings.copies.hot_percent = hot_percent;
+        settings.copies.hot_percent = Some(hot_percent);
         self.memory = Memory::new(Duration::ZERO).with_copies(settings);
+    }
+
+    /// How gladly clients choose a server among the holders of an object.
+    fn ease(&self, server: &ServerName) -> f64 {
+        let terms = &self.sight.copies.terms;
+        let has = self.sight.servers[server].has.as_ref().unwrap();
+        terms.server(server, has).ease(terms.placement.weights())
+    }
+
+    /// What a server says that it is asked for an object.
+    fn carries(&self, server: &ServerName, object: &str) -> u64 {
+        let heat = self.sight.servers[server].has.as_ref().unwrap().hot.as_ref().unwrap();
+        let hot = heat.hottest.iter().find(|hot| hot.address == address(object));
+        hot.map_or(0, |hot| hot.rate_milli)
     }
 
     /// What servers say of what they are asked.
@@ -95,6 +109,12 @@ impl World {
             .iter()
             .filter(|(_, seen)| seen.alive)
             .map(|(name, _)| name.clone())
+            .collect();
+        let ease: BTreeMap<ServerName, f64> = self
+            .sight
+            .servers
+            .keys()
+            .map(|name| (name.clone(), self.ease(name)))
             .collect();
         for (name, seen) in &mut self.sight.servers {
             let Some(has) = seen.has.as_mut().filter(|_| seen.alive) else {
@@ -108,9 +128,10 @@ impl World {
                     .filter(|holder| alive.contains(*holder))
                     .collect();
                 if holders.contains(&name) {
+                    let all: f64 = holders.iter().map(|holder| ease[*holder]).sum();
                     hottest.push(Hot {
                         address: address.clone(),
-                        rate_milli: rate / holders.len() as u64,
+                        rate_milli: (*rate as f64 * ease[name] / all) as u64,
                     });
                 }
             }
@@ -187,7 +208,7 @@ impl World {
     }
 }
 
-/// Ten servers of which each is asked about 1000 times a second, and one object as often as all of them.
+/// Twenty servers of which each is asked about 1000 times a second, and one object as often as four of them.
 fn crowd() -> World {
     World::new(20, 1).asked("3.0", 4_000_000)
 }
@@ -207,7 +228,6 @@ fn crowd_that_stays_gets_copies_after_three_windows_and_one_that_goes_gets_none(
     let servers = world.told("3.0");
     assert_eq!(servers.len(), 12);
     assert!(!servers.contains(&"s10".to_owned()) && !servers.contains(&"s11".to_owned()));
-    world.rates = [(address("3.0"), 1_000_000)].into();
     let mut world = World::new(20, 1).asked("3.0", 1_000_000);
     world.seconds(17);
     // A quarter of 1050 is 262.5: five holders.
@@ -626,6 +646,29 @@ fn what_a_server_owns_is_told_to_it_before_what_comes_and_no_more_than_a_want_ho
 }
 
 #[test]
+fn of_more_objects_than_a_want_holds_the_hottest_are_told() {
+    let mut world = World::new(20, 20);
+    let all = world.sight.registers.keys();
+    let rate = |address: &Address| address.as_str()[2..].parse::<u64>().unwrap();
+    world.sight.spread = Some(Spread {
+        told: all
+            .clone()
+            .map(|address| (address.clone(), vec![name("s12")]))
+            .collect(),
+        rates_milli: all.map(|address| (address.clone(), rate(address))).collect(),
+        ..Spread::default()
+    });
+    for (server, want) in keep::add_to(&world.sight, Vec::new()) {
+        world.sight.write(&server, want);
+    }
+    let told = world.on("s10");
+    assert!(
+        told.len() == 16 && (4..20).all(|object| told.contains(&format!("3.{object}"))),
+        "{told:?}"
+    );
+}
+
+#[test]
 fn where_nobody_has_thought_of_heat_wants_stay_as_they_are() {
     let mut world = crowd();
     world.seconds(30);
@@ -665,6 +708,10 @@ fn copies_stand_in_other_racks_while_these_have_room() {
         for _ in 0..20 {
             world.report();
             if busy {
+                // One that leaves has no part of the requests: what it is asked makes no room on others.
+                let leaves = world.seen("s29");
+                leaves.want.role = Role::Draining;
+                leaves.has.as_mut().unwrap().hot.as_mut().unwrap().asked_milli = 1_000 * REST;
                 for server in ["s12", "s13"] {
                     world
                         .seen(server)
@@ -726,7 +773,88 @@ fn copies_go_where_least_is_asked_for_and_prices_count() {
         dear.terms(server, terms);
     }
     dear.seconds(30);
-    assert!(dear.told("3.0").starts_with(&["s14".to_owned()]) || dear.told("3.0").contains(&"s15".to_owned()));
+    // Three copies, and two servers of the usual price.
+    let told = dear.told("3.0");
+    assert!(
+        told.len() == 3 && told.ends_with(&["s14".to_owned(), "s15".to_owned()]),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn holders_of_unequal_size_and_price_carry_the_same_of_a_hot_object() {
+    let mut world = World::new(12, 1).asked("3.0", 2_000_000);
+    for (number, server) in server_names(12).iter().enumerate() {
+        world.seen(server).has.as_mut().unwrap().capacity = [10_000, 15_000, 6_667][number % 3];
+        let terms = ServerTerms {
+            price_percent: [100, 100, 100, 400][number % 4],
+            ..ServerTerms::default()
+        };
+        world.terms(server, terms);
+    }
+    world.seconds(60);
+    world.report();
+    let holders = world.sight.registers[&address("3.0")].holders.clone();
+    assert!(holders.len() > 6, "{holders:?}");
+    let carried: Vec<u64> = holders.iter().map(|holder| world.carries(holder, "3.0")).collect();
+    let (least, most) = (carried.iter().min().unwrap(), carried.iter().max().unwrap());
+    assert!(*most as f64 <= 1.1 * *least as f64, "{carried:?}");
+    // A quarter of what a server is asked in the mean.
+    let mean = (12 * REST + 2_000_000) / 12;
+    assert!(*most <= mean / 4, "{most} of {mean}");
+}
+
+#[test]
+fn stolen_agent_key_makes_no_copies_of_what_its_server_does_not_have() {
+    let mut world = World::new(20, 1);
+    let lie = |world: &mut World| {
+        world.report();
+        let heat = world.seen("s25").has.as_mut().unwrap().hot.as_mut().unwrap();
+        heat.hottest.push(Hot {
+            address: address("3.0"),
+            rate_milli: 9_000_000,
+        });
+        world.now += Duration::from_secs(1);
+        world.memory.see(world.now, &mut world.sight);
+    };
+    for _ in 0..60 {
+        lie(&mut world);
+        assert_eq!(decide(&world.sight), Decision::Rest);
+    }
+    let spread = world.sight.spread.clone().unwrap();
+    assert!(spread.watched.is_empty());
+    // One that it comes to may know more of it than its owner.
+    world.sight.registers.get_mut(&address("3.0")).unwrap().to = Some(name("s25"));
+    lie(&mut world);
+    assert!(world.sight.spread.unwrap().watched.contains(&address("3.0")));
+}
+
+#[test]
+fn librarian_that_hears_nobody_takes_nothing_back() {
+    let mut world = crowd();
+    world.seconds(30);
+    let (written, servers) = (world.written, world.told("3.0"));
+    for seen in world.sight.servers.values_mut() {
+        seen.alive = false;
+    }
+    world.seconds(60);
+    assert_eq!((world.written, world.told("3.0")), (written, servers));
+    // Of those that it hears it knows that the others are not there.
+    world.seen("s10").alive = true;
+    world.seconds(2);
+    assert!(world.written > written);
+}
+
+#[test]
+fn owner_that_held_a_copy_for_heat_counts_as_a_holder() {
+    let mut world = crowd();
+    world.seconds(30);
+    assert!(world.told("3.0").contains(&"s12".to_owned()));
+    world.sight.registers.get_mut(&address("3.0")).unwrap().owner = name("s12");
+    world.report();
+    world.memory.see(world.now, &mut world.sight);
+    let spread = world.sight.spread.unwrap();
+    assert_eq!(spread.expected_milli[&name("s12")], REST + 285_714);
 }
 
 #[test]
@@ -768,6 +896,32 @@ fn requests_are_expected_where_copies_will_be() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
+
+    /// What agents say is only as true as they are.
+    #[test]
+    fn no_number_of_an_agent_stops_the_librarian(
+        numbers in proptest::collection::vec(any::<(u64, u64, u64, u64)>(), 4),
+    ) {
+        let mut world = World::new(4, 1);
+        for second in 0..40 {
+            for (seen, (asked_milli, served, doubt_milli, rate_milli)) in world.sight.servers.values_mut().zip(&numbers) {
+                let hot = Hot { address: address("3.0"), rate_milli: *rate_milli };
+                seen.has.as_mut().unwrap().hot = Some(Heat {
+                    asked_milli: *asked_milli,
+                    served: *served,
+                    doubt_milli: if second < 20 { 0 } else { *doubt_milli },
+                    hottest: vec![hot; zones::heat::HOTTEST_MAX],
+                });
+            }
+            world.now += Duration::from_secs(1);
+            world.memory.see(world.now, &mut world.sight);
+            if let Decision::Write(wants) = decide(&world.sight) {
+                for (server, want) in wants {
+                    world.sight.write(&server, want);
+                }
+            }
+        }
+    }
 
     /// Whatever the objects are asked for: within a minute or two all copies are there, and an hour of the same load, which
     /// wavers by a tenth, changes nothing.
