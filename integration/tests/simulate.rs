@@ -124,6 +124,27 @@ fn undisturbed_runs_of_the_enumeration_do_what_they_are_for() {
     }
 }
 
+/// Runs about copies come to what they are led to, and no object is lost in them.
+#[test]
+fn directed_runs_of_copies_do_what_they_are_for() {
+    let mut runs = 0;
+    for (name, script) in directed(0).into_iter().filter(|(_, script)| script.copies.is_some()) {
+        let outcome = run(&script, true);
+        assert_eq!(outcome.broken, None, "{name}:\n{}", outcome.trace.join("\n"));
+        let count = |step| outcome.steps.get(step).copied().unwrap_or(0);
+        assert!(count("holder added") >= 1, "{name}: {:?}", outcome.steps);
+        assert_eq!(count("object lost"), 0, "{name}");
+        if name.starts_with("lost owner") {
+            assert!(count("taken over from a lost server") >= 1, "{name}: {:?}", outcome.steps);
+        }
+        if name == "holder is cut off and dropped" {
+            assert!(count("holder dropped") >= 1, "{name}: {:?}", outcome.steps);
+        }
+        runs += 1;
+    }
+    assert!(runs >= 5, "{runs} runs are about copies");
+}
+
 /// What removes a guard must break a run; with all guards the same runs hold.
 #[test]
 fn directed_runs_hold_for_every_seed_with_all_guards() {

@@ -12,11 +12,12 @@ use super::desk::Reply;
 use super::keys::Uses;
 use super::linear::{OPERATIONS_MAX, Object, Operation, Outcome, is_linearizable};
 use super::releases::{NEWEST, is_unlucky};
-use super::script::{Script, address};
+use super::script::{Script, address, object_of};
 use super::serve::show;
 use super::world::World;
 
-/// Operations of one object that are kept in any case, so that whoever reads a violation sees how it came.
+/// Operations of one object before its history may be forgotten: shorter ones are kept whole, so that whoever reads a violation
+/// sees how it came.
 const FORGETS_FROM: usize = 48;
 
 /// What was seen of one object.
@@ -105,10 +106,23 @@ impl Check {
         }
     }
 
-    /// An object was on lost servers alone; whether that is news.
-    pub(super) fn beyond(&mut self, address: &Address) -> bool {
-        let seen = self.objects.get_mut(address).expect("a known object");
-        !std::mem::replace(&mut seen.beyond, true)
+    /// Whether an object is on lost servers alone, as the register that was seen last says: the revision that was shown of each of
+    /// which that is news.
+    pub(super) fn mark_beyond(&mut self, is_beyond: impl Fn(&Register) -> bool) -> Vec<(Address, u64)> {
+        let mut news = Vec::new();
+        for (address, seen) in &mut self.objects {
+            // Of a deleted one nobody promises anything but that it stays deleted.
+            let register = seen.register.as_ref();
+            let Some(register) = register.filter(|register| register.state != State::Deleted) else {
+                continue;
+            };
+            // Whoever was about to take it may have it yet.
+            let before = std::mem::replace(&mut seen.beyond, is_beyond(register));
+            if seen.beyond && !before {
+                news.push((address.clone(), seen.shown));
+            }
+        }
+        news
     }
 
     pub(super) fn is_beyond(&self, address: &Address) -> bool {
@@ -126,8 +140,13 @@ impl Check {
         self.objects.values().filter(|seen| seen.rotten).filter(owns).count() as u64
     }
 
+    /// The register of an object, as it was seen last.
+    pub(super) fn register(&self, address: &Address) -> Option<&Register> {
+        self.objects.get(address)?.register.as_ref()
+    }
+
     pub(super) fn owner(&self, address: &Address) -> Option<ServerName> {
-        let register = self.objects.get(address)?.register.as_ref()?;
+        let register = self.register(address)?;
         (register.state != State::Deleted).then(|| register.owner.clone())
     }
 
@@ -189,8 +208,8 @@ impl Check {
         }
     }
 
-    /// A row that waits for something.
-    pub(super) fn open_row(&self, machine: &Machine) -> Option<String> {
+    /// A row that waits for something. `closing` once every object was asked for when all was quiet.
+    pub(super) fn open_row(&self, machine: &Machine, closing: bool) -> Option<String> {
         let entries = machine.process.local.store().entries();
         let known = entries.iter().filter(|entry| !self.is_beyond(&entry.address));
         let open = known.clone().find(|entry| match &entry.journal {
@@ -206,7 +225,7 @@ impl Check {
             | Journal::Prepared { .. }
             | Journal::CommitSent { .. } => true,
             // An owner that was taken for lost, and whose object nobody asks for, does not hear that it is refused.
-            Journal::Held { .. } => false,
+            Journal::Held { refused, .. } => refused.is_some() && closing,
         })?;
         Some(format!("{} {:?}", open.address, open.journal))
     }
@@ -228,11 +247,36 @@ fn history(operations: &[Operation]) -> String {
         .join("\n")
 }
 
+/// Whether a holder has taken an object over from its lost owner; otherwise a change of owner ends a move.
+fn is_takeover(old: &Register, new: &Register) -> bool {
+    let moves = matches!(&old.state, State::Moving { to } if *to == new.owner);
+    old.owner != new.owner && !moves
+}
+
+/// I4: who takes over holds the object, at the next epoch, and from a server that is marked lost.
+fn verify_takeover(address: &Address, old: &Register, new: &Register, is_lost: bool) -> Result<(), String> {
+    let wrong = if new.epoch != old.epoch.next() {
+        "at another epoch than the next"
+    } else if !old.holders.contains(&new.owner) {
+        "and is none of its holders"
+    } else if !is_lost {
+        "and nobody has said that it is lost"
+    } else {
+        return Ok(());
+    };
+    Err(format!(
+        "I4: {} takes {address} over from {} {wrong}: {} after {}",
+        new.owner,
+        old.owner,
+        text(new),
+        text(old)
+    ))
+}
+
 /// What became of an object's holders, of the names of steps.
 fn changed(old: &Register, new: &Register) -> Vec<&'static str> {
     let mut said = Vec::new();
-    let moves = matches!(&old.state, State::Moving { to } if *to == new.owner);
-    if old.owner != new.owner && !moves {
+    if is_takeover(old, new) {
         said.push("taken over from a lost server");
     }
     if old.owner == new.owner && new.state != State::Deleted {
@@ -294,7 +338,7 @@ impl World {
             if registers {
                 self.verify_registers()?;
             }
-            self.excuse();
+            self.excuse()?;
             for agent in &touched {
                 self.verify_rows(*agent)?;
             }
@@ -356,13 +400,13 @@ impl World {
             if let Some(old) = &before {
                 changes.extend(changed(old, register));
             }
-            let is_taken_over = |old: &Register| match &old.state {
-                State::Moving { to } => *to != register.owner,
-                State::Stable | State::Deleted => true,
-            };
+            if let Some(old) = before.as_ref().filter(|old| !opens && is_takeover(old, register)) {
+                let is_lost = view.server(&old.owner).is_some_and(|server| server.lost);
+                verify_takeover(address, old, register, is_lost)?;
+            }
             if let (Some(moves), Some(old)) = (&mut self.check.moves, &before)
                 && old.owner != register.owner
-                && !is_taken_over(old)
+                && !is_takeover(old, register)
                 && let Some(twice) = moves.insert((address.clone(), register.epoch.0), register.owner.clone())
             {
                 return Err(format!(
@@ -445,13 +489,7 @@ impl World {
         }
         let arrives = entry.journal.is_arriving();
         let newest = NEWEST[usize::from(self.machines[agent].release)];
-        let object = entry
-            .address
-            .as_str()
-            .rsplit('.')
-            .next()
-            .and_then(|part| part.parse().ok());
-        let unlucky = newest > 1 && entry.schema == 1 && object.is_some_and(is_unlucky);
+        let unlucky = newest > 1 && entry.schema == 1 && is_unlucky(object_of(&entry.address) as u64);
         // Before contract steps run, the second version is the newest.
         let due = newest.min(2);
         let wrong = entry.properties.is_some()
@@ -514,7 +552,7 @@ impl World {
         }
     }
 
-    /// I4, I5.
+    /// I4, I5: whoever the register names has what was shown.
     fn verify_copies(&self) -> Result<(), String> {
         let rows: Vec<Vec<std::sync::Arc<Entry>>> = self
             .machines
@@ -560,6 +598,16 @@ impl World {
                     return Err(format!(
                         "I4: {} owns {address} at epoch {} and has no complete copy of it at revision {}",
                         register.owner, register.epoch, seen.shown
+                    ));
+                }
+            }
+            for (machine, rows) in self.machines.iter().zip(&rows) {
+                let is_named = register.holders.contains(&machine.name) && machine.name != register.owner;
+                // Its epoch may be behind: a move or a takeover comes first, and nothing is shown before it has followed.
+                if is_named && !machine.gone && !rows.iter().any(|entry| complete(&entry)) {
+                    return Err(format!(
+                        "I5: {} is named for {address}, and does not have revision {}",
+                        machine.name, seen.shown
                     ));
                 }
             }

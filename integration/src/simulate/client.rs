@@ -401,7 +401,7 @@ impl World {
         self.clients[0].stubborn = false;
         self.clients[0].cache.clear();
         for object in 0..self.script.objects {
-            if self.check.is_beyond(&address(object)) {
+            if self.check.is_beyond(&address(object)) || self.is_deleted_at_lost(&address(object)) {
                 continue;
             }
             for verb in [Verb::Read, Verb::Put(0), Verb::Read] {
@@ -410,6 +410,9 @@ impl World {
             let there = (0..self.machines.len()).filter(|server| !self.machines[*server].gone);
             let first: Vec<_> = there.map(|server| (object, Verb::Read, Some(server))).collect();
             self.clients[0].waiting.extend(first);
+            if self.clients[0].busy.is_none() {
+                self.client_begins(0);
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use zones::{Address, Register, ServerName, State};
 use super::agent::Machine;
 use super::clock::{S, Time};
 use super::dice;
-use super::script::address;
+use super::script::{Deed, address};
 use super::world::{Event, World};
 
 /// Longest time until a person says that a server is lost.
@@ -78,8 +78,15 @@ impl World {
         }
     }
 
-    /// I1, and that what is acknowledged survives the loss of any one server.
-    pub(super) fn may_acknowledge(&mut self, agent: usize, entry: &Entry, revision: u64) -> Result<(), String> {
+    /// I1, and that what is acknowledged survives the loss of any one server. `entry` is the row as it was written, and `makes`
+    /// whether that made the object.
+    pub(super) fn may_acknowledge(
+        &mut self,
+        agent: usize,
+        entry: &Entry,
+        revision: u64,
+        makes: bool,
+    ) -> Result<(), String> {
         let machine = &mut self.machines[agent];
         let (name, keep) = (machine.name.clone(), machine.process.keep());
         let Some(row) = machine.process.local.entry(&entry.address) else {
@@ -88,7 +95,8 @@ impl World {
                 entry.address
             ));
         };
-        if row.is_shared() {
+        // One that nobody else held was looked at when it was applied.
+        if entry.is_shared() || row.is_shared() {
             self.check.write_applied(&name, &row)?;
         }
         let register = self.librarian.process.registry.view().register(&entry.address);
@@ -97,7 +105,7 @@ impl World {
         };
         let places = keep.spread.iter().filter(|(other, _)| *other != name).count();
         let needed = places.min(keep.wanted(&entry.address).saturating_sub(1));
-        if revision == 1 && row.revision == 1 && register.holders.len() < needed + 1 {
+        if makes && register.holders.len() < needed + 1 {
             return Err(format!(
                 "I5: {} is made and acknowledged on {:?}, with {needed} others to hold it",
                 entry.address, register.holders
@@ -106,7 +114,7 @@ impl World {
         self.holders_have(&name, &row, revision)
     }
 
-    /// What is shown or acknowledged of an object every other server has that its register names.
+    /// What is shown or acknowledged of an object every other server has that its register names. One that is lost had it.
     pub(super) fn holders_have(&self, name: &ServerName, row: &Entry, revision: u64) -> Result<(), String> {
         let register = self.librarian.process.registry.view().register(&row.address);
         let is_known = |register: &Register| self.script.copies.is_some() && register.epoch == row.epoch;
@@ -114,15 +122,18 @@ impl World {
             return Ok(());
         };
         for holder in register.holders.iter().filter(|holder| *holder != name) {
-            let has = self
-                .machines
-                .iter()
-                .filter(|machine| machine.name == *holder)
-                .any(|machine| {
-                    machine.gone
-                        || machine.name == register.owner
-                        || held(machine, &row.address).is_some_and(|held| is_of(&held, row, revision))
-                });
+            let mut machines = self.machines.iter().filter(|machine| machine.name == *holder);
+            let has = machines.any(|machine| match machine.gone {
+                true => {
+                    (machine.had.get(&row.address)).is_some_and(|(epoch, had)| *epoch == row.epoch && *had >= revision)
+                }
+                false if machine.name == register.owner => {
+                    let rows = machine.process.local.store().entries();
+                    let mut rows = rows.iter().filter(|owned| owned.address == row.address);
+                    rows.any(|owned| !owned.journal.is_held() && is_of(owned, row, revision))
+                }
+                false => held(machine, &row.address).is_some_and(|held| is_of(&held, row, revision)),
+            });
             if !has && !self.check.is_rotten(&row.address) {
                 return Err(format!(
                     "I5: revision {revision} of {} counts at {name}, and {holder}, which the register names, does not have it",
@@ -133,32 +144,69 @@ impl World {
         Ok(())
     }
 
-    /// Objects that were on lost servers alone: nobody promises them.
-    pub(super) fn excuse(&mut self) {
-        if !self.machines.iter().any(|machine| machine.gone) {
-            return;
-        }
-        let view = self.librarian.process.registry.view();
-        let gone: BTreeSet<&ServerName> = self
+    /// Objects that are on lost servers alone: nobody promises them, unless nothing else went wrong.
+    pub(super) fn excuse(&mut self) -> Result<(), String> {
+        let gone: BTreeSet<ServerName> = self
             .machines
             .iter()
             .filter(|machine| machine.gone)
-            .map(|machine| &machine.name)
+            .map(|machine| machine.name.clone())
             .collect();
-        let objects = (0..self.script.objects).map(address);
-        let beyond: Vec<Address> = objects
-            .filter(|address| {
-                view.register(address)
-                    .is_some_and(|register| is_beyond(&register, &gone))
-            })
-            .collect();
-        drop(view);
-        for address in beyond {
-            if self.check.beyond(&address) {
-                *self.steps.entry("object lost").or_default() += 1;
-                self.note(|| format!("{address} was on a lost server alone"));
+        if gone.is_empty() {
+            return Ok(());
+        }
+        for (address, shown) in self.check.mark_beyond(|register| is_beyond(register, &gone)) {
+            *self.steps.entry("object lost").or_default() += 1;
+            self.note(|| format!("{address} was on a lost server alone"));
+            if shown > 0 && self.script.copies == Some(2) && self.is_undisturbed() {
+                return Err(format!(
+                    "I5: {address} was shown at revision {shown}, and is lost with one server"
+                ));
             }
         }
+        Ok(())
+    }
+
+    /// Whether an object was deleted at a server that is lost by now. Others answer that it has moved there (README.md, Limits).
+    pub(super) fn is_deleted_at_lost(&self, address: &Address) -> bool {
+        let register = self.check.register(address);
+        let deleted = register.filter(|register| register.state == State::Deleted);
+        let is_owner = |machine: &&Machine| deleted.is_some_and(|register| register.owner == machine.name);
+        self.machines.iter().find(is_owner).is_some_and(|owner| owner.gone)
+    }
+
+    /// Whether nothing went wrong so far but that a server was lost.
+    fn is_undisturbed(&self) -> bool {
+        let disturbs = |deed: &Deed| match deed {
+            Deed::Late(_)
+            | Deed::HearLate(..)
+            | Deed::Befall(_)
+            | Deed::Arm(..)
+            | Deed::Restore
+            | Deed::Rebuild
+            | Deed::Handover(_)
+            | Deed::Trick(_)
+            | Deed::Steer(_)
+            | Deed::Mark(..)
+            | Deed::CutOff(..) => true,
+            Deed::Put(..)
+            | Deed::Read(..)
+            | Deed::Delete(..)
+            | Deed::Move(..)
+            | Deed::Drain(_)
+            | Deed::Refill
+            | Deed::Policy(..)
+            | Deed::Release
+            | Deed::Backup
+            | Deed::Rotate(_)
+            | Deed::Lose(_) => false,
+        };
+        let lost = self.machines.iter().filter(|machine| machine.gone).count();
+        let mut deeds = self.script.deeds.iter().map(|(_, deed)| deed);
+        lost == 1
+            && self.faults.counts.is_empty()
+            && !deeds.any(disturbs)
+            && !self.script.after.iter().any(|after| disturbs(&after.deed))
     }
 
     /// What has still to be done for copies: at the end none is missing, none is where the register names none, and nobody's
@@ -194,7 +242,9 @@ impl World {
         if owner.gone {
             return Some(format!("{} is lost and owns it", owner.name));
         }
-        let row = owner.process.local.entry(address)?;
+        let Some(row) = owner.process.local.entry(address) else {
+            return Some(format!("{} owns it and has no row of it", owner.name));
+        };
         let noted = row.keeping.clone().unwrap_or_default();
         if let Some(change) = &noted.change {
             return Some(format!("its holders change: {change:?}"));
@@ -224,16 +274,39 @@ impl World {
                 ));
             }
         }
+        self.count_waits(address, owner, &others)
+    }
+
+    /// How many holders an object is to have does not rest on what the librarian says: it is as many as the script wants, or as
+    /// there are servers for. Which ones have it besides, and which are not to, the librarian alone knows.
+    fn count_waits(&self, address: &Address, owner: &Machine, others: &BTreeSet<&ServerName>) -> Option<String> {
         let view = self.librarian.process.registry.view();
+        let takes = |machine: &&Machine| {
+            let server = view.server(&machine.name);
+            let serves = server.is_some_and(|server| !server.lost && server.want.role.takes_new_objects());
+            machine.name != owner.name && !machine.gone && serves && self.script.terms.of(&machine.name).new_objects
+        };
+        let places = self.machines.iter().filter(takes).count();
+        let wanted = usize::from(self.script.copies.unwrap_or(1).saturating_sub(1));
+        let needed = places.min(wanted);
+        if others.len() < needed {
+            return Some(format!("{} holders of {needed}", others.len()));
+        }
         let keep = &view.server(&owner.name)?.want.errand.keep;
-        let places = keep.spread.iter().filter(|(other, _)| *other != owner.name).count();
-        let needed = places.min(keep.wanted(address).saturating_sub(1));
-        (others.len() < needed).then(|| format!("{} holders of {needed}", others.len()))
+        if let Some(leaving) = others.iter().find(|other| keep.leave.contains(other)) {
+            return Some(format!("{leaving} holds it, and copies leave that server"));
+        }
+        let hot = keep.hot_on(address);
+        if let Some(missing) = hot.iter().find(|hot| **hot != owner.name && !others.contains(hot)) {
+            return Some(format!("{missing} does not hold it, and it is hot there"));
+        }
+        let cool = others.iter().filter(|other| !hot.contains(other)).count();
+        (cool > wanted).then(|| format!("{cool} holders of {wanted} that are not for its heat"))
     }
 }
 
 /// Whether an object is on lost servers alone.
-fn is_beyond(register: &Register, gone: &BTreeSet<&ServerName>) -> bool {
+fn is_beyond(register: &Register, gone: &BTreeSet<ServerName>) -> bool {
     gone.contains(&register.owner) && register.holders.iter().all(|holder| gone.contains(holder))
 }
 

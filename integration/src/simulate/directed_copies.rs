@@ -19,6 +19,7 @@ pub(super) fn runs(seed: u64) -> Vec<(&'static str, Script)> {
     vec![
         ("lost owner serves on", lost_owner_serves_on(seed)),
         ("lost owner is cut off", lost_owner_is_cut_off(seed)),
+        ("lost owner is gone", lost_owner_is_gone(seed)),
         ("holder is cut off and dropped", holder_is_cut_off(seed)),
         ("owner restarts with a write that nobody has", owner_restarts(seed)),
     ]
@@ -76,6 +77,19 @@ fn lost_owner_is_cut_off(seed: u64) -> Script {
     deeds.extend(reads(8));
     deeds.extend(writes(8));
     shared(seed, S, deeds, Vec::new())
+}
+
+/// S is lost with its disk; two others are left to hold what it had.
+fn lost_owner_is_gone(seed: u64) -> Script {
+    let mut deeds = vec![(BEGINS + 500 * MS, Deed::Lose(S))];
+    deeds.extend(reads(8));
+    deeds.extend(writes(8));
+    Script {
+        agents: 3,
+        // Everybody else asks the librarian.
+        knows: vec![(WRITER, S)],
+        ..shared(seed, S, deeds, Vec::new())
+    }
 }
 
 /// H reaches clients alone; S lets it go, and goes on.

@@ -148,6 +148,12 @@ pub(super) fn address(object: usize) -> Address {
     format!("1.{}.{object}", object % 2).parse().expect("a legal address")
 }
 
+/// Which object has this address.
+pub(super) fn object_of(address: &Address) -> usize {
+    let last = address.as_str().rsplit('.').next();
+    last.and_then(|part| part.parse().ok()).expect("an address of this file")
+}
+
 /// Octets of an object's body.
 pub(super) fn body_octets(object: usize) -> usize {
     match object % 4 {

@@ -21,7 +21,7 @@ use super::line::{Heard, Waits, What};
 use super::linear::Object;
 use super::network::Network;
 use super::releases;
-use super::script::body_octets;
+use super::script::{body_octets, object_of};
 use super::world::{Event, QUEUE_WAIT, Work, World};
 
 /// Most times that a request is handed on.
@@ -707,7 +707,7 @@ impl World {
             };
             match confirmation {
                 Confirmation::Given => {
-                    if let Err(why) = self.may_acknowledge(agent, &entry, revision) {
+                    if let Err(why) = self.may_acknowledge(agent, &entry, revision, copies) {
                         self.fail(why);
                         return false;
                     }
@@ -1047,12 +1047,6 @@ impl World {
         }
         self.send_reply(agent, reply_to, Reply::Unavailable("it had to wait too long"));
     }
-}
-
-/// Which object has this address.
-fn object_of(address: &Address) -> usize {
-    let last = address.as_str().rsplit('.').next();
-    last.and_then(|part| part.parse().ok()).unwrap_or(0)
 }
 
 fn miss_reply(miss: Miss) -> Reply {
