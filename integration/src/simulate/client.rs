@@ -348,19 +348,21 @@ impl World {
         Some(found.into_iter().map(|(.., server)| server).collect())
     }
 
-    /// Servers by priority, and among equals drawn by weight (RFC 2782).
+    /// Servers by priority, and among equals drawn by weight, as the production client does: a weight of 0 has the least chance,
+    /// and not none (RFC 2782).
     fn drawn(&self, client: usize, mut targets: Vec<(u16, u16, usize)>) -> Vec<usize> {
         let attempt = self.clients[client].attempts;
         let mut drawn = Vec::with_capacity(targets.len());
         while let Some(first) = targets.iter().map(|(priority, ..)| *priority).min() {
             let equals = targets.iter().filter(|(priority, ..)| *priority == first);
-            let sum: u64 = equals.clone().map(|(_, weight, _)| u64::from(*weight)).sum();
+            let chance = |weight: u16| u64::from(weight) * 256 + 1;
+            let sum: u64 = equals.clone().map(|(_, weight, _)| chance(*weight)).sum();
             let number = client as u64 * 1_000_000 + attempt * 100 + drawn.len() as u64;
-            let mut left = dice(self.script.seed, number, 92) % sum.max(1);
+            let mut left = dice(self.script.seed, number, 92) % sum;
             let mut chosen = None;
             for (_, weight, server) in equals {
                 chosen = Some(*server);
-                match left.checked_sub(u64::from(*weight)) {
+                match left.checked_sub(chance(*weight)) {
                     Some(rest) => left = rest,
                     None => break,
                 }

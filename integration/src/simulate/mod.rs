@@ -13,7 +13,7 @@
 //! | `client` | clients and their resolvers |
 //! | `install`, `operator` | how a server comes to another release; the person who upgrades the pool |
 //! | `faults`, `script`, `tricks`, `second` | what goes wrong and what is done; a second controller |
-//! | `directed`, `directed_pool`, `late`, `found` | runs led to where a guard matters, or where something comes when it is rare; runs that found a bug |
+//! | `directed`, `directed_copies`, `directed_pool`, `late`, `found` | runs led to where a guard matters, or where something comes when it is rare; runs that found a bug |
 //! | `upgrades` | runs of whole upgrades |
 //! | `workload` | what clients ask for, and servers that are not alike; runs of a load for long |
 //! | `check`, `check_pool`, `check_gate`, `check_upgrade`, `linear` | invariants, those of plans and roles apart, what gates find, what upgrades keep, and linearizability |
