@@ -27,7 +27,8 @@ struct Seen {
     texts: BTreeSet<String>,
     /// The highest revision that was acknowledged or shown.
     shown: u64,
-    rotten: bool,
+    /// An octet of a copy has changed at some time, wherever that was.
+    rotted: bool,
     /// It was on lost servers alone.
     beyond: bool,
     /// What it was before the first operation of the history.
@@ -65,6 +66,8 @@ type Places = BTreeMap<(u64, Address, bool), (StreamId, Vec<Extent>)>;
 pub(super) struct Check {
     objects: BTreeMap<Address, Seen>,
     addresses: Vec<Address>,
+    /// Streams of which an octet has changed, by server: who has one elsewhere, or has written it anew, has it whole.
+    rotten: BTreeSet<(usize, StreamId)>,
     pub(super) registers_changed: bool,
     /// The registry was lost or restored, and is not open yet.
     reconciles: bool,
@@ -86,6 +89,7 @@ impl Check {
                 .map(|address| (address.clone(), Seen::default()))
                 .collect(),
             addresses,
+            rotten: BTreeSet::new(),
             registers_changed: false,
             reconciles: false,
             touched: BTreeSet::new(),
@@ -100,10 +104,23 @@ impl Check {
         self.touched.insert(agent);
     }
 
-    pub(super) fn rotten(&mut self, address: &Address) {
+    /// An octet of a copy changes.
+    pub(super) fn rots(&mut self, agent: usize, address: &Address, stream: StreamId) {
+        self.rotten.insert((agent, stream));
         if let Some(seen) = self.objects.get_mut(address) {
-            seen.rotten = true;
+            seen.rotted = true;
         }
+    }
+
+    /// Whether a row's copy cannot be read.
+    pub(super) fn is_rotten(&self, agent: usize, row: &Entry) -> bool {
+        row.streams()
+            .any(|(_, stream)| self.rotten.contains(&(agent, stream.id)))
+    }
+
+    /// Whether a copy of the object could not be read at some time, or whether it was on lost servers alone.
+    pub(super) fn was_damaged(&self, address: &Address) -> bool {
+        self.objects.get(address).is_some_and(|seen| seen.rotted || seen.beyond)
     }
 
     /// Whether an object is on lost servers alone, as the register that was seen last says: the revision that was shown of each of
@@ -127,17 +144,6 @@ impl Check {
 
     pub(super) fn is_beyond(&self, address: &Address) -> bool {
         self.objects.get(address).is_some_and(|seen| seen.beyond)
-    }
-
-    /// Whether nobody promises the object any more.
-    pub(super) fn is_rotten(&self, address: &Address) -> bool {
-        self.objects.get(address).is_some_and(|seen| seen.rotten || seen.beyond)
-    }
-
-    /// Damaged objects that a server owns.
-    pub(super) fn rotten_of(&self, server: &ServerName) -> u64 {
-        let owns = |seen: &&Seen| seen.register.as_ref().is_some_and(|register| register.owner == *server);
-        self.objects.values().filter(|seen| seen.rotten).filter(owns).count() as u64
     }
 
     /// The register of an object, as it was seen last.
@@ -327,6 +333,52 @@ fn follows(machines: &[Machine], address: &Address, seen: &Seen, new: Option<&Re
 }
 
 impl World {
+    fn has_rotten(&self, agent: usize, address: &Address) -> bool {
+        // In most runs, and this is asked of every object after every event.
+        if self.check.rotten.is_empty() {
+            return false;
+        }
+        let rows = self.machines[agent].process.local.store().entries();
+        let mut rows = rows.iter().filter(|row| row.address == *address);
+        rows.any(|row| self.check.is_rotten(agent, row))
+    }
+
+    /// Whether nobody promises the object any more: it was on lost servers alone, or no server that its register names has a copy
+    /// that can be read.
+    pub(super) fn is_spoilt(&self, address: &Address) -> bool {
+        let Some(seen) = self.check.objects.get(address) else {
+            return false;
+        };
+        let is_named = |machine: &Machine| match &seen.register {
+            Some(register) => register.owner == machine.name || register.holders.contains(&machine.name),
+            // It is being made, and one server knows of it.
+            None => machine.process.local.entry(address).is_some(),
+        };
+        let named = self.machines.iter().enumerate();
+        let mut named = named
+            .filter(|(_, machine)| !machine.gone && is_named(machine))
+            .peekable();
+        seen.beyond || named.peek().is_some() && named.all(|(agent, _)| self.has_rotten(agent, address))
+    }
+
+    /// Whether the owner's copy of an object cannot be read, or nobody's: it goes nowhere until it is written anew, or deleted.
+    pub(super) fn is_stuck(&self, address: &Address) -> bool {
+        let seen = self.check.objects.get(address);
+        let register = seen.and_then(|seen| seen.register.as_ref());
+        let owner = register.and_then(|register| {
+            let mut machines = self.machines.iter();
+            machines.position(|machine| machine.name == register.owner)
+        });
+        owner.is_some_and(|owner| self.has_rotten(owner, address)) || self.is_spoilt(address)
+    }
+
+    /// Objects that a server owns and cannot read.
+    pub(super) fn rotten_of(&self, server: &ServerName) -> u64 {
+        let owns = |seen: &Seen| seen.register.as_ref().is_some_and(|register| register.owner == *server);
+        let owned = self.check.objects.iter().filter(|(_, seen)| owns(seen));
+        owned.filter(|(address, _)| self.is_stuck(address)).count() as u64
+    }
+
     /// Looks at whatever this event changed.
     pub(super) fn verify(&mut self) {
         if self.broken.is_some() || (!self.check.registers_changed && self.check.touched.is_empty()) {
@@ -561,7 +613,7 @@ impl World {
             .collect();
         for (address, seen) in &self.check.objects {
             let Some(register) = &seen.register else { continue };
-            if register.state == State::Deleted || seen.rotten || seen.beyond {
+            if register.state == State::Deleted || self.is_spoilt(address) {
                 continue;
             }
             let complete = |entry: &&std::sync::Arc<Entry>| {
@@ -611,7 +663,11 @@ impl World {
                     ));
                 }
             }
-            if !rows.iter().flatten().any(|entry| complete(&entry)) {
+            let readable = |(agent, rows): (usize, &Vec<std::sync::Arc<Entry>>)| {
+                rows.iter()
+                    .any(|entry| complete(&entry) && !self.check.is_rotten(agent, entry))
+            };
+            if !rows.iter().enumerate().any(readable) {
                 return Err(format!("I5: no complete copy of {address} at revision {}", seen.shown));
             }
         }
@@ -621,7 +677,7 @@ impl World {
     /// What must hold when faults have stopped and everything is quiet.
     pub(super) fn check_end(&self) -> Result<(), String> {
         self.verify_logs()?;
-        for machine in &self.machines {
+        for (agent, machine) in self.machines.iter().enumerate() {
             let usage = machine.process.local.store().usage();
             if usage.reserved != 0 {
                 return Err(format!(
@@ -631,7 +687,7 @@ impl World {
             }
             for entry in machine.process.local.store().entries() {
                 if entry.properties.is_some()
-                    && !self.check.is_rotten(&entry.address)
+                    && !self.check.is_rotten(agent, &entry)
                     && show(&machine.process.local, &entry) == Reply::Damaged
                 {
                     return Err(format!(

@@ -48,6 +48,8 @@ struct Doing {
     until: Time,
     backoff: Time,
     fresh: bool,
+    /// Whoever has it cannot read it.
+    damaged: bool,
 }
 
 impl Client {
@@ -137,6 +139,7 @@ impl World {
             until: self.now + PATIENCE,
             backoff: 20 * MS,
             fresh: false,
+            damaged: false,
         });
         self.client_asks(client);
     }
@@ -230,13 +233,7 @@ impl World {
             Reply::Unavailable(_) | Reply::Misdirected => return self.client_pauses(client),
             Reply::NotServing => return self.client_pauses(client),
             Reply::Damaged => {
-                let object = doing.object;
-                if !self.check.is_rotten(&address(object)) {
-                    return self.fail(format!(
-                        "I5: object {} is damaged and nothing damaged it",
-                        address(object)
-                    ));
-                }
+                doing.damaged = true;
                 return self.client_ends(client, None);
             }
             Reply::Refused(why) => {
@@ -285,7 +282,8 @@ impl World {
                 address(doing.object)
             ));
         }
-        if self.closing && outcome.is_none() && !self.check.is_rotten(&address(doing.object)) {
+        // Whoever says that a copy cannot be read was looked at when it said so.
+        if self.closing && outcome.is_none() && !doing.damaged && !self.is_stuck(&address(doing.object)) {
             return self.fail(format!(
                 "I12: client {client} gets no answer of {} in a quiet pool",
                 address(doing.object)

@@ -134,7 +134,7 @@ impl World {
                 }
                 false => held(machine, &row.address).is_some_and(|held| is_of(&held, row, revision)),
             });
-            if !has && !self.check.is_rotten(&row.address) {
+            if !has && !self.is_spoilt(&row.address) {
                 return Err(format!(
                     "I5: revision {revision} of {} counts at {name}, and {holder}, which the register names, does not have it",
                     row.address
@@ -215,7 +215,8 @@ impl World {
         self.script.copies?;
         let view = self.librarian.process.registry.view();
         for address in (0..self.script.objects).map(address) {
-            if self.check.is_rotten(&address) {
+            // What its owner cannot read it sends to nobody.
+            if self.is_stuck(&address) {
                 continue;
             }
             let register = view

@@ -169,6 +169,11 @@ impl World {
             Stage::Looking => match local.look(&address, || boot) {
                 Look::Shown(entry) => {
                     let reply = show(&local, &entry);
+                    if reply == Reply::Damaged && !self.check.is_rotten(agent, &entry) {
+                        let why = format!("I5: {address} is damaged at s{}, and nothing damaged it", agent + 1);
+                        self.fail(why);
+                        return false;
+                    }
                     let name = self.machines[agent].name.clone();
                     if let (Reply::Seen(_), Err(why)) = (&reply, self.holders_have(&name, &entry, entry.revision)) {
                         self.fail(why);

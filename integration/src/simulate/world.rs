@@ -628,7 +628,7 @@ impl World {
         }
     }
 
-    /// One octet of one copy changes. That object has no other copy, so nobody promises it any more.
+    /// One octet of one copy changes.
     fn rot(&mut self, agent: usize) {
         let entries = self.machines[agent].process.local.store().entries();
         let streams: Vec<_> = entries
@@ -645,9 +645,8 @@ impl World {
         self.machines[agent]
             .disk
             .rot(&format!("volumes/{:04}", extent.volume), offset);
-        let address = entry.address.clone();
-        self.note(|| format!("a copy of {address} rots"));
-        self.check.rotten(&address);
+        self.note(|| format!("the copy of {} on s{} rots", entry.address, agent + 1));
+        self.check.rots(agent, &entry.address, stream.id);
     }
 
     // Lives.
@@ -1276,7 +1275,7 @@ impl World {
             return Some("the registry is reconciled".to_owned());
         }
         // A drain waits for a person where copies cannot be read.
-        let rotten = |(server, registers): (ServerName, u64)| self.check.rotten_of(&server) >= registers;
+        let rotten = |(server, registers): (ServerName, u64)| self.rotten_of(&server) >= registers;
         if !self.librarian.rests() && !self.librarian.waits_for_registers().is_some_and(rotten) {
             return Some("a plan is open".to_owned());
         }
@@ -1296,10 +1295,10 @@ impl World {
             if !states.0.is_empty() || !states.1.is_empty() {
                 return Some(format!("s{server} has moves {states:?}"));
             }
-            // A copy that cannot be read gets no holder, so who made it or wrote it is never answered.
+            // An object whose owner cannot read it gets no holder, so who made it or wrote it is never answered.
             let waits = |request: &&Request| {
                 let is_vain = matches!(request.stage, Stage::Confirming { .. } | Stage::InLine(_));
-                !(is_vain && self.check.is_rotten(&request.call.address))
+                !(is_vain && self.is_stuck(&request.call.address))
             };
             if let Some(request) = machine.process.requests.values().find(waits) {
                 let call = &request.call;
