@@ -14,6 +14,9 @@ use integration::simulate::{
 /// Seeds of a test run.
 const SEEDS: u64 = 300;
 
+/// Runs with two copies of each object.
+const COPIES: u64 = 30;
+
 /// Seeds beyond these that broke something once: a refused creation that never ended; a sealed source that heard of a deletion
 /// elsewhere and left writers waiting; a former owner that told who repeated a deletion that somebody else had done it.
 const FOUND: [u64; 3] = [12_259, 73_298, 95_070];
@@ -124,6 +127,31 @@ fn undisturbed_runs_of_the_enumeration_do_what_they_are_for() {
     }
 }
 
+/// Runs about copies come to what they are led to, and no object is lost in them.
+#[test]
+fn directed_runs_of_copies_do_what_they_are_for() {
+    let mut runs = 0;
+    for (name, script) in directed(0).into_iter().filter(|(_, script)| script.copies.is_some()) {
+        let outcome = run(&script, true);
+        assert_eq!(outcome.broken, None, "{name}:\n{}", outcome.trace.join("\n"));
+        let count = |step| outcome.steps.get(step).copied().unwrap_or(0);
+        assert!(count("holder added") >= 1, "{name}: {:?}", outcome.steps);
+        assert_eq!(count("object lost"), 0, "{name}");
+        if name.starts_with("lost owner") {
+            assert!(
+                count("taken over from a lost server") >= 1,
+                "{name}: {:?}",
+                outcome.steps
+            );
+        }
+        if name == "holder is cut off and dropped" {
+            assert!(count("holder dropped") >= 1, "{name}: {:?}", outcome.steps);
+        }
+        runs += 1;
+    }
+    assert!(runs >= 7, "{runs} runs are about copies");
+}
+
 /// What removes a guard must break a run; with all guards the same runs hold.
 #[test]
 fn directed_runs_hold_for_every_seed_with_all_guards() {
@@ -226,6 +254,32 @@ fn upgrades_end_with_every_server_at_one_release_whatever_goes_wrong() {
         "failed",
     ] {
         assert!(states.contains(state), "{state} is not among {states:?}");
+    }
+}
+
+/// Copies of every object, and servers that are lost; `simulate --copies` runs very many.
+#[test]
+fn copies_survive_whatever_goes_wrong_and_the_loss_of_a_server() {
+    let (mut loads, kinds) = (Loads::default(), all_kinds());
+    let broken = run_scripts(
+        0..COPIES,
+        |seed| Script::with_copies(seed, &kinds),
+        |outcome| loads.take(outcome),
+    );
+    if let Some((script, outcome)) = broken {
+        panic!(
+            "seed {}: {:?}: replay it with simulate --copies --seed {0} --trace",
+            script.seed, outcome.broken
+        );
+    }
+    for load in [
+        "holders added",
+        "holders dropped",
+        "taken over",
+        "servers lost",
+        "servers cut off",
+    ] {
+        assert!(loads.counts()[load] > 0, "no run has {load}: {loads:?}");
     }
 }
 

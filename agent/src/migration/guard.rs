@@ -113,8 +113,8 @@ pub enum Guard {
     UnconfirmedAfterRestart,
 }
 
-/// Those whose absence some run of the simulator shows: all but `AddedCounts`, `Permission` and `UnconfirmedAfterRestart`.
-pub const GUARDS: [Guard; 32] = [
+/// All of them: some run of the simulator shows the absence of each.
+pub const GUARDS: [Guard; 35] = [
     Guard::ReadRule,
     Guard::CountedFromQuestion,
     Guard::UnsealWhenShown,
@@ -145,8 +145,11 @@ pub const GUARDS: [Guard; 32] = [
     Guard::InSyncRule,
     Guard::ReadGrants,
     Guard::GrantsEnd,
+    Guard::AddedCounts,
+    Guard::Permission,
     Guard::RefusalAtPromotion,
     Guard::WaitAtPromotion,
+    Guard::UnconfirmedAfterRestart,
 ];
 
 #[cfg(feature = "mutations")]

@@ -21,7 +21,7 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use zones::{Address, Heat, Policy, ServerName, TsigKey};
+use zones::{Address, Epoch, Heat, Policy, ServerName, TsigKey};
 
 use super::clock::{Clocks, Time};
 use super::desk::Request;
@@ -56,6 +56,8 @@ pub(super) struct Machine {
     pub(super) suspended_until: Time,
     /// It is lost for good, with its disk.
     pub(super) gone: bool,
+    /// What it had when it was lost: the epoch and the revision of every whole copy.
+    pub(super) had: BTreeMap<Address, (Epoch, u64)>,
     /// The release of its software.
     pub(super) release: u8,
     /// What brings it to another one.
@@ -274,6 +276,7 @@ impl Machine {
             started: false,
             suspended_until: 0,
             gone: false,
+            had: BTreeMap::new(),
             release,
             installer: Installer::default(),
             capacity,
@@ -301,6 +304,12 @@ impl Machine {
 
     /// It is lost for good, and all that was on its disk.
     pub(super) fn lose(&mut self) {
+        for row in self.process.local.store().entries() {
+            if row.properties.is_some() {
+                let last = self.had.entry(row.address.clone()).or_insert((row.epoch, 0));
+                *last = (row.epoch, row.revision).max(*last);
+            }
+        }
         self.gone = true;
         self.life += 1;
         self.started = false;

@@ -12,11 +12,12 @@ use super::desk::Reply;
 use super::keys::Uses;
 use super::linear::{OPERATIONS_MAX, Object, Operation, Outcome, is_linearizable};
 use super::releases::{NEWEST, is_unlucky};
-use super::script::{Script, address};
+use super::script::{Script, address, object_of};
 use super::serve::show;
 use super::world::World;
 
-/// Operations of one object that are kept in any case, so that whoever reads a violation sees how it came.
+/// Operations of one object before its history may be forgotten: shorter ones are kept whole, so that whoever reads a violation
+/// sees how it came.
 const FORGETS_FROM: usize = 48;
 
 /// What was seen of one object.
@@ -26,7 +27,8 @@ struct Seen {
     texts: BTreeSet<String>,
     /// The highest revision that was acknowledged or shown.
     shown: u64,
-    rotten: bool,
+    /// An octet of a copy has changed at some time, wherever that was.
+    rotted: bool,
     /// It was on lost servers alone.
     beyond: bool,
     /// What it was before the first operation of the history.
@@ -64,6 +66,8 @@ type Places = BTreeMap<(u64, Address, bool), (StreamId, Vec<Extent>)>;
 pub(super) struct Check {
     objects: BTreeMap<Address, Seen>,
     addresses: Vec<Address>,
+    /// Streams of which an octet has changed, by server: who has one elsewhere, or has written it anew, has it whole.
+    rotten: BTreeSet<(usize, StreamId)>,
     pub(super) registers_changed: bool,
     /// The registry was lost or restored, and is not open yet.
     reconciles: bool,
@@ -85,6 +89,7 @@ impl Check {
                 .map(|address| (address.clone(), Seen::default()))
                 .collect(),
             addresses,
+            rotten: BTreeSet::new(),
             registers_changed: false,
             reconciles: false,
             touched: BTreeSet::new(),
@@ -99,35 +104,55 @@ impl Check {
         self.touched.insert(agent);
     }
 
-    pub(super) fn rotten(&mut self, address: &Address) {
+    /// An octet of a copy changes.
+    pub(super) fn rots(&mut self, agent: usize, address: &Address, stream: StreamId) {
+        self.rotten.insert((agent, stream));
         if let Some(seen) = self.objects.get_mut(address) {
-            seen.rotten = true;
+            seen.rotted = true;
         }
     }
 
-    /// An object was on lost servers alone; whether that is news.
-    pub(super) fn beyond(&mut self, address: &Address) -> bool {
-        let seen = self.objects.get_mut(address).expect("a known object");
-        !std::mem::replace(&mut seen.beyond, true)
+    /// Whether a row's copy cannot be read.
+    pub(super) fn is_rotten(&self, agent: usize, row: &Entry) -> bool {
+        row.streams()
+            .any(|(_, stream)| self.rotten.contains(&(agent, stream.id)))
+    }
+
+    /// Whether a copy of the object could not be read at some time, or whether it was on lost servers alone.
+    pub(super) fn was_damaged(&self, address: &Address) -> bool {
+        self.objects.get(address).is_some_and(|seen| seen.rotted || seen.beyond)
+    }
+
+    /// Whether an object is on lost servers alone, as the register that was seen last says: the revision that was shown of each of
+    /// which that is news.
+    pub(super) fn mark_beyond(&mut self, is_beyond: impl Fn(&Register) -> bool) -> Vec<(Address, u64)> {
+        let mut news = Vec::new();
+        for (address, seen) in &mut self.objects {
+            // Of a deleted one nobody promises anything but that it stays deleted.
+            let register = seen.register.as_ref();
+            let Some(register) = register.filter(|register| register.state != State::Deleted) else {
+                continue;
+            };
+            // Whoever was about to take it may have it yet.
+            let before = std::mem::replace(&mut seen.beyond, is_beyond(register));
+            if seen.beyond && !before {
+                news.push((address.clone(), seen.shown));
+            }
+        }
+        news
     }
 
     pub(super) fn is_beyond(&self, address: &Address) -> bool {
         self.objects.get(address).is_some_and(|seen| seen.beyond)
     }
 
-    /// Whether nobody promises the object any more.
-    pub(super) fn is_rotten(&self, address: &Address) -> bool {
-        self.objects.get(address).is_some_and(|seen| seen.rotten || seen.beyond)
-    }
-
-    /// Damaged objects that a server owns.
-    pub(super) fn rotten_of(&self, server: &ServerName) -> u64 {
-        let owns = |seen: &&Seen| seen.register.as_ref().is_some_and(|register| register.owner == *server);
-        self.objects.values().filter(|seen| seen.rotten).filter(owns).count() as u64
+    /// The register of an object, as it was seen last.
+    pub(super) fn register(&self, address: &Address) -> Option<&Register> {
+        self.objects.get(address)?.register.as_ref()
     }
 
     pub(super) fn owner(&self, address: &Address) -> Option<ServerName> {
-        let register = self.objects.get(address)?.register.as_ref()?;
+        let register = self.register(address)?;
         (register.state != State::Deleted).then(|| register.owner.clone())
     }
 
@@ -189,8 +214,8 @@ impl Check {
         }
     }
 
-    /// A row that waits for something.
-    pub(super) fn open_row(&self, machine: &Machine) -> Option<String> {
+    /// A row that waits for something. `closing` once every object was asked for when all was quiet.
+    pub(super) fn open_row(&self, machine: &Machine, closing: bool) -> Option<String> {
         let entries = machine.process.local.store().entries();
         let known = entries.iter().filter(|entry| !self.is_beyond(&entry.address));
         let open = known.clone().find(|entry| match &entry.journal {
@@ -206,7 +231,7 @@ impl Check {
             | Journal::Prepared { .. }
             | Journal::CommitSent { .. } => true,
             // An owner that was taken for lost, and whose object nobody asks for, does not hear that it is refused.
-            Journal::Held { .. } => false,
+            Journal::Held { refused, .. } => refused.is_some() && closing,
         })?;
         Some(format!("{} {:?}", open.address, open.journal))
     }
@@ -228,11 +253,36 @@ fn history(operations: &[Operation]) -> String {
         .join("\n")
 }
 
+/// Whether a holder has taken an object over from its lost owner; otherwise a change of owner ends a move.
+fn is_takeover(old: &Register, new: &Register) -> bool {
+    let moves = matches!(&old.state, State::Moving { to } if *to == new.owner);
+    old.owner != new.owner && !moves
+}
+
+/// I4: who takes over holds the object, at the next epoch, and from a server that is marked lost.
+fn verify_takeover(address: &Address, old: &Register, new: &Register, is_lost: bool) -> Result<(), String> {
+    let wrong = if new.epoch != old.epoch.next() {
+        "at another epoch than the next"
+    } else if !old.holders.contains(&new.owner) {
+        "and is none of its holders"
+    } else if !is_lost {
+        "and nobody has said that it is lost"
+    } else {
+        return Ok(());
+    };
+    Err(format!(
+        "I4: {} takes {address} over from {} {wrong}: {} after {}",
+        new.owner,
+        old.owner,
+        text(new),
+        text(old)
+    ))
+}
+
 /// What became of an object's holders, of the names of steps.
 fn changed(old: &Register, new: &Register) -> Vec<&'static str> {
     let mut said = Vec::new();
-    let moves = matches!(&old.state, State::Moving { to } if *to == new.owner);
-    if old.owner != new.owner && !moves {
+    if is_takeover(old, new) {
         said.push("taken over from a lost server");
     }
     if old.owner == new.owner && new.state != State::Deleted {
@@ -283,6 +333,52 @@ fn follows(machines: &[Machine], address: &Address, seen: &Seen, new: Option<&Re
 }
 
 impl World {
+    fn has_rotten(&self, agent: usize, address: &Address) -> bool {
+        // In most runs, and this is asked of every object after every event.
+        if self.check.rotten.is_empty() {
+            return false;
+        }
+        let rows = self.machines[agent].process.local.store().entries();
+        let mut rows = rows.iter().filter(|row| row.address == *address);
+        rows.any(|row| self.check.is_rotten(agent, row))
+    }
+
+    /// Whether nobody promises the object any more: it was on lost servers alone, or no server that its register names has a copy
+    /// that can be read.
+    pub(super) fn is_spoilt(&self, address: &Address) -> bool {
+        let Some(seen) = self.check.objects.get(address) else {
+            return false;
+        };
+        let is_named = |machine: &Machine| match &seen.register {
+            Some(register) => register.owner == machine.name || register.holders.contains(&machine.name),
+            // It is being made, and one server knows of it.
+            None => machine.process.local.entry(address).is_some(),
+        };
+        let named = self.machines.iter().enumerate();
+        let mut named = named
+            .filter(|(_, machine)| !machine.gone && is_named(machine))
+            .peekable();
+        seen.beyond || named.peek().is_some() && named.all(|(agent, _)| self.has_rotten(agent, address))
+    }
+
+    /// Whether the owner's copy of an object cannot be read, or nobody's: it goes nowhere until it is written anew, or deleted.
+    pub(super) fn is_stuck(&self, address: &Address) -> bool {
+        let seen = self.check.objects.get(address);
+        let register = seen.and_then(|seen| seen.register.as_ref());
+        let owner = register.and_then(|register| {
+            let mut machines = self.machines.iter();
+            machines.position(|machine| machine.name == register.owner)
+        });
+        owner.is_some_and(|owner| self.has_rotten(owner, address)) || self.is_spoilt(address)
+    }
+
+    /// Objects that a server owns and cannot read.
+    pub(super) fn rotten_of(&self, server: &ServerName) -> u64 {
+        let owns = |seen: &Seen| seen.register.as_ref().is_some_and(|register| register.owner == *server);
+        let owned = self.check.objects.iter().filter(|(_, seen)| owns(seen));
+        owned.filter(|(address, _)| self.is_stuck(address)).count() as u64
+    }
+
     /// Looks at whatever this event changed.
     pub(super) fn verify(&mut self) {
         if self.broken.is_some() || (!self.check.registers_changed && self.check.touched.is_empty()) {
@@ -294,7 +390,7 @@ impl World {
             if registers {
                 self.verify_registers()?;
             }
-            self.excuse();
+            self.excuse()?;
             for agent in &touched {
                 self.verify_rows(*agent)?;
             }
@@ -356,13 +452,13 @@ impl World {
             if let Some(old) = &before {
                 changes.extend(changed(old, register));
             }
-            let is_taken_over = |old: &Register| match &old.state {
-                State::Moving { to } => *to != register.owner,
-                State::Stable | State::Deleted => true,
-            };
+            if let Some(old) = before.as_ref().filter(|old| !opens && is_takeover(old, register)) {
+                let is_lost = view.server(&old.owner).is_some_and(|server| server.lost);
+                verify_takeover(address, old, register, is_lost)?;
+            }
             if let (Some(moves), Some(old)) = (&mut self.check.moves, &before)
                 && old.owner != register.owner
-                && !is_taken_over(old)
+                && !is_takeover(old, register)
                 && let Some(twice) = moves.insert((address.clone(), register.epoch.0), register.owner.clone())
             {
                 return Err(format!(
@@ -445,13 +541,7 @@ impl World {
         }
         let arrives = entry.journal.is_arriving();
         let newest = NEWEST[usize::from(self.machines[agent].release)];
-        let object = entry
-            .address
-            .as_str()
-            .rsplit('.')
-            .next()
-            .and_then(|part| part.parse().ok());
-        let unlucky = newest > 1 && entry.schema == 1 && object.is_some_and(is_unlucky);
+        let unlucky = newest > 1 && entry.schema == 1 && is_unlucky(object_of(&entry.address) as u64);
         // Before contract steps run, the second version is the newest.
         let due = newest.min(2);
         let wrong = entry.properties.is_some()
@@ -514,7 +604,7 @@ impl World {
         }
     }
 
-    /// I4, I5.
+    /// I4, I5: whoever the register names has what was shown.
     fn verify_copies(&self) -> Result<(), String> {
         let rows: Vec<Vec<std::sync::Arc<Entry>>> = self
             .machines
@@ -523,7 +613,7 @@ impl World {
             .collect();
         for (address, seen) in &self.check.objects {
             let Some(register) = &seen.register else { continue };
-            if register.state == State::Deleted || seen.rotten || seen.beyond {
+            if register.state == State::Deleted || self.is_spoilt(address) {
                 continue;
             }
             let complete = |entry: &&std::sync::Arc<Entry>| {
@@ -563,7 +653,21 @@ impl World {
                     ));
                 }
             }
-            if !rows.iter().flatten().any(|entry| complete(&entry)) {
+            for (machine, rows) in self.machines.iter().zip(&rows) {
+                let is_named = register.holders.contains(&machine.name) && machine.name != register.owner;
+                // Its epoch may be behind: a move or a takeover comes first, and nothing is shown before it has followed.
+                if is_named && !machine.gone && !rows.iter().any(|entry| complete(&entry)) {
+                    return Err(format!(
+                        "I5: {} is named for {address}, and does not have revision {}",
+                        machine.name, seen.shown
+                    ));
+                }
+            }
+            let readable = |(agent, rows): (usize, &Vec<std::sync::Arc<Entry>>)| {
+                rows.iter()
+                    .any(|entry| complete(&entry) && !self.check.is_rotten(agent, entry))
+            };
+            if !rows.iter().enumerate().any(readable) {
                 return Err(format!("I5: no complete copy of {address} at revision {}", seen.shown));
             }
         }
@@ -573,7 +677,7 @@ impl World {
     /// What must hold when faults have stopped and everything is quiet.
     pub(super) fn check_end(&self) -> Result<(), String> {
         self.verify_logs()?;
-        for machine in &self.machines {
+        for (agent, machine) in self.machines.iter().enumerate() {
             let usage = machine.process.local.store().usage();
             if usage.reserved != 0 {
                 return Err(format!(
@@ -583,7 +687,7 @@ impl World {
             }
             for entry in machine.process.local.store().entries() {
                 if entry.properties.is_some()
-                    && !self.check.is_rotten(&entry.address)
+                    && !self.check.is_rotten(agent, &entry)
                     && show(&machine.process.local, &entry) == Reply::Damaged
                 {
                     return Err(format!(

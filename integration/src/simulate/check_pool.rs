@@ -204,7 +204,15 @@ impl Pool {
     /// Beyond its first step a plan relies on the servers that it speaks of: each has its number on disk.
     fn relied_on(&self, old: &BTreeMap<ServerName, Want>, machines: &[Machine]) -> Result<(), String> {
         let number = self.plan.0;
-        let relies = |(server, want): (&ServerName, &Want)| want.step > 0 && old.get(server) != Some(want);
+        // What is said of copies is no step of a plan, and relies on nobody.
+        let only_copies = |old: &Want, new: &Want| {
+            let mut before = old.clone();
+            (before.step, before.errand.keep) = (new.step, new.errand.keep.clone());
+            before == *new
+        };
+        let relies = |(server, want): (&ServerName, &Want)| {
+            want.step > 0 && !old.get(server).is_some_and(|old| only_copies(old, want))
+        };
         if !self.wants.iter().any(relies) {
             return Ok(());
         }

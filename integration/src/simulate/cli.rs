@@ -27,7 +27,7 @@ use super::workload::load;
 #[command(
     name = "simulate",
     version,
-    after_help = "Examples:\n  simulate --seeds 1000\n  simulate --seeds 100000 --minutes 60 --json summary.json\n  simulate --seed 4711 --trace\n  simulate --enumerate --pairs 500"
+    after_help = "Examples:\n  simulate --seeds 1000\n  simulate --copies --seeds 500\n  simulate --loads --seeds 500\n  simulate --seeds 100000 --minutes 60 --json summary.json\n  simulate --seed 4711 --trace\n  simulate --enumerate --pairs 500"
 )]
 pub struct Options {
     /// How many seeds to run.
@@ -205,7 +205,7 @@ pub fn simulate(options: &Options) -> ExitCode {
     }
     if let Some(violation) = &violation {
         summary.violations = 1;
-        print(violation);
+        print(violation, &replay(options, violation.script.seed));
     }
     let refuted = coverage(&summary.pairs).refuted;
     if !refuted.is_empty() {
@@ -363,7 +363,33 @@ fn enumerated(options: &Options, summary: &mut Summary) -> Option<Violation> {
     None
 }
 
-fn print(violation: &Violation) {
+/// The command that shows a run again.
+fn replay(options: &Options, seed: u64) -> String {
+    let modes = [
+        (options.enumerate, "--enumerate"),
+        (options.upgrades, "--upgrades"),
+        (options.loads, "--loads"),
+        (options.copies, "--copies"),
+    ];
+    let mut words = vec!["simulate".to_owned()];
+    words.extend(
+        modes
+            .iter()
+            .filter(|(is_on, _)| *is_on)
+            .map(|(_, mode)| (*mode).to_owned()),
+    );
+    words.extend(options.pairs.map(|pairs| format!("--pairs {pairs}")));
+    if !options.faults.is_empty() && !options.enumerate {
+        words.push(format!("--faults {}", options.faults.join(",")));
+    }
+    // The runs of an enumeration are no seed's.
+    if !options.enumerate {
+        words.push(format!("--seed {seed} --trace"));
+    }
+    words.join(" ")
+}
+
+fn print(violation: &Violation, replay: &str) {
     let Violation { script, outcome } = violation;
     println!("--- the run");
     for line in &outcome.trace {
@@ -383,7 +409,7 @@ fn print(violation: &Violation) {
     println!("faults {:?}", outcome.fired);
     println!("--- broken");
     println!("{}", outcome.broken.as_deref().unwrap_or("nothing"));
-    println!("seed {}: simulate --seed {} --trace", script.seed, script.seed);
+    println!("seed {}: {replay}", script.seed);
 }
 
 /// The side of a machine, for people.
@@ -394,5 +420,27 @@ pub fn side(side: Side) -> &'static str {
         Side::Destination => "destination",
         Side::Owner => "owner",
         Side::Holder => "holder",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replay_names_the_mode_and_the_faults() {
+        let replay = |words: &[&str]| {
+            let words = ["simulate"].iter().chain(words);
+            replay(&Options::try_parse_from(words).expect("legal words"), 7)
+        };
+        assert_eq!(replay(&[]), "simulate --seed 7 --trace");
+        assert_eq!(
+            replay(&["--copies", "--faults", "crash,torn"]),
+            "simulate --copies --faults crash,torn --seed 7 --trace"
+        );
+        assert_eq!(
+            replay(&["--enumerate", "--pairs", "9"]),
+            "simulate --enumerate --pairs 9"
+        );
     }
 }

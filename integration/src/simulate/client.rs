@@ -48,6 +48,8 @@ struct Doing {
     until: Time,
     backoff: Time,
     fresh: bool,
+    /// Whoever has it cannot read it.
+    damaged: bool,
 }
 
 impl Client {
@@ -137,6 +139,7 @@ impl World {
             until: self.now + PATIENCE,
             backoff: 20 * MS,
             fresh: false,
+            damaged: false,
         });
         self.client_asks(client);
     }
@@ -230,13 +233,7 @@ impl World {
             Reply::Unavailable(_) | Reply::Misdirected => return self.client_pauses(client),
             Reply::NotServing => return self.client_pauses(client),
             Reply::Damaged => {
-                let object = doing.object;
-                if !self.check.is_rotten(&address(object)) {
-                    return self.fail(format!(
-                        "I5: object {} is damaged and nothing damaged it",
-                        address(object)
-                    ));
-                }
+                doing.damaged = true;
                 return self.client_ends(client, None);
             }
             Reply::Refused(why) => {
@@ -285,7 +282,8 @@ impl World {
                 address(doing.object)
             ));
         }
-        if self.closing && outcome.is_none() && !self.check.is_rotten(&address(doing.object)) {
+        // Whoever says that a copy cannot be read was looked at when it said so.
+        if self.closing && outcome.is_none() && !doing.damaged && !self.is_stuck(&address(doing.object)) {
             return self.fail(format!(
                 "I12: client {client} gets no answer of {} in a quiet pool",
                 address(doing.object)
@@ -348,19 +346,21 @@ impl World {
         Some(found.into_iter().map(|(.., server)| server).collect())
     }
 
-    /// Servers by priority, and among equals drawn by weight (RFC 2782).
+    /// Servers by priority, and among equals drawn by weight, as the production client does: a weight of 0 has the least chance,
+    /// and not none (RFC 2782).
     fn drawn(&self, client: usize, mut targets: Vec<(u16, u16, usize)>) -> Vec<usize> {
         let attempt = self.clients[client].attempts;
         let mut drawn = Vec::with_capacity(targets.len());
         while let Some(first) = targets.iter().map(|(priority, ..)| *priority).min() {
             let equals = targets.iter().filter(|(priority, ..)| *priority == first);
-            let sum: u64 = equals.clone().map(|(_, weight, _)| u64::from(*weight)).sum();
+            let chance = |weight: u16| u64::from(weight) * 256 + 1;
+            let sum: u64 = equals.clone().map(|(_, weight, _)| chance(*weight)).sum();
             let number = client as u64 * 1_000_000 + attempt * 100 + drawn.len() as u64;
-            let mut left = dice(self.script.seed, number, 92) % sum.max(1);
+            let mut left = dice(self.script.seed, number, 92) % sum;
             let mut chosen = None;
             for (_, weight, server) in equals {
                 chosen = Some(*server);
-                match left.checked_sub(u64::from(*weight)) {
+                match left.checked_sub(chance(*weight)) {
                     Some(rest) => left = rest,
                     None => break,
                 }
@@ -401,7 +401,7 @@ impl World {
         self.clients[0].stubborn = false;
         self.clients[0].cache.clear();
         for object in 0..self.script.objects {
-            if self.check.is_beyond(&address(object)) {
+            if self.check.is_beyond(&address(object)) || self.is_deleted_at_lost(&address(object)) {
                 continue;
             }
             for verb in [Verb::Read, Verb::Put(0), Verb::Read] {
@@ -410,6 +410,9 @@ impl World {
             let there = (0..self.machines.len()).filter(|server| !self.machines[*server].gone);
             let first: Vec<_> = there.map(|server| (object, Verb::Read, Some(server))).collect();
             self.clients[0].waiting.extend(first);
+            if self.clients[0].busy.is_none() {
+                self.client_begins(0);
+            }
         }
     }
 }

@@ -1,14 +1,19 @@
 //! Runs that lead to where a guard of copies matters: without it the run breaks.
 //!
-//! One object on S, held by H as well; the writer finds the owner by asking, the reader asks S, or H where a run says so.
+//! One object on S, held by another server as well. Each client asks the server that its run says first, and goes on from there;
+//! those of which nothing is said ask the librarian.
 
 use super::clock::{MS, S as SECOND, Time};
 use super::directed::{LIBRARIAN, READER, WRITER, agent, cut};
+use super::faults::Fate;
+use super::network::Party;
 use super::script::{After, Deed, Script};
 
 /// The owner, and the other holder.
 const S: usize = 0;
 const H: usize = 1;
+/// The client that asks H first.
+const WRITER_AT_H: usize = 2;
 
 /// When the object is on both and at rest.
 const BEGINS: Time = 6 * SECOND;
@@ -19,91 +24,145 @@ pub(super) fn runs(seed: u64) -> Vec<(&'static str, Script)> {
     vec![
         ("lost owner serves on", lost_owner_serves_on(seed)),
         ("lost owner is cut off", lost_owner_is_cut_off(seed)),
-        ("holder is cut off and dropped", holder_is_cut_off(seed)),
+        ("lost owner is gone", lost_owner_is_gone(seed)),
         ("owner restarts with a write that nobody has", owner_restarts(seed)),
+        ("lost owner hears nothing of it", lost_owner_hears_nothing(seed)),
+        ("holder is cut off and dropped", holder_is_cut_off(seed)),
+        (
+            "holder is added and the answer is lost",
+            answer_to_addition_is_lost(seed),
+        ),
     ]
 }
 
-fn shared(seed: u64, asked: usize, deeds: Vec<(Time, Deed)>, after: Vec<After>) -> Script {
-    let mut all = vec![(3 * SECOND, Deed::Put(WRITER, 0)), (4 * SECOND, Deed::Put(WRITER, 0))];
-    all.extend(deeds);
-    all.sort_by_key(|(at, _)| *at);
+/// A run in which the reader asks this server.
+fn shared(seed: u64, asked: usize, deeds: Vec<(Time, Deed)>) -> Script {
+    let mut deeds = deeds;
+    deeds.extend([(3 * SECOND, Deed::Put(WRITER, 0)), (4 * SECOND, Deed::Put(WRITER, 0))]);
+    deeds.sort_by_key(|(at, _)| *at);
     Script {
         agents: 2,
         copies: Some(2),
         tells: true,
         clients: 3,
-        knows: vec![(WRITER, S), (READER, asked), (2, H)],
-        deeds: all,
-        after,
+        knows: vec![(WRITER, S), (READER, asked), (WRITER_AT_H, H)],
+        deeds,
         ends: BEGINS + 14 * SECOND,
         ..Script::quiet(seed, 1, &[])
     }
 }
 
-fn reads(seconds: Time) -> impl Iterator<Item = (Time, Deed)> {
-    (0..seconds * SECOND / READ_EVERY).map(|number| (BEGINS + number * READ_EVERY, Deed::Read(READER, 0)))
+/// Reads from a moment on.
+fn reads(from: Time, seconds: Time) -> impl Iterator<Item = (Time, Deed)> {
+    (0..seconds * SECOND / READ_EVERY).map(move |number| (from + number * READ_EVERY, Deed::Read(READER, 0)))
 }
 
-/// Writes at H, whenever that has become the owner.
-fn writes(seconds: Time) -> impl Iterator<Item = (Time, Deed)> {
-    (0..seconds * 5).map(|number| (BEGINS + number * 200 * MS, Deed::Put(2, 0)))
+/// Writes of one client from a moment on.
+fn writes(client: usize, from: Time, seconds: Time) -> impl Iterator<Item = (Time, Deed)> {
+    (0..seconds * 5).map(move |number| (from + number * 200 * MS, Deed::Put(client, 0)))
+}
+
+/// Nothing passes between one server and these parties, either way.
+fn cut_off(at: Time, server: usize, parties: &[Party], milliseconds: u64) -> impl Iterator<Item = (Time, Deed)> {
+    let both = move |party: &Party| {
+        let ways = [(agent(server), *party), (*party, agent(server))];
+        ways.map(|(from, to)| (at, cut(from, to, milliseconds)))
+    };
+    parties.iter().flat_map(both)
 }
 
 /// S reaches H and clients, and not the librarian, and is taken for lost.
 fn lost_owner_serves_on(seed: u64) -> Script {
-    let mut deeds = vec![
-        (BEGINS, cut(agent(S), LIBRARIAN, 9_000)),
-        (BEGINS, cut(LIBRARIAN, agent(S), 9_000)),
-        (BEGINS, Deed::Mark(S, true)),
-    ];
-    deeds.extend(reads(8));
-    deeds.extend(writes(8));
-    shared(seed, S, deeds, Vec::new())
+    let mut deeds = vec![(BEGINS, Deed::Mark(S, true))];
+    deeds.extend(cut_off(BEGINS, S, &[LIBRARIAN], 9_000));
+    deeds.extend(reads(BEGINS, 8));
+    // At H, whenever that has become the owner.
+    deeds.extend(writes(WRITER_AT_H, BEGINS, 8));
+    shared(seed, S, deeds)
 }
 
 /// S reaches clients alone, and has been taken for lost right before: H may take over while S has its permission.
 fn lost_owner_is_cut_off(seed: u64) -> Script {
     let mut deeds = vec![(BEGINS - 500 * MS, Deed::Mark(S, true))];
-    for (one, other) in [
-        (agent(S), agent(H)),
-        (agent(H), agent(S)),
-        (agent(S), LIBRARIAN),
-        (LIBRARIAN, agent(S)),
-    ] {
-        deeds.push((BEGINS + 700 * MS, cut(one, other, 8_000)));
+    deeds.extend(cut_off(BEGINS + 700 * MS, S, &[agent(H), LIBRARIAN], 8_000));
+    deeds.extend(reads(BEGINS, 8));
+    deeds.extend(writes(WRITER_AT_H, BEGINS, 8));
+    shared(seed, S, deeds)
+}
+
+/// S is lost with its disk; two others are left to hold what it had.
+fn lost_owner_is_gone(seed: u64) -> Script {
+    let mut deeds = vec![(BEGINS + 500 * MS, Deed::Lose(S))];
+    // A client waits for the lost server for long: with more reads beside it the history would be full.
+    deeds.extend(reads(BEGINS, 8).step_by(5));
+    deeds.extend(writes(WRITER_AT_H, BEGINS, 8));
+    Script {
+        agents: 3,
+        knows: vec![(WRITER, S)],
+        ..shared(seed, S, deeds)
     }
-    deeds.extend(reads(8));
-    deeds.extend(writes(8));
-    shared(seed, S, deeds, Vec::new())
+}
+
+/// S is taken for lost when it reaches clients alone, so that H cannot tell it that it is refused. Nobody asks it for anything
+/// before H has taken over and a client has written there: a write that came to S would keep it from showing what it has.
+fn lost_owner_hears_nothing(seed: u64) -> Script {
+    let mut deeds = vec![(BEGINS + 200 * MS, Deed::Mark(S, true))];
+    deeds.extend(cut_off(BEGINS, S, &[agent(H), LIBRARIAN], 9_500));
+    deeds.extend(writes(WRITER_AT_H, BEGINS + 6 * SECOND, 3));
+    deeds.extend(reads(BEGINS + 6 * SECOND + 500 * MS, 3));
+    shared(seed, S, deeds)
 }
 
 /// H reaches clients alone; S lets it go, and goes on.
 fn holder_is_cut_off(seed: u64) -> Script {
-    let mut deeds = Vec::new();
-    for (one, other) in [
-        (agent(S), agent(H)),
-        (agent(H), agent(S)),
-        (agent(H), LIBRARIAN),
-        (LIBRARIAN, agent(H)),
-    ] {
-        deeds.push((BEGINS + 500 * MS, cut(one, other, 8_000)));
-    }
-    deeds.extend(reads(8));
-    deeds.extend((0..40).map(|number| (BEGINS + number * 200 * MS, Deed::Put(WRITER, 0))));
-    shared(seed, H, deeds, Vec::new())
+    let mut deeds: Vec<_> = cut_off(BEGINS + 500 * MS, H, &[agent(S), LIBRARIAN], 8_000).collect();
+    deeds.extend(reads(BEGINS, 8));
+    deeds.extend(writes(WRITER, BEGINS, 8));
+    shared(seed, H, deeds)
 }
 
-/// S has written what H does not have, and restarts; H does not hear of it for a while.
+/// S has written what H does not have, and restarts; H does not hear of it for a while. Each read is another client's: one that
+/// asks a server which is down, or that waits for H, asks for nothing else meanwhile.
 fn owner_restarts(seed: u64) -> Script {
-    let deeds = vec![
+    const FIRST: usize = 3;
+    const READERS: usize = 30;
+    let mut deeds = vec![
         (BEGINS, cut(agent(S), agent(H), 1_200)),
         (BEGINS + 50 * MS, Deed::Put(WRITER, 0)),
-        (BEGINS + 400 * MS, Deed::Befall(super::faults::Fate::Crash(S))),
-        (BEGINS + 500 * MS, cut(agent(S), agent(H), 3_200)),
-        (BEGINS + 500 * MS, cut(agent(H), agent(S), 3_200)),
+        (BEGINS + 400 * MS, Deed::Befall(Fate::Crash(S))),
     ];
-    let mut all = deeds;
-    all.extend(reads(5));
-    shared(seed, S, all, Vec::new())
+    deeds.extend(cut_off(BEGINS + 500 * MS, S, &[agent(H)], 3_200));
+    deeds.extend((0..READERS).map(|number| {
+        let at = BEGINS + 600 * MS + number as Time * 100 * MS;
+        (at, Deed::Read(FIRST + number, 0))
+    }));
+    let script = shared(seed, S, deeds);
+    let knows = (0..READERS).map(|number| (FIRST + number, S));
+    Script {
+        clients: FIRST + READERS,
+        knows: script.knows.iter().copied().chain(knows).collect(),
+        ..script
+    }
+}
+
+/// H drains into a third server, so S lets H go and makes that one a holder. Whenever S has noted a change of its holders, it hears
+/// nothing of what became of it for a while, and writes meanwhile.
+fn answer_to_addition_is_lost(seed: u64) -> Script {
+    let noted = |pause, deed| After {
+        from: BEGINS,
+        step: "holders",
+        nth: 0,
+        pause,
+        deed,
+    };
+    Script {
+        agents: 3,
+        one_is_free: true,
+        after: vec![
+            noted(0, cut(LIBRARIAN, agent(S), 1_500)),
+            noted(100 * MS, Deed::Put(WRITER, 0)),
+            noted(500 * MS, Deed::Put(WRITER, 0)),
+        ],
+        ..shared(seed, S, vec![(BEGINS, Deed::Drain(H))])
+    }
 }

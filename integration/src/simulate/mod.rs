@@ -12,11 +12,11 @@
 //! | `librarian`, `reconcile` | the librarian's process; a registry that is lost or restored |
 //! | `client` | clients and their resolvers |
 //! | `install`, `operator` | how a server comes to another release; the person who upgrades the pool |
-//! | `faults`, `script`, `tricks`, `second` | what goes wrong and what is done; a second controller |
-//! | `directed`, `directed_pool`, `late`, `found` | runs led to where a guard matters, or where something comes when it is rare; runs that found a bug |
+//! | `faults`, `script`, `lost`, `tricks`, `second` | what goes wrong and what is done; servers that are lost; a second controller |
+//! | `directed`, `directed_copies`, `directed_pool`, `late`, `found` | runs led to where a guard matters, or where something comes when it is rare; runs that found a bug |
 //! | `upgrades` | runs of whole upgrades |
 //! | `workload` | what clients ask for, and servers that are not alike; runs of a load for long |
-//! | `check`, `check_pool`, `check_gate`, `check_upgrade`, `linear` | invariants, those of plans and roles apart, what gates find, what upgrades keep, and linearizability |
+//! | `check`, `check_copies`, `check_pool`, `check_gate`, `check_upgrade`, `linear` | invariants, those of copies and of plans and roles apart, what gates find, what upgrades keep, and linearizability |
 //! | `campaign`, `coverage`, `cli` | many seeds, crash enumeration, shrinking; what was reached; the command |
 //!
 //! Absent on purpose: QUIC and HTTP, which carry what is carried here; their tests are elsewhere.
@@ -25,13 +25,13 @@ mod agent;
 mod ask;
 mod campaign;
 mod check;
+mod check_copies;
 mod check_gate;
 mod check_pool;
 mod check_upgrade;
 pub mod cli;
 mod client;
 mod clock;
-mod copies;
 mod coverage;
 mod desk;
 mod directed;
@@ -46,6 +46,7 @@ mod late;
 mod librarian;
 mod line;
 pub mod linear;
+mod lost;
 mod network;
 mod operator;
 mod peers;

@@ -255,7 +255,7 @@ impl World {
     pub(super) fn mends(&mut self) {
         for object in 0..self.script.objects {
             let address = address(object);
-            if self.check.is_rotten(&address) && self.check.owner(&address).is_some() {
+            if self.check.was_damaged(&address) && self.check.owner(&address).is_some() {
                 self.client_wants(0, object, Verb::Delete);
             }
         }

@@ -148,6 +148,13 @@ pub(super) fn address(object: usize) -> Address {
     format!("1.{}.{object}", object % 2).parse().expect("a legal address")
 }
 
+/// Which object has this address.
+pub(super) fn object_of(address: &Address) -> usize {
+    let last = address.as_str().rsplit('.').next();
+    last.and_then(|part| part.parse().ok())
+        .expect("an address of this file")
+}
+
 /// Octets of an object's body.
 pub(super) fn body_octets(object: usize) -> usize {
     match object % 4 {
@@ -158,36 +165,56 @@ pub(super) fn body_octets(object: usize) -> usize {
     }
 }
 
+/// What a random run is drawn by.
+#[derive(Clone, Copy)]
+struct Draw {
+    seed: u64,
+}
+
+impl Draw {
+    fn roll(self, purpose: u64, below: u64) -> u64 {
+        dice(self.seed, purpose, 50) % below
+    }
+
+    fn pick(self, purpose: u64, below: usize) -> usize {
+        usize::try_from(dice(self.seed, purpose, 51)).unwrap_or(0) % below
+    }
+
+    /// Faults of these kinds, at one of these rates.
+    fn faults(self, rates: [u64; 4], kinds: &BTreeSet<&'static str>, often: Option<(Site, Fate)>) -> Source {
+        Source::Random {
+            rate: rates[self.pick(10, 4)],
+            kinds: kinds.clone(),
+            often,
+        }
+    }
+}
+
 impl Script {
     /// The run of a seed: mostly random deeds, and now and then a directed run; random faults in any case.
     #[must_use]
     pub fn random(seed: u64, kinds: &BTreeSet<&'static str>) -> Script {
-        let roll = |purpose: u64, below: u64| dice(seed, purpose, 50) % below;
-        let pick = |purpose: u64, below: usize| usize::try_from(dice(seed, purpose, 51)).unwrap_or(0) % below;
-        let faults = |rates: [u64; 4], often| Source::Random {
-            rate: rates[pick(10, 4)],
-            kinds: kinds.clone(),
-            often,
-        };
+        let draw = Draw { seed };
+        let faults = |rates| draw.faults(rates, kinds, None);
         // A directed run has faults of its own, of many kinds; with many more it would not get to where it is led.
-        if kinds.len() == KINDS.len() && roll(11, DIRECTED_OF) == 0 {
+        if kinds.len() == KINDS.len() && draw.roll(11, DIRECTED_OF) == 0 {
             let pool = dice(seed, 1, 71).is_multiple_of(DIRECTED_POOL_OF);
             let mut runs = if pool {
                 directed_pool::runs(seed)
             } else {
                 directed::of_moves(seed)
             };
-            let run = pick(12, runs.len());
+            let run = draw.pick(12, runs.len());
             return Script {
-                faults: faults([2, 5, 20, 60], None),
+                faults: faults([2, 5, 20, 60]),
                 ..runs.swap_remove(run).1
             };
         }
-        if kinds.len() == KINDS.len() && roll(13, LATE_OF) == 1 {
+        if kinds.len() == KINDS.len() && draw.roll(13, LATE_OF) == 1 {
             let mut runs = late(seed);
-            let run = pick(14, runs.len());
+            let run = draw.pick(14, runs.len());
             return Script {
-                faults: faults([0, 2, 5, 20], None),
+                faults: faults([0, 2, 5, 20]),
                 ..runs.swap_remove(run).1
             };
         }
@@ -197,27 +224,20 @@ impl Script {
         if let Some(script) = workload::of_seed(seed, kinds) {
             return script;
         }
-        // A drained server may be named for ever by an addition that the librarian refuses.
-        let one_is_free = roll(2, 3) == 0;
-        Script::drawn(seed, kinds, 2 + pick(1, 3), copies(seed).filter(|_| !one_is_free))
+        Script::drawn(seed, kinds, 2 + draw.pick(1, 3), copies(seed))
     }
 
-    /// A pool with two copies of each object; in most of these runs a server is lost, or taken for lost.
+    /// A pool with two copies of each object; in four of nine of these runs a server is lost, or taken for lost.
     #[must_use]
     pub fn with_copies(seed: u64, kinds: &BTreeSet<&'static str>) -> Script {
-        let agents = 3 + usize::try_from(dice(seed, 1, 51)).unwrap_or(0) % 3;
-        Script::drawn(seed, kinds, agents, Some(2))
+        Script::drawn(seed, kinds, 3 + Draw { seed }.pick(1, 3), Some(2))
     }
 
     /// Random deeds and random faults.
     fn drawn(seed: u64, kinds: &BTreeSet<&'static str>, agents: usize, copies: Option<u8>) -> Script {
-        let roll = |purpose: u64, below: u64| dice(seed, purpose, 50) % below;
-        let pick = |purpose: u64, below: usize| usize::try_from(dice(seed, purpose, 51)).unwrap_or(0) % below;
-        let faults = |rates: [u64; 4], often| Source::Random {
-            rate: rates[pick(10, 4)],
-            kinds: kinds.clone(),
-            often,
-        };
+        let draw = Draw { seed };
+        let roll = |purpose, below| draw.roll(purpose, below);
+        let pick = |purpose, below| draw.pick(purpose, below);
         let one_is_free = roll(2, 3) == 0;
         let clients = 1 + pick(3, 3);
         let objects = match roll(4, 4) {
@@ -279,28 +299,17 @@ impl Script {
         if one_is_free {
             deeds.extend(in_the_midst(seed, agents, objects, &deeds));
         }
-        let keeps_registry = |(_, deed): &(Time, Deed)| !matches!(deed, Deed::Restore | Deed::Rebuild);
-        // Owners do not ask a registry that was made anew who holds copies.
-        deeds.extend(
-            registry_deeds(seed, ends, agents)
-                .into_iter()
-                .filter(|deed| copies.is_none() || keeps_registry(deed)),
-        );
+        deeds.extend(registry_deeds(seed, ends, agents));
         deeds.extend(policy_deeds(seed, ends));
         deeds.extend(keys::deeds(seed, ends, agents, kinds));
-        if copies == Some(2) && !one_is_free {
+        if copies == Some(2) {
             deeds.extend(losses(seed, ends, agents));
         }
         deeds.sort_by_key(|(at, _)| *at);
-        Script {
+        let mut script = Script {
             seed,
             agents,
-            // A holder of an older release would take over what it does not read.
-            releases: if copies.is_some() {
-                Vec::new()
-            } else {
-                releases(seed, agents)
-            },
+            releases: releases(seed, agents),
             one_is_free,
             copies,
             roles: Vec::new(),
@@ -319,7 +328,26 @@ impl Script {
             ends,
             after: Vec::new(),
             knows: Vec::new(),
-            faults: faults([20, 60, 150, 300], OFTEN.get(pick(11, 2 * OFTEN.len())).copied()),
+            faults: draw.faults([20, 60, 150, 300], kinds, OFTEN.get(pick(11, 2 * OFTEN.len())).copied()),
+        };
+        if copies.is_some() {
+            script.leaves_out();
+        }
+        script
+    }
+
+    /// What no random run with copies has.
+    fn leaves_out(&mut self) {
+        // A holder of an older release would take over what it does not read.
+        self.releases.clear();
+        let is_lost = |deed: &Deed| matches!(deed, Deed::Lose(_) | Deed::CutOff(..));
+        if self.one_is_free {
+            // A drain waits for a server that is lost until a person gives it up, and no person here does.
+            self.deeds.retain(|(_, deed)| !is_lost(deed));
+        }
+        // What is on two servers survives the loss of one of them, not that of the registry besides.
+        if self.deeds.iter().any(|(_, deed)| is_lost(deed)) {
+            (self.deeds).retain(|(_, deed)| !matches!(deed, Deed::Restore | Deed::Rebuild));
         }
     }
 
@@ -434,7 +462,7 @@ fn releases(seed: u64, agents: usize) -> Vec<u8> {
     (0..agents).map(release).collect()
 }
 
-/// In two of so many runs objects are to have two copies, in one of them servers are told that one is enough.
+/// In three of so many runs objects are to have two copies, in one servers are told that one is enough.
 const COPIES_OF: u64 = 8;
 
 fn copies(seed: u64) -> Option<u8> {

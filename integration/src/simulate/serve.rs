@@ -21,7 +21,7 @@ use super::line::{Heard, Waits, What};
 use super::linear::Object;
 use super::network::Network;
 use super::releases;
-use super::script::body_octets;
+use super::script::{body_octets, object_of};
 use super::world::{Event, QUEUE_WAIT, Work, World};
 
 /// Most times that a request is handed on.
@@ -169,6 +169,11 @@ impl World {
             Stage::Looking => match local.look(&address, || boot) {
                 Look::Shown(entry) => {
                     let reply = show(&local, &entry);
+                    if reply == Reply::Damaged && !self.check.is_rotten(agent, &entry) {
+                        let why = format!("I5: {address} is damaged at s{}, and nothing damaged it", agent + 1);
+                        self.fail(why);
+                        return false;
+                    }
                     let name = self.machines[agent].name.clone();
                     if let (Reply::Seen(_), Err(why)) = (&reply, self.holders_have(&name, &entry, entry.revision)) {
                         self.fail(why);
@@ -706,7 +711,7 @@ impl World {
             };
             match confirmation {
                 Confirmation::Given => {
-                    if let Err(why) = self.may_acknowledge(agent, &entry, revision) {
+                    if let Err(why) = self.may_acknowledge(agent, &entry, revision, copies) {
                         self.fail(why);
                         return false;
                     }
@@ -1041,12 +1046,6 @@ impl World {
         }
         self.send_reply(agent, reply_to, Reply::Unavailable("it had to wait too long"));
     }
-}
-
-/// Which object has this address.
-fn object_of(address: &Address) -> usize {
-    let last = address.as_str().rsplit('.').next();
-    last.and_then(|part| part.parse().ok()).unwrap_or(0)
 }
 
 fn miss_reply(miss: Miss) -> Reply {

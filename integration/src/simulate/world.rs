@@ -628,7 +628,7 @@ impl World {
         }
     }
 
-    /// One octet of one copy changes. That object has no other copy, so nobody promises it any more.
+    /// One octet of one copy changes.
     fn rot(&mut self, agent: usize) {
         let entries = self.machines[agent].process.local.store().entries();
         let streams: Vec<_> = entries
@@ -645,9 +645,8 @@ impl World {
         self.machines[agent]
             .disk
             .rot(&format!("volumes/{:04}", extent.volume), offset);
-        let address = entry.address.clone();
-        self.note(|| format!("a copy of {address} rots"));
-        self.check.rotten(&address);
+        self.note(|| format!("the copy of {} on s{} rots", entry.address, agent + 1));
+        self.check.rots(agent, &entry.address, stream.id);
     }
 
     // Lives.
@@ -791,37 +790,7 @@ impl World {
         }
         let life = self.machines[agent].life;
         for round in 0.. {
-            if round > 990 {
-                eprintln!(
-                    "DBG round {round} {:?} {:?} {:?}",
-                    self.machines[agent].process.local.has_news(),
-                    self.machines[agent]
-                        .process
-                        .requests
-                        .values()
-                        .map(|r| (
-                            r.call.verb,
-                            r.call.address.to_string(),
-                            match &r.stage {
-                                Stage::Confirming { copies, changed, .. } =>
-                                    format!("conf {copies} {}", changed.is_some()),
-                                Stage::Waiting(_) => "waiting".into(),
-                                Stage::Looking => "looking".into(),
-                                Stage::Permitting { .. } => "permitting".into(),
-                                _ => "other".into(),
-                            }
-                        ))
-                        .collect::<Vec<_>>(),
-                    self.machines[agent]
-                        .process
-                        .local
-                        .entries()
-                        .iter()
-                        .map(|e| format!("{} {:?}", e.address, e.keeping))
-                        .collect::<Vec<_>>()
-                );
-            }
-            assert!(round < 1000, "an agent goes round in circles");
+            assert!(round < 1000, "s{} goes round in circles", agent + 1);
             let now = self.now;
             let machine = &mut self.machines[agent];
             machine.tick(now);
@@ -1306,7 +1275,7 @@ impl World {
             return Some("the registry is reconciled".to_owned());
         }
         // A drain waits for a person where copies cannot be read.
-        let rotten = |(server, registers): (ServerName, u64)| self.check.rotten_of(&server) >= registers;
+        let rotten = |(server, registers): (ServerName, u64)| self.rotten_of(&server) >= registers;
         if !self.librarian.rests() && !self.librarian.waits_for_registers().is_some_and(rotten) {
             return Some("a plan is open".to_owned());
         }
@@ -1326,10 +1295,10 @@ impl World {
             if !states.0.is_empty() || !states.1.is_empty() {
                 return Some(format!("s{server} has moves {states:?}"));
             }
-            // A copy that cannot be read gets no holder, so who made it or wrote it is never answered.
+            // An object whose owner cannot read it gets no holder, so who made it or wrote it is never answered.
             let waits = |request: &&Request| {
                 let is_vain = matches!(request.stage, Stage::Confirming { .. } | Stage::InLine(_));
-                !(is_vain && self.check.is_rotten(&request.call.address))
+                !(is_vain && self.is_stuck(&request.call.address))
             };
             if let Some(request) = machine.process.requests.values().find(waits) {
                 let call = &request.call;
@@ -1338,7 +1307,7 @@ impl World {
             if self.keys_wait(number) {
                 return Some(format!("s{server} rotates its keys"));
             }
-            let open = self.check.open_row(machine);
+            let open = self.check.open_row(machine, self.closing);
             if let Some(open) = open {
                 return Some(format!("s{server} has an open row {open}"));
             }

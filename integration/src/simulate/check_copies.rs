@@ -1,4 +1,4 @@
-//! Copies of objects on several servers: servers that are lost, and what must hold of holders (DESIGN.md section 14).
+//! What must hold of copies on several servers (DESIGN.md section 14): when something is shown or acknowledged, and at the end.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,79 +7,19 @@ use agent::store::Entry;
 use zones::{Address, Register, ServerName, State};
 
 use super::agent::Machine;
-use super::clock::{S, Time};
-use super::dice;
 use super::script::address;
-use super::world::{Event, World};
-
-/// Longest time until a person says that a server is lost.
-const SAID_WITHIN: Time = 4 * S;
-/// How long a server that was taken for lost has been back before a person says so.
-const BACK_FOR: Time = 3 * S;
+use super::world::World;
 
 impl World {
-    /// A server is lost, and all that it had.
-    pub(super) fn lose(&mut self, agent: usize) {
-        if self.machines[agent].gone {
-            return;
-        }
-        self.crash(agent);
-        self.note(|| format!("s{} is lost for good", agent + 1));
-        *self.steps.entry("server lost").or_default() += 1;
-        self.machines[agent].lose();
-        self.check.touched(agent);
-        let pause = dice(self.script.seed, agent as u64, 410) % SAID_WITHIN;
-        self.push(self.now + pause, Event::Mark(agent, true));
-    }
-
-    /// A server reaches nobody but clients for so long, and is taken for lost meanwhile.
-    pub(super) fn cut_off(&mut self, agent: usize, pause: Time) {
-        self.note(|| format!("s{} is cut off", agent + 1));
-        *self.steps.entry("server cut off").or_default() += 1;
-        self.isolate(agent, pause);
-        let said = dice(self.script.seed, agent as u64, 411) % pause.max(1);
-        self.push(self.now + said, Event::Mark(agent, true));
-        self.push(self.now + pause + BACK_FOR, Event::Mark(agent, false));
-    }
-
-    /// A person says that a server is lost, or that it is not.
-    pub(super) fn mark(&mut self, agent: usize, lost: bool) {
-        let name = self.machines[agent].name.clone();
-        if lost && self.is_settling() && !self.machines[agent].gone {
-            return;
-        }
-        let said = self.librarian.up && self.librarian.is_open() && self.librarian.mark(&name, lost);
-        match said {
-            true => self.note(|| {
-                format!(
-                    "a person says that s{} is {}lost",
-                    agent + 1,
-                    if lost { "" } else { "not " }
-                )
-            }),
-            false => self.push(self.now + S, Event::Mark(agent, lost)),
-        }
-    }
-
-    /// Whoever only seemed to be lost is there when faults stop.
-    pub(super) fn find_again(&mut self) {
-        for agent in 0..self.machines.len() {
-            let name = &self.machines[agent].name;
-            let is_lost = self
-                .librarian
-                .process
-                .registry
-                .view()
-                .server(name)
-                .is_some_and(|server| server.lost);
-            if is_lost && !self.machines[agent].gone {
-                self.push(self.now, Event::Mark(agent, false));
-            }
-        }
-    }
-
-    /// I1, and that what is acknowledged survives the loss of any one server.
-    pub(super) fn may_acknowledge(&mut self, agent: usize, entry: &Entry, revision: u64) -> Result<(), String> {
+    /// I1, and that what is acknowledged survives the loss of any one server. `entry` is the row as it was written, and `makes`
+    /// whether that made the object.
+    pub(super) fn may_acknowledge(
+        &mut self,
+        agent: usize,
+        entry: &Entry,
+        revision: u64,
+        makes: bool,
+    ) -> Result<(), String> {
         let machine = &mut self.machines[agent];
         let (name, keep) = (machine.name.clone(), machine.process.keep());
         let Some(row) = machine.process.local.entry(&entry.address) else {
@@ -88,7 +28,8 @@ impl World {
                 entry.address
             ));
         };
-        if row.is_shared() {
+        // One that nobody else held was looked at when it was applied.
+        if entry.is_shared() || row.is_shared() {
             self.check.write_applied(&name, &row)?;
         }
         let register = self.librarian.process.registry.view().register(&entry.address);
@@ -97,7 +38,7 @@ impl World {
         };
         let places = keep.spread.iter().filter(|(other, _)| *other != name).count();
         let needed = places.min(keep.wanted(&entry.address).saturating_sub(1));
-        if revision == 1 && row.revision == 1 && register.holders.len() < needed + 1 {
+        if makes && register.holders.len() < needed + 1 {
             return Err(format!(
                 "I5: {} is made and acknowledged on {:?}, with {needed} others to hold it",
                 entry.address, register.holders
@@ -106,7 +47,7 @@ impl World {
         self.holders_have(&name, &row, revision)
     }
 
-    /// What is shown or acknowledged of an object every other server has that its register names.
+    /// What is shown or acknowledged of an object every other server has that its register names. One that is lost had it.
     pub(super) fn holders_have(&self, name: &ServerName, row: &Entry, revision: u64) -> Result<(), String> {
         let register = self.librarian.process.registry.view().register(&row.address);
         let is_known = |register: &Register| self.script.copies.is_some() && register.epoch == row.epoch;
@@ -114,16 +55,19 @@ impl World {
             return Ok(());
         };
         for holder in register.holders.iter().filter(|holder| *holder != name) {
-            let has = self
-                .machines
-                .iter()
-                .filter(|machine| machine.name == *holder)
-                .any(|machine| {
-                    machine.gone
-                        || machine.name == register.owner
-                        || held(machine, &row.address).is_some_and(|held| is_of(&held, row, revision))
-                });
-            if !has && !self.check.is_rotten(&row.address) {
+            let mut machines = self.machines.iter().filter(|machine| machine.name == *holder);
+            let has = machines.any(|machine| match machine.gone {
+                true => {
+                    (machine.had.get(&row.address)).is_some_and(|(epoch, had)| *epoch == row.epoch && *had >= revision)
+                }
+                false if machine.name == register.owner => {
+                    let rows = machine.process.local.store().entries();
+                    let mut rows = rows.iter().filter(|owned| owned.address == row.address);
+                    rows.any(|owned| !owned.journal.is_held() && is_of(owned, row, revision))
+                }
+                false => held(machine, &row.address).is_some_and(|held| is_of(&held, row, revision)),
+            });
+            if !has && !self.is_spoilt(&row.address) {
                 return Err(format!(
                     "I5: revision {revision} of {} counts at {name}, and {holder}, which the register names, does not have it",
                     row.address
@@ -133,41 +77,14 @@ impl World {
         Ok(())
     }
 
-    /// Objects that were on lost servers alone: nobody promises them.
-    pub(super) fn excuse(&mut self) {
-        if !self.machines.iter().any(|machine| machine.gone) {
-            return;
-        }
-        let view = self.librarian.process.registry.view();
-        let gone: BTreeSet<&ServerName> = self
-            .machines
-            .iter()
-            .filter(|machine| machine.gone)
-            .map(|machine| &machine.name)
-            .collect();
-        let objects = (0..self.script.objects).map(address);
-        let beyond: Vec<Address> = objects
-            .filter(|address| {
-                view.register(address)
-                    .is_some_and(|register| is_beyond(&register, &gone))
-            })
-            .collect();
-        drop(view);
-        for address in beyond {
-            if self.check.beyond(&address) {
-                *self.steps.entry("object lost").or_default() += 1;
-                self.note(|| format!("{address} was on a lost server alone"));
-            }
-        }
-    }
-
     /// What has still to be done for copies: at the end none is missing, none is where the register names none, and nobody's
     /// holders change.
     pub(super) fn copies_wait(&self) -> Option<String> {
         self.script.copies?;
         let view = self.librarian.process.registry.view();
         for address in (0..self.script.objects).map(address) {
-            if self.check.is_rotten(&address) {
+            // What its owner cannot read it sends to nobody.
+            if self.is_stuck(&address) {
                 continue;
             }
             let register = view
@@ -194,7 +111,9 @@ impl World {
         if owner.gone {
             return Some(format!("{} is lost and owns it", owner.name));
         }
-        let row = owner.process.local.entry(address)?;
+        let Some(row) = owner.process.local.entry(address) else {
+            return Some(format!("{} owns it and has no row of it", owner.name));
+        };
         let noted = row.keeping.clone().unwrap_or_default();
         if let Some(change) = &noted.change {
             return Some(format!("its holders change: {change:?}"));
@@ -224,17 +143,35 @@ impl World {
                 ));
             }
         }
-        let view = self.librarian.process.registry.view();
-        let keep = &view.server(&owner.name)?.want.errand.keep;
-        let places = keep.spread.iter().filter(|(other, _)| *other != owner.name).count();
-        let needed = places.min(keep.wanted(address).saturating_sub(1));
-        (others.len() < needed).then(|| format!("{} holders of {needed}", others.len()))
+        self.count_waits(address, owner, &others)
     }
-}
 
-/// Whether an object is on lost servers alone.
-fn is_beyond(register: &Register, gone: &BTreeSet<&ServerName>) -> bool {
-    gone.contains(&register.owner) && register.holders.iter().all(|holder| gone.contains(holder))
+    /// How many holders an object is to have does not rest on what the librarian says: it is as many as the script wants, or as
+    /// there are servers for. Which ones have it besides, and which are not to, the librarian alone knows.
+    fn count_waits(&self, address: &Address, owner: &Machine, others: &BTreeSet<&ServerName>) -> Option<String> {
+        let view = self.librarian.process.registry.view();
+        let takes = |machine: &&Machine| {
+            let server = view.server(&machine.name);
+            let serves = server.is_some_and(|server| !server.lost && server.want.role.takes_new_objects());
+            machine.name != owner.name && !machine.gone && serves && self.script.terms.of(&machine.name).new_objects
+        };
+        let places = self.machines.iter().filter(takes).count();
+        let wanted = usize::from(self.script.copies.unwrap_or(1).saturating_sub(1));
+        let needed = places.min(wanted);
+        if others.len() < needed {
+            return Some(format!("{} holders of {needed}", others.len()));
+        }
+        let keep = &view.server(&owner.name)?.want.errand.keep;
+        if let Some(leaving) = others.iter().find(|other| keep.leave.contains(other)) {
+            return Some(format!("{leaving} holds it, and copies leave that server"));
+        }
+        let hot = keep.hot_on(address);
+        if let Some(missing) = hot.iter().find(|hot| **hot != owner.name && !others.contains(hot)) {
+            return Some(format!("{missing} does not hold it, and it is hot there"));
+        }
+        let cool = others.iter().filter(|other| !hot.contains(other)).count();
+        (cool > wanted).then(|| format!("{cool} holders of {wanted} that are not for its heat"))
+    }
 }
 
 /// The row that a server holds for another one.
