@@ -97,6 +97,12 @@ enum Stage {
         old: Box<Register>,
         new: Box<Register>,
     },
+    /// One that is added counts, and has not what was written meanwhile: until the row named it, writes did not wait for it. Nothing
+    /// was sent.
+    Noted {
+        old: Box<Register>,
+        new: Box<Register>,
+    },
     /// May have been sent. The register that it replaces is known by its tx only, after a restart.
     Sent {
         old: Tx,
@@ -285,9 +291,12 @@ impl Owner {
     pub fn staging_tx(&self) -> Option<Tx> {
         match &self.change.as_ref()?.stage {
             Stage::Staging { register, .. } => Some(register.tx),
-            Stage::Reading | Stage::Noting { .. } | Stage::Sent { .. } | Stage::Quieting { .. } | Stage::Settling => {
-                None
-            }
+            Stage::Reading
+            | Stage::Noting { .. }
+            | Stage::Noted { .. }
+            | Stage::Sent { .. }
+            | Stage::Quieting { .. }
+            | Stage::Settling => None,
         }
     }
 
@@ -375,12 +384,35 @@ impl Owner {
         true
     }
 
-    /// Gives up the addition of a server, if nothing was sent of it.
+    /// Gives up the addition of a server: at once if nothing was sent of it, else by a fresh tx.
     pub fn gives_up(&mut self, server: &ServerName) {
-        self.change.take_if(|change| {
-            let unsent = matches!(change.stage, Stage::Reading | Stage::Staging { .. });
-            unsent && change.adds && change.server == *server
-        });
+        let adds = |change: &&mut Change| change.adds && change.server == *server && change.server != self.me;
+        let Some(change) = self.change.as_mut().filter(adds) else {
+            return;
+        };
+        match &change.stage {
+            Stage::Reading | Stage::Staging { .. } => self.change = None,
+            Stage::Noted { .. } => {
+                self.others.remove(server);
+                change.stage = Stage::Settling;
+                self.note_settled();
+            }
+            Stage::Sent { .. } => change.refused = true,
+            Stage::Noting { .. } | Stage::Quieting { .. } | Stage::Settling => {}
+        }
+    }
+
+    /// Who is being added, counts already, and lacks what is here, so that writes wait for it.
+    #[must_use]
+    pub fn lagging(&self) -> Option<&ServerName> {
+        let change = self
+            .change
+            .as_ref()
+            .filter(|change| change.adds && change.server != self.me)?;
+        let other = self.others.get(&change.server)?;
+        let lacks = other.acked.is_none_or(|(revision, _)| revision != self.revision);
+        let counts = matches!(change.stage, Stage::Noted { .. } | Stage::Sent { .. });
+        (counts && lacks).then_some(&change.server)
     }
 
     /// A holder has this copy durably. One that is to be a holder keeps it only if it has noted the register that was read here.
@@ -525,10 +557,18 @@ impl Owner {
                 self.note(register, None);
             }
             // Not yet. What a restart forgot of the text is made anew, under the same tx.
-            Stage::Sent { old, .. } if register.tx == *old => self.sends_again(register),
+            Stage::Sent { old, .. } if register.tx == *old => {
+                if self.may_send() {
+                    self.sends_again(register);
+                }
+            }
             // Done; or another change came first, of ours or of a person, and the text that was sent can land no more.
             Stage::Sent { .. } => self.settle(now, &register.holders),
-            Stage::Staging { .. } | Stage::Noting { .. } | Stage::Quieting { .. } | Stage::Settling => {}
+            Stage::Staging { .. }
+            | Stage::Noting { .. }
+            | Stage::Noted { .. }
+            | Stage::Quieting { .. }
+            | Stage::Settling => {}
         }
     }
 
@@ -566,6 +606,7 @@ impl Owner {
             Stage::Reading
             | Stage::Staging { .. }
             | Stage::Noting { .. }
+            | Stage::Noted { .. }
             | Stage::Sent { .. }
             | Stage::Quieting { .. }
             | Stage::Settling => {}
@@ -631,25 +672,53 @@ impl Owner {
         let Some(change) = &mut self.change else { return };
         match &change.stage {
             Stage::Noting { old, new } => {
-                let texts = (old.clone(), new.clone());
-                change.stage = Stage::Sent {
-                    old: old.tx,
-                    new: new.tx,
-                    texts: Some(texts.clone()),
+                change.stage = Stage::Noted {
+                    old: old.clone(),
+                    new: new.clone(),
                 };
-                // Its answer decides; without one the register is read.
-                self.ask_again_at = now + GOOD_FOR;
-                self.actions.push_back(Action::Change {
-                    old: texts.0,
-                    new: texts.1,
-                });
+                self.confirm(now, permits);
+                self.sends(now);
             }
             Stage::Settling => {
                 self.change = None;
                 self.confirm(now, permits);
             }
-            Stage::Reading | Stage::Staging { .. } | Stage::Sent { .. } | Stage::Quieting { .. } => {}
+            Stage::Reading
+            | Stage::Staging { .. }
+            | Stage::Noted { .. }
+            | Stage::Sent { .. }
+            | Stage::Quieting { .. } => {}
         }
+    }
+
+    /// Whether the open change may be sent: whoever it adds has all that is shown.
+    fn may_send(&self) -> bool {
+        let Some(change) = self.change.as_ref().filter(|change| change.adds) else {
+            return true;
+        };
+        let has = |other: &Other| other.acked.is_some_and(|(revision, _)| revision == self.revision);
+        let whole = self.confirmed == Some(self.revision) && self.others.get(&change.server).is_some_and(has);
+        change.server == self.me || whole || !stands(Guard::AddedCounts)
+    }
+
+    /// Sends what is noted.
+    fn sends(&mut self, now: BootInstant) {
+        if !self.may_send() {
+            return;
+        }
+        let Some(change) = &mut self.change else { return };
+        let Stage::Noted { old, new } = &change.stage else {
+            return;
+        };
+        let (old, new) = (old.clone(), new.clone());
+        change.stage = Stage::Sent {
+            old: old.tx,
+            new: new.tx,
+            texts: Some((old.clone(), new.clone())),
+        };
+        // Its answer decides; without one the register is read.
+        self.ask_again_at = now + GOOD_FOR;
+        self.actions.push_back(Action::Change { old, new });
     }
 
     /// What became of the change that was sent.
@@ -762,6 +831,7 @@ impl Owner {
             self.confirmed = Some(self.revision);
             self.actions.push_back(Action::Confirmed(self.revision));
             self.stages(now);
+            self.sends(now);
         }
     }
 
@@ -788,7 +858,13 @@ impl Owner {
             || match self.change.as_ref().map(|change| &change.stage) {
                 Some(Stage::Reading) => self.may_begin(now, permits),
                 Some(Stage::Sent { .. }) => true,
-                Some(Stage::Staging { .. } | Stage::Noting { .. } | Stage::Quieting { .. } | Stage::Settling)
+                Some(
+                    Stage::Staging { .. }
+                    | Stage::Noting { .. }
+                    | Stage::Noted { .. }
+                    | Stage::Quieting { .. }
+                    | Stage::Settling,
+                )
                 | None => false,
             };
         let open = self.asked_at.is_some_and(|asked_at| now - asked_at < GOOD_FOR);

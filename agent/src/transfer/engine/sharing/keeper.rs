@@ -335,19 +335,23 @@ impl<O: Outside> Engine<O> {
     /// Gives up additions that get nowhere, so that another server is tried.
     fn give_up_slow(&mut self, now: BootInstant) {
         let mut slow = Vec::new();
-        for owned in self.sharing.owners.values_mut() {
-            let Some(server) = owned.machine.staging().cloned() else {
-                continue;
-            };
+        for (address, owned) in &self.sharing.owners {
+            // Writes wait for one that counts already: not longer than for a holder.
+            let (lagging, staging) = (owned.machine.lagging(), owned.machine.staging());
+            let Some(server) = lagging.or(staging) else { continue };
+            let silent = lagging.is_some() && self.silence(now, server) > SILENT;
             let long = owned
                 .changing_since
                 .is_some_and(|since| now.saturating_since(since) > STAGING_MAX);
-            if long && !owned.sends_to(&server) {
-                owned.machine.gives_up(&server);
-                slow.push(server);
+            if silent || long && !owned.sends_to(server) {
+                slow.push((address.clone(), server.clone()));
             }
         }
-        for server in slow {
+        for (address, server) in slow {
+            if let Some(owned) = self.sharing.owners.get_mut(&address) {
+                owned.machine.gives_up(&server);
+                self.run_owner(&address);
+            }
             self.pass_over(now, server);
         }
     }

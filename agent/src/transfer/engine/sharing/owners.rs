@@ -336,7 +336,15 @@ impl<O: Outside> Engine<O> {
             }
             (Stood::Durable, _) => {
                 let noted = owned.note.take().unwrap_or_default();
-                objects.permits(|permits| owned.machine.durable(now, permits));
+                // A write that came before the row named anybody told nobody of itself.
+                let ends = |entry: &Arc<Entry>| matches!(entry.journal, Journal::DeleteSent { .. });
+                let revision = entry.filter(|entry| !ends(entry)).map_or(0, |entry| entry.revision);
+                objects.permits(|permits| {
+                    if owned.machine.revision() < revision {
+                        owned.machine.wrote(now, revision, permits);
+                    }
+                    owned.machine.durable(now, permits);
+                });
                 let settled = match noted.change {
                     // A fresh tx alone gives up what was noted before: that is settled with it.
                     Some(change) if change.server == self.parts.me => None,
