@@ -127,6 +127,8 @@ pub struct Engine<O> {
     sharing: Sharing,
     /// Seals whose last revision is not confirmed by all holders yet.
     to_confirm: Vec<(Id, u32, Arc<Entry>)>,
+    /// Closings that wait for the writer of their object.
+    closing: Vec<(Id, u32)>,
     /// Number of the last copy that was received.
     copies: u64,
     /// When the last question about a register was sent that the librarian answered.
@@ -171,6 +173,7 @@ impl<O: Outside> Engine<O> {
             forwards: Forwards::default(),
             sharing: Sharing::default(),
             to_confirm: Vec::new(),
+            closing: Vec::new(),
             copies: 0,
             heard: None,
         }

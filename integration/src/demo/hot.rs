@@ -27,7 +27,7 @@ use super::store::Store;
 use crate::harness::{Pool, PoolBuilder, metrics};
 use crate::objects::Zipf;
 
-/// Copies of an object that is not hot: heat has copies made only where an operator says how many there are to be.
+/// Copies of an object that is not hot: so every other one is there for heat.
 const WANTED: u8 = 1;
 /// The setting that turns copies for heat on.
 const HOT_PERCENT: &str = "copies.hot_percent";
@@ -190,7 +190,7 @@ pub(super) fn under_load(
 
 /// Has heat followed, and waits until its copies are there; what happens is told. The seconds until servers were asked evenly.
 fn spread(pool: &mut Pool, longest: Duration) -> Result<Option<f64>> {
-    pool.set_librarian(HOT_PERCENT, i64::from(librarian::pool::Copies::default().hot_percent))?;
+    pool.set_librarian(HOT_PERCENT, i64::from(librarian::pool::Copies::default().hot_percent()))?;
     let start = Instant::now();
     pool.take_over_librarian().context("have a librarian take over")?;
     let mut looks = VecDeque::from([Answered::now(pool)?]);

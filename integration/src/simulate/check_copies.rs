@@ -38,7 +38,8 @@ impl World {
         };
         let places = keep.spread.iter().filter(|(other, _)| *other != name).count();
         let needed = places.min(keep.wanted(&entry.address).saturating_sub(1));
-        if makes && register.holders.len() < needed + 1 {
+        // One that is deleted meanwhile was made before.
+        if makes && register.state != State::Deleted && register.holders.len() < needed + 1 {
             return Err(format!(
                 "I5: {} is made and acknowledged on {:?}, with {needed} others to hold it",
                 entry.address, register.holders

@@ -86,6 +86,11 @@ impl Client {
     pub(super) fn is_idle(&self) -> bool {
         self.busy.is_none() && self.waiting.is_empty()
     }
+
+    /// The object of its open request.
+    pub(super) fn asks_for(&self) -> Option<usize> {
+        self.busy.as_ref().map(|doing| doing.object)
+    }
 }
 
 impl World {
@@ -199,6 +204,10 @@ impl World {
         if client >= self.clients.len() || self.clients[client].attempts != attempt {
             return;
         }
+        let Some(object) = self.clients[client].busy.as_ref().map(|doing| doing.object) else {
+            return;
+        };
+        let ended_at_lost = self.is_deleted_at_lost(&address(object));
         let Some(doing) = &mut self.clients[client].busy else {
             return;
         };
@@ -212,6 +221,8 @@ impl World {
             },
             Reply::Gone => match doing.verb {
                 Verb::Read => Outcome::Seen(Object::Deleted),
+                // Who would know whether it was applied before the deletion is lost.
+                Verb::Put(_) | Verb::Delete if ended_at_lost => Outcome::Unknown,
                 Verb::Put(_) | Verb::Delete => Outcome::Gone,
             },
             Reply::Elsewhere(owner) => {

@@ -1315,7 +1315,10 @@ impl World {
         if let Some(why) = self.upgrade_waits().or_else(|| self.copies_wait()) {
             return Some(why);
         }
-        let busy = self.clients.iter().position(|client| !client.is_idle());
+        // As above, so its client waits, and what it would do next.
+        let is_stuck = |object: usize| self.is_stuck(&address(object));
+        let is_busy = |client: &Client| !client.is_idle() && !client.asks_for().is_some_and(is_stuck);
+        let busy = self.clients.iter().position(is_busy);
         busy.map(|client| format!("client {client} is busy"))
     }
 

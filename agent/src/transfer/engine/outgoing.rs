@@ -590,8 +590,9 @@ impl<O: Outside> Engine<O> {
             outgoing.sealed_since = Some(self.outside.now());
             let address = outgoing.machine.address().clone();
             self.feed_source(id, Input::Holding { number });
-            if let Some(closed) = self.outside.close(id, number, &address) {
-                self.closed(id, number, closed);
+            match self.outside.close(id, number, &address) {
+                Some(closed) => self.closed(id, number, closed),
+                None => self.closing.push((id, number)),
             }
         }
     }
@@ -647,8 +648,29 @@ impl<O: Outside> Engine<O> {
         }
     }
 
-    /// Seals what holders have confirmed meanwhile.
+    /// Seals what holders have confirmed meanwhile. What they do not confirm in time is not sealed: neither where the gate is closed,
+    /// nor where it waits for a writer that waits for them.
     pub(super) fn seal_confirmed(&mut self) {
+        let now = self.outside.now();
+        let mut given_up = Vec::new();
+        self.closing.retain(|(id, number)| {
+            let Some(outgoing) = self
+                .outgoing
+                .get(id)
+                .filter(|outgoing| outgoing.machine.is_closing(*number))
+            else {
+                return false;
+            };
+            let long = (outgoing.sealed_since).is_some_and(|since| now - since >= CONFIRMED_WITHIN);
+            let waits = long && self.parts.objects.is_resting(outgoing.machine.address());
+            if waits {
+                given_up.push(*id);
+            }
+            !waits
+        });
+        for id in given_up {
+            self.feed_source(id, Input::Cancel);
+        }
         for (id, number, entry) in std::mem::take(&mut self.to_confirm) {
             let waits = self
                 .outgoing

@@ -9,14 +9,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::info;
-use zones::{Address, Keep, ServerName};
+use zones::{Address, Keep, ServerName, Tx};
 
-use super::super::{Engine, Outside};
+use super::super::{Engine, Id, Outside};
 use super::holders::HOLDING_MAX;
 use super::{Holding, LOOK_EVERY};
 use crate::clock::BootInstant;
 use crate::copies::RESEND_AFTER;
+use crate::migration::destination::{self, Destination};
 use crate::migration::pace::WHOLE;
+use crate::migration::wire::Request;
 use crate::objects::KeptFigures;
 use crate::store::{Entry, Journal};
 
@@ -144,6 +146,7 @@ impl<O: Outside> Engine<O> {
             self.compare(now);
             self.give_up_slow(now);
             self.round(now, &mut room);
+            self.give_up_arrivals();
             self.take_over_lost(now);
             self.recheck_some(now);
         }
@@ -362,6 +365,23 @@ impl<O: Outside> Engine<O> {
         if !passed_over.iter().any(|(name, _)| *name == server) {
             info!(%server, "a server takes no copy now: others are tried");
             passed_over.push((server, now + PASSED_OVER));
+        }
+    }
+
+    /// Gives up what lost servers had begun to move here: nobody sends the rest of it any more.
+    fn give_up_arrivals(&mut self) {
+        let lost = &self.sharing.keeper.keep.lost;
+        if lost.is_empty() {
+            return;
+        }
+        let from_lost = |machine: &Destination| machine.takes_copy() && lost.contains(machine.source());
+        let incoming = self
+            .incoming
+            .iter()
+            .filter(|(_, incoming)| from_lost(&incoming.machine));
+        let vain: Vec<(Id, Tx)> = incoming.map(|(id, incoming)| (*id, incoming.machine.tx())).collect();
+        for (id, tx) in vain {
+            self.feed_destination(id, destination::Input::Peer(Request::Abort { tx }));
         }
     }
 
