@@ -135,11 +135,7 @@ fn is_copied(pool: &Pool, lost: Option<&str>) -> Result<bool> {
 
 #[test]
 fn server_that_is_killed_and_whose_disk_is_gone_costs_no_acknowledged_write() -> Result<()> {
-    let mut pool = Pool::builder(DEMO)
-        .servers(4)
-        .free(0)
-        .librarian_setting("copies.wanted", 2)
-        .start()?;
+    let mut pool = Pool::builder(DEMO).servers(4).free(0).copies(Some(2)).start()?;
     let files = pool.add_client("shop", &["read:*", "write:*"])?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let client = Client::new(Settings::read(&files)?)?;

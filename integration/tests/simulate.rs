@@ -140,8 +140,9 @@ fn directed_runs_of_copies_do_what_they_are_for() {
         if name.starts_with("lost owner") {
             assert!(
                 count("taken over from a lost server") >= 1,
-                "{name}: {:?}",
-                outcome.steps
+                "{name}: {:?}\n{}",
+                outcome.steps,
+                outcome.trace.join("\n")
             );
         }
         if name == "holder is cut off and dropped" {

@@ -162,20 +162,11 @@ impl Config {
         }
     }
 
-    /// What copies depend on. Only who asks for copies has them, as long as the simulator still finds faults in them (README.md,
-    /// Limits): by `wanted` of all objects, by `hot_percent` alone of those that are asked for most.
+    /// What copies depend on.
     #[must_use]
     pub fn keep(&self) -> keep::Settings {
-        let copies = match self.copies.wanted {
-            Some(_) => self.copies.clone(),
-            None => keep::Copies {
-                wanted: Some(1),
-                hot_percent: self.copies.hot_percent.or(Some(0)),
-                ..self.copies.clone()
-            },
-        };
         keep::Settings {
-            copies,
+            copies: self.copies.clone(),
             terms: self.terms(),
         }
     }
@@ -382,9 +373,9 @@ listen_https = "{listen_https}"
 # happens. Default: never. The pool moves all it holds once in this time, at a steady rate: too short is felt by clients.
 #move_after = "90days"
 
-# How many copies of each object there are to be on different servers, its owner's among them, 1 to 13. Default: 1, and none for
-# heat: copies are new in this release, and their limits are in README.md. With 1 a server that is lost takes its objects with it;
-# each one more takes the room of all objects once more, and every write waits for one more disk.
+# How many copies of each object there are to be on different servers, its owner's among them, 1 to 13. Default: 2 from three servers
+# on, else 1. With 1 a server that is lost takes its objects with it; each one more takes the room of all objects once more, and
+# every write waits for one more disk.
 #[copies]
 #wanted = 2
 
@@ -393,8 +384,8 @@ listen_https = "{listen_https}"
 #under = {{ "3.1" = 3 }}
 
 # An object has more copies for its heat while one server would be asked for it more than so many percent of what a server is asked
-# in the mean, 5 to 1000; 0: never. Default 25 where `wanted` is set, else 0; with `wanted = 1` these are the only copies. Higher
-# leaves single servers busier, lower makes more copies, each of which takes room and is waited for by every write of that object.
+# in the mean, 5 to 1000; 0: never. Default 25; with `wanted = 1` these are the only copies. Higher leaves
+# single servers busier, lower makes more copies, each of which takes room and is waited for by every write of that object.
 # Copies go again when it is asked for half as often.
 #hot_percent = 25
 
@@ -496,22 +487,6 @@ mod tests {
         assert!(default.servers.is_empty());
         assert_eq!((shown.copies.wanted, shown.copies.under.len()), (Some(2), 1));
         assert_eq!(default.copies, Copies::default());
-        let kept = default.keep().copies;
-        assert_eq!(
-            (kept.wanted, kept.hot_percent()),
-            (Some(1), 0),
-            "nobody asked for copies"
-        );
-        for (text, wanted, percent) in [
-            ("hot_percent = 40", 1, 40),
-            ("wanted = 1", 1, 25),
-            ("wanted = 2", 2, 25),
-            ("wanted = 2\nhot_percent = 0", 2, 0),
-        ] {
-            let kept = read(&format!("domain = \"hypernet.internal\"\n[copies]\n{text}"));
-            let kept = kept.unwrap().keep().copies;
-            assert_eq!((kept.wanted, kept.hot_percent()), (Some(wanted), percent), "{text}");
-        }
         assert_eq!(shown.keep().copies, shown.copies);
         assert_eq!(shown.copies.hot_percent(), default.copies.hot_percent());
         let usual = ServerTerms::default();

@@ -876,9 +876,11 @@ impl Owner {
         for (name, other) in &mut self.others {
             // It lost its disk, or takes over something: it says anew what it has of this.
             let pledge = permits.pledge(name);
-            other
+            let void = other
                 .acked
                 .take_if(|(_, under)| pledge.is_some_and(|pledge| pledge != *under));
+            // Where it cannot be sent again, the register alone says whose it is.
+            self.compares |= void.is_some();
         }
         self.quiets(now);
         self.replicate(now, true);

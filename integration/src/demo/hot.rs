@@ -13,9 +13,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use librarian::control::{self, words};
-use rand::SeedableRng;
-use rand::rngs::StdRng;
-use rand::seq::SliceRandom;
 use serde::Serialize;
 
 use super::book::Book;
@@ -25,7 +22,6 @@ use super::options::Options;
 use super::registers::Registers;
 use super::store::Store;
 use crate::harness::{Pool, PoolBuilder, metrics};
-use crate::objects::Zipf;
 
 /// Copies of an object that is not hot: so every other one is there for heat.
 const WANTED: u8 = 1;
@@ -103,32 +99,20 @@ pub(super) fn builder(builder: PoolBuilder, options: &Options) -> Result<PoolBui
         .agent_setting("listen.metrics", "127.0.0.1:0"))
 }
 
-/// The objects by how often they are asked for, the hottest first: by lot, so that it has nothing to do with where they are.
-pub(super) fn ranks(options: &Options, book: &Book) -> Vec<usize> {
-    let mut ranks: Vec<usize> = (0..book.len()).collect();
-    ranks.shuffle(&mut StdRng::seed_from_u64(options.seed));
-    ranks
-}
-
 /// Load before copies are made, while they are, and afterwards.
 pub(super) fn under_load(
     options: &Options,
     pool: &mut Pool,
     book: &Arc<Book>,
     stores: &[Store],
-    ranks: Vec<usize>,
+    mix: Mix,
     runtime: &tokio::runtime::Runtime,
 ) -> Result<Spread> {
-    let zipf = Zipf::new(book.len(), options.zipf);
     println!(
-        "\n{} clients read, and write now and then, {} operations a second, every one located by DNS; {:.0} % of them are for one object of {} (Zipf, exponent {})",
+        "\n{} clients read, and write now and then, {} operations a second, every one located by DNS",
         stores.len(),
-        options.rate,
-        zipf.part(0) * 100.0,
-        book.len(),
-        options.zipf
+        options.rate
     );
-    let mix = Mix::Hot { zipf, ranks };
     let mut load = load::Load::new(stores.to_vec(), Arc::clone(book), options.rate, mix);
     let time = || Until::Time(Duration::from_secs(options.before));
 

@@ -12,11 +12,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
 use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use tokio::task::JoinSet;
 
 use super::book::{Book, Entry, Which};
 use super::drain::Until;
+use super::options::Options;
 use super::progress::Progress;
 use super::store::Store;
 use crate::objects::{Sample, Zipf};
@@ -25,6 +27,8 @@ use crate::objects::{Sample, Zipf};
 const FILL_WINDOW: usize = 32;
 /// Operations on their way at once; more wait, and their waiting counts.
 const OPEN_MAX: usize = 256;
+/// Zipf's exponent where hot objects are asked for and nothing else is said: that of many real loads.
+const ZIPF: f64 = 0.99;
 /// Failures that are told in full.
 const TOLD_MAX: usize = 10;
 
@@ -158,6 +162,24 @@ pub(super) enum Mix {
         /// The objects by rank, the most wanted first.
         ranks: Vec<usize>,
     },
+}
+
+impl Mix {
+    /// As it is asked for. The objects are ranked by lot, so that how often one is asked for has nothing to do with where it is.
+    pub(super) fn new(options: &Options, book: &Book) -> Mix {
+        let Some(exponent) = options.zipf.or(options.hot.then_some(ZIPF)) else {
+            return Mix::Even;
+        };
+        let mut ranks: Vec<usize> = (0..book.len()).collect();
+        ranks.shuffle(&mut StdRng::seed_from_u64(options.seed));
+        let zipf = Zipf::new(book.len(), exponent);
+        println!(
+            "{:.0} % of what is asked is for one object of {} (Zipf, exponent {exponent})",
+            zipf.part(0) * 100.0,
+            book.len(),
+        );
+        Mix::Hot { zipf, ranks }
+    }
 }
 
 /// A steady load on a pool.

@@ -25,6 +25,7 @@ use zones::Domain;
 use crate::harness::Pool;
 use crate::objects::{Sample, generate, load as load_file};
 use book::Book;
+use load::Mix;
 pub use options::Options;
 use summary::{Drained, Job, Phases, Summary};
 
@@ -54,7 +55,7 @@ fn run_to_the_end(options: &Options, program: &Path) -> Result<ExitCode> {
         options.servers,
         directory.path.display()
     );
-    let mut builder = Pool::builder(program);
+    let mut builder = Pool::builder(program).copies(options.copies);
     if options.upgrade {
         builder = upgrade::builder(builder, &directory.path, &samples)?;
     }
@@ -111,11 +112,11 @@ fn work(
     let stores = store::Store::several(client_dir, options.clients, schema)?;
     println!("\nPuts {} objects, {} octets", book.len(), book.octets()?);
     let filled = runtime.block_on(load::fill(&stores, book)).context("fill the pool")?;
-    let ranks = options.hot.then(|| hot::ranks(options, book));
+    let mix = options.hot.then(|| Mix::new(options, book));
     let drained = drain::choose(options.drain.as_deref(), pool)?;
-    let object = match &ranks {
-        Some(ranks) => book.entries()[ranks[0]].address(),
-        None => digs::object_on(pool, book, &drained)?,
+    let object = match &mix {
+        Some(Mix::Hot { ranks, .. }) => book.entries()[ranks[0]].address(),
+        Some(Mix::Even) | None => digs::object_on(pool, book, &drained)?,
     };
     let shown = digs::about(pool, object)?;
     println!("\nAsk DNS where objects are; these are real answers:");
@@ -124,8 +125,8 @@ fn work(
     let before_registers = runtime
         .block_on(registers::read_all(pool, book))
         .context("read all registers")?;
-    let (moved, mut job) = if let Some(ranks) = ranks {
-        let hot::Spread { moved, facts } = hot::under_load(options, pool, book, &stores, ranks, runtime)?;
+    let (moved, mut job) = if let Some(mix) = mix {
+        let hot::Spread { moved, facts } = hot::under_load(options, pool, book, &stores, mix, runtime)?;
         (moved, Job::Hot(facts))
     } else if options.upgrade {
         let upgrade::Upgraded {

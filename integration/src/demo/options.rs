@@ -63,9 +63,12 @@ pub struct Options {
     /// readers. The hottest server is to be asked less than 1.3 times the mean of the servers that serve.
     #[arg(long, conflicts_with_all = ["upgrade", "drain"])]
     pub hot: bool,
-    /// How unlike objects are asked for: the exponent of Zipf's law; 0: all alike.
-    #[arg(long, default_value_t = 0.99, value_name = "EXPONENT", value_parser = exponent, requires = "hot")]
-    pub zipf: f64,
+    /// How unlike objects are asked for: the exponent of Zipf's law. 0.99 with --hot; else all alike, unless said.
+    #[arg(long, value_name = "EXPONENT", value_parser = exponent)]
+    pub zipf: Option<f64>,
+    /// How many servers hold each object; unless said, as the librarian does. With --hot one, and more only for heat.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=13), conflicts_with = "hot")]
+    pub copies: Option<u8>,
     /// Longest wait, in seconds, for copies of hot objects.
     #[arg(long, default_value_t = 120, value_name = "SECONDS", requires = "hot")]
     pub hot_seconds: u64,
@@ -75,7 +78,7 @@ pub struct Options {
     /// How many clients, each with its own connections and its own look at DNS.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64).map(usize::from))]
     pub clients: usize,
-    /// Operations a second of all clients together: eight reads to two writes, with --hot nineteen to one.
+    /// Operations a second of all clients together: eight reads to two writes, with --zipf or --hot nineteen to one.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub rate: u32,
     /// Seconds of load before the drain, the upgrade or the spreading begins, to compare with.

@@ -251,7 +251,8 @@ pub(super) fn under_load(
         stores.len(),
         options.rate
     );
-    let mut load = load::Load::new(stores.to_vec(), Arc::clone(book), options.rate, load::Mix::Even);
+    let mix = load::Mix::new(options, book);
+    let mut load = load::Load::new(stores.to_vec(), Arc::clone(book), options.rate, mix);
     let before = runtime.block_on(load.run(Until::Time(Duration::from_secs(options.before))))?;
     println!("  for {} s, nothing moves: {}", options.before, before.words());
     println!("Upgrades the pool from release {OLD} to {NEW} (librarian upgrade start --to {NEW}), clients go on");

@@ -46,6 +46,11 @@ pub struct PoolBuilder {
     network: Option<Arc<Network>>,
 }
 
+fn one_copy() -> Vec<(String, toml::Value)> {
+    let settings = [("copies.wanted", 1), ("copies.hot_percent", 0)];
+    settings.map(|(key, value)| (key.to_owned(), value.into())).into()
+}
+
 impl PoolBuilder {
     /// The pool's domain; `hypernet.internal.` unless said.
     #[must_use]
@@ -117,6 +122,17 @@ impl PoolBuilder {
     #[must_use]
     pub fn librarian_setting(mut self, key: &str, value: impl Into<toml::Value>) -> Self {
         self.librarian_settings.push((key.to_owned(), value.into()));
+        self
+    }
+
+    /// How many servers hold each object; `None`: as the librarian does by itself, copies for heat included. One unless said: what
+    /// a test is about is then where the objects are, and nowhere else.
+    #[must_use]
+    pub fn copies(mut self, wanted: Option<u8>) -> Self {
+        self.librarian_settings.retain(|(key, _)| !key.starts_with("copies."));
+        if let Some(wanted) = wanted {
+            self = self.librarian_setting("copies.wanted", i64::from(wanted));
+        }
         self
     }
 
@@ -334,7 +350,7 @@ impl Pool {
             dns_port: None,
             https_port: None,
             agent_port: None,
-            librarian_settings: Vec::new(),
+            librarian_settings: one_copy(),
             agent_settings: Vec::new(),
             agent_dirs: Vec::new(),
             releases: None,

@@ -214,8 +214,9 @@ impl Check {
         }
     }
 
-    /// A row that waits for something. `closing` once every object was asked for when all was quiet.
-    pub(super) fn open_row(&self, machine: &Machine, closing: bool) -> Option<String> {
+    /// A row that waits for something. `closing` once every object was asked for when all was quiet; `keeps` where a server cannot
+    /// become empty, so that what it gave stays there.
+    pub(super) fn open_row(&self, machine: &Machine, closing: bool, keeps: bool) -> Option<String> {
         let entries = machine.process.local.store().entries();
         let known = entries.iter().filter(|entry| !self.is_beyond(&entry.address));
         let open = known.clone().find(|entry| match &entry.journal {
@@ -224,12 +225,12 @@ impl Check {
             | Journal::CreateSent { .. }
             | Journal::Moving { .. }
             | Journal::Sealed { .. }
-            | Journal::Moved { .. }
             | Journal::DeleteSent { .. }
             | Journal::Reserved { .. }
             | Journal::Staged { .. }
             | Journal::Prepared { .. }
             | Journal::CommitSent { .. } => true,
+            Journal::Moved { .. } => !keeps,
             // An owner that was taken for lost, and whose object nobody asks for, does not hear that it is refused.
             Journal::Held { refused, .. } => refused.is_some() && closing,
         })?;

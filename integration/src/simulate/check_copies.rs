@@ -33,13 +33,13 @@ impl World {
             self.check.write_applied(&name, &row)?;
         }
         let register = self.librarian.process.registry.view().register(&entry.address);
-        let Some(register) = register.filter(|_| self.script.copies.is_some()) else {
+        let Some(register) = register.filter(|_| self.script.copies.is_some() && self.librarian.is_open()) else {
             return Ok(());
         };
         let places = keep.spread.iter().filter(|(other, _)| *other != name).count();
         let needed = places.min(keep.wanted(&entry.address).saturating_sub(1));
-        // One that is deleted meanwhile was made before.
-        if makes && register.state != State::Deleted && register.holders.len() < needed + 1 {
+        // One that was given away or deleted meanwhile was made before.
+        if makes && row.journal.may_own() && register.holders.len() < needed + 1 {
             return Err(format!(
                 "I5: {} is made and acknowledged on {:?}, with {needed} others to hold it",
                 entry.address, register.holders
@@ -51,8 +51,9 @@ impl World {
     /// What is shown or acknowledged of an object every other server has that its register names. One that is lost had it.
     pub(super) fn holders_have(&self, name: &ServerName, row: &Entry, revision: u64) -> Result<(), String> {
         let register = self.librarian.process.registry.view().register(&row.address);
+        // One that was put back and is not reconciled yet names holders of its day: none of them may take over.
         let is_known = |register: &Register| self.script.copies.is_some() && register.epoch == row.epoch;
-        let Some(register) = register.filter(is_known) else {
+        let Some(register) = register.filter(is_known).filter(|_| self.librarian.is_open()) else {
             return Ok(());
         };
         for holder in register.holders.iter().filter(|holder| *holder != name) {

@@ -208,6 +208,8 @@ impl World {
             return;
         };
         let ended_at_lost = self.is_deleted_at_lost(&address(object));
+        // Nobody answers for it.
+        let is_stuck = self.is_stuck(&address(object)) || self.check.is_beyond(&address(object));
         let Some(doing) = &mut self.clients[client].busy else {
             return;
         };
@@ -227,7 +229,7 @@ impl World {
             },
             Reply::Elsewhere(owner) => {
                 let owner: usize = owner.as_str()[1..].parse::<usize>().expect("a name") - 1;
-                if self.closing && doing.redirects >= HOPS_MAX {
+                if self.closing && !is_stuck && doing.redirects >= HOPS_MAX {
                     let address = address(doing.object);
                     return self.fail(format!(
                         "I10: {address} is not found by {HOPS_MAX} redirects in a quiet pool"

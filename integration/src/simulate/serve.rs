@@ -706,7 +706,10 @@ impl World {
                 false => None,
             };
             let confirmation = match lacking {
-                Some(lacking) => Confirmation::Wait(lacking),
+                Some(lacking) => {
+                    local.ask_for(&address);
+                    Confirmation::Wait(lacking)
+                }
                 None => local.confirmation(&address, entry.epoch, revision, boot),
             };
             match confirmation {

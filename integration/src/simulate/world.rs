@@ -1307,7 +1307,9 @@ impl World {
             if self.keys_wait(number) {
                 return Some(format!("s{server} rotates its keys"));
             }
-            let open = self.check.open_row(machine, self.closing);
+            // What a server gave stays there until it is empty.
+            let keeps = self.rotten_of(&machine.name) > 0;
+            let open = self.check.open_row(machine, self.closing, keeps);
             if let Some(open) = open {
                 return Some(format!("s{server} has an open row {open}"));
             }

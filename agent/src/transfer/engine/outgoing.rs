@@ -654,19 +654,18 @@ impl<O: Outside> Engine<O> {
         let now = self.outside.now();
         let mut given_up = Vec::new();
         self.closing.retain(|(id, number)| {
-            let Some(outgoing) = self
-                .outgoing
-                .get(id)
-                .filter(|outgoing| outgoing.machine.is_closing(*number))
-            else {
+            let outgoing = self.outgoing.get_mut(id);
+            let Some(outgoing) = outgoing.filter(|outgoing| outgoing.machine.is_closing(*number)) else {
                 return false;
             };
-            let long = (outgoing.sealed_since).is_some_and(|since| now - since >= CONFIRMED_WITHIN);
-            let waits = long && self.parts.objects.is_resting(outgoing.machine.address());
-            if waits {
+            // It is opened for other writers again and again meanwhile.
+            let is_resting = self.parts.objects.is_resting(outgoing.machine.address());
+            let since = is_resting.then(|| *outgoing.unconfirmed_since.get_or_insert(now));
+            let is_vain = since.is_some_and(|since| now.saturating_since(since) >= CONFIRMED_WITHIN);
+            if is_vain {
                 given_up.push(*id);
             }
-            !waits
+            !is_vain
         });
         for id in given_up {
             self.feed_source(id, Input::Cancel);

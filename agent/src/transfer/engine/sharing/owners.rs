@@ -91,15 +91,6 @@ impl<O: Outside> Engine<O> {
             }
             self.make_owner(now, entry);
         }
-        let objects = Arc::clone(&self.parts.objects);
-        // A deletion is in the row before it has happened: nobody else is to know it as done.
-        let ends = matches!(entry.journal, Journal::DeleteSent { .. });
-        if let Some(owned) = self.sharing.owners.get_mut(address)
-            && !ends
-            && owned.machine.revision() < entry.revision
-        {
-            objects.permits(|permits| owned.machine.wrote(now, entry.revision, permits));
-        }
         self.look_at_owner(now, address);
     }
 
@@ -204,7 +195,24 @@ impl<O: Outside> Engine<O> {
         }
     }
 
+    /// Tells a machine what was written meanwhile: while nobody else counts, writes tell nobody of themselves. A deletion is in the
+    /// row before it has happened, and nobody else is to know it as done.
+    fn follow_row(&mut self, now: BootInstant, address: &Address) {
+        let objects = Arc::clone(&self.parts.objects);
+        let Some(owned) = self.sharing.owners.get_mut(address) else {
+            return;
+        };
+        let entry = objects.entry(address).filter(|entry| {
+            let ends = matches!(entry.journal, Journal::DeleteSent { .. });
+            crate::objects::owns(entry) && !ends && entry.epoch == owned.machine.epoch()
+        });
+        if let Some(entry) = entry.filter(|entry| owned.machine.revision() < entry.revision) {
+            objects.permits(|permits| owned.machine.wrote(now, entry.revision, permits));
+        }
+    }
+
     pub(super) fn look_at_owner(&mut self, now: BootInstant, address: &Address) {
+        self.follow_row(now, address);
         let objects = Arc::clone(&self.parts.objects);
         let Some(owned) = self.sharing.owners.get_mut(address) else {
             return;
@@ -336,15 +344,11 @@ impl<O: Outside> Engine<O> {
             }
             (Stood::Durable, _) => {
                 let noted = owned.note.take().unwrap_or_default();
-                // A write that came before the row named anybody told nobody of itself.
-                let ends = |entry: &Arc<Entry>| matches!(entry.journal, Journal::DeleteSent { .. });
-                let revision = entry.filter(|entry| !ends(entry)).map_or(0, |entry| entry.revision);
-                objects.permits(|permits| {
-                    if owned.machine.revision() < revision {
-                        owned.machine.wrote(now, revision, permits);
-                    }
-                    owned.machine.durable(now, permits);
-                });
+                self.follow_row(now, &address);
+                let Some(owned) = self.sharing.owners.get_mut(&address) else {
+                    return;
+                };
+                objects.permits(|permits| owned.machine.durable(now, permits));
                 let settled = match noted.change {
                     // A fresh tx alone gives up what was noted before: that is settled with it.
                     Some(change) if change.server == self.parts.me => None,
@@ -470,6 +474,7 @@ impl<O: Outside> Engine<O> {
         copy: Copy,
         pledge: Pledge,
     ) {
+        self.follow_row(now, address);
         let objects = Arc::clone(&self.parts.objects);
         let entry = objects.entry(address);
         let Some(owned) = self.sharing.owners.get_mut(address) else {
