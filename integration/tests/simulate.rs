@@ -184,7 +184,7 @@ fn late_runs_hold_and_meet_what_is_rare() {
     let coverage = coverage(&pairs);
     assert_eq!(coverage.refuted, Vec::<String>::new(), "met, and said to be impossible");
     assert!(
-        coverage.unreached.len() < 60,
+        coverage.unreached.len() <= 60,
         "{} of {} are met, not {:?}",
         coverage.reached(),
         coverage.possible,

@@ -24,7 +24,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 ///  Ask --ours, stable or moving--> Send --done--> Deleted
 ///   |`---deleted by us at e+1--------------------> Deleted
 ///   |`---another epoch or owner------------------> Superseded
-///   |                               `--refused, no reply--> Ask
+///   |                               `--refused, no reply--> Ask, from the second time on Pause
 ///   `--older, none, unreachable--> Pause --> Ask
 /// ```
 ///
@@ -35,6 +35,8 @@ pub struct Delete {
     epoch: Epoch,
     tx: Tx,
     state: State,
+    /// Whether it was sent in vain: then it is not sent again at once.
+    refused: bool,
     pause: Duration,
 }
 
@@ -81,6 +83,7 @@ impl Delete {
             epoch,
             tx,
             state: State::Asking { since: now },
+            refused: false,
             pause: PAUSE_FIRST,
         }
     }
@@ -143,8 +146,11 @@ impl Delete {
         }
         self.state = match changed {
             Changed::Done => State::Ended(Deleted::Deleted(self.epoch.next())),
+            // Refused for another reason than the text that it names, such as a server that is marked lost: not time and again.
+            Changed::Refused { .. } | Changed::Unknown if self.refused => return self.pause(now),
             Changed::Refused { .. } | Changed::Unknown => State::Asking { since: now },
         };
+        self.refused = true;
     }
 
     /// The moment of [`Action::Sleep`] has come; called early, this changes nothing.
@@ -291,5 +297,16 @@ mod tests {
         let mut delete = Delete::new(at(0), server("s1"), Epoch(7), Tx([9; 16]));
         delete.read(at(1), &read(1, register(6, 3)));
         assert!(matches!(delete.action(), Action::Sleep(_)));
+    }
+
+    #[test]
+    fn deletion_that_is_refused_again_is_not_sent_again_at_once() {
+        let mut deletion = Delete::new(at(0), server("s1"), Epoch(1), Tx([9; 16]));
+        for waits in [false, true] {
+            deletion.read(at(1), &read(1, register(1, 1)));
+            assert!(matches!(deletion.action(), Action::Send { .. }));
+            deletion.changed(at(1), &refused());
+            assert_eq!(matches!(deletion.action(), Action::Sleep(_)), waits);
+        }
     }
 }

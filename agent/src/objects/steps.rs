@@ -270,7 +270,7 @@ pub fn deleted(entry: &Entry, tx: Tx, deleted: Deleted) -> (Change, Result<Writt
             }
         }
     };
-    let new = NewEntry {
+    let mut new = NewEntry {
         journal,
         epoch,
         properties: Content::Absent,
@@ -280,6 +280,10 @@ pub fn deleted(entry: &Entry, tx: Tx, deleted: Deleted) -> (Change, Result<Writt
         keeping: None,
         ..entry.keep()
     };
+    if told.is_err() {
+        // It was not deleted here: repeated, the deletion is asked of whoever has the object now.
+        new.writes.retain(|write| write.revision < entry.revision);
+    }
     let change = Change::Replace {
         seq: entry.seq,
         entry: new,

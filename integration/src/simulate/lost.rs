@@ -99,12 +99,18 @@ impl World {
         Ok(())
     }
 
-    /// Whether an object was deleted at a server that is lost by now. Others answer that it has moved there (README.md, Limits).
+    /// Whether an object was deleted at a server that is lost by now, or was taken for lost: nobody knows any more which writes were
+    /// applied before that (README.md, Limits).
     pub(super) fn is_deleted_at_lost(&self, address: &Address) -> bool {
         let register = self.check.register(address);
         let deleted = register.filter(|register| register.state == State::Deleted);
-        let is_owner = |machine: &&Machine| deleted.is_some_and(|register| register.owner == machine.name);
-        self.machines.iter().find(is_owner).is_some_and(|owner| owner.gone)
+        let is_owner = |machine: &Machine| deleted.is_some_and(|register| register.owner == machine.name);
+        let Some(owner) = self.machines.iter().position(is_owner) else {
+            return false;
+        };
+        // Who was told that it is lost says so until told otherwise.
+        let marks = |deed: &Deed| matches!(deed, Deed::CutOff(agent, _) | Deed::Mark(agent, true) if *agent == owner);
+        self.machines[owner].gone || self.script.deeds.iter().any(|(_, deed)| marks(deed))
     }
 
     /// Whether nothing went wrong so far but that a server was lost.
