@@ -373,6 +373,13 @@ impl World {
         owner.is_some_and(|owner| self.has_rotten(owner, address)) || self.is_spoilt(address)
     }
 
+    /// Whether a server holds a copy of an object whose owner's cannot be read: it goes nowhere else, and the server stays as it is.
+    pub(super) fn holds_last(&self, agent: usize) -> bool {
+        let rows = self.machines[agent].process.local.store().entries();
+        rows.iter()
+            .any(|row| row.journal.is_held() && self.is_stuck(&row.address))
+    }
+
     /// Objects that a server owns and cannot read.
     pub(super) fn rotten_of(&self, server: &ServerName) -> u64 {
         let owns = |seen: &Seen| seen.register.as_ref().is_some_and(|register| register.owner == *server);

@@ -1276,7 +1276,8 @@ impl World {
         }
         // A drain waits for a person where copies cannot be read.
         let rotten = |(server, registers): (ServerName, u64)| self.rotten_of(&server) >= registers;
-        if !self.librarian.rests() && !self.librarian.waits_for_registers().is_some_and(rotten) {
+        let holds_last = (0..self.machines.len()).any(|agent| self.holds_last(agent));
+        if !self.librarian.rests() && !self.librarian.waits_for_registers().is_some_and(rotten) && !holds_last {
             return Some("a plan is open".to_owned());
         }
         for (number, machine) in self.machines.iter().enumerate() {
@@ -1308,7 +1309,7 @@ impl World {
                 return Some(format!("s{server} rotates its keys"));
             }
             // What a server gave stays there until it is empty.
-            let keeps = self.rotten_of(&machine.name) > 0;
+            let keeps = self.rotten_of(&machine.name) > 0 || self.holds_last(number);
             let open = self.check.open_row(machine, self.closing, keeps);
             if let Some(open) = open {
                 return Some(format!("s{server} has an open row {open}"));
