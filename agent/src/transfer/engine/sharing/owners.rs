@@ -371,10 +371,17 @@ impl<O: Outside> Engine<O> {
                 self.consider_soon(&address);
                 self.run_owner(&address);
             }
+            // Its deletion is under way, and ends it: a machine made anew would only read the same again.
+            (Stood::NotOwned, Kind::Lost) if self.is_being_deleted(&address) => {}
             (Stood::NotOwned, _) => self.forget_owner(&address),
             // Tried again at the next look.
             (Stood::NotNow, _) => {}
         }
+    }
+
+    fn is_being_deleted(&self, address: &Address) -> bool {
+        let entry = self.parts.objects.entry(address);
+        entry.is_some_and(|entry| matches!(entry.journal, Journal::DeleteSent { .. }))
     }
 
     /// Sends an object to a holder: what it lacks, as far as that is known; else asks first what it lacks.
