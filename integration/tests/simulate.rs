@@ -150,7 +150,7 @@ fn directed_runs_of_copies_do_what_they_are_for() {
         }
         runs += 1;
     }
-    assert!(runs >= 7, "{runs} runs are about copies");
+    assert!(runs >= 8, "{runs} runs are about copies");
 }
 
 /// What removes a guard must break a run; with all guards the same runs hold.
@@ -170,12 +170,14 @@ fn runs_that_broke_once_hold() {
     assert_eq!(broken, [], "by the seed that found it");
 }
 
-/// Most pairs of state and event that can be met, from the runs that are made for the rare ones.
+/// Most pairs of state and event that can be met, from the runs that are made for the rare ones, and those that only copies bring.
 #[test]
 fn late_runs_hold_and_meet_what_is_rare() {
     let mut pairs = BTreeSet::new();
     for seed in 0..2 {
-        for (name, script) in late(seed) {
+        let of_copies = directed(seed).into_iter().filter(|(_, script)| script.copies.is_some());
+        let of_copies = of_copies.map(|(name, script)| (name.to_owned(), script));
+        for (name, script) in late(seed).into_iter().chain(of_copies) {
             let outcome = run(&script, false);
             assert_eq!(outcome.broken, None, "{name}, seed {seed}");
             pairs.extend(outcome.pairs);
@@ -184,7 +186,7 @@ fn late_runs_hold_and_meet_what_is_rare() {
     let coverage = coverage(&pairs);
     assert_eq!(coverage.refuted, Vec::<String>::new(), "met, and said to be impossible");
     assert!(
-        coverage.unreached.len() <= 60,
+        coverage.unreached.len() < 60,
         "{} of {} are met, not {:?}",
         coverage.reached(),
         coverage.possible,

@@ -100,6 +100,13 @@ impl Keep {
         usize::from(copies.clamp(*COPIES.start(), *COPIES.end()))
     }
 
+    /// Servers beside its owner that are to hold an object, heat apart: as many as are wanted, or as there are places for.
+    #[must_use]
+    pub fn others_needed(&self, address: &Address, owner: &ServerName) -> usize {
+        let places = self.spread.iter().filter(|(server, _)| server != owner).count();
+        places.min(self.wanted(address) - 1)
+    }
+
     /// Servers that are to hold an object besides for its heat.
     #[must_use]
     pub fn hot_on(&self, address: &Address) -> &[ServerName] {

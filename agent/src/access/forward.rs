@@ -324,7 +324,8 @@ impl Access {
         if let Some(register) = &read.register {
             self.objects.shorten_way(register);
         }
-        steps::elsewhere(registers.me(), &address, read.register)
+        let lost = self.objects.keep().lost;
+        steps::elsewhere(registers.me(), &lost, &address, read.register).map(|(owner, _)| owner)
     }
 
     /// Both parts of a multipart write as octets.

@@ -66,7 +66,7 @@ impl Objects {
     /// Where the tombstone of a deleted object is: it knows under which write ids the object was changed.
     pub(super) async fn deleted_by(&self, address: &Address) -> Result<WriteError, Miss> {
         let read = self.registers.read(address).await.map_err(|_| Miss::unreachable())?;
-        let elsewhere = steps::knows_the_end(self.registers.me(), &self.keep().lost, read.register);
+        let elsewhere = steps::elsewhere(self.registers.me(), &self.keep().lost, address, read.register);
         Ok(
             elsewhere.map_or(WriteError::Deleted, |(owner, epoch)| WriteError::Elsewhere {
                 owner,

@@ -227,8 +227,7 @@ impl Local {
         keep: &Keep,
         me: &ServerName,
     ) -> Result<(), OwnedNotified> {
-        let places = keep.spread.iter().filter(|(name, _)| name != me).count();
-        let needed = places.min(keep.wanted(address).saturating_sub(1));
+        let needed = keep.others_needed(address, me);
         let slot = self.table.get_or_make(address);
         slot.with(|state| {
             let entry = state.current().filter(|entry| entry.epoch == epoch && owned(entry));

@@ -57,21 +57,21 @@ pub fn judge(me: &ServerName, address: &Address, register: Option<Register>) -> 
     }
 }
 
-/// The server to ask about an object instead of `me`, as the register says: its owner, or who deleted it and so knows under
-/// which write id.
+/// The server to ask about an object instead of `me`, as the register says, and its epoch: its owner, or who deleted it and so
+/// knows under which write id. Servers that are `lost` for good know it no more.
 #[must_use]
-pub fn elsewhere(me: &ServerName, address: &Address, register: Option<Register>) -> Option<ServerName> {
+pub fn elsewhere(
+    me: &ServerName,
+    lost: &[ServerName],
+    address: &Address,
+    register: Option<Register>,
+) -> Option<(ServerName, Epoch)> {
+    let answers = |register: &Register| {
+        let is_forgotten = register.state == State::Deleted && lost.contains(&register.owner);
+        register.address == *address && register.owner != *me && !is_forgotten
+    };
     register
-        .filter(|register| register.address == *address && register.owner != *me)
-        .map(|register| register.owner)
-}
-
-/// The server to ask instead of `me` about changes of an object that was deleted, as the register says: it has the write ids
-/// that led there. A server that is `lost` for good has them no more.
-#[must_use]
-pub fn knows_the_end(me: &ServerName, lost: &[ServerName], register: Option<Register>) -> Option<(ServerName, Epoch)> {
-    register
-        .filter(|register| register.owner != *me && !lost.contains(&register.owner))
+        .filter(answers)
         .map(|register| (register.owner, register.epoch))
 }
 

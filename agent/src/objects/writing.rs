@@ -300,7 +300,7 @@ impl Objects {
     }
 
     /// How many copies objects are to have, and where, as this server was told last.
-    pub(super) fn keep(&self) -> Keep {
+    pub(crate) fn keep(&self) -> Keep {
         let wanted = self.wanted.borrow();
         wanted
             .want

@@ -109,7 +109,7 @@ pub struct Engine<O> {
     /// Small copies to write.
     to_write: VecDeque<Arrival>,
     writing: usize,
-    /// Octets of small copies that were reserved for and are not over.
+    /// Octets of small copies that were reserved for, or are held for others, and are not over.
     small_octets: u64,
     to_note: notes::Waiting,
     noting: usize,
@@ -125,10 +125,8 @@ pub struct Engine<O> {
     forwards: Forwards,
     /// Copies that stay beside their owner's.
     sharing: Sharing,
-    /// Seals whose last revision is not confirmed by all holders yet.
-    to_confirm: Vec<(Id, u32, Arc<Entry>)>,
-    /// Closings that wait for the writer of their object.
-    closing: Vec<(Id, u32)>,
+    /// Gates that wait for holders, or for a writer.
+    closing: Vec<outgoing::Closing>,
     /// Number of the last copy that was received.
     copies: u64,
     /// When the last question about a register was sent that the librarian answered.
@@ -172,7 +170,6 @@ impl<O: Outside> Engine<O> {
             reclaiming: 0,
             forwards: Forwards::default(),
             sharing: Sharing::default(),
-            to_confirm: Vec::new(),
             closing: Vec::new(),
             copies: 0,
             heard: None,

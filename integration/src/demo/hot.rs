@@ -7,8 +7,8 @@
 //! another librarian with the default takes over, under load; from then on heat is watched.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -127,17 +127,20 @@ pub(super) fn under_load(
 
     println!("Follows heat from now on (librarian.toml: hot_percent; librarian run --take-over), clients go on");
     let over = Arc::new(AtomicBool::new(false));
+    // Nobody says anything there: it is closed when the load is over.
+    let (loads, load_ends) = mpsc::channel();
     let (during, watched) = std::thread::scope(|scope| {
         let watch = {
             let over = Arc::clone(&over);
             let pool = &mut *pool;
             scope.spawn(move || {
-                let spread = spread(pool, Duration::from_secs(options.hot_seconds));
+                let spread = spread(pool, Duration::from_secs(options.hot_seconds), &load_ends);
                 over.store(true, Ordering::Release);
                 spread
             })
         };
         let during = runtime.block_on(load.run(Until::Flag(Arc::clone(&over))));
+        drop(loads);
         (during, watch.join())
     });
     let seconds_to_spread = watched.map_err(|_| anyhow::anyhow!("the watch panicked"))??;
@@ -173,7 +176,7 @@ pub(super) fn under_load(
 }
 
 /// Has heat followed, and waits until its copies are there; what happens is told. The seconds until servers were asked evenly.
-fn spread(pool: &mut Pool, longest: Duration) -> Result<Option<f64>> {
+fn spread(pool: &mut Pool, longest: Duration, load_ends: &mpsc::Receiver<()>) -> Result<Option<f64>> {
     pool.set_librarian(HOT_PERCENT, i64::from(librarian::pool::Copies::default().hot_percent()))?;
     let start = Instant::now();
     pool.take_over_librarian().context("have a librarian take over")?;
@@ -181,7 +184,9 @@ fn spread(pool: &mut Pool, longest: Duration) -> Result<Option<f64>> {
     let mut copies = (Copies::default(), start);
     let mut seconds_to_spread = None;
     for look in 1_u32.. {
-        std::thread::sleep(LOOK_EVERY);
+        if load_ends.recv_timeout(LOOK_EVERY) == Err(mpsc::RecvTimeoutError::Disconnected) {
+            break;
+        }
         let now = Answered::now(pool)?;
         if looks.len() > LOOKS {
             looks.pop_front();

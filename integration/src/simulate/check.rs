@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use agent::store::{Entry, Extent, Journal};
 use agent::vault::{Part, StreamId};
 use zones::audit::{self, Head, Verifier};
-use zones::{Address, Register, ServerName, State};
+use zones::{Address, Register, Role, ServerName, State};
 
 use super::agent::Machine;
 use super::desk::Reply;
@@ -373,8 +373,14 @@ impl World {
         owner.is_some_and(|owner| self.has_rotten(owner, address)) || self.is_spoilt(address)
     }
 
-    /// Whether a server holds a copy of an object whose owner's cannot be read: it goes nowhere else, and the server stays as it is.
+    /// Whether a server that is to be emptied holds a copy of an object whose owner's cannot be read: it goes nowhere else, and the
+    /// server stays as it is.
     pub(super) fn holds_last(&self, agent: usize) -> bool {
+        let view = self.librarian.process.registry.view();
+        let server = view.server(&self.machines[agent].name);
+        if !server.is_some_and(|server| matches!(server.want.role, Role::Cordoned | Role::Draining)) {
+            return false;
+        }
         let rows = self.machines[agent].process.local.store().entries();
         rows.iter()
             .any(|row| row.journal.is_held() && self.is_stuck(&row.address))

@@ -36,8 +36,7 @@ impl World {
         let Some(register) = register.filter(|_| self.script.copies.is_some() && self.librarian.is_open()) else {
             return Ok(());
         };
-        let places = keep.spread.iter().filter(|(other, _)| *other != name).count();
-        let needed = places.min(keep.wanted(&entry.address).saturating_sub(1));
+        let needed = keep.others_needed(&entry.address, &name);
         // One that was given away or deleted meanwhile was made before.
         if makes && row.journal.may_own() && register.holders.len() < needed + 1 {
             return Err(format!(

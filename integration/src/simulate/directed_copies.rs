@@ -32,6 +32,10 @@ pub(super) fn runs(seed: u64) -> Vec<(&'static str, Script)> {
             "holder is added and the answer is lost",
             answer_to_addition_is_lost(seed),
         ),
+        (
+            "holder is cut off while the object moves",
+            holder_is_cut_off_in_a_move(seed),
+        ),
     ]
 }
 
@@ -164,5 +168,25 @@ fn answer_to_addition_is_lost(seed: u64) -> Script {
             noted(500 * MS, Deed::Put(WRITER, 0)),
         ],
         ..shared(seed, S, vec![(BEGINS, Deed::Drain(H))])
+    }
+}
+
+/// S drains into a third server. As soon as the move has begun H hears nothing, and S is written: the writer waits for H, the seal
+/// for the writer, and H cannot be let go while the object moves.
+fn holder_is_cut_off_in_a_move(seed: u64) -> Script {
+    let moving = |pause, deed| After {
+        from: BEGINS,
+        step: "moving",
+        nth: 0,
+        pause,
+        deed,
+    };
+    let s = [agent(S)];
+    let cuts = cut_off(0, H, &s, 8_000).map(|(_, deed)| moving(0, deed));
+    Script {
+        agents: 3,
+        one_is_free: true,
+        after: cuts.chain([moving(MS, Deed::Put(WRITER, 0))]).collect(),
+        ..shared(seed, S, vec![(BEGINS, Deed::Drain(S))])
     }
 }

@@ -843,7 +843,7 @@ impl World {
                     }
                     // Who deleted it knows under which write ids it was changed.
                     Err(Miss::Deleted) => {
-                        let elsewhere = steps::knows_the_end(&me, &lost, register);
+                        let elsewhere = steps::elsewhere(&me, &lost, &address, register);
                         let reply = elsewhere.map_or(Reply::Gone, |(owner, _)| Reply::Elsewhere(owner));
                         self.end_request(agent, id, reply);
                     }
@@ -860,7 +860,7 @@ impl World {
                         self.ask_register(agent, id);
                     }
                     Err(Miss::Deleted) => {
-                        let elsewhere = steps::knows_the_end(&me, &lost, register);
+                        let elsewhere = steps::elsewhere(&me, &lost, &address, register);
                         let reply = elsewhere.map_or(Reply::Gone, |(owner, _)| Reply::Elsewhere(owner));
                         self.end_request(agent, id, reply);
                     }
@@ -882,8 +882,8 @@ impl World {
                     *self.steps.entry("way shortened").or_default() += 1;
                     self.check.touched(agent);
                 }
-                let reply = match steps::elsewhere(&me, &address, register) {
-                    Some(owner) => Reply::Elsewhere(owner),
+                let reply = match steps::elsewhere(&me, &lost, &address, register) {
+                    Some((owner, _)) => Reply::Elsewhere(owner),
                     None => Reply::Unavailable("its owner is being settled"),
                 };
                 self.end_request(agent, id, reply);

@@ -24,6 +24,25 @@ fn three() -> Sight {
     pool(&[("s1", Role::Serving), ("s2", Role::Serving), ("s3", Role::Serving)])
 }
 
+fn four() -> Sight {
+    pool(&[
+        ("s1", Role::Serving),
+        ("s2", Role::Serving),
+        ("s3", Role::Serving),
+        ("s4", Role::Serving),
+    ])
+}
+
+/// Four servers, three of them in one rack.
+fn s3_alone_in_its_rack() -> Sight {
+    let mut sight = four();
+    with(&mut sight, |settings| {
+        let racks = [("s1", "r1"), ("s2", "r1"), ("s3", "r2"), ("s4", "r1")];
+        settings.terms.servers = racks.map(|(server, rack)| (name(server), label(rack))).into();
+    });
+    sight
+}
+
 fn seen<'a>(sight: &'a mut Sight, server: &str) -> &'a mut Seen {
     sight.servers.get_mut(&name(server)).unwrap()
 }
@@ -178,16 +197,7 @@ fn living_servers_that_take_new_objects_may_hold_copies_of_all_but_their_own() {
 
 #[test]
 fn copies_go_as_far_as_there_are_servers_and_nearer_only_where_these_are_too_few() {
-    let mut sight = pool(&[
-        ("s1", Role::Serving),
-        ("s2", Role::Serving),
-        ("s3", Role::Serving),
-        ("s4", Role::Serving),
-    ]);
-    with(&mut sight, |settings| {
-        let racks = [("s1", "r1"), ("s2", "r1"), ("s3", "r2"), ("s4", "r1")];
-        settings.terms.servers = racks.map(|(server, rack)| (name(server), label(rack))).into();
-    });
+    let mut sight = s3_alone_in_its_rack();
     assert_eq!(spread(&mut sight, "s1"), [("s3".to_owned(), 999)]);
     assert_eq!(spread(&mut sight, "s3").len(), 3);
     // A third copy has no other rack to go to: it goes near rather than nowhere, and the far one is filled first.
@@ -207,16 +217,7 @@ fn copies_go_as_far_as_there_are_servers_and_nearer_only_where_these_are_too_few
 
 #[test]
 fn server_that_is_nearly_full_alone_in_the_farthest_rack_is_not_given_all_copies() {
-    let mut sight = pool(&[
-        ("s1", Role::Serving),
-        ("s2", Role::Serving),
-        ("s3", Role::Serving),
-        ("s4", Role::Serving),
-    ]);
-    with(&mut sight, |settings| {
-        let racks = [("s1", "r1"), ("s2", "r1"), ("s3", "r2"), ("s4", "r1")];
-        settings.terms.servers = racks.map(|(server, rack)| (name(server), label(rack))).into();
-    });
+    let mut sight = s3_alone_in_its_rack();
     let fill = |sight: &mut Sight, octets| seen(sight, "s3").has.as_mut().unwrap().bytes = octets;
     let named = |sight: &mut Sight| {
         let named: Vec<(String, bool)> = spread(sight, "s1")
@@ -259,12 +260,7 @@ fn most_copies_that_may_be_asked_for_can_be_reached() {
 
 #[test]
 fn fuller_servers_get_fewer_copies_and_copies_that_they_hold_count() {
-    let mut sight = pool(&[
-        ("s1", Role::Serving),
-        ("s2", Role::Serving),
-        ("s3", Role::Serving),
-        ("s4", Role::Serving),
-    ]);
+    let mut sight = four();
     with(&mut sight, |settings| {
         settings.terms.placement.cpu = 0;
         settings.terms.placement.bandwidth = 0;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::store::Change;
+use crate::store::tests::new_entry;
 
 #[tokio::test]
 async fn deleted_object_stays_deleted_and_its_deletion_repeats() {
@@ -94,24 +95,9 @@ async fn creation_goes_on_when_its_client_is_gone() {
 /// An entry as a crash left it.
 fn crashed(at: &str, journal: Journal) -> Change {
     Change::Insert(NewEntry {
-        address: address(at),
-        epoch: Epoch(1),
-        revision: 1,
-        kind: "file".parse().unwrap(),
-        schema: 1,
-        level: zones::Level(1),
         journal,
-        properties: Content::Absent,
-        body: Content::Absent,
-        writes: Vec::new(),
         tx: None,
-        from: None,
-        received: None,
-        quarantined: None,
-        migrated_from: None,
-        leaving: None,
-        keeping: None,
-        audit: None,
+        ..new_entry(&address(at), 1, Content::Absent)
     })
 }
 

@@ -3,6 +3,7 @@
 use std::os::unix::fs::FileExt;
 
 use super::*;
+use crate::store::tests::new_entry;
 use crate::store::{AuditNote, Change, Entry, HolderChange, Keeping, OpenWait, Refusal, WriteRecord};
 
 fn s2() -> ServerName {
@@ -13,24 +14,10 @@ fn s2() -> ServerName {
 async fn row(place: &Place, at: &str, epoch: u64, journal: Journal, body: &[u8]) -> Arc<Entry> {
     let body = place.body(at, body).await;
     let new = NewEntry {
-        address: address(at),
         epoch: Epoch(epoch),
-        revision: 7,
-        kind: "file".parse().unwrap(),
-        schema: 1,
-        level: zones::Level(1),
         journal,
-        properties: Content::Absent,
-        body: Content::Staged(body.staged),
-        writes: Vec::new(),
         tx: None,
-        from: None,
-        received: None,
-        quarantined: None,
-        migrated_from: None,
-        leaving: None,
-        keeping: None,
-        audit: None,
+        ..new_entry(&address(at), 7, Content::Staged(body.staged))
     };
     let mut made = place
         .objects

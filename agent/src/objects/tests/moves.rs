@@ -4,6 +4,7 @@ use zones::Tx;
 
 use super::*;
 use crate::clock::BootInstant;
+use crate::store::tests::new_entry;
 use crate::store::{Change, Entry, OpenWait};
 use crate::testing::until;
 
@@ -154,28 +155,14 @@ async fn new_owner_shows_the_object_at_once_and_writes_it_after_the_wait() {
     place.objects.step(&address("1"), journal(moved)).await.unwrap();
     let body = place.body("1", b"from s2").await;
     let arriving = NewEntry {
-        address: address("1"),
         epoch: Epoch(2),
-        revision: 7,
-        kind: "file".parse().unwrap(),
-        schema: 1,
-        level: zones::Level(1),
         journal: Journal::CommitSent {
             from: s2(),
             tx: Tx([1; 16]),
             commit_tx: Tx([2; 16]),
         },
-        properties: Content::Absent,
-        body: Content::Staged(body.staged),
-        writes: Vec::new(),
         tx: None,
-        from: None,
-        received: None,
-        quarantined: None,
-        migrated_from: None,
-        leaving: None,
-        keeping: None,
-        audit: None,
+        ..new_entry(&address("1"), 7, Content::Staged(body.staged))
     };
     let insert = (address("1"), Change::Insert(arriving));
     place.objects.commit(vec![insert]).await.unwrap();

@@ -54,6 +54,14 @@ pub(super) struct Outgoing {
     _guard: Option<MoveGuard>,
 }
 
+/// A gate that is being closed, or is closed over what holders have not confirmed.
+pub(super) struct Closing {
+    id: Id,
+    number: u32,
+    /// The row at which it is closed; none while a writer is still at work.
+    closed: Option<Arc<Entry>>,
+}
+
 /// What asked for a move.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Order {
@@ -592,28 +600,26 @@ impl<O: Outside> Engine<O> {
             self.feed_source(id, Input::Holding { number });
             match self.outside.close(id, number, &address) {
                 Some(closed) => self.closed(id, number, closed),
-                None => self.closing.push((id, number)),
+                None => self.closing.push(Closing {
+                    id,
+                    number,
+                    closed: None,
+                }),
             }
         }
     }
 
     /// A gate is closed, or the object is no longer the move's.
     pub fn closed(&mut self, id: Id, number: u32, closed: Result<Arc<Entry>, NotOwned>) {
+        self.closing.retain(|closing| closing.id != id);
         if !self.outgoing.contains_key(&id) {
             return;
         }
         match closed {
+            // Sealed is only what every holder has.
             Ok(entry) if !self.may_give_away(&entry) => {
-                // Sealed is only what every holder has.
-                let now = self.outside.now();
-                let since = self
-                    .outgoing
-                    .get_mut(&id)
-                    .map(|outgoing| *outgoing.unconfirmed_since.get_or_insert(now));
-                match since.is_some_and(|since| now.saturating_since(since) >= CONFIRMED_WITHIN) {
-                    true => self.feed_source(id, Input::Cancel),
-                    false => self.to_confirm.push((id, number, entry)),
-                }
+                let closed = Some(entry);
+                self.closing.push(Closing { id, number, closed });
             }
             Ok(entry) => {
                 let Some(outgoing) = self.outgoing.get_mut(&id) else {
@@ -652,31 +658,23 @@ impl<O: Outside> Engine<O> {
     /// nor where it waits for a writer that waits for them.
     pub(super) fn seal_confirmed(&mut self) {
         let now = self.outside.now();
-        let mut given_up = Vec::new();
-        self.closing.retain(|(id, number)| {
-            let outgoing = self.outgoing.get_mut(id);
-            let Some(outgoing) = outgoing.filter(|outgoing| outgoing.machine.is_closing(*number)) else {
-                return false;
+        for closing in std::mem::take(&mut self.closing) {
+            let Closing { id, number, closed } = &closing;
+            let Some(outgoing) = self.outgoing.get_mut(id) else {
+                continue;
             };
-            // It is opened for other writers again and again meanwhile.
-            let is_resting = self.parts.objects.is_resting(outgoing.machine.address());
-            let since = is_resting.then(|| *outgoing.unconfirmed_since.get_or_insert(now));
-            let is_vain = since.is_some_and(|since| now.saturating_since(since) >= CONFIRMED_WITHIN);
-            if is_vain {
-                given_up.push(*id);
+            if !outgoing.machine.is_closing(*number) {
+                continue;
             }
-            !is_vain
-        });
-        for id in given_up {
-            self.feed_source(id, Input::Cancel);
-        }
-        for (id, number, entry) in std::mem::take(&mut self.to_confirm) {
-            let waits = self
-                .outgoing
-                .get(&id)
-                .is_some_and(|outgoing| outgoing.machine.is_closing(number));
-            if waits {
-                self.closed(id, number, Ok(entry));
+            let unconfirmed = closed.is_some() || self.parts.objects.is_resting(outgoing.machine.address());
+            // Counted over all closings: it is opened for other writers again and again meanwhile.
+            let since = unconfirmed.then(|| *outgoing.unconfirmed_since.get_or_insert(now));
+            if since.is_some_and(|since| now.saturating_since(since) >= CONFIRMED_WITHIN) {
+                self.feed_source(*id, Input::Cancel);
+            } else if let Some(entry) = closed {
+                self.closed(*id, *number, Ok(Arc::clone(entry)));
+            } else {
+                self.closing.push(closing);
             }
         }
     }

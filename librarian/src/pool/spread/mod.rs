@@ -42,7 +42,7 @@ use std::time::{Duration, Instant};
 
 use zones::copies::{HOT_MAX, HOT_SERVERS_MAX};
 use zones::register::{HOLDERS_MAX, STRING_OCTETS_MAX};
-use zones::{Address, Keep, Role, ServerName, State};
+use zones::{Address, Keep, ServerName, State};
 
 use super::keep;
 use super::memory::lasts;
@@ -315,19 +315,8 @@ fn may_stay(sight: &Sight, register: &Named, server: &ServerName) -> bool {
 /// Whether an object may have more copies now.
 fn may_grow(sight: &Sight, register: &Named) -> bool {
     let owner = sight.servers.get(&register.owner);
-    let serves = |seen: &Seen| match seen.want.role {
-        Role::Serving | Role::Refilling => !seen.lost,
-        // What it has goes elsewhere.
-        Role::Cordoned
-        | Role::Draining
-        | Role::Free
-        | Role::Reserve
-        | Role::Empty
-        | Role::Upgrading
-        | Role::Validating
-        | Role::Failed
-        | Role::Quarantined => false,
-    };
+    // What a server has that is emptied goes elsewhere.
+    let serves = |seen: &Seen| seen.want.role.takes_new_objects() && !seen.lost;
     register.to.is_none() && owner.is_some_and(serves)
 }
 
