@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use zones::{Heat, Hot};
+use zones::{Heat, Hot, Role};
 
 use super::*;
 use crate::place::ServerTerms;
