@@ -1,26 +1,36 @@
 //! How busy the machine is.
 
+use std::collections::VecDeque;
 use std::fs;
 
-/// Share of the processors in use between two looks, from `/proc/stat`.
+/// Readings that are kept, one a round: ten seconds. Over a shorter time chance decides which server seems idle, and all new objects
+/// of a moment go there.
+const READINGS: usize = 10;
+
+/// Share of the processors in use over the last looks, from `/proc/stat`.
 #[derive(Debug, Default)]
 pub(crate) struct Load {
-    busy: u64,
-    all: u64,
+    /// Busy time and all time, the oldest first.
+    readings: VecDeque<(u64, u64)>,
 }
 
 impl Load {
-    /// In thousandths, since the look before; 0 where the system does not tell.
+    /// In thousandths, over the looks of the last ten seconds, and since the machine started at the first; 0 where the system does
+    /// not tell.
     pub(crate) fn permille(&mut self) -> u32 {
-        let Some((busy, all)) = fs::read_to_string("/proc/stat").ok().as_deref().and_then(times) else {
-            return 0;
-        };
-        let (busy_since, all_since) = (busy.saturating_sub(self.busy), all.saturating_sub(self.all));
-        (self.busy, self.all) = (busy, all);
-        match all_since {
-            0 => 0,
-            all => u32::try_from(busy_since * 1000 / all).unwrap_or(1000).min(1000),
+        let reading = fs::read_to_string("/proc/stat").ok().as_deref().and_then(times);
+        reading.map_or(0, |reading| self.take(reading))
+    }
+
+    fn take(&mut self, (busy, all): (u64, u64)) -> u32 {
+        let (busy_then, all_then) = self.readings.front().copied().unwrap_or_default();
+        if self.readings.len() == READINGS {
+            self.readings.pop_front();
         }
+        self.readings.push_back((busy, all));
+        let busy = u128::from(busy.saturating_sub(busy_then));
+        let share = (busy * 1000).checked_div(u128::from(all.saturating_sub(all_then)));
+        share.map_or(0, |share| u32::try_from(share).unwrap_or(1000).min(1000))
     }
 }
 
@@ -42,6 +52,20 @@ fn times(stat: &str) -> Option<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_busy_second_is_a_tenth_of_what_is_told_and_forgotten_after_ten() {
+        let mut load = Load::default();
+        assert_eq!(load.take((300, 1000)), 300, "since the machine started");
+        let idle = |load: &mut Load, second: u64, busy| load.take((300 + busy, 1000 + 100 * second));
+        for second in 1..=20 {
+            assert_eq!(idle(&mut load, second, 0), 0);
+        }
+        for second in 21..=30 {
+            assert_eq!(idle(&mut load, second, 100), 100, "second {second}");
+        }
+        assert_eq!(idle(&mut load, 31, 100), 0);
+    }
 
     #[test]
     fn guest_time_is_not_counted_twice() {

@@ -440,6 +440,8 @@ impl Owner {
         }
         self.stages(now);
         self.confirm(now, permits);
+        // What is here may have been confirmed before, and an addition wait for this alone.
+        self.sends(now);
     }
 
     /// A holder takes nothing of this epoch any more: it took over, or sent what would. The register says which; a fresh tx keeps
@@ -940,6 +942,48 @@ mod tests {
         std::iter::from_fn(|| owner.poll())
             .filter(|action| matches!(action, Action::Note(_)))
             .collect()
+    }
+
+    fn actions(owner: &mut Owner) -> Vec<Action> {
+        std::iter::from_fn(|| owner.poll()).collect()
+    }
+
+    #[test]
+    fn addition_is_sent_once_the_holder_has_the_copy_under_its_newest_pledge() {
+        let start = Start {
+            epoch: Epoch(1),
+            revision: 3,
+            noted: Keeping::default(),
+            confirmed: true,
+            under: Vec::new(),
+        };
+        let now = BootInstant::since_boot(Duration::from_secs(100));
+        let (mut owner, mut permits) = (Owner::new(&server("s1"), start, now, [7; 32]), Permits::default());
+        let register = register(State::Stable, &["s1"]);
+        let copy = Copy {
+            epoch: Epoch(1),
+            revision: 3,
+            tx: register.tx,
+        };
+        assert!(owner.wants(&server("s2"), true));
+        owner.look(now, &permits);
+        let Some(Action::Ask(question)) = actions(&mut owner).pop() else {
+            panic!("it reads the register");
+        };
+        owner.register(now, question, Some(register), &permits);
+        owner.acked(now, &server("s2"), copy, 5, &permits);
+        assert!(matches!(actions(&mut owner).pop(), Some(Action::Note(_))));
+        // An answer that was given before it was promised anew comes late, while the row is being written.
+        let number = permits.ask(&server("s2"), now);
+        permits.answered(&server("s2"), number, 4);
+        owner.look(now, &permits);
+        owner.durable(now, &permits);
+        let sent = |actions: Vec<Action>| actions.iter().any(|action| matches!(action, Action::Change { .. }));
+        assert!(!sent(actions(&mut owner)), "nobody knows whether it has what is here");
+        let number = permits.ask(&server("s2"), now);
+        permits.answered(&server("s2"), number, 5);
+        owner.acked(now, &server("s2"), copy, 5, &permits);
+        assert!(sent(actions(&mut owner)));
     }
 
     #[test]

@@ -668,7 +668,10 @@ impl World {
                 }
             }
             for (machine, rows) in self.machines.iter().zip(&rows) {
-                let is_named = register.holders.contains(&machine.name) && machine.name != register.owner;
+                // A registry that was put back names holders of its day until it is reconciled, and none of them may take over.
+                let is_named = register.holders.contains(&machine.name)
+                    && machine.name != register.owner
+                    && self.librarian.is_open();
                 // Its epoch may be behind: a move or a takeover comes first, and nothing is shown before it has followed.
                 if is_named && !machine.gone && !rows.iter().any(|entry| complete(&entry)) {
                     return Err(format!(

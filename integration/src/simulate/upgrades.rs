@@ -115,6 +115,7 @@ pub fn upgrade(seed: u64, kinds: &BTreeSet<&'static str>) -> Script {
         releases: vec![first; agents],
         roles,
         capacities,
+        copies: (roll(19, 320, 2) == 0).then_some(2),
         tells: true,
         is_calm,
         clients,
