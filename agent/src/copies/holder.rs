@@ -431,8 +431,12 @@ impl Holder {
         }
         let Some(copy) = self.copy else { return };
         let is_named = register.holders.contains(&self.me);
-        if !is_named && register.tx != copy.tx && !self.is_destination(&register) {
-            return self.leave();
+        if !is_named && !self.is_destination(&register) {
+            if register.tx != copy.tx {
+                return self.leave();
+            }
+            // It was to be added under this register, and may be yet: only the owner knows, which may have forgotten.
+            self.ack(&register.owner, copy);
         }
         self.promote(now, register, copy, lost);
     }
@@ -610,6 +614,18 @@ mod tests {
     #[test]
     fn copy_that_was_let_go_goes_when_the_object_comes_by_a_move() {
         assert_eq!(reads(register(2, "s2", &["s2"], 5), &[]), [Action::Drop]);
+    }
+
+    #[test]
+    fn copy_that_no_register_names_asks_its_owner_as_long_as_it_may_be_added_and_then_goes() {
+        let copy = Copy {
+            epoch: Epoch(1),
+            revision: 3,
+            tx: Tx([1; 16]),
+        };
+        let ack = Action::Ack { to: server("s1"), copy };
+        assert_eq!(reads(register(1, "s1", &["s1", "s3"], 1), &[]), [ack]);
+        assert_eq!(reads(register(1, "s1", &["s1", "s3"], 5), &[]), [Action::Drop]);
     }
 
     #[test]

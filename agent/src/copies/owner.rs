@@ -437,6 +437,9 @@ impl Owner {
                 Some((known, under)) if under == pledge => other.acked = Some((known.max(revision), pledge)),
                 Some(_) | None => other.acked = Some((revision, pledge)),
             }
+        } else if self.change.as_ref().is_none_or(|change| change.server != *from) {
+            // It was to be added, and that was forgotten: it lets go of its copy once the register that it read is another.
+            self.renews();
         }
         self.stages(now);
         self.confirm(now, permits);
@@ -447,15 +450,26 @@ impl Owner {
     /// A holder takes nothing of this epoch any more: it took over, or sent what would. The register says which; a fresh tx keeps
     /// it from landing later.
     pub fn refused(&mut self, from: &ServerName, epoch: Epoch) {
-        let counts = epoch == self.epoch && self.others.contains_key(from);
-        if counts && self.change.is_none() && !self.unread && !self.lost {
-            self.change = Some(Change {
-                server: self.me.clone(),
-                adds: true,
-                stage: Stage::Reading,
-                refused: false,
-            });
+        if epoch == self.epoch && self.others.contains_key(from) {
+            self.renews();
+        }
+    }
+
+    /// Gives the register a fresh tx, and nothing else, unless it is about to change anyway: what was said or sent under the present
+    /// one counts no more.
+    fn renews(&mut self) {
+        if self.change.is_none() && !self.unread && !self.lost {
+            self.change = Some(self.fresh_tx());
             self.asked_at = None;
+        }
+    }
+
+    fn fresh_tx(&self) -> Change {
+        Change {
+            server: self.me.clone(),
+            adds: true,
+            stage: Stage::Reading,
+            refused: false,
         }
     }
 
@@ -527,12 +541,7 @@ impl Owner {
             self.compares = false;
             let named = register.holders.iter().filter(|holder| **holder != self.me);
             if !named.collect::<BTreeSet<_>>().into_iter().eq(self.others.keys()) {
-                self.change = Some(Change {
-                    server: self.me.clone(),
-                    adds: true,
-                    stage: Stage::Reading,
-                    refused: false,
-                });
+                self.change = Some(self.fresh_tx());
                 return self.settle(now, &register.holders);
             }
         }
@@ -984,6 +993,45 @@ mod tests {
         permits.answered(&server("s2"), number, 5);
         owner.acked(now, &server("s2"), copy, 5, &permits);
         assert!(sent(actions(&mut owner)));
+    }
+
+    #[test]
+    fn forgotten_addition_ends_with_a_fresh_tx() {
+        let start = Start {
+            epoch: Epoch(1),
+            revision: 3,
+            noted: Keeping {
+                others: vec![server("s3")],
+                change: None,
+            },
+            confirmed: true,
+            under: vec![(server("s3"), 6)],
+        };
+        let now = BootInstant::since_boot(Duration::from_secs(100));
+        let (mut owner, permits) = (Owner::new(&server("s1"), start, now, [7; 32]), Permits::default());
+        let register = register(State::Stable, &["s1", "s3"]);
+        let copy = Copy {
+            epoch: Epoch(1),
+            revision: 2,
+            tx: register.tx,
+        };
+        owner.acked(now, &server("s3"), copy, 6, &permits);
+        assert!(!owner.is_changing(), "it is a holder");
+        owner.acked(now, &server("s2"), copy, 5, &permits);
+        owner.look(now, &permits);
+        let Some(Action::Ask(question)) = actions(&mut owner).pop() else {
+            panic!("it reads the register");
+        };
+        owner.register(now, question, Some(register.clone()), &permits);
+        let Some(Action::Note(Keeping {
+            others,
+            change: Some(change),
+        })) = actions(&mut owner).pop()
+        else {
+            panic!("it notes the change");
+        };
+        assert_eq!((others, &change.server), (vec![server("s3")], &server("s1")));
+        assert!(change.tx != register.tx && change.old == register.tx, "{change:?}");
     }
 
     #[test]

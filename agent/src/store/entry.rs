@@ -586,6 +586,13 @@ impl Entry {
         self.keeping.as_ref().map_or(&[], |keeping| &keeping.others)
     }
 
+    /// Whether this row says that a server holds the object beside its owner, or is about to.
+    #[must_use]
+    pub fn names(&self, server: &ServerName) -> bool {
+        let change = self.keeping.as_ref().and_then(|keeping| keeping.change.as_ref());
+        self.others().contains(server) || change.is_some_and(|change| change.server == *server)
+    }
+
     /// Those of them that are not about to be dropped.
     pub fn remaining(&self) -> impl Iterator<Item = &ServerName> {
         let change = self.keeping.as_ref().and_then(|keeping| keeping.change.as_ref());

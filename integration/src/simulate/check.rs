@@ -667,13 +667,18 @@ impl World {
                     ));
                 }
             }
+            // Its deletion was in the register once, and holders let go of it; one that was put back does not know of that.
+            let ends = |entry: &std::sync::Arc<Entry>| {
+                entry.address == *address && matches!(entry.journal, Journal::DeleteSent { .. })
+            };
+            let ends = owner.is_some_and(|owner| rows[owner].iter().any(ends));
             for (machine, rows) in self.machines.iter().zip(&rows) {
                 // A registry that was put back names holders of its day until it is reconciled, and none of them may take over.
                 let is_named = register.holders.contains(&machine.name)
                     && machine.name != register.owner
                     && self.librarian.is_open();
                 // Its epoch may be behind: a move or a takeover comes first, and nothing is shown before it has followed.
-                if is_named && !machine.gone && !rows.iter().any(|entry| complete(&entry)) {
+                if is_named && !ends && !machine.gone && !rows.iter().any(|entry| complete(&entry)) {
                     return Err(format!(
                         "I5: {} is named for {address}, and does not have revision {}",
                         machine.name, seen.shown

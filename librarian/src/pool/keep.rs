@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
+use sha2::{Digest, Sha256};
 use zones::copies::{COPIES, HOT_MAX, NAMES_MAX, PREFIX_OCTETS_MAX, PREFIXES_MAX, SPREAD_MAX, WEIGHTS};
 use zones::{Address, Errand, Keep, Role, ServerName, Want};
 
@@ -188,6 +189,19 @@ struct Weighed<'a> {
     weight: f64,
 }
 
+impl Weighed<'_> {
+    /// Whether it is more than a way out for want of others.
+    fn has_room(&self) -> bool {
+        self.weight > 1.0
+    }
+}
+
+/// Where a server stands on the ring by which a large pool shares out copies. Operators name servers of a kind alike, so their names
+/// say nothing here.
+fn place(name: &ServerName) -> [u8; 32] {
+    Sha256::digest(name.as_str()).into()
+}
+
 impl<'a> Pool<'a> {
     fn new(sight: &'a Sight, next: BTreeMap<ServerName, (Role, Vec<ServerName>)>) -> Pool<'a> {
         let under = &sight.copies.copies.under;
@@ -325,16 +339,20 @@ impl<'a> Pool<'a> {
         if stands(told, &weighed, seen.keep_for) {
             return told.clone();
         }
-        let mut spread: Vec<(ServerName, u16)> = weighed
-            .iter()
-            .map(|one| (one.name.clone(), coarse(one.weight)))
-            .collect();
-        // Of equals each server names those after it first, so that a large pool does not fill its first twelve.
-        spread.sort_by(|(a, weight_a), (b, weight_b)| {
-            let key = |other: &ServerName, weight: u16| (Reverse(weight), other < name);
-            key(a, *weight_a).cmp(&key(b, *weight_b)).then_with(|| a.cmp(b))
-        });
-        spread.truncate(SPREAD_MAX);
+        let mut named = weighed;
+        if named.len() > SPREAD_MAX {
+            // Those with room first, and of these the ones that follow on the ring, whatever their weights: if each server named the best,
+            // all would name the same.
+            let here = place(name);
+            named.sort_by_cached_key(|one| {
+                let there = place(one.name);
+                (!one.has_room(), there < here, there)
+            });
+            named.truncate(SPREAD_MAX);
+        }
+        let named = named.into_iter();
+        let mut spread: Vec<(ServerName, u16)> = named.map(|one| (one.name.clone(), coarse(one.weight))).collect();
+        spread.sort_by(|(a, weight_a), (b, weight_b)| weight_b.cmp(weight_a).then_with(|| a.cmp(b)));
         spread
     }
 
@@ -488,15 +506,11 @@ fn stands(told: &[(ServerName, u16)], now: &[Weighed<'_>], stood_for: Duration) 
     if stood_for < WEIGHTS_STAND {
         return true;
     }
-    let least = told
-        .iter()
-        .filter_map(|(name, _)| weight(name))
-        .fold(WEIGHT_MAX, f64::min);
     let is_close = |told: f64, now: f64| (told - now).abs() <= 1.0 || 3.0 * now.max(told) <= 4.0 * now.min(told);
     let close = |(name, told): &(ServerName, u16)| weight(name).is_some_and(|now| is_close(f64::from(*told), now));
-    let passed_over = now.iter().filter(|one| !is_named(one.name)).map(|one| one.weight);
-    let passed_over = passed_over.fold(0.0, f64::max);
-    told.iter().all(close) && (passed_over <= least || is_close(least, passed_over))
+    let (named, passed_over): (Vec<&Weighed<'_>>, Vec<_>) = now.iter().partition(|one| is_named(one.name));
+    let could_be_better = named.iter().any(|one| !one.has_room()) && passed_over.iter().any(|one| one.has_room());
+    told.iter().all(close) && !could_be_better
 }
 
 /// The nearest of the weights 999, 799, 639, 512, ... 1.

@@ -190,9 +190,9 @@ fn living_servers_that_take_new_objects_may_hold_copies_of_all_but_their_own() {
     });
     let all = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), 999)).collect::<Vec<_>>();
     assert_eq!(spread(&mut sight, "s1"), all(&["s2", "s3", "t1"]));
-    assert_eq!(spread(&mut sight, "s2"), all(&["s3", "t1", "s1"]));
+    assert_eq!(spread(&mut sight, "s2"), all(&["s1", "s3", "t1"]));
     // It drains nowhere by this, but its copies do.
-    assert_eq!(spread(&mut sight, "s6"), all(&["t1", "s1", "s2", "s3"]));
+    assert_eq!(spread(&mut sight, "s6"), all(&["s1", "s2", "s3", "t1"]));
 }
 
 #[test]
@@ -293,6 +293,32 @@ fn large_pool_names_twelve_servers_to_each_and_every_server_to_somebody() {
     }
     assert_eq!(named.len(), 40);
     assert!(named.values().all(|times| *times == 12), "{named:?}");
+}
+
+/// Of a pool whose servers hold as many objects each: large ones, half as large again, stand together by name.
+#[test]
+fn large_pool_gives_each_server_copies_by_its_size() {
+    let all: Vec<String> = (10..110).map(|number| format!("s{number:03}")).collect();
+    let servers: Vec<(&str, Role)> = all.iter().map(|server| (server.as_str(), Role::Serving)).collect();
+    let mut sight = pool(&servers);
+    for server in &all[..10] {
+        seen(&mut sight, server).has.as_mut().unwrap().capacity = 15_000;
+    }
+    settle(&mut sight);
+    let mut given: BTreeMap<ServerName, f64> = BTreeMap::new();
+    for seen in sight.servers.values() {
+        let spread = &seen.want.errand.keep.spread;
+        let whole: f64 = spread.iter().map(|(_, weight)| f64::from(*weight)).sum();
+        for (server, weight) in spread {
+            *given.entry(server.clone()).or_default() += f64::from(*weight) / whole;
+        }
+    }
+    let mean = |of: &[String]| of.iter().map(|server| given[&name(server)]).sum::<f64>() / of.len() as f64;
+    let (large, usual) = (mean(&all[..10]), mean(&all[10..]));
+    // Weights are told in steps of a quarter.
+    assert!((1.25..1.75).contains(&(large / usual)), "{large} {usual}");
+    let most = given.values().copied().fold(0.0, f64::max);
+    assert!(most < 2.0, "{most} {given:?}");
 }
 
 #[test]
@@ -410,26 +436,27 @@ fn weights_stand_until_one_is_a_third_off_and_all_have_stood_for_a_minute() {
 }
 
 #[test]
-fn server_that_is_passed_over_is_named_when_it_has_much_more_room_than_one_that_is() {
+fn server_that_is_passed_over_is_named_when_one_that_is_has_no_room() {
     let all: Vec<String> = (10..24).map(|number| format!("s{number}")).collect();
     let servers: Vec<(&str, Role)> = all.iter().map(|server| (server.as_str(), Role::Serving)).collect();
     let mut sight = pool(&servers);
-    let has_room = |sight: &mut Sight, server: &str, octets| {
-        seen(sight, server).has.as_mut().unwrap().capacity = octets;
+    let named = |sight: &mut Sight, stood_s| {
         for seen in sight.servers.values_mut() {
-            seen.keep_for = Duration::from_secs(3_600);
+            seen.keep_for = Duration::from_secs(stood_s);
         }
-        let last = spread(sight, "s10").pop().unwrap();
-        (last.0 == server, last.1)
+        let spread = spread(sight, "s10").into_iter();
+        spread.map(|(server, _)| server).collect::<BTreeSet<_>>()
     };
-    assert_eq!(has_room(&mut sight, "s22", 1_000).1, 999);
-    assert_eq!(
-        has_room(&mut sight, "s23", 800),
-        (false, 107),
-        "of two small ones the larger"
-    );
-    assert_eq!(has_room(&mut sight, "s23", 1_100), (false, 107));
-    assert_eq!(has_room(&mut sight, "s23", 5_000), (true, 511));
+    let before = named(&mut sight, 0);
+    let passed_over = all.iter().find(|server| *server != "s10" && !before.contains(*server));
+    let (passed_over, full) = (passed_over.unwrap(), before.first().unwrap().clone());
+    seen(&mut sight, passed_over).has.as_mut().unwrap().capacity = 50_000;
+    assert_eq!(named(&mut sight, 3_600), before, "a larger one is not named for that");
+    seen(&mut sight, &full).has.as_mut().unwrap().bytes = 9_900;
+    assert_eq!(named(&mut sight, 59), before, "for a moment");
+    let after = named(&mut sight, 60);
+    assert_eq!(after.len(), 12);
+    assert!(after.contains(passed_over) && !after.contains(&full), "{after:?}");
 }
 
 #[test]

@@ -31,7 +31,7 @@ pub mod upgrade;
 #[cfg(test)]
 mod upgrade_tests;
 
-pub use balance::Balancer;
+pub use balance::{Balancer, Standing};
 pub use decide::{Decision, Wait, decide};
 pub use keep::Copies;
 pub use look::look;

@@ -229,7 +229,8 @@ impl Run<'_> {
                 let loads = self.loads();
                 worst = worst.max(loads.hottest);
                 if self.options.trace {
-                    println!("{:>6} s {loads:?} {:?}", self.world.now_s, self.world.done);
+                    let (seconds, done) = (self.world.now_s, self.world.done);
+                    println!("{seconds:>6} s {loads:?} {done:?} {}", self.world.standing()?);
                 }
             }
         }

@@ -17,7 +17,7 @@ use agent::heat::Meter;
 use anyhow::{Context, Result, ensure};
 use hickory_proto::op::Message;
 use librarian::place::{Candidate, ServerTerms, Terms, rank};
-use librarian::pool::{self, Decision, Memory, Sight};
+use librarian::pool::{self, Decision, Memory, Sight, Standing};
 use librarian::registry::{
     By, MemoryLog, Plan, Proposal, Received, Registry, ServerChange, Settings, View, Waiting, WantsChange, Writer,
 };
@@ -686,6 +686,36 @@ impl World {
         sight.registers = pool::look::registers(&view, &sight.servers);
         self.memory.see(now, &mut sight);
         Ok(sight)
+    }
+
+    /// How even the pool is to balancing, for a person: what is on disks and what is asked for, over each server's fair part.
+    pub(super) fn standing(&mut self) -> Result<String> {
+        let sight = self.sight()?;
+        let standing = self.memory.balancer.standing(&sight);
+        let Standing {
+            fullest,
+            emptiest,
+            busiest,
+            wished,
+            ..
+        } = standing;
+        let mut parts: Vec<String> = standing
+            .servers
+            .iter()
+            .map(|part| {
+                format!(
+                    "{}:{}/{:.0}/{:.2}",
+                    part.server,
+                    part.objects,
+                    part.used as f64 / part.capacity as f64 * 1000.0,
+                    part.asked_milli as f64 / 1e3
+                )
+            })
+            .collect();
+        parts.truncate(20);
+        Ok(format!(
+            "fullest {fullest:.3} emptiest {emptiest:.3} busiest {busiest:.3} wished {wished} {parts:?}"
+        ))
     }
 
     /// Looks and decides once, as the controller does.

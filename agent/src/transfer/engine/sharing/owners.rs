@@ -484,6 +484,12 @@ impl<O: Outside> Engine<O> {
         self.follow_row(now, address);
         let objects = Arc::clone(&self.parts.objects);
         let entry = objects.entry(address);
+        if let Some(entry) = entry.as_ref().filter(|entry| !entry.names(peer))
+            && matches!(entry.journal, Journal::Active { .. })
+            && !self.sharing.owners.contains_key(address)
+        {
+            self.make_owner(now, entry);
+        }
         let Some(owned) = self.sharing.owners.get_mut(address) else {
             return;
         };
