@@ -57,7 +57,7 @@ mod tests {
     fn one_busy_second_is_a_tenth_of_what_is_told_and_forgotten_after_ten() {
         let mut load = Load::default();
         assert_eq!(load.take((300, 1000)), 300, "since the machine started");
-        let idle = |load: &mut Load, second: u64, busy| load.take((300 + busy, 1000 + 100 * second));
+        let idle = |load: &mut Load, second: u64, busy: u64| load.take((300 + busy, 1000 + 100 * second));
         for second in 1..=20 {
             assert_eq!(idle(&mut load, second, 0), 0);
         }
