@@ -856,6 +856,7 @@ impl Owner {
             .heard(&change.server)
             .is_some_and(|heard| now < heard + GOOD_FOR);
         let granted_at = self.others.get(&change.server).and_then(|other| other.granted_at);
+        let granted_at = granted_at.filter(|_| stands(Guard::GrantsEnd));
         !answers || granted_at.is_none_or(|granted_at| now >= granted_at + WAIT)
     }
 

@@ -33,6 +33,7 @@ pub(super) fn runs(seed: u64) -> Vec<(&'static str, Script)> {
             answer_to_addition_is_lost(seed),
         ),
         ("holder is lost while the object moves", holder_is_lost_in_a_move(seed)),
+        ("holder leaves and does not hear that it may", holder_leaves(seed)),
     ]
 }
 
@@ -114,13 +115,11 @@ fn lost_owner_hears_nothing(seed: u64) -> Script {
     shared(seed, S, deeds)
 }
 
-/// H reaches clients alone; S lets it go, and goes on. It is cut off right after it was granted reads, so that it reads on for as long as
-/// may be, and at another moment between two of S's questions for each seed: S counts from the last that was answered.
+/// H reaches clients alone; S lets it go, and goes on.
 fn holder_is_cut_off(seed: u64) -> Script {
-    let begins = BEGINS + seed % 4 * 65 * MS;
-    let mut deeds: Vec<_> = cut_off(begins + 50 * MS, H, &[agent(S), LIBRARIAN], 8_000).collect();
-    deeds.extend(reads(begins, 8));
-    deeds.extend(writes(WRITER, begins, 8));
+    let mut deeds: Vec<_> = cut_off(BEGINS + 500 * MS, H, &[agent(S), LIBRARIAN], 8_000).collect();
+    deeds.extend(reads(BEGINS, 8));
+    deeds.extend(writes(WRITER, BEGINS, 8));
     shared(seed, H, deeds)
 }
 
@@ -185,5 +184,28 @@ fn holder_is_lost_in_a_move(seed: u64) -> Script {
         one_is_free: true,
         after: vec![moving(0, Deed::Lose(H)), moving(MS, Deed::Put(WRITER, 0))],
         ..shared(seed, S, vec![(BEGINS, Deed::Drain(S))])
+    }
+}
+
+/// H drains into a third server, so that S lets it go; as soon as S begins with that, H hears nothing. What it was granted it may read
+/// until that ends.
+fn holder_leaves(seed: u64) -> Script {
+    let dropping = |deed| After {
+        from: BEGINS,
+        step: "holders",
+        nth: 1,
+        pause: 0,
+        deed,
+    };
+    let others = [agent(S), LIBRARIAN];
+    let cuts = cut_off(0, H, &others, 2_500).map(|(_, deed)| dropping(deed));
+    let mut deeds = vec![(BEGINS, Deed::Drain(H))];
+    deeds.extend(reads(BEGINS, 10));
+    deeds.extend(writes(WRITER, BEGINS, 10));
+    Script {
+        agents: 3,
+        one_is_free: true,
+        after: cuts.collect(),
+        ..shared(seed, H, deeds)
     }
 }

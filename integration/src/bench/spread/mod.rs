@@ -230,7 +230,11 @@ impl Run<'_> {
                 worst = worst.max(loads.hottest);
                 if self.options.trace {
                     let (seconds, done) = (self.world.now_s, self.world.done);
-                    println!("{seconds:>6} s {loads:?} {done:?} {}", self.world.standing()?);
+                    let standing = self.world.standing()?;
+                    println!(
+                        "{seconds:>6} s {loads:?} {done:?}, octets from {:.3} to {:.3} of a fair part, {} wished",
+                        standing.emptiest, standing.fullest, standing.wished
+                    );
                 }
             }
         }

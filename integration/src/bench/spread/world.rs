@@ -688,34 +688,10 @@ impl World {
         Ok(sight)
     }
 
-    /// How even the pool is to balancing, for a person: what is on disks and what is asked for, over each server's fair part.
-    pub(super) fn standing(&mut self) -> Result<String> {
+    /// How even the pool is, as balancing sees it.
+    pub(super) fn standing(&mut self) -> Result<Standing> {
         let sight = self.sight()?;
-        let standing = self.memory.balancer.standing(&sight);
-        let Standing {
-            fullest,
-            emptiest,
-            busiest,
-            wished,
-            ..
-        } = standing;
-        let mut parts: Vec<String> = standing
-            .servers
-            .iter()
-            .map(|part| {
-                format!(
-                    "{}:{}/{:.0}/{:.2}",
-                    part.server,
-                    part.objects,
-                    part.used as f64 / part.capacity as f64 * 1000.0,
-                    part.asked_milli as f64 / 1e3
-                )
-            })
-            .collect();
-        parts.truncate(20);
-        Ok(format!(
-            "fullest {fullest:.3} emptiest {emptiest:.3} busiest {busiest:.3} wished {wished} {parts:?}"
-        ))
+        Ok(self.memory.balancer.standing(&sight))
     }
 
     /// Looks and decides once, as the controller does.
