@@ -136,6 +136,10 @@ impl<'a> Loads<'a> {
         more: usize,
         told: &mut BTreeMap<Address, Vec<ServerName>>,
     ) -> usize {
+        if !told.contains_key(object.address) {
+            // From here on each holder counts as asked what clients will ask of it, not what they asked while it was another's turn.
+            self.settle(object.address, &[], &[]);
+        }
         let before = told.get(object.address).cloned().unwrap_or_default();
         let mut servers = before.clone();
         let mut holders = self.holders(object.address, &before, &servers);

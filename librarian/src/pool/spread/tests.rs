@@ -26,6 +26,8 @@ struct World {
     written: usize,
     /// Whether servers make copies.
     makes: bool,
+    /// Whether clients choose by answers of a time when all servers were alike.
+    lags: bool,
 }
 
 fn address(text: &str) -> Address {
@@ -59,6 +61,7 @@ impl World {
             doubt_milli: 0,
             written: 0,
             makes: true,
+            lags: false,
         };
         world.seconds(1);
         world.written = 0;
@@ -114,7 +117,7 @@ impl World {
             .sight
             .servers
             .keys()
-            .map(|name| (name.clone(), self.ease(name)))
+            .map(|name| (name.clone(), if self.lags { 1.0 } else { self.ease(name) }))
             .collect();
         for (name, seen) in &mut self.sight.servers {
             let Some(has) = seen.has.as_mut().filter(|_| seen.alive) else {
@@ -232,6 +235,24 @@ fn crowd_that_stays_gets_copies_after_three_windows_and_one_that_goes_gets_none(
     world.seconds(17);
     // A quarter of 1050 is 262.5: five holders.
     assert_eq!(world.told("3.0").len(), 3);
+}
+
+#[test]
+fn server_that_clients_ask_as_before_is_not_taken_for_a_calm_one() {
+    let mut world = World::new(30, 2).asked("3.0", 4_000_000).asked("3.1", 2_000_000);
+    let other = Named {
+        owner: name("s12"),
+        to: None,
+        holders: vec![name("s12"), name("s13")],
+    };
+    world.sight.registers.insert(address("3.1"), other);
+    // By its load s10 would be asked a tenth of what s11 is; clients ask both alike, as they learnt before it was so busy.
+    world.lags = true;
+    world.seen("s10").has.as_mut().unwrap().load = 950;
+    world.seconds(17);
+    let servers = world.told("3.1");
+    assert!(servers.len() > 3, "{servers:?}");
+    assert!(!servers.contains(&"s11".to_owned()), "{servers:?}");
 }
 
 #[test]
