@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use agent::migration::guard as moves;
 use integration::simulate::cli::quiet_runs;
-use integration::simulate::{all_kinds, directed, empties, enumerate_until, run, run_seed, upgrades};
+use integration::simulate::{Script, all_kinds, directed, empties, enumerate_until, run, run_seed, upgrade, upgrades};
 use librarian::guard as pool;
 
 /// Seeds of the directed runs.
@@ -19,6 +19,8 @@ const DIRECTED_SEEDS: u64 = 4;
 const ENUMERATED_MAX: u64 = 600;
 /// Random seeds within which a violation must be found.
 const SEEDS: u64 = 1_500;
+/// The same of whole upgrades, which are long.
+const UPGRADES: u64 = 300;
 
 /// A guard that can be taken away.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -94,11 +96,15 @@ fn in_enumeration() -> Found {
     None
 }
 
+/// Pools of any kind first; then those with copies alone, and upgrades alone, of which these are few.
 fn in_seeds() -> Found {
-    (0..SEEDS).find_map(|seed| {
-        let (_, outcome) = run_seed(seed, &all_kinds());
-        Some((seed + 1, format!("seed {seed}: {}", outcome.broken?)))
-    })
+    let kinds = all_kinds();
+    let usual = (0..SEEDS).map(|seed| ("seed", seed, run_seed(seed, &kinds).1));
+    let with_copies = |seed| run(&Script::with_copies(seed, &kinds), false);
+    let with_copies = (0..SEEDS).map(|seed| ("copies, seed", seed, with_copies(seed)));
+    let upgrades = (0..UPGRADES).map(|seed| ("upgrades, seed", seed, run(&upgrade(seed, &kinds), false)));
+    let mut runs = (1..).zip(usual.chain(with_copies).chain(upgrades));
+    runs.find_map(|(count, (of, seed, outcome))| Some((count, format!("{of} {seed}: {}", outcome.broken?))))
 }
 
 #[test]
