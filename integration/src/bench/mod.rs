@@ -3,6 +3,7 @@
 //! Machines differ and are noisy, so a figure is only ever a ratio of two things measured alternately in one run.
 
 mod ceilings;
+mod copies;
 mod cpu;
 mod dns;
 mod dns_set;
@@ -14,6 +15,7 @@ mod peers;
 mod spread;
 mod updates;
 
+pub use copies::{CopiesOptions, run_copies};
 pub use dns::{DnsOptions, run_dns};
 pub use heat::{HeatOptions, run_heat};
 pub use moves::{MoveOptions, run_moves};
