@@ -1315,7 +1315,8 @@ impl World {
                 return Some(format!("s{server} has an open row {open}"));
             }
         }
-        if let Some(why) = self.upgrade_waits().or_else(|| self.copies_wait()) {
+        let upgrade = self.upgrade_waits().filter(|_| !holds_last);
+        if let Some(why) = upgrade.or_else(|| self.copies_wait()) {
             return Some(why);
         }
         // As above, so its client waits, and what it would do next.
