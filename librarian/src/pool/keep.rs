@@ -174,6 +174,8 @@ struct Pool<'a> {
 #[derive(Clone, Copy)]
 struct Taker<'a> {
     name: &'a ServerName,
+    /// Where it stands on the ring.
+    place: u64,
     /// How gladly it is chosen.
     worth: f64,
     storage: Share,
@@ -186,6 +188,7 @@ struct Taker<'a> {
 #[derive(Clone, Copy)]
 struct Weighed<'a> {
     name: &'a ServerName,
+    place: u64,
     weight: f64,
 }
 
@@ -198,8 +201,11 @@ impl Weighed<'_> {
 
 /// Where a server stands on the ring by which a large pool shares out copies. Operators name servers of a kind alike, so their names
 /// say nothing here.
-fn place(name: &ServerName) -> [u8; 32] {
-    Sha256::digest(name.as_str()).into()
+fn place(name: &ServerName) -> u64 {
+    let hash = Sha256::digest(name.as_str());
+    hash.iter()
+        .take(8)
+        .fold(0, |place, octet| place << 8 | u64::from(*octet))
 }
 
 impl<'a> Pool<'a> {
@@ -242,6 +248,7 @@ impl<'a> Pool<'a> {
         let server = terms.server(name, has);
         takes.then(|| Taker {
             name,
+            place: place(name),
             worth: server.worth(terms.placement.weights(), Work::Store),
             storage: server.storage,
             is_alive: seen.alive,
@@ -336,19 +343,17 @@ impl<'a> Pool<'a> {
     fn spread(&self, name: &ServerName, seen: &Seen, targets: &[ServerName]) -> Vec<(ServerName, u16)> {
         let told = &seen.want.errand.keep.spread;
         let weighed = self.weighed(name, told, targets);
-        if stands(told, &weighed, seen.keep_for) {
-            return told.clone();
-        }
-        let mut named = weighed;
+        let mut named = weighed.clone();
         if named.len() > SPREAD_MAX {
             // Those with room first, and of these the ones that follow on the ring, whatever their weights: if each server named the best,
             // all would name the same.
             let here = place(name);
-            named.sort_by_cached_key(|one| {
-                let there = place(one.name);
-                (!one.has_room(), there < here, there)
-            });
+            let key = |one: &Weighed<'_>| (!one.has_room(), one.place < here, one.place);
+            named.select_nth_unstable_by_key(SPREAD_MAX, key);
             named.truncate(SPREAD_MAX);
+        }
+        if stands(told, &weighed, &named, seen.keep_for) {
+            return told.clone();
         }
         let named = named.into_iter();
         let mut spread: Vec<(ServerName, u16)> = named.map(|one| (one.name.clone(), coarse(one.weight))).collect();
@@ -388,6 +393,7 @@ impl<'a> Pool<'a> {
             let best = takers.iter().map(|taker| taker.worth).fold(f64::MIN_POSITIVE, f64::max);
             weighed.extend(takers.iter().map(|taker| Weighed {
                 name: taker.name,
+                place: taker.place,
                 weight: match none_had_room && !taker.storage.is_nearly_full() {
                     true => (WEIGHT_MAX * taker.worth / best).clamp(1.0, WEIGHT_MAX),
                     false => 1.0,
@@ -496,21 +502,19 @@ fn others<'a>(all: impl Iterator<Item = &'a ServerName>, name: &ServerName) -> V
     named.into_iter().cloned().collect()
 }
 
-/// Whether what a server was told still fits.
-fn stands(told: &[(ServerName, u16)], now: &[Weighed<'_>], stood_for: Duration) -> bool {
-    let weight = |name: &ServerName| now.iter().find(|one| one.name == name).map(|one| one.weight);
-    let is_named = |name: &ServerName| told.iter().any(|(named, _)| named == name);
-    if told.len() != now.len().min(SPREAD_MAX) || told.iter().any(|(name, _)| weight(name).is_none()) {
+/// Whether what a server was told still fits. Of all that it could be told, it would be told `named` now.
+fn stands(told: &[(ServerName, u16)], all: &[Weighed<'_>], named: &[Weighed<'_>], stood_for: Duration) -> bool {
+    let weight = |of: &[Weighed<'_>], name: &ServerName| of.iter().find(|one| one.name == name).map(|one| one.weight);
+    if told.len() != named.len() || told.iter().any(|(name, _)| weight(all, name).is_none()) {
         return false;
     }
     if stood_for < WEIGHTS_STAND {
         return true;
     }
     let is_close = |told: f64, now: f64| (told - now).abs() <= 1.0 || 3.0 * now.max(told) <= 4.0 * now.min(told);
-    let close = |(name, told): &(ServerName, u16)| weight(name).is_some_and(|now| is_close(f64::from(*told), now));
-    let (named, passed_over): (Vec<&Weighed<'_>>, Vec<_>) = now.iter().partition(|one| is_named(one.name));
-    let could_be_better = named.iter().any(|one| !one.has_room()) && passed_over.iter().any(|one| one.has_room());
-    told.iter().all(close) && !could_be_better
+    let stays =
+        |(name, told): &(ServerName, u16)| weight(named, name).is_some_and(|now| is_close(f64::from(*told), now));
+    told.iter().all(stays)
 }
 
 /// The nearest of the weights 999, 799, 639, 512, ... 1.

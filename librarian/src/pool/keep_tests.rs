@@ -295,6 +295,34 @@ fn large_pool_names_twelve_servers_to_each_and_every_server_to_somebody() {
     assert!(named.values().all(|times| *times == 12), "{named:?}");
 }
 
+#[test]
+fn server_that_joins_a_large_pool_is_named_by_twelve_after_a_minute() {
+    let all: Vec<String> = (10..40).map(|number| format!("s{number}")).collect();
+    let servers: Vec<(&str, Role)> = all.iter().map(|server| (server.as_str(), Role::Serving)).collect();
+    let mut sight = pool(&servers);
+    seen(&mut sight, "s25").want.role = Role::Reserve;
+    settle(&mut sight);
+    seen(&mut sight, "s25").want.role = Role::Serving;
+    let mut naming = |stood_s| {
+        for seen in sight.servers.values_mut() {
+            seen.keep_for = Duration::from_secs(stood_s);
+        }
+        settle(&mut sight);
+        let names = |seen: &&Seen| {
+            seen.want
+                .errand
+                .keep
+                .spread
+                .iter()
+                .any(|(named, _)| named.as_str() == "s25")
+        };
+        sight.servers.values().filter(names).count()
+    };
+    assert_eq!(naming(59), 0);
+    assert_eq!(naming(60), 12);
+    assert_eq!(naming(3_600), 12);
+}
+
 /// Of a pool whose servers hold as many objects each: large ones, half as large again, stand together by name.
 #[test]
 fn large_pool_gives_each_server_copies_by_its_size() {
