@@ -22,7 +22,7 @@ const COPIES: u64 = 30;
 const FOUND: [u64; 3] = [12_259, 73_298, 95_070];
 
 /// Whole upgrades of a test run.
-const UPGRADES: u64 = 30;
+const UPGRADES: u64 = 32;
 
 /// Seeds of upgrades that broke something once: contract steps of a second upgrade ran before it was finalized; a server was
 /// upgrading when the registry was lost, and stayed so; a drain was turned round.
