@@ -26,8 +26,8 @@ const HOLDERS: [usize; 4] = [1, 2, 3, 5];
 const OBJECTS: usize = 8;
 /// Longest wait until copies are where they are to be.
 const COPIED: Duration = Duration::from_secs(60);
-/// Pause of a reader between two reads.
-const READ_PAUSE: Duration = Duration::from_millis(4);
+/// How often a reader reads, at most.
+const READ_EVERY: Duration = Duration::from_millis(4);
 
 /// Measures what one write takes by the number of its object's holders, while all are read.
 #[derive(Clone, Debug, Parser)]
@@ -185,10 +185,12 @@ async fn read_all(
     number: usize,
 ) -> Result<u64> {
     let mut reads = 0;
+    let mut ticks = tokio::time::interval(READ_EVERY);
     for (address, revision) in acknowledged.iter().cycle().skip(number * OBJECTS) {
         if over.load(Ordering::Acquire) {
             break;
         }
+        ticks.tick().await;
         let least = revision.load(Ordering::Acquire);
         let object = client.get(address).await.with_context(|| format!("read {address}"))?;
         ensure!(
@@ -197,7 +199,6 @@ async fn read_all(
             object.revision
         );
         reads += 1;
-        tokio::time::sleep(READ_PAUSE).await;
     }
     Ok(reads)
 }

@@ -128,7 +128,7 @@ pub(super) fn under_load(
     println!("Follows heat from now on (librarian.toml: hot_percent; librarian run --take-over), clients go on");
     let over = Arc::new(AtomicBool::new(false));
     // Nobody says anything there: it is closed when the load is over.
-    let (loads, load_ends) = mpsc::channel();
+    let (loads, load_ends) = mpsc::sync_channel(0);
     let (during, watched) = std::thread::scope(|scope| {
         let watch = {
             let over = Arc::clone(&over);

@@ -4,7 +4,7 @@
 //! those of which nothing is said ask the librarian.
 
 use super::clock::{MS, S as SECOND, Time};
-use super::directed::{LIBRARIAN, READER, WRITER, agent, cut};
+use super::directed::{self, LIBRARIAN, READER, WRITER, agent, cut};
 use super::faults::Fate;
 use super::network::Party;
 use super::script::{After, Deed, Script};
@@ -51,6 +51,14 @@ fn shared(seed: u64, asked: usize, deeds: Vec<(Time, Deed)>) -> Script {
         deeds,
         ends: BEGINS + 14 * SECOND,
         ..Script::quiet(seed, 1, &[])
+    }
+}
+
+/// What follows a step once the object is at rest.
+fn after(step: &'static str, nth: u64, pause: Time, deed: Deed) -> After {
+    After {
+        from: BEGINS,
+        ..directed::after(step, nth, pause, deed)
     }
 }
 
@@ -150,13 +158,7 @@ fn owner_restarts(seed: u64) -> Script {
 /// H drains into a third server, so S lets H go and makes that one a holder. Whenever S has noted a change of its holders, it hears
 /// nothing of what became of it for a while, and writes meanwhile.
 fn answer_to_addition_is_lost(seed: u64) -> Script {
-    let noted = |pause, deed| After {
-        from: BEGINS,
-        step: "holders",
-        nth: 0,
-        pause,
-        deed,
-    };
+    let noted = |pause, deed| after("holders", 0, pause, deed);
     Script {
         agents: 3,
         one_is_free: true,
@@ -172,13 +174,7 @@ fn answer_to_addition_is_lost(seed: u64) -> Script {
 /// S drains into a third server. As soon as the move has begun H is gone for good, and S is written: the writer waits for H, the seal
 /// for the writer, and H cannot be let go while the object moves.
 fn holder_is_lost_in_a_move(seed: u64) -> Script {
-    let moving = |pause, deed| After {
-        from: BEGINS,
-        step: "moving",
-        nth: 1,
-        pause,
-        deed,
-    };
+    let moving = |pause, deed| after("moving", 1, pause, deed);
     Script {
         agents: 3,
         one_is_free: true,
@@ -190,13 +186,7 @@ fn holder_is_lost_in_a_move(seed: u64) -> Script {
 /// H drains into a third server, so that S lets it go; as soon as S begins with that, H hears nothing. What it was granted it may read
 /// until that ends.
 fn holder_leaves(seed: u64) -> Script {
-    let dropping = |deed| After {
-        from: BEGINS,
-        step: "holders",
-        nth: 1,
-        pause: 0,
-        deed,
-    };
+    let dropping = |deed| after("holders", 1, 0, deed);
     let others = [agent(S), LIBRARIAN];
     let cuts = cut_off(0, H, &others, 2_500).map(|(_, deed)| dropping(deed));
     let mut deeds = vec![(BEGINS, Deed::Drain(H))];
