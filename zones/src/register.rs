@@ -205,37 +205,35 @@ impl Register {
     /// The character-strings of the TXT record.
     #[must_use]
     pub fn strings(&self) -> Vec<String> {
-        // Joined rather than formatted: a move spells a dozen registers.
+        let mut rdata = Vec::with_capacity(self.text_octets());
+        self.values().write_rdata(&mut rdata);
         let mut strings = Vec::with_capacity(STRINGS_MAX);
-        strings.push("v=hn1".to_owned());
-        strings.push(["address=", self.address.as_str()].concat());
-        strings.push(["epoch=", &self.epoch.0.to_string()].concat());
-        strings.push(["owner=", self.owner.as_str()].concat());
-        match &self.state {
-            State::Stable => strings.push("state=stable".to_owned()),
-            State::Moving { to } => {
-                strings.push("state=moving".to_owned());
-                strings.push(["to=", to.as_str()].concat());
-            }
-            State::Deleted => strings.push("state=deleted".to_owned()),
+        let mut rest = &rdata[..];
+        while let Some((octets, after)) = rest.split_first() {
+            let (string, after) = after.split_at(usize::from(*octets));
+            strings.push(String::from_utf8(string.to_vec()).expect("values are ASCII"));
+            rest = after;
         }
-        let mut holders = String::with_capacity(self.holders_octets());
-        holders.push_str("holders=");
-        for (place, holder) in self.holders.iter().enumerate() {
-            if place > 0 {
-                holders.push(',');
-            }
-            holders.push_str(holder.as_str());
-        }
-        let mut tx = String::with_capacity("tx=".len() + TX_DIGITS);
-        tx.push_str("tx=");
-        data_encoding::HEXLOWER.encode_append(&self.tx.0, &mut tx);
-        strings.push(tx);
-        strings.push(holders);
-        strings.push(["type=", self.kind.as_str()].concat());
-        strings.push(["schema=", &self.schema.to_string()].concat());
-        strings.push(["level=", &self.level.0.to_string()].concat());
         strings
+    }
+
+    /// The values, to be spelled.
+    fn values(&self) -> Values<'_, impl Iterator<Item = &str>> {
+        Values {
+            address: self.address.as_str(),
+            epoch: self.epoch.0,
+            owner: self.owner.as_str(),
+            state: match &self.state {
+                State::Stable => StateValue::Stable,
+                State::Moving { to } => StateValue::Moving { to: to.as_str() },
+                State::Deleted => StateValue::Deleted,
+            },
+            tx: &self.tx.0,
+            holders: self.holders.iter().map(ServerName::as_str),
+            kind: self.kind.as_str(),
+            schema: self.schema,
+            level: self.level.0,
+        }
     }
 
     /// Octets of the RDATA that [`Register::strings`] makes: each string and the octet of its length.
@@ -405,6 +403,112 @@ impl Register {
             State::Deleted => false,
             State::Stable => self.owner == *server || self.holders.contains(server),
             State::Moving { to } => self.owner == *server || to == server || self.holders.contains(server),
+        }
+    }
+}
+
+/// The values of a register wherever they lie, to be spelled without copying them first. `H` gives the holders.
+#[derive(Clone, Copy, Debug)]
+pub struct Values<'a, H> {
+    /// As it was spelled when created.
+    pub address: &'a str,
+    /// Of the ownership.
+    pub epoch: u64,
+    /// Who acknowledges writes.
+    pub owner: &'a str,
+    /// What is happening to it.
+    pub state: StateValue<'a>,
+    /// Of the last change.
+    pub tx: &'a [u8; 16],
+    /// Agents with an in-sync copy.
+    pub holders: H,
+    /// The type.
+    pub kind: &'a str,
+    /// The schema's version.
+    pub schema: u32,
+    /// The level.
+    pub level: u8,
+}
+
+/// The state in [`Values`].
+#[derive(Clone, Copy, Debug)]
+pub enum StateValue<'a> {
+    /// See [`State::Stable`].
+    Stable,
+    /// See [`State::Moving`].
+    Moving {
+        /// The destination.
+        to: &'a str,
+    },
+    /// See [`State::Deleted`].
+    Deleted,
+}
+
+impl<'a, H: Iterator<Item = &'a str>> Values<'a, H> {
+    /// Appends the RDATA of the register's TXT record (RFC 1035 section 3.3.14): each character-string behind the octet of its
+    /// length. This is the one place that spells a register.
+    ///
+    /// # Panics
+    ///
+    /// If a string has more than 255 octets, which [`Register::check`] refuses.
+    pub fn write_rdata(self, out: &mut Vec<u8>) {
+        string(out, &[b"v=hn1"]);
+        string(out, &[b"address=", self.address.as_bytes()]);
+        string(out, &[b"epoch=", decimal(self.epoch, &mut [0; DECIMAL_MAX])]);
+        string(out, &[b"owner=", self.owner.as_bytes()]);
+        match self.state {
+            StateValue::Stable => string(out, &[b"state=stable"]),
+            StateValue::Moving { to } => {
+                string(out, &[b"state=moving"]);
+                string(out, &[b"to=", to.as_bytes()]);
+            }
+            StateValue::Deleted => string(out, &[b"state=deleted"]),
+        }
+        let mut tx = [0; TX_DIGITS];
+        data_encoding::HEXLOWER.encode_mut(self.tx, &mut tx);
+        string(out, &[b"tx=", &tx]);
+        let length_at = out.len();
+        string(out, &[b"holders="]);
+        for (place, holder) in self.holders.enumerate() {
+            if place > 0 {
+                out.push(b',');
+            }
+            out.extend_from_slice(holder.as_bytes());
+        }
+        out[length_at] = octet(out.len() - length_at - 1);
+        string(out, &[b"type=", self.kind.as_bytes()]);
+        string(
+            out,
+            &[b"schema=", decimal(u64::from(self.schema), &mut [0; DECIMAL_MAX])],
+        );
+        string(out, &[b"level=", decimal(u64::from(self.level), &mut [0; DECIMAL_MAX])]);
+    }
+}
+
+/// One character-string of these pieces.
+fn string(out: &mut Vec<u8>, pieces: &[&[u8]]) {
+    out.push(octet(pieces.iter().map(|piece| piece.len()).sum()));
+    for piece in pieces {
+        out.extend_from_slice(piece);
+    }
+}
+
+fn octet(length: usize) -> u8 {
+    u8::try_from(length).expect("a character-string has at most 255 octets")
+}
+
+/// Digits of the largest number.
+const DECIMAL_MAX: usize = 20;
+
+/// A number in decimal digits.
+fn decimal(mut number: u64, digits: &mut [u8; DECIMAL_MAX]) -> &[u8] {
+    let mut at = DECIMAL_MAX;
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            return &digits[at..];
         }
     }
 }

@@ -12,11 +12,11 @@ use crate::registry::zone::Node;
 use crate::registry::{Host, Server};
 
 /// Priority of servers that hold the object.
-const HOLDS: u16 = 0;
+pub(super) const HOLDS: u16 = 0;
 /// Priority of the other party of an open move, which forwards.
-const FORWARDS: u16 = 10;
+pub(super) const FORWARDS: u16 = 10;
 /// Highest weight given.
-const WEIGHT_MAX: u16 = 1000;
+pub(super) const WEIGHT_MAX: u16 = 1000;
 
 /// A server that a client may ask, and how gladly.
 pub(super) struct Choice<'v> {

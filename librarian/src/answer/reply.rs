@@ -10,7 +10,7 @@ use super::Response;
 /// Largest answer over UDP, whatever the asker would take: passes IPv6 paths whole (DNS flag day 2020).
 pub const UDP_OCTETS_MAX: u16 = 1232;
 /// Largest answer over UDP to an asker without EDNS (RFC 1035 section 4.2.1).
-const PLAIN_UDP_OCTETS_MAX: u16 = 512;
+pub(super) const PLAIN_UDP_OCTETS_MAX: u16 = 512;
 
 /// How a message came, and so how large its answer may be.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

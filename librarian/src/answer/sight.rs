@@ -100,7 +100,7 @@ impl<'a> Sight<'a> {
     pub(super) fn any_below(&self, view: &View<'_>, key: &str) -> bool {
         let registers = &view.index().registers;
         if self.all {
-            return registers.below(key).next().is_some();
+            return registers.any_below(key.as_bytes());
         }
         let mut left = LOOKED_AT_MAX;
         self.prefixes().into_iter().any(|prefix| {
@@ -125,7 +125,7 @@ impl<'a> Sight<'a> {
     pub(super) fn any_ending(&self, view: &View<'_>, key: &str) -> bool {
         let registers = &view.index().registers;
         if self.all {
-            return registers.ending(key).next().is_some();
+            return registers.any_ending(key.as_bytes());
         }
         let mut ending = registers.ending(key);
         let looked_at = ending.by_ref().take(LOOKED_AT_MAX);

@@ -37,7 +37,23 @@ pub struct Counters {
     pub(super) connections_slow: AtomicU64,
 }
 
+/// Answers of one batch, by rcode.
+#[derive(Debug, Default)]
+pub(super) struct Tally([u64; RCODES.len()]);
+
+impl Tally {
+    pub(super) fn count(&mut self, rcode: ResponseCode) {
+        self.0[place(rcode)] += 1;
+    }
+}
+
 impl Counters {
+    pub(super) fn queries(&self, tally: &Tally) {
+        for (all, new) in self.queries.iter().zip(tally.0).filter(|(_, new)| *new > 0) {
+            all.fetch_add(new, Ordering::Relaxed);
+        }
+    }
+
     pub(super) fn query(&self, rcode: ResponseCode) {
         self.queries[place(rcode)].fetch_add(1, Ordering::Relaxed);
     }

@@ -3,13 +3,14 @@
 //! | file | what |
 //! |---|---|
 //! | `service` | one message in, one answer out: signature, question or update, answer |
-//! | `udp`, `tcp` | the loops; everything a stranger can send or leave open is bounded here |
+//! | `udp`, `batch`, `tcp` | the loops; everything a stranger can send or leave open is bounded here |
 //! | `rate` | how much one key may change |
 //! | `counters` | what metrics tell |
 //!
 //! The loops are our own: hickory-server cannot sign the answer to a signed question, answers the requests of one
 //! connection one after the other, and ends what is running when it stops (NUMBERS.md).
 
+mod batch;
 mod counters;
 mod questions;
 mod rate;
@@ -18,14 +19,14 @@ mod tcp;
 mod udp;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -118,7 +119,7 @@ impl Sockets {
         let address = tcp.local_addr()?;
         // Sockets that share a port also share it with those of strangers, unnoticed: a socket that does not share
         // finds out whether somebody has it.
-        drop(std::net::UdpSocket::bind(address)?);
+        drop(UdpSocket::bind(address)?);
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let count = if settings.udp_sockets == 0 {
             processors
@@ -136,10 +137,10 @@ impl Sockets {
     /// # Errors
     ///
     /// What the system says.
-    pub fn adopt(udp: Vec<std::net::UdpSocket>, tcp: std::net::TcpListener) -> io::Result<Sockets> {
+    pub fn adopt(udp: Vec<UdpSocket>, tcp: std::net::TcpListener) -> io::Result<Sockets> {
         let tcp = TcpListener::from_std(tcp)?;
         Ok(Sockets {
-            udp: udp.into_iter().map(UdpSocket::from_std).collect::<io::Result<_>>()?,
+            udp,
             address: tcp.local_addr()?,
             tcp,
         })
@@ -150,9 +151,9 @@ impl Sockets {
     /// # Errors
     ///
     /// What the system says, such as that the process may open no more.
-    pub fn handles(&self) -> io::Result<(Vec<std::net::UdpSocket>, std::net::TcpListener)> {
+    pub fn handles(&self) -> io::Result<(Vec<UdpSocket>, std::net::TcpListener)> {
         let again = |socket: BorrowedFd<'_>| socket.try_clone_to_owned();
-        let udp = self.udp.iter().map(|socket| again(socket.as_fd()).map(Into::into));
+        let udp = self.udp.iter().map(UdpSocket::try_clone);
         Ok((udp.collect::<io::Result<_>>()?, again(self.tcp.as_fd())?.into()))
     }
 
@@ -173,7 +174,7 @@ fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
     // As much as the system allows, for bursts.
     let _ = socket.set_recv_buffer_size(4 << 20);
     socket.bind(&address.into())?;
-    UdpSocket::from_std(socket.into())
+    Ok(socket.into())
 }
 
 /// Serves until `stop` is cancelled, then lets running updates finish and be answered.
@@ -190,15 +191,14 @@ pub async fn serve(
     let tasks = TaskTracker::new();
     let loops = TaskTracker::new();
     let updates = Arc::new(tokio::sync::Semaphore::new(settings.udp_updates_max));
-    for socket in sockets.udp {
-        let socket = Arc::new(socket);
-        loops.spawn(udp::run(
-            socket,
-            Arc::clone(&service),
-            Arc::clone(&updates),
-            tasks.clone(),
-            stop.clone(),
-        ));
+    let shared = udp::Shared {
+        service: Arc::clone(&service),
+        updates,
+        tasks: tasks.clone(),
+        stop: stop.clone(),
+    };
+    for (number, socket) in sockets.udp.into_iter().enumerate() {
+        loops.spawn(udp::run(socket, number, shared.clone()));
     }
     let connections = tcp::Connections::new(Arc::clone(&service), settings.clone(), tasks.clone(), stop.clone());
     loops.spawn(tcp::run(sockets.tcp, connections, stop.clone()));

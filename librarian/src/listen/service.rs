@@ -14,9 +14,12 @@ use zones::tsig::{sign_response, verify_request};
 use zones::update::{read_changes, read_prerequisites, read_zone};
 use zones::{ExtendedError, Report, ServerName, Signed, Told, Update, UpdateFormatError};
 
-use super::counters::Counters;
+use super::batch::Batch;
+use super::counters::{Counters, Tally};
 use super::questions::{Questions, is_counted};
 use super::rate::{RateLimit, Rates};
+use crate::answer::common::{Common, Names};
+use crate::answer::faces::Faces;
 use crate::answer::reply::{Transport, encode, header};
 use crate::answer::{self, Asker, Network, Response, answer};
 use crate::guard::{self, Guard};
@@ -62,6 +65,7 @@ impl Clock for SystemClock {
 pub struct Service {
     registry: Registry,
     answers: answer::Settings,
+    names: Names,
     networks: Vec<Network>,
     keys: Arc<KeyRing>,
     rates: Rates,
@@ -74,6 +78,12 @@ pub struct Service {
     reconcile: Arc<Desk>,
     /// Whether the registry is another process's. Held while an answer is made that only the registry's holder may give.
     retired: RwLock<bool>,
+}
+
+/// What one who answers many questions keeps from batch to batch.
+#[derive(Debug, Default)]
+pub(super) struct Batched {
+    faces: Faces,
 }
 
 /// What is to be done with a message.
@@ -126,8 +136,10 @@ impl Service {
         keys: Arc<KeyRing>,
         rate: RateLimit,
     ) -> Service {
+        let names = Names::new(registry.view().domain());
         Service {
             reconcile: Arc::new(Desk::new(registry.clone())),
+            names,
             registry,
             answers,
             networks,
@@ -208,6 +220,45 @@ impl Service {
                 writer.step(waiting);
                 self.conclude(judging).now_or_never()
             }
+        }
+    }
+
+    /// Answers the common questions among so many datagrams of a batch, all from one view; the others keep an empty answer.
+    pub(super) fn answer_batch(&self, batched: &mut Batched, count: usize, batch: &mut Batch) {
+        let now = self.clock.now().instant;
+        let seed = self.seed.fetch_add(count as u64, Ordering::Relaxed);
+        let view = self.registry.view().at(now);
+        batched.faces.refresh(&view, &self.answers);
+        let common = Common {
+            view: &view,
+            settings: &self.answers,
+            names: &self.names,
+            faces: &batched.faces,
+        };
+        let mut tally = Tally::default();
+        for place in 0..count {
+            let (octets, answer, from) = batch.datagram(place);
+            let seed = seed + place as u64;
+            match common.answer(octets, &self.unsigned(from), seed, answer) {
+                Some(answered) => {
+                    tally.count(answered.rcode);
+                    if let Some(row) = answered.object.filter(|_| is_counted(seed)) {
+                        self.questions.note(&view.index().registers.address(row), now);
+                    }
+                }
+                None => answer.clear(),
+            }
+        }
+        drop(view);
+        self.counters.queries(&tally);
+    }
+
+    /// Who asks without a signature.
+    fn unsigned(&self, from: IpAddr) -> Asker {
+        if self.networks.iter().any(|network| network.contains(from)) {
+            Asker::Network
+        } else {
+            Asker::Stranger
         }
     }
 
@@ -302,8 +353,7 @@ impl Service {
             Some(Holder::Admin) => Asker::Admin,
             Some(Holder::Agent(server)) => Asker::Agent(server.clone()),
             Some(Holder::Client { grants, .. }) => Asker::Client(Arc::clone(grants)),
-            None if self.networks.iter().any(|network| network.contains(from)) => Asker::Network,
-            None => Asker::Stranger,
+            None => self.unsigned(from),
         };
         let seed = self.seed.fetch_add(1, Ordering::Relaxed);
         let now = self.clock.now().instant;

@@ -1,77 +1,143 @@
-//! DNS over UDP.
+//! DNS over UDP: a thread for each socket, datagrams by the batch.
+//!
+//! The common question is answered in place under one view of the registry for the whole batch; everything else takes the general
+//! path, and updates go to tasks of their own.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use tokio::net::UdpSocket;
-use tokio::sync::Semaphore;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::batch::Batch;
 use super::counters::Counters;
-use super::service::{Handled, Service};
+use super::service::{Batched, Handled, Service};
 use crate::answer::reply::Transport;
 
-/// Datagrams answered before other tasks get their turn.
-const TURN: usize = 64;
+/// What all sockets share.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) service: Arc<Service>,
+    /// Updates that may wait for the registry.
+    pub(super) updates: Arc<Semaphore>,
+    /// Where updates are waited for.
+    pub(super) tasks: TaskTracker,
+    pub(super) stop: CancellationToken,
+}
 
-/// Answers what comes to one socket until stopped. Questions are answered in place, updates in tasks of their own.
-pub(super) async fn run(
-    socket: Arc<UdpSocket>,
-    service: Arc<Service>,
-    updates: Arc<Semaphore>,
-    tasks: TaskTracker,
-    stop: CancellationToken,
-) {
-    let mut buffer = vec![0; usize::from(u16::MAX)];
-    loop {
-        let ready = tokio::select! {
-            ready = socket.readable() => ready,
-            () = stop.cancelled() => return,
-        };
-        if let Err(error) = ready {
-            tracing::warn!(%error, "wait for UDP messages");
+/// Answers what comes to one socket until stopped; ends when nothing more is taken from it.
+pub(super) async fn run(socket: UdpSocket, number: usize, shared: Shared) {
+    let (wake, stop) = match eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map(Arc::new) {
+        Ok(wake) => (Arc::clone(&wake), shared.stop.clone()),
+        Err(error) => {
+            tracing::error!(%error, "make an event: this socket answers nothing");
+            return;
         }
-        for _ in 0..TURN {
-            let (octets, from) = match socket.try_recv_from(&mut buffer) {
-                Ok(received) => received,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // What the network said of an earlier answer, such as that nobody listens there.
+    };
+    let (over, ended) = oneshot::channel();
+    let runtime = Handle::current();
+    let spawned = {
+        let wake = Arc::clone(&wake);
+        std::thread::Builder::new()
+            .name(format!("dns-udp-{number}"))
+            .spawn(move || {
+                Loop {
+                    socket: Arc::new(socket),
+                    shared,
+                    runtime,
+                }
+                .run(&wake);
+                // Whoever waits may have gone.
+                let _ = over.send(());
+            })
+    };
+    if let Err(error) = spawned {
+        tracing::error!(%error, "start a thread: this socket answers nothing");
+        return;
+    }
+    stop.cancelled().await;
+    if let Err(error) = rustix::io::write(&*wake, &1_u64.to_ne_bytes()) {
+        tracing::error!(%error, "stop a thread");
+    }
+    // An error says that it is gone already.
+    let _ = ended.await;
+}
+
+struct Loop {
+    socket: Arc<UdpSocket>,
+    shared: Shared,
+    runtime: Handle,
+}
+
+impl Loop {
+    fn run(self, wake: &OwnedFd) {
+        let service = Arc::clone(&self.shared.service);
+        let mut batch = Batch::new();
+        let mut batched = Batched::default();
+        while !self.shared.stop.is_cancelled() {
+            let count = match batch.receive(self.socket.as_fd()) {
+                Ok(count) => count,
                 Err(error) => {
-                    tracing::debug!(%error, "receive over UDP");
+                    match error.kind() {
+                        io::ErrorKind::WouldBlock => self.wait(wake),
+                        // What the network said of an earlier answer, such as that nobody listens there.
+                        _ => tracing::debug!(%error, "receive over UDP"),
+                    }
                     continue;
                 }
             };
-            match service.handle(&buffer[..octets], from.ip(), Transport::Udp) {
-                Handled::Silent => {}
-                Handled::Reply(reply) => send(&socket, &reply, from).await,
-                Handled::Update(asked) => {
-                    let Ok(permit) = Arc::clone(&updates).try_acquire_owned() else {
-                        Counters::count(&service.counters().dropped);
-                        continue;
-                    };
-                    let (socket, service) = (Arc::clone(&socket), Arc::clone(&service));
-                    tasks.spawn(async move {
-                        let judging = service.propose(*asked).await;
-                        let reply = service.conclude(judging).await;
-                        send(&socket, &reply, from).await;
-                        drop(permit);
-                    });
+            service.answer_batch(&mut batched, count, &mut batch);
+            for place in 0..count {
+                let (octets, answer, from) = batch.datagram(place);
+                if !answer.is_empty() {
+                    continue;
+                }
+                match service.handle(octets, from, Transport::Udp) {
+                    Handled::Silent => {}
+                    Handled::Reply(reply) => *answer = reply,
+                    Handled::Update(asked) => {
+                        let from = batch.from(place);
+                        self.update(*asked, from);
+                    }
                 }
             }
+            batch.send(self.socket.as_fd());
         }
-        tokio::task::yield_now().await;
     }
-}
 
-async fn send(socket: &UdpSocket, reply: &[u8], to: SocketAddr) {
-    let sent = match socket.try_send_to(reply, to) {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.send_to(reply, to).await,
-        sent => sent,
-    };
-    if let Err(error) = sent {
-        // Whoever asked asks again.
-        tracing::debug!(%to, %error, "send over UDP");
+    /// Waits until something comes or the end.
+    fn wait(&self, wake: &OwnedFd) {
+        let mut what = [
+            PollFd::new(&*self.socket, PollFlags::IN),
+            PollFd::new(wake, PollFlags::IN),
+        ];
+        match poll(&mut what, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => tracing::warn!(%error, "wait for UDP messages"),
+        }
+    }
+
+    /// Has an update judged and answered in a task of its own.
+    fn update(&self, asked: super::service::Asked, from: SocketAddr) {
+        let Ok(permit) = Arc::clone(&self.shared.updates).try_acquire_owned() else {
+            Counters::count(&self.shared.service.counters().dropped);
+            return;
+        };
+        let (socket, service) = (Arc::clone(&self.socket), Arc::clone(&self.shared.service));
+        let task = async move {
+            let judging = service.propose(asked).await;
+            let reply = service.conclude(judging).await;
+            // Where there is no room: whoever asked asks again.
+            if let Err(error) = socket.send_to(&reply, from) {
+                tracing::debug!(%from, %error, "send over UDP");
+            }
+            drop(permit);
+        };
+        self.shared.tasks.spawn_on(task, &self.runtime);
     }
 }

@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use hickory_proto::rr::{Name, RData, RecordType};
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder, BinEncodable, BinEncoder, NameEncoding, Restrict};
+use zones::register::HOLDERS_MAX;
 use zones::{Epoch, Has, Level, Register, ServerName, State, Tx, Want};
 
 use super::bytes::{Damaged, Reader, Writer};
@@ -120,7 +121,7 @@ impl Entry {
     pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Entry, Damaged> {
         let mut from = Reader(bytes);
         let entry = match from.u8()? {
-            1 => Entry::Register(read_register(&mut from)?),
+            1 => Entry::Register(RegisterFields::read(&mut from)?.to_register()?),
             2 => {
                 let (zone, node) = read_node(&mut from)?;
                 Entry::Node(zone, Arc::new(node))
@@ -170,31 +171,102 @@ fn write_register(out: &mut Writer, register: &Register) {
     out.u8(register.level.0);
 }
 
-fn read_register(from: &mut Reader<'_>) -> Result<Register, Damaged> {
-    let address = from.parsed()?;
-    let epoch = Epoch(from.u64()?);
-    let tx = Tx(from.octets16()?);
-    let state = from.u8()?;
-    let owner = from.parsed()?;
-    let state = match state {
-        0 => State::Stable,
-        1 => State::Moving { to: from.parsed()? },
-        2 => State::Deleted,
-        _ => return Err(Damaged("an unknown state")),
-    };
-    let register = Register {
-        address,
-        epoch,
-        owner,
-        state,
-        tx,
-        holders: from.list(Reader::parsed)?,
-        kind: from.parsed()?,
-        schema: from.u32()?,
-        level: Level(from.u8()?),
-    };
-    register.check().map_err(|_| Damaged("a register contradicts itself"))?;
-    Ok(register)
+/// A register as the log holds it, not yet judged.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RegisterFields<'a> {
+    pub(crate) address: &'a str,
+    pub(crate) epoch: u64,
+    pub(crate) tx: [u8; 16],
+    pub(crate) owner: &'a str,
+    pub(crate) state: StateField<'a>,
+    holders: [&'a str; HOLDERS_MAX],
+    holder_count: usize,
+    pub(crate) kind: &'a str,
+    pub(crate) schema: u32,
+    pub(crate) level: u8,
+}
+
+/// The state in [`RegisterFields`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum StateField<'a> {
+    Stable,
+    /// To this server.
+    Moving(&'a str),
+    Deleted,
+}
+
+impl<'a> RegisterFields<'a> {
+    /// Reads the octets of an entry that is a register; `None` for other entries.
+    pub(crate) fn of_entry(octets: &'a [u8]) -> Result<Option<RegisterFields<'a>>, Damaged> {
+        let Some((1, octets)) = octets.split_first() else {
+            return Ok(None);
+        };
+        let mut from = Reader(octets);
+        let fields = RegisterFields::read(&mut from)?;
+        from.end()?;
+        Ok(Some(fields))
+    }
+
+    fn read(from: &mut Reader<'a>) -> Result<RegisterFields<'a>, Damaged> {
+        let address = from.text()?;
+        let epoch = from.u64()?;
+        let tx = from.octets16()?;
+        let state = from.u8()?;
+        let owner = from.text()?;
+        let state = match state {
+            0 => StateField::Stable,
+            1 => StateField::Moving(from.text()?),
+            2 => StateField::Deleted,
+            _ => return Err(Damaged("an unknown state")),
+        };
+        let holder_count = usize::from(from.u16()?);
+        let mut holders = [""; HOLDERS_MAX];
+        let places = holders.get_mut(..holder_count);
+        for place in places.ok_or(Damaged("a register contradicts itself"))? {
+            *place = from.text()?;
+        }
+        Ok(RegisterFields {
+            address,
+            epoch,
+            tx,
+            owner,
+            state,
+            holders,
+            holder_count,
+            kind: from.text()?,
+            schema: from.u32()?,
+            level: from.u8()?,
+        })
+    }
+
+    /// Servers with a copy.
+    pub(crate) fn holders(&self) -> &[&'a str] {
+        &self.holders[..self.holder_count]
+    }
+
+    /// The register, if it is one.
+    pub(crate) fn to_register(self) -> Result<Register, Damaged> {
+        fn parsed<T: std::str::FromStr>(text: &str) -> Result<T, Damaged> {
+            text.parse().map_err(|_| Damaged("a text breaks its grammar"))
+        }
+        let register = Register {
+            address: parsed(self.address)?,
+            epoch: Epoch(self.epoch),
+            owner: parsed(self.owner)?,
+            state: match self.state {
+                StateField::Stable => State::Stable,
+                StateField::Moving(to) => State::Moving { to: parsed(to)? },
+                StateField::Deleted => State::Deleted,
+            },
+            tx: Tx(self.tx),
+            holders: self.holders().iter().copied().map(parsed).collect::<Result<_, _>>()?,
+            kind: parsed(self.kind)?,
+            schema: self.schema,
+            level: Level(self.level),
+        };
+        register.check().map_err(|_| Damaged("a register contradicts itself"))?;
+        Ok(register)
+    }
 }
 
 fn write_node(out: &mut Writer, zone: RecordZone, node: &Node) {

@@ -7,7 +7,8 @@ use hickory_proto::rr::rdata::{NS, SOA};
 use hickory_proto::rr::{Name, RData, RecordType};
 use zones::{Domain, ServerName, Zone};
 
-use super::entry::{Entry, Plan, Reconcile, RecordZone, Serials};
+use super::bytes::Damaged;
+use super::entry::{Entry, Plan, Reconcile, RecordZone, RegisterFields, Serials};
 use super::registers::{Registers, key_of};
 use super::server::Server;
 use super::zone::{Node, Records, RrSet};
@@ -27,6 +28,8 @@ pub(crate) struct Index {
     /// Delegations in `tree`.
     pub(crate) tree: Records,
     servers: BTreeMap<ServerName, (Server, u64)>,
+    /// How often a server changed.
+    servers_version: u64,
     plans: BTreeMap<u64, (Arc<Plan>, u64)>,
     serials: (Serials, u64),
     reconcile: (Arc<Reconcile>, u64),
@@ -46,6 +49,7 @@ impl Index {
             apex: Records::default(),
             tree: Records::default(),
             servers: BTreeMap::new(),
+            servers_version: 0,
             plans: BTreeMap::new(),
             serials: (first, 0),
             reconcile: (Arc::default(), 0),
@@ -56,13 +60,25 @@ impl Index {
         self.registers.finish_loading();
     }
 
+    /// Takes the octets of one entry of the log in.
+    pub(crate) fn load(&mut self, octets: &[u8], seq: u64) -> Result<(), Damaged> {
+        match RegisterFields::of_entry(octets)? {
+            Some(register) => self.registers.load(&register),
+            None => {
+                self.apply(Entry::from_bytes(octets)?, seq);
+                Ok(())
+            }
+        }
+    }
+
     /// Takes one entry of the log in.
     pub(crate) fn apply(&mut self, entry: Entry, seq: u64) {
         match entry {
-            Entry::Register(register) => self.registers.put(&register, seq),
+            Entry::Register(register) => self.registers.put(&register),
             Entry::Node(RecordZone::Apex, node) => self.apex.put(node, seq),
             Entry::Node(RecordZone::Tree, node) => self.tree.put(node, seq),
             Entry::Server(server) => {
+                self.servers_version += 1;
                 self.servers.insert(server.name.clone(), (*server, seq));
             }
             Entry::Plan(plan) => {
@@ -77,15 +93,20 @@ impl Index {
     pub(crate) fn apply_soft(&mut self, server: Server) {
         if let Some((kept, _)) = self.servers.get_mut(&server.name) {
             *kept = server;
+            self.servers_version += 1;
         }
     }
 
     /// Whether an entry of the log is the one that counts, not one that a later entry replaced.
+    ///
+    /// No register text occurs twice (DESIGN.md section 5), so that a register counts if it is the one that is kept: where the
+    /// log holds it need not be known.
     pub(crate) fn counts(&self, entry: &Entry, seq: u64) -> bool {
         let kept = match entry {
-            Entry::Register(register) => key_of(&self.domain, &register.address)
-                .and_then(|key| self.registers.find(&key))
-                .map(|id| self.registers.seq(id)),
+            Entry::Register(register) => {
+                let found = key_of(&self.domain, &register.address).and_then(|key| self.registers.find(&key));
+                return found.is_some_and(|id| self.registers.register(id) == *register);
+            }
             Entry::Node(zone, node) => self.records(*zone).seq(&node.name),
             Entry::Server(server) => self.servers.get(&server.name).map(|(_, seq)| *seq),
             Entry::Plan(plan) => self.plans.get(&plan.number).map(|(_, seq)| *seq),
@@ -98,10 +119,7 @@ impl Index {
     /// Says where the log holds an entry now; nothing else changes.
     pub(crate) fn moved(&mut self, entry: &Entry, seq: u64) {
         match entry {
-            Entry::Register(register) => {
-                let id = key_of(&self.domain, &register.address).and_then(|key| self.registers.find(&key));
-                self.registers.set_seq(id.expect("an entry that counts has a row"), seq);
-            }
+            Entry::Register(_) => {}
             Entry::Node(RecordZone::Apex, node) => self.apex.put(Arc::clone(node), seq),
             Entry::Node(RecordZone::Tree, node) => self.tree.put(Arc::clone(node), seq),
             // The soft half stays as it is.
@@ -138,6 +156,11 @@ impl Index {
 
     pub(crate) fn servers(&self) -> impl ExactSizeIterator<Item = &Server> {
         self.servers.values().map(|(server, _)| server)
+    }
+
+    /// Another number after each change of a server, in what lasts or not.
+    pub(crate) fn servers_version(&self) -> u64 {
+        self.servers_version
     }
 
     /// The current plan: the one with the highest number.

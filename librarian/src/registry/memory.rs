@@ -6,7 +6,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::entry::{Entry, Reconcile};
-use super::storage::{Batch, Storage, StorageError, damaged};
+use super::storage::{Batch, EachEntry, Storage, StorageError, damaged};
 
 /// What becomes of the next commit when the power goes in the midst of it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -47,11 +47,12 @@ impl MemoryLog {
     /// [`StorageError::Damaged`].
     pub fn restored(&self) -> Result<MemoryLog, StorageError> {
         let (mut copy, mut closed, mut next) = (self.copy(), Reconcile::default(), 1);
-        copy.load(&mut |seq, entry| {
+        copy.load(&mut |seq, octets| {
             next = seq + 1;
-            if let Entry::Reconcile(last) = entry {
+            if let Entry::Reconcile(last) = Entry::from_bytes(octets)? {
                 closed = (*last).clone();
             }
+            Ok(())
         })?;
         closed.open = false;
         let closed = Entry::Reconcile(Arc::new(closed)).to_bytes();
@@ -61,9 +62,9 @@ impl MemoryLog {
 }
 
 impl Storage for MemoryLog {
-    fn load(&mut self, each: &mut dyn FnMut(u64, Entry)) -> Result<(), StorageError> {
+    fn load(&mut self, each: &mut EachEntry<'_>) -> Result<(), StorageError> {
         for (seq, octets) in &self.0.lock().entries {
-            each(*seq, Entry::from_bytes(octets).map_err(|reason| damaged(*seq, reason))?);
+            each(*seq, octets).map_err(|reason| damaged(*seq, reason))?;
         }
         Ok(())
     }

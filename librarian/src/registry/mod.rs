@@ -2,7 +2,8 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `registers`, `ordered` | registers in memory, compact, with the orders that tell what lies below a name |
+//! | `registers`, `texts`, `interned` | registers in memory, compact: rows, addresses, what many rows name |
+//! | `ordered`, `sorting` | the orders of rows that tell what lies below a name |
 //! | `zone` | ordinary records in memory |
 //! | `index`, `view` | all of it together / how it is read |
 //! | `proposal`, `draft` | what can be changed / changes that are judged but not yet durable |
@@ -16,12 +17,15 @@ mod commit;
 pub(crate) mod draft;
 mod entry;
 pub(crate) mod index;
+mod interned;
 mod memory;
 mod ordered;
 mod proposal;
 pub(crate) mod registers;
 mod server;
+mod sorting;
 mod storage;
+mod texts;
 mod view;
 pub(crate) mod zone;
 
@@ -175,11 +179,11 @@ impl Registry {
         let started = Instant::now();
         let mut index = Index::loading(domain);
         let (mut first_seq, mut next_seq, mut log_entries) = (None, 1, 0);
-        storage.load(&mut |seq, entry| {
+        storage.load(&mut |seq, octets| {
             first_seq.get_or_insert(seq);
             next_seq = seq + 1;
             log_entries += 1;
-            index.apply(entry, seq);
+            index.load(octets, seq)
         })?;
         if index.apex.node(domain.apex()).is_none() {
             let apex = entry::Entry::Node(RecordZone::Apex, Arc::new(index::first_apex(domain, settings.ttl_s)));

@@ -9,21 +9,29 @@
 //! address that is the folded address; parts that DNS cannot carry differ (PROTOCOL.md section 2).
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 
 use hashbrown::HashTable;
 use hickory_proto::rr::Name;
 use zones::name::label_count;
+use zones::register::HOLDERS_MAX;
 use zones::{Address, Domain, Epoch, Level, ObjectType, Register, ServerName, State, Tx, Zone};
 
+use super::bytes::Damaged;
+use super::entry::{RegisterFields, StateField};
+use super::interned::{Called, Interned};
 use super::ordered::Ordered;
+use super::sorting::{backward_word, by_words, forward_word};
+use super::texts::Texts;
 
 /// Rows in one piece of the table, so that growing never copies the rows.
 const PIECE: usize = 4096;
-/// Holders that a row keeps in place; more go to the heap.
+/// Holders that a row keeps in place; the lists of those with more lie elsewhere.
 const HOLDERS_INLINE: usize = 3;
+/// Octets that DNS spends on the names of `obj` and its labels' lengths: an address that leaves room for them has a name.
+const NAME_OCTETS_MAX: usize = 255;
 
 /// The key of an address: its labels in written order, lower case, joined by dots.
 ///
@@ -79,29 +87,26 @@ pub(crate) fn key_of_name(domain: &Domain, name: &Name) -> Option<String> {
     }
 }
 
-/// One register.
+/// One register in 44 octets.
+#[derive(Clone)]
 struct Row {
-    /// The address as spelled, then the key if that is not the same text.
-    text: Box<str>,
-    epoch: u64,
     tx: [u8; 16],
-    /// Where the log holds it.
-    seq: u64,
-    // A thin pointer: few rows need it, all rows pay for it.
-    #[expect(clippy::box_collection)]
-    holders_more: Option<Box<Vec<u16>>>,
+    /// In octets, since a number of eight would want a multiple of eight.
+    epoch: [u8; 8],
+    /// Where the address lies.
+    text: u32,
+    /// Which type, schema and level.
     kind: u32,
-    schema: u32,
+    /// Servers; of more than fit, the first two are the number of their list.
     holders: [u16; HOLDERS_INLINE],
-    holder_count: u8,
-    /// Octets of the spelling.
-    spelled: u8,
     owner: u16,
     /// The destination, while moving.
     to: u16,
+    holder_count: u8,
     state: Mark,
-    level: u8,
 }
+
+const _: () = assert!(size_of::<Row>() == 44, "ten million rows are what memory is spent on");
 
 /// The state without its destination.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -112,53 +117,103 @@ enum Mark {
 }
 
 impl Row {
-    fn spelling(&self) -> &str {
-        &self.text[..usize::from(self.spelled)]
-    }
-
-    fn key(&self) -> &str {
-        match &self.text[usize::from(self.spelled)..] {
-            "" => &self.text,
-            key => key,
-        }
-    }
-
-    fn holders(&self) -> &[u16] {
-        match &self.holders_more {
-            Some(more) => more,
-            None => &self.holders[..usize::from(self.holder_count)],
-        }
-    }
-
     fn is_live(&self) -> bool {
         self.state != Mark::Deleted
     }
-}
 
-/// Texts kept once, by number.
-struct Interned<T> {
-    list: Vec<T>,
-    numbers: HashMap<T, u32>,
-}
-
-impl<T: Clone + Eq + std::hash::Hash> Interned<T> {
-    fn number(&mut self, value: &T) -> u32 {
-        if let Some(number) = self.numbers.get(value) {
-            return *number;
-        }
-        let number = u32::try_from(self.list.len()).expect("fewer than 2^32 texts fit in memory");
-        self.list.push(value.clone());
-        self.numbers.insert(value.clone(), number);
-        number
+    /// Where the list of the holders lies, if there are too many to be kept in place.
+    fn list(&self) -> Option<usize> {
+        let [high, low, _] = self.holders;
+        (usize::from(self.holder_count) > HOLDERS_INLINE).then_some(usize::from(high) << 16 | usize::from(low))
     }
 }
 
-impl<T> Default for Interned<T> {
-    fn default() -> Self {
-        Interned {
-            list: Vec::new(),
-            numbers: HashMap::new(),
-        }
+/// What registers say of objects, a few words for millions.
+#[derive(Debug)]
+struct Kind {
+    kind: ObjectType,
+    schema: u32,
+    level: Level,
+}
+
+impl Called for Kind {
+    type Name<'a> = (&'a str, u32, u8);
+
+    fn called(&self) -> (&str, u32, u8) {
+        (self.kind.as_str(), self.schema, self.level.0)
+    }
+
+    fn is_called(&self, name: (&str, u32, u8)) -> bool {
+        self.called() == name
+    }
+}
+
+impl Called for ServerName {
+    type Name<'a> = &'a str;
+
+    fn called(&self) -> &str {
+        self.as_str()
+    }
+
+    fn is_called(&self, name: &str) -> bool {
+        self.as_str() == name
+    }
+}
+
+/// What a register says, in numbers.
+struct Numbers {
+    owner: u16,
+    to: u16,
+    state: Mark,
+    holders: [u16; HOLDERS_MAX],
+    holder_count: usize,
+    kind: u32,
+}
+
+impl Numbers {
+    fn holders(&self) -> &[u16] {
+        &self.holders[..self.holder_count]
+    }
+}
+
+/// A register as it lies in the table: nothing is copied to read it.
+#[derive(Clone, Copy)]
+pub(crate) struct Stored<'t> {
+    table: &'t Registers,
+    row: &'t Row,
+}
+
+impl<'t> Stored<'t> {
+    /// The address as spelled.
+    pub(crate) fn spelling(self) -> &'t [u8] {
+        self.table.texts.spelling(self.row.text)
+    }
+
+    pub(crate) fn epoch(self) -> u64 {
+        u64::from_ne_bytes(self.row.epoch)
+    }
+
+    pub(crate) fn tx(self) -> &'t [u8; 16] {
+        &self.row.tx
+    }
+
+    pub(crate) fn owner(self) -> &'t ServerName {
+        self.table.server(self.row.owner)
+    }
+
+    /// Numbers of the servers that hold it; see [`Registers::server`].
+    pub(crate) fn holders(self) -> &'t [u16] {
+        self.table.holders(self.row)
+    }
+
+    /// The number of the destination, while it moves.
+    pub(crate) fn to(self) -> Option<u16> {
+        (self.row.state == Mark::Moving).then_some(self.row.to)
+    }
+
+    /// Type, schema and level.
+    pub(crate) fn kind(self) -> (&'t str, u32, u8) {
+        self.table.kinds.get(self.row.kind).called()
     }
 }
 
@@ -166,6 +221,10 @@ impl<T> Default for Interned<T> {
 pub(crate) struct Registers {
     domain: Domain,
     rows: Vec<Vec<Row>>,
+    texts: Texts,
+    /// Lists of holders that are too long for a row; an empty one is free.
+    lists: Vec<Box<[u16]>>,
+    free_lists: Vec<usize>,
     by_key: HashTable<u32>,
     hasher: RandomState,
     /// Live rows by key.
@@ -173,7 +232,7 @@ pub(crate) struct Registers {
     /// Live rows by key, last octet first.
     backward: Ordered,
     servers: Interned<ServerName>,
-    kinds: Interned<ObjectType>,
+    kinds: Interned<Kind>,
     /// Registers that name a server in any field, by the server's number.
     naming: Vec<u64>,
     /// Registers that a server owns, by the server's number.
@@ -190,6 +249,9 @@ impl Registers {
         Registers {
             domain,
             rows: Vec::new(),
+            texts: Texts::default(),
+            lists: Vec::new(),
+            free_lists: Vec::new(),
             by_key: HashTable::new(),
             hasher: RandomState::new(),
             forward: Ordered::default(),
@@ -203,17 +265,18 @@ impl Registers {
         }
     }
 
-    /// Makes the two orders.
+    /// Makes the two orders, side by side.
     pub(crate) fn finish_loading(&mut self) {
         self.loading = false;
-        let mut live: Vec<u32> = (0..self.len())
-            .map(|id| u32::try_from(id).expect("rows are numbered by u32"))
-            .filter(|id| self.row(*id).is_live())
-            .collect();
-        live.sort_unstable_by(|a, b| self.key(*a).cmp(self.key(*b)));
-        self.forward = Ordered::from_sorted(&live);
-        live.sort_unstable_by(|a, b| backward(self.key(*a), self.key(*b)));
-        self.backward = Ordered::from_sorted(&live);
+        let this = &*self;
+        let live = || (0..this.row_count()).filter(|id| this.row(*id).is_live());
+        let (forward, backward) = std::thread::scope(|scope| {
+            let backward = scope.spawn(|| by_words(live(), &|id, octet| backward_word(this.key_octets(id), octet)));
+            let forward = by_words(live(), &|id, octet| forward_word(this.key_octets(id), octet));
+            (forward, backward.join().expect("sorting does not panic"))
+        });
+        self.forward = Ordered::from_sorted(&forward);
+        self.backward = Ordered::from_sorted(&backward);
     }
 
     /// Registers, deleted ones included.
@@ -224,6 +287,10 @@ impl Registers {
         }
     }
 
+    fn row_count(&self) -> u32 {
+        u32::try_from(self.len()).expect("rows are numbered by u32")
+    }
+
     /// Registers that are not deleted.
     pub(crate) fn live(&self) -> usize {
         self.forward.len()
@@ -231,40 +298,70 @@ impl Registers {
 
     /// The row of a key.
     pub(crate) fn find(&self, key: &str) -> Option<u32> {
-        self.by_key
-            .find(self.hasher.hash_one(key), |id| self.key(*id) == key)
-            .copied()
+        self.find_octets(key.as_bytes())
+    }
+
+    /// The row of a key that is in octets.
+    pub(crate) fn find_octets(&self, key: &[u8]) -> Option<u32> {
+        let is_it = |id: &u32| self.key_octets(*id) == key;
+        self.by_key.find(self.hasher.hash_one(key), is_it).copied()
+    }
+
+    /// The register in a row, as it lies there.
+    pub(crate) fn stored(&self, id: u32) -> Stored<'_> {
+        Stored {
+            table: self,
+            row: self.row(id),
+        }
     }
 
     /// The register in a row.
     pub(crate) fn register(&self, id: u32) -> Register {
         let row = self.row(id);
-        let server = |number: u16| self.servers.list[usize::from(number)].clone();
+        let kind = self.kinds.get(row.kind);
         Register {
             address: self.address(id),
-            epoch: Epoch(row.epoch),
-            owner: server(row.owner),
+            epoch: Epoch(self.stored(id).epoch()),
+            owner: self.server(row.owner).clone(),
             state: match row.state {
                 Mark::Stable => State::Stable,
-                Mark::Moving => State::Moving { to: server(row.to) },
+                Mark::Moving => State::Moving {
+                    to: self.server(row.to).clone(),
+                },
                 Mark::Deleted => State::Deleted,
             },
             tx: Tx(row.tx),
-            holders: row.holders().iter().copied().map(server).collect(),
-            kind: self.kinds.list[row.kind as usize].clone(),
-            schema: row.schema,
-            level: Level(row.level),
+            holders: self
+                .holders(row)
+                .iter()
+                .map(|server| self.server(*server).clone())
+                .collect(),
+            kind: kind.kind.clone(),
+            schema: kind.schema,
+            level: kind.level,
         }
     }
 
     /// The address in a row, as spelled.
     pub(crate) fn address(&self, id: u32) -> Address {
-        self.row(id).spelling().parse().expect("a row was made from an address")
+        let spelling = std::str::from_utf8(self.stored(id).spelling());
+        let address = spelling.ok().and_then(|spelling| spelling.parse().ok());
+        address.expect("a row was made from an address")
+    }
+
+    /// The server of a number.
+    pub(crate) fn server(&self, number: u16) -> &ServerName {
+        self.servers.get(number.into())
+    }
+
+    /// How many servers have numbers; none is taken away again.
+    pub(crate) fn server_count(&self) -> usize {
+        self.servers.list().len()
     }
 
     /// The level of every object that is there.
     pub(crate) fn levels(&self) -> impl Iterator<Item = Level> + '_ {
-        self.from("").map(|id| Level(self.row(id).level))
+        self.from("").map(|id| self.kinds.get(self.row(id).kind).level)
     }
 
     /// How many objects are on their way to another server.
@@ -275,7 +372,7 @@ impl Registers {
     /// Whether a server owns the object in a row, and it is not moving.
     pub(crate) fn rests_on(&self, id: u32, server: &ServerName) -> bool {
         let row = self.row(id);
-        row.state == Mark::Stable && self.servers.list[usize::from(row.owner)] == *server
+        row.state == Mark::Stable && self.server(row.owner) == server
     }
 
     /// Whether the object in a row is there: not deleted.
@@ -283,19 +380,13 @@ impl Registers {
         self.row(id).is_live()
     }
 
-    /// Where the log holds the register in a row.
-    pub(crate) fn seq(&self, id: u32) -> u64 {
-        self.row(id).seq
-    }
-
-    /// Says where the log holds the register in a row now.
-    pub(crate) fn set_seq(&mut self, id: u32, seq: u64) {
-        self.rows[id as usize / PIECE][id as usize % PIECE].seq = seq;
-    }
-
     /// The key of a row.
     pub(crate) fn key(&self, id: u32) -> &str {
-        self.row(id).key()
+        std::str::from_utf8(self.key_octets(id)).expect("a key is made of labels' letters and digits")
+    }
+
+    fn key_octets(&self, id: u32) -> &[u8] {
+        self.texts.key(self.row(id).text)
     }
 
     /// Live rows whose key is `key` followed by more labels, in order; all live rows for an empty key.
@@ -307,14 +398,14 @@ impl Registers {
         };
         let from = start.clone();
         self.forward
-            .from(move |id| self.key(id) < from.as_str())
-            .take_while(move |id| self.key(*id).starts_with(&start))
+            .from(move |id| self.key_octets(id) < from.as_bytes())
+            .take_while(move |id| self.key_octets(*id).starts_with(start.as_bytes()))
     }
 
     /// Live rows from the first on whose key is not before `key`.
     pub(crate) fn from(&self, key: &str) -> impl Iterator<Item = u32> + '_ {
         let key = key.to_owned();
-        self.forward.from(move |id| self.key(id) < key.as_str())
+        self.forward.from(move |id| self.key_octets(id) < key.as_bytes())
     }
 
     /// Live rows whose key is more labels followed by `key`; all live rows for an empty key.
@@ -326,8 +417,46 @@ impl Registers {
         };
         let from = end.clone();
         self.backward
-            .from(move |id| backward(self.key(id), &from) == Ordering::Less)
-            .take_while(move |id| self.key(*id).ends_with(&end))
+            .from(move |id| backward(self.key_octets(id), from.as_bytes()) == Ordering::Less)
+            .take_while(move |id| self.key_octets(*id).ends_with(end.as_bytes()))
+    }
+
+    /// Whether the key of a live row is `key` followed by more labels.
+    pub(crate) fn any_below(&self, key: &[u8]) -> bool {
+        debug_assert!(!key.is_empty(), "everything lies below the apex");
+        let is_before = |id| {
+            let found = self.key_octets(id);
+            // '.' ends the key: what goes on otherwise sorts before or after all that lies below.
+            match found.strip_prefix(key) {
+                Some([]) => true,
+                Some([next, ..]) => *next < b'.',
+                None => found < key,
+            }
+        };
+        let first = self.forward.from(is_before).next();
+        first.is_some_and(|id| {
+            self.key_octets(id)
+                .strip_prefix(key)
+                .is_some_and(|rest| rest[0] == b'.')
+        })
+    }
+
+    /// Whether the key of a live row is more labels followed by `key`.
+    pub(crate) fn any_ending(&self, key: &[u8]) -> bool {
+        debug_assert!(!key.is_empty(), "everything lies below the apex");
+        let is_before = |id| {
+            let found = self.key_octets(id);
+            match found.strip_suffix(key) {
+                Some([]) => true,
+                Some([.., next]) => *next < b'.',
+                None => backward(found, key) == Ordering::Less,
+            }
+        };
+        let first = self.backward.from(is_before).next();
+        first.is_some_and(|id| {
+            let rest = self.key_octets(id).strip_suffix(key);
+            rest.is_some_and(|rest| rest.last() == Some(&b'.'))
+        })
     }
 
     /// How many registers name a server in any field.
@@ -351,12 +480,11 @@ impl Registers {
         rows: Range<usize>,
         is_such: impl Fn(&ServerName) -> bool,
     ) -> BTreeMap<ServerName, u64> {
-        let such: Vec<bool> = self.servers.list.iter().map(is_such).collect();
+        let such: Vec<bool> = self.servers.list().iter().map(is_such).collect();
         let mut counts = BTreeMap::new();
         for row in self.live_in(rows) {
-            if row.holders().iter().all(|holder| such[usize::from(*holder)]) {
-                let owner = &self.servers.list[usize::from(row.owner)];
-                *counts.entry(owner.clone()).or_default() += 1;
+            if self.holders(row).iter().all(|holder| such[usize::from(*holder)]) {
+                *counts.entry(self.server(row.owner).clone()).or_default() += 1;
             }
         }
         counts
@@ -369,10 +497,10 @@ impl Registers {
         server: &ServerName,
         is_such: impl Fn(&ServerName) -> bool,
     ) -> u64 {
-        let such: Vec<bool> = self.servers.list.iter().map(is_such).collect();
-        let with = |holder: &u16| self.servers.list[usize::from(*holder)] == *server;
+        let such: Vec<bool> = self.servers.list().iter().map(is_such).collect();
+        let with = |holder: &u16| self.server(*holder) == server;
         let lost = self.live_in(rows).filter(|row| {
-            let holders = row.holders();
+            let holders = self.holders(row);
             let all = holders.iter().all(|holder| such[usize::from(*holder)] || with(holder));
             all && holders.iter().any(with)
         });
@@ -385,11 +513,9 @@ impl Registers {
     }
 
     fn count(&self, counts: &[u64], server: &ServerName) -> u64 {
-        let number = self.servers.numbers.get(server);
-        number
-            .and_then(|number| counts.get(*number as usize))
-            .copied()
-            .unwrap_or(0)
+        let number = self.servers.find(server.as_str());
+        let count = number.and_then(|number| counts.get(number as usize));
+        count.copied().unwrap_or(0)
     }
 
     /// Sets an object's register, a new one or a changed one.
@@ -397,18 +523,143 @@ impl Registers {
     /// # Panics
     ///
     /// If the address has no name in this pool: such a register is refused before.
-    pub(crate) fn put(&mut self, register: &Register, seq: u64) {
+    pub(crate) fn put(&mut self, register: &Register) {
         let key = key_of(&self.domain, &register.address).expect("the address was checked when it was registered");
-        let row = self.make_row(register, &key, seq);
-        match self.find(&key) {
-            Some(id) => self.replace(id, row),
-            None => self.add(&key, row),
+        let kind = Kind {
+            kind: register.kind.clone(),
+            schema: register.schema,
+            level: register.level,
+        };
+        let mut holders = [0; HOLDERS_MAX];
+        for (place, holder) in holders.iter_mut().zip(&register.holders) {
+            *place = self.number(holder);
+        }
+        let owner = self.number(&register.owner);
+        let (state, to) = match &register.state {
+            State::Stable => (Mark::Stable, owner),
+            State::Moving { to } => (Mark::Moving, self.number(to)),
+            State::Deleted => (Mark::Deleted, owner),
+        };
+        let numbers = Numbers {
+            owner,
+            to,
+            state,
+            holders,
+            holder_count: register.holders.len(),
+            kind: self.kinds.find(kind.called()).unwrap_or_else(|| self.kinds.add(kind)),
+        };
+        self.set(
+            register.address.as_str(),
+            &key,
+            register.epoch.0,
+            register.tx.0,
+            &numbers,
+        );
+    }
+
+    /// Takes in a register as the log holds it. The same as to read it and to [`Registers::put`] it, for millions: nothing is
+    /// allocated but what stays.
+    pub(crate) fn load(&mut self, fields: &RegisterFields<'_>) -> Result<(), Damaged> {
+        let spelling = fields.address;
+        let zone_octets = self.domain.zone(Zone::Obj).len();
+        let fits = spelling.len() + 1 + zone_octets <= NAME_OCTETS_MAX;
+        if !(fits && is_its_own_key(spelling)) {
+            // Parts in capitals or too long for DNS.
+            let register = fields.to_register()?;
+            key_of(&self.domain, &register.address).ok_or(Damaged("an address has no name in this pool"))?;
+            self.put(&register);
+            return Ok(());
+        }
+        let mut holders = [0; HOLDERS_MAX];
+        for (place, holder) in holders.iter_mut().zip(fields.holders()) {
+            *place = self.number_of(holder)?;
+        }
+        let owner = self.number_of(fields.owner)?;
+        let (state, to) = match fields.state {
+            StateField::Stable => (Mark::Stable, owner),
+            StateField::Moving(to) => (Mark::Moving, self.number_of(to)?),
+            StateField::Deleted => (Mark::Deleted, owner),
+        };
+        let kind = (fields.kind, fields.schema, fields.level);
+        let kind = match self.kinds.find(kind) {
+            Some(kind) => kind,
+            None => self.kinds.add(Kind {
+                kind: fields.kind.parse().map_err(|_| Damaged("a type breaks its grammar"))?,
+                schema: fields.schema,
+                level: Level(fields.level),
+            }),
+        };
+        let numbers = Numbers {
+            owner,
+            to,
+            state,
+            holders,
+            holder_count: fields.holders().len(),
+            kind,
+        };
+        // As `Register::check`; its bounds on lengths follow from those of names and addresses.
+        let named = numbers.holders();
+        let twice = (1..named.len()).any(|place| named[..place].contains(&named[place]));
+        let fit = match state {
+            Mark::Stable => named.contains(&owner),
+            Mark::Moving => named.contains(&owner) && !named.contains(&to),
+            Mark::Deleted => named.is_empty(),
+        };
+        if twice || !fit || fields.epoch < Epoch::FIRST.0 || fields.level < 1 {
+            return Err(Damaged("a register contradicts itself"));
+        }
+        self.set(spelling, spelling, fields.epoch, fields.tx, &numbers);
+        Ok(())
+    }
+
+    fn set(&mut self, spelling: &str, key: &str, epoch: u64, tx: [u8; 16], numbers: &Numbers) {
+        let found = self.find(key);
+        let text = match found.map(|id| self.row(id).text) {
+            // Created anew in another spelling: after a deletion this is refused, so only a registry from before tells so.
+            Some(text) if self.texts.spelling(text) == spelling.as_bytes() => text,
+            Some(_) | None => self.texts.push(spelling.as_bytes(), key.as_bytes()),
+        };
+        let free = found.and_then(|id| self.row(id).list());
+        let row = Row {
+            tx,
+            epoch: epoch.to_ne_bytes(),
+            text,
+            kind: numbers.kind,
+            holders: [0; HOLDERS_INLINE],
+            owner: numbers.owner,
+            to: numbers.to,
+            holder_count: u8::try_from(numbers.holder_count).expect("a register names at most 14 holders"),
+            state: numbers.state,
+        };
+        match found {
+            Some(id) => self.replace(id, row, numbers.holders()),
+            None => self.add(key, row, numbers.holders()),
+        }
+        if let Some(list) = free {
+            self.lists[list] = Box::default();
+            self.free_lists.push(list);
         }
     }
 
-    fn replace(&mut self, id: u32, row: Row) {
+    /// Writes a row's holders into it, or down in a list that it names.
+    fn note_holders(&mut self, row: &mut Row, holders: &[u16]) {
+        if holders.len() <= HOLDERS_INLINE {
+            row.holders[..holders.len()].copy_from_slice(holders);
+            return;
+        }
+        let list = self.free_lists.pop().unwrap_or_else(|| {
+            self.lists.push(Box::default());
+            self.lists.len() - 1
+        });
+        self.lists[list] = holders.into();
+        let number = u32::try_from(list).expect("fewer lists than rows");
+        row.holders = [(number >> 16) as u16, number as u16, 0];
+    }
+
+    fn replace(&mut self, id: u32, mut row: Row, holders: &[u16]) {
         let was_live = self.row(id).is_live();
         self.count_row(id, false);
+        self.note_holders(&mut row, holders);
         self.rows[id as usize / PIECE][id as usize % PIECE] = row;
         self.count_row(id, true);
         if self.loading || was_live == self.row(id).is_live() {
@@ -417,16 +668,17 @@ impl Registers {
         if was_live {
             let mut forward = std::mem::take(&mut self.forward);
             let mut reverse = std::mem::take(&mut self.backward);
-            forward.remove(|other| self.key(other).cmp(self.key(id)));
-            reverse.remove(|other| backward(self.key(other), self.key(id)));
+            forward.remove(|other| self.key_octets(other).cmp(self.key_octets(id)));
+            reverse.remove(|other| backward(self.key_octets(other), self.key_octets(id)));
             (self.forward, self.backward) = (forward, reverse);
         } else {
             self.order(id);
         }
     }
 
-    fn add(&mut self, key: &str, row: Row) {
-        let id = u32::try_from(self.len()).expect("fewer than 2^32 registers fit in memory");
+    fn add(&mut self, key: &str, mut row: Row, holders: &[u16]) {
+        let id = self.row_count();
+        self.note_holders(&mut row, holders);
         match self.rows.last_mut() {
             Some(piece) if piece.len() < PIECE => piece.push(row),
             Some(_) | None => {
@@ -436,9 +688,9 @@ impl Registers {
                 self.rows.push(piece);
             }
         }
-        let hash = self.hasher.hash_one(key);
-        let (rows, hasher) = (&self.rows, &self.hasher);
-        let rehash = |id: &u32| hasher.hash_one(rows[*id as usize / PIECE][*id as usize % PIECE].key());
+        let hash = self.hasher.hash_one(key.as_bytes());
+        let (rows, texts, hasher) = (&self.rows, &self.texts, &self.hasher);
+        let rehash = |id: &u32| hasher.hash_one(texts.key(rows[*id as usize / PIECE][*id as usize % PIECE].text));
         self.by_key.insert_unique(hash, id, rehash);
         self.count_row(id, true);
         if !self.loading && self.row(id).is_live() {
@@ -449,57 +701,36 @@ impl Registers {
     fn order(&mut self, id: u32) {
         let mut forward = std::mem::take(&mut self.forward);
         let mut reverse = std::mem::take(&mut self.backward);
-        forward.insert(id, |other| self.key(other).cmp(self.key(id)));
-        reverse.insert(id, |other| backward(self.key(other), self.key(id)));
+        forward.insert(id, |other| self.key_octets(other).cmp(self.key_octets(id)));
+        reverse.insert(id, |other| backward(self.key_octets(other), self.key_octets(id)));
         (self.forward, self.backward) = (forward, reverse);
     }
 
-    fn make_row(&mut self, register: &Register, key: &str, seq: u64) -> Row {
-        let mut server =
-            |name: &ServerName| u16::try_from(self.servers.number(name)).expect("a pool has fewer than 65536 servers");
-        let owner = server(&register.owner);
-        let (state, to) = match &register.state {
-            State::Stable => (Mark::Stable, owner),
-            State::Moving { to } => (Mark::Moving, server(to)),
-            State::Deleted => (Mark::Deleted, owner),
-        };
-        let all: Vec<u16> = register.holders.iter().map(server).collect();
-        let mut holders = [0; HOLDERS_INLINE];
-        let holders_more = if all.len() <= HOLDERS_INLINE {
-            holders[..all.len()].copy_from_slice(&all);
-            None
-        } else {
-            Some(Box::new(all.clone()))
-        };
-        let spelling = register.address.as_str();
-        let text = if key == spelling {
-            spelling.to_owned()
-        } else {
-            format!("{spelling}{key}")
-        };
-        Row {
-            text: text.into(),
-            epoch: register.epoch.0,
-            tx: register.tx.0,
-            seq,
-            holders_more,
-            kind: self.kinds.number(&register.kind),
-            schema: register.schema,
-            holders,
-            holder_count: u8::try_from(all.len()).expect("a register names at most 14 holders"),
-            spelled: u8::try_from(spelling.len()).expect("an address has at most 247 octets"),
-            owner,
-            to,
-            state,
-            level: register.level.0,
+    /// The number of a server.
+    fn number(&mut self, server: &ServerName) -> u16 {
+        let found = self.servers.find(server.as_str());
+        number_of_server(found.unwrap_or_else(|| self.servers.add(server.clone())))
+    }
+
+    /// The number of a server by its name as text.
+    fn number_of(&mut self, server: &str) -> Result<u16, Damaged> {
+        if let Some(number) = self.servers.find(server) {
+            return Ok(number_of_server(number));
         }
+        let server: ServerName = server
+            .parse()
+            .map_err(|_| Damaged("a server's name breaks its grammar"))?;
+        Ok(self.number(&server))
     }
 
     /// Counts a row in or out at the servers it names.
     fn count_row(&mut self, id: u32, add: bool) {
-        self.naming.resize(self.servers.list.len(), 0);
-        self.owned.resize(self.servers.list.len(), 0);
-        self.held.resize(self.servers.list.len(), 0);
+        let servers = self.server_count();
+        if self.naming.len() < servers {
+            for counts in [&mut self.naming, &mut self.owned, &mut self.held] {
+                counts.resize(servers, 0);
+            }
+        }
         let row = &self.rows[id as usize / PIECE][id as usize % PIECE];
         if !row.is_live() {
             return;
@@ -507,7 +738,7 @@ impl Registers {
         let step = |count: &mut u64| *count = if add { *count + 1 } else { *count - 1 };
         step(&mut self.owned[usize::from(row.owner)]);
         // The owner is among the holders; the destination never is.
-        for server in row.holders() {
+        for server in holders_of(&self.lists, row) {
             step(&mut self.naming[usize::from(*server)]);
             if *server != row.owner {
                 step(&mut self.held[usize::from(*server)]);
@@ -518,14 +749,40 @@ impl Registers {
         }
     }
 
+    fn holders<'t>(&'t self, row: &'t Row) -> &'t [u16] {
+        holders_of(&self.lists, row)
+    }
+
     fn row(&self, id: u32) -> &Row {
         &self.rows[id as usize / PIECE][id as usize % PIECE]
     }
 }
 
+fn holders_of<'t>(lists: &'t [Box<[u16]>], row: &'t Row) -> &'t [u16] {
+    match row.list() {
+        Some(list) => &lists[list],
+        None => &row.holders[..usize::from(row.holder_count)],
+    }
+}
+
+fn number_of_server(number: u32) -> u16 {
+    u16::try_from(number).expect("a pool has fewer than 65536 servers")
+}
+
+/// Whether a text is an address whose key is the same text: parts that are labels, in lower case.
+fn is_its_own_key(text: &str) -> bool {
+    text.split('.').all(|part| {
+        (1..=63).contains(&part.len())
+            && !part.starts_with("xh--")
+            && part
+                .bytes()
+                .all(|octet| matches!(octet, b'0'..=b'9' | b'a'..=b'z' | b'_' | b'-'))
+    })
+}
+
 /// Compares two keys from their last octet on.
-fn backward(a: &str, b: &str) -> Ordering {
-    a.bytes().rev().cmp(b.bytes().rev())
+fn backward(a: &[u8], b: &[u8]) -> Ordering {
+    a.iter().rev().cmp(b.iter().rev())
 }
 
 #[cfg(test)]
@@ -553,8 +810,8 @@ mod tests {
     fn table(addresses: &[&str]) -> Registers {
         let mut table = Registers::loading(domain());
         table.finish_loading();
-        for (seq, address) in addresses.iter().enumerate() {
-            table.put(&register(address, State::Stable, &["s2"]), seq as u64);
+        for address in addresses {
+            table.put(&register(address, State::Stable, &["s2"]));
         }
         table
     }
@@ -579,7 +836,7 @@ mod tests {
             register("xh--00.1", State::Deleted, &[]),
             register("5", State::Stable, &["s5", "s4", "s3", "s2", "s1"]),
         ] {
-            table.put(&register, 9);
+            table.put(&register);
             let key = key_of(&domain(), &register.address).unwrap();
             assert_eq!(table.register(table.find(&key).unwrap()), register);
         }
@@ -601,7 +858,7 @@ mod tests {
     #[test]
     fn deleted_object_lies_below_nothing_and_stays_found() {
         let mut table = table(&["1.1", "1.2"]);
-        table.put(&register("1.2", State::Deleted, &[]), 5);
+        table.put(&register("1.2", State::Deleted, &[]));
         assert_eq!(keys(&table, table.below("1")), ["1.1"]);
         assert!(table.ending("2").next().is_none());
         assert!(!table.is_live(table.find("1.2").unwrap()));
@@ -615,21 +872,18 @@ mod tests {
             let name = name.parse().unwrap();
             (table.owned(&name), table.naming(&name), table.held(&name))
         };
-        table.put(
-            &register(
-                "1",
-                State::Moving {
-                    to: "s4".parse().unwrap(),
-                },
-                &["s2", "s3"],
-            ),
-            1,
-        );
+        table.put(&register(
+            "1",
+            State::Moving {
+                to: "s4".parse().unwrap(),
+            },
+            &["s2", "s3"],
+        ));
         assert_eq!(
             ["s2", "s3", "s4", "s5"].map(|name| count(&table, name)),
             [(2, 2, 0), (0, 1, 1), (0, 1, 0), (0, 0, 0)]
         );
-        table.put(&register("1", State::Deleted, &[]), 2);
+        table.put(&register("1", State::Deleted, &[]));
         assert_eq!(
             ["s2", "s3", "s4"].map(|name| count(&table, name)),
             [(1, 1, 0), (0, 0, 0), (0, 0, 0)]
@@ -640,7 +894,7 @@ mod tests {
     fn object_is_lost_with_a_server_that_alone_has_it_beside_lost_ones() {
         let mut table = table(&[]);
         for (address, holders) in [("1", &["s2"][..]), ("2", &["s2", "s3"]), ("3", &["s4", "s2"])] {
-            table.put(&register(address, State::Stable, holders), 1);
+            table.put(&register(address, State::Stable, holders));
         }
         let with = |lost: &[&str], server: &str| {
             table.held_only_with(0..table.len(), &server.parse().unwrap(), |server| {
@@ -661,10 +915,10 @@ mod tests {
             ("3", &["s4", "s2"]),
             ("4", &["s2", "s3", "s4", "s5"]),
         ] {
-            table.put(&register(address, State::Stable, holders), 1);
+            table.put(&register(address, State::Stable, holders));
         }
-        table.put(&register("5", State::Stable, &["s2"]), 2);
-        table.put(&register("5", State::Deleted, &[]), 3);
+        table.put(&register("5", State::Stable, &["s2"]));
+        table.put(&register("5", State::Deleted, &[]));
         let lost = |servers: &[&str]| {
             let is_lost = |server: &ServerName| servers.contains(&server.as_str());
             table
@@ -691,7 +945,7 @@ mod tests {
         let running = table(&addresses);
         let mut loaded = Registers::loading(domain());
         for address in addresses {
-            loaded.put(&register(address, State::Stable, &["s2"]), 0);
+            loaded.put(&register(address, State::Stable, &["s2"]));
         }
         loaded.finish_loading();
         assert_eq!(keys(&loaded, loaded.below("")), keys(&running, running.below("")));

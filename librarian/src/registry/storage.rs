@@ -95,10 +95,13 @@ pub(crate) struct Batch {
     pub(crate) forget_below: Option<u64>,
 }
 
+/// Takes the number and the octets of an entry in.
+pub(crate) type EachEntry<'a> = dyn FnMut(u64, &[u8]) -> Result<(), Damaged> + 'a;
+
 /// The durable side of the registry, so that another store can stand behind it later.
 pub(crate) trait Storage: Send {
-    /// Hands over every entry in order.
-    fn load(&mut self, each: &mut dyn FnMut(u64, Entry)) -> Result<(), StorageError>;
+    /// Hands over the octets of every entry in order.
+    fn load(&mut self, each: &mut EachEntry<'_>) -> Result<(), StorageError>;
     /// Writes a batch; it is durable when this returns.
     fn commit(&mut self, batch: &Batch) -> Result<(), StorageError>;
     /// At most `most` entries from the number `from` on.
@@ -249,10 +252,11 @@ impl Creation {
     pub(crate) fn opened(path: &Path, domain: &Domain) -> Result<Option<[u8; 16]>, StorageError> {
         let mut storage = RedbStorage::open(path, &domain.to_string())?;
         let mut open = true;
-        storage.load(&mut |_, entry| {
-            if let Entry::Reconcile(reconcile) = entry {
+        storage.load(&mut |_, octets| {
+            if let Entry::Reconcile(reconcile) = Entry::from_bytes(octets)? {
                 open = reconcile.open;
             }
+            Ok(())
         })?;
         Ok(open.then_some(storage.incarnation))
     }
@@ -300,16 +304,13 @@ impl Creation {
 }
 
 impl Storage for RedbStorage {
-    fn load(&mut self, each: &mut dyn FnMut(u64, Entry)) -> Result<(), StorageError> {
+    fn load(&mut self, each: &mut EachEntry<'_>) -> Result<(), StorageError> {
         let log = self.database.begin_read()?.open_table(LOG)?;
         tracing::debug!(entries = log.len()?, "registry loads");
         for item in log.iter()? {
             let (seq, bytes) = item?;
             let seq = seq.value();
-            each(
-                seq,
-                Entry::from_bytes(bytes.value()).map_err(|reason| damaged(seq, reason))?,
-            );
+            each(seq, bytes.value()).map_err(|reason| damaged(seq, reason))?;
         }
         Ok(())
     }

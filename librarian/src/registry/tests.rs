@@ -213,9 +213,10 @@ fn log_entries(path: &Path) -> (usize, usize) {
     let mut storage = RedbStorage::open(path, &domain().to_string()).unwrap();
     let (mut all, mut index) = (Vec::new(), Index::loading(&domain()));
     storage
-        .load(&mut |seq, entry| {
-            index.apply(entry.clone(), seq);
-            all.push((seq, entry));
+        .load(&mut |seq, octets| {
+            index.load(octets, seq)?;
+            all.push((seq, entry::Entry::from_bytes(octets)?));
+            Ok(())
         })
         .unwrap();
     index.finish_loading();
@@ -272,7 +273,7 @@ struct FailingStorage {
 }
 
 impl Storage for FailingStorage {
-    fn load(&mut self, each: &mut dyn FnMut(u64, entry::Entry)) -> Result<(), StorageError> {
+    fn load(&mut self, each: &mut storage::EachEntry<'_>) -> Result<(), StorageError> {
         self.inner.load(each)
     }
 

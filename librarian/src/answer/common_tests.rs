@@ -1,0 +1,332 @@
+//! The common question's answers against those of the general path, octet by octet.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hickory_proto::op::Message;
+use proptest::prelude::*;
+use zones::update::build_has_update;
+use zones::{Register, Role, State, Want};
+
+use super::common::{Common, Names};
+use super::faces::Faces;
+use super::reply::{Transport, encode};
+use super::*;
+
+use crate::registry::{By, Proposal, ServerChange, WantsChange};
+use crate::testing::{Pool, domain, has, proposal, server};
+
+/// Objects in every state, on servers of every kind: alive and not, lost, unknown, with several and shared addresses.
+async fn world() -> Pool {
+    let pool = Pool::new().await;
+    let addresses: [IpAddr; 3] = [
+        "192.0.2.3".parse().unwrap(),
+        "2001:db8::3".parse().unwrap(),
+        "192.0.2.2".parse().unwrap(),
+    ];
+    let says = build_has_update(&domain(), 1, &server("s3"), &has(), 9003, &addresses).unwrap();
+    pool.registry
+        .submit(proposal(By::Agent(server("s3")), &says))
+        .await
+        .unwrap();
+    // Known, but it never said where it is.
+    let add = ServerChange::Add {
+        name: server("s6"),
+        role: Role::Serving,
+    };
+    pool.registry.submit(Proposal::Server(add)).await.unwrap();
+    let mut made = Vec::new();
+    for text in [
+        "3.1.2.1.023",
+        "3.1.2.1.024",
+        "3.1",
+        "9",
+        "B.Capital.x",
+        "7.xh--q.1",
+        "4.2",
+        "4.3",
+        "4.4",
+        "4.5",
+    ] {
+        made.extend(pool.create("s2", &[text]).await);
+    }
+    let long = format!("8.{}.5", "y".repeat(100));
+    made.extend(pool.create("s1", &[&long]).await);
+    for (text, old) in made.iter().map(|register| (register.address.as_str(), register)) {
+        let holders: &[&str] = match text {
+            "3.1.2.1.024" => &["s2", "s3"],
+            "4.2" => &["s2", "s3", "s1", "s4"],
+            "4.4" => &["s2", "s6"],
+            _ => continue,
+        };
+        let new = Register {
+            holders: holders.iter().map(|name| server(name)).collect(),
+            tx: pool.tx(),
+            ..old.clone()
+        };
+        pool.change(Some(old), &new).await.unwrap();
+    }
+    let drains = Want {
+        role: Role::Draining,
+        targets: vec![server("s5")],
+        plan: 0,
+        step: 1,
+        policy: zones::Policy::default(),
+        errand: zones::Errand::default(),
+    };
+    let wants = WantsChange {
+        wants: [(server("s2"), drains)].into(),
+        ..WantsChange::default()
+    };
+    pool.registry.submit(Proposal::Wants(wants)).await.unwrap();
+    let named = |text: &str| made.iter().find(|register| register.address.as_str() == text).unwrap();
+    let moving = Register {
+        state: State::Moving { to: server("s5") },
+        tx: pool.tx(),
+        ..named("4.3").clone()
+    };
+    pool.change(Some(named("4.3")), &moving).await.unwrap();
+    let deleted = Register {
+        epoch: named("4.5").epoch.next(),
+        state: State::Deleted,
+        holders: Vec::new(),
+        tx: pool.tx(),
+        ..named("4.5").clone()
+    };
+    pool.change(Some(named("4.5")), &deleted).await.unwrap();
+    pool
+}
+
+/// A question in octets.
+fn question(name: &str, kind: RecordType, edns: &[u8], flags: [u8; 2]) -> Vec<u8> {
+    let mut octets = vec![
+        0x12,
+        0x34,
+        flags[0],
+        flags[1],
+        0,
+        1,
+        0,
+        0,
+        0,
+        0,
+        0,
+        u8::from(!edns.is_empty()),
+    ];
+    for label in name.split('.').filter(|label| !label.is_empty()) {
+        octets.push(u8::try_from(label.len()).unwrap());
+        octets.extend(label.as_bytes());
+    }
+    octets.push(0);
+    octets.extend(u16::from(kind).to_be_bytes());
+    octets.extend([0, 1]);
+    octets.extend(edns);
+    octets
+}
+
+/// OPT with so many octets, flags and options.
+fn opt(octets_max: u16, flags: u8, options: &[u8]) -> Vec<u8> {
+    let mut octets = vec![0, 0, 41];
+    octets.extend(octets_max.to_be_bytes());
+    octets.extend([0, 0, flags, 0]);
+    octets.extend(u16::try_from(options.len()).unwrap().to_be_bytes());
+    octets.extend(options);
+    octets
+}
+
+/// Both answers from one view; the first is `None` where the question is not common.
+fn both(view: &View<'_>, settings: &Settings, octets: &[u8], asker: &Asker, seed: u64) -> (Option<Vec<u8>>, Vec<u8>) {
+    let mut faces = Faces::default();
+    faces.refresh(view, settings);
+    let names = Names::new(view.domain());
+    let common = Common {
+        view,
+        settings,
+        names: &names,
+        faces: &faces,
+    };
+    let mut out = vec![9; 40];
+    let answered = common.answer(octets, asker, seed, &mut out);
+    let general = match Message::from_vec(octets) {
+        Ok(request) => {
+            let [asked] = &request.queries[..] else {
+                return (answered.map(|_| out), Vec::new());
+            };
+            let response = answer(view, settings, asked, asker, seed);
+            if let Some(answered) = &answered {
+                assert_eq!(answered.rcode, response.rcode);
+            }
+            let octets_max = Transport::Udp.octets_max(request.edns.as_ref());
+            encode(&request, response, octets_max)
+        }
+        Err(_) => Vec::new(),
+    };
+    (answered.map(|_| out), general)
+}
+
+const KINDS: [RecordType; 4] = [RecordType::SRV, RecordType::TXT, RecordType::A, RecordType::AAAA];
+
+/// Names that are there, that lie between, and that are not there; without the domain where `~` is not written.
+const NAMES: [&str; 28] = [
+    "3.1.2.1.023.obj.~",
+    "3.1.2.1.024.obj.~",
+    "3.1.OBJ.~",
+    "9.obj.~",
+    "b.CAPITAL.x.obj.~",
+    "7.xh--q.1.obj.~",
+    "4.2.obj.~",
+    "4.3.obj.~",
+    "4.4.obj.~",
+    "4.5.obj.~",
+    "1.023.obj.~",
+    "2.obj.~",
+    "absent.obj.~",
+    "a+b.obj.~",
+    "023.1.2.1.3.tree.~",
+    "1.3.tree.~",
+    "2.1.3.tree.~",
+    "x.capital.B.Tree.~",
+    "3.tree.~",
+    "absent.tree.~",
+    "4.tree.~",
+    "3.1.2.1.023",
+    "4.2",
+    "absent.bare",
+    "obj.~",
+    "s2.pool.~",
+    "www.~",
+    "",
+];
+
+#[tokio::test]
+async fn common_answers_have_the_octets_of_general_ones() {
+    let pool = world().await;
+    let settings = Settings {
+        public: vec!["3.1.2".parse().unwrap()],
+        ..Settings::default()
+    };
+    let cookie = [0, 10, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8];
+    let forms = [
+        Vec::new(),
+        opt(1232, 0, &[]),
+        opt(4096, 0x80, &cookie),
+        opt(0, 0x80, &[]),
+        opt(600, 0, &[]),
+    ];
+    let late = Instant::now() + Duration::from_secs(7200);
+    let (mut common, mut general) = (0, 0);
+    for asker in [Asker::Network, Asker::Stranger] {
+        for (name, kind) in NAMES.iter().flat_map(|name| KINDS.map(|kind| (name, kind))) {
+            for (form, flags) in forms
+                .iter()
+                .flat_map(|form| [[0, 0], [1, 0x20], [1, 0x30]].map(|flags| (form, flags)))
+            {
+                for suffix in ["hypernet.internal", "hyperNET.internal", "hypernet.INTERNAL"] {
+                    let octets = question(&name.replace('~', suffix), kind, form, flags);
+                    for seed in 0..3 {
+                        let view = pool.registry.view();
+                        let view = if seed == 2 { view.at(late) } else { view };
+                        let (ours, theirs) = both(&view, &settings, &octets, &asker, seed);
+                        match ours {
+                            Some(ours) => {
+                                assert_eq!(
+                                    ours, theirs,
+                                    "{name} {kind} {asker:?} {form:?} {flags:?} {suffix} {seed}"
+                                );
+                                common += 1;
+                            }
+                            None => general += 1,
+                        }
+                    }
+                }
+            }
+        }
+    }
+    // The listed network is nearly always answered so; of what a stranger asks, what is public.
+    assert!(
+        common > 12_000 && general > 12_000,
+        "{common} common, {general} general"
+    );
+}
+
+#[tokio::test]
+async fn lost_server_is_answered_alike() {
+    let pool = world().await;
+    let lost = ServerChange::Lost {
+        name: server("s2"),
+        lost: true,
+        decided: None,
+    };
+    pool.registry.submit(Proposal::Server(lost)).await.unwrap();
+    let view = pool.registry.view();
+    let settings = Settings::default();
+    for (name, kind) in NAMES.iter().flat_map(|name| KINDS.map(|kind| (name, kind))) {
+        let octets = question(
+            &name.replace('~', "hypernet.internal"),
+            kind,
+            &opt(1232, 0, &[]),
+            [0, 0],
+        );
+        let (ours, theirs) = both(&view, &settings, &octets, &Asker::Network, 5);
+        assert!(ours.is_none_or(|ours| ours == theirs), "{name} {kind}");
+    }
+}
+
+#[tokio::test]
+async fn everyday_questions_are_common() {
+    let pool = world().await;
+    let settings = Settings::default();
+    let view = pool.registry.view();
+    for name in [
+        "3.1.2.1.023.obj.~",
+        "absent.obj.~",
+        "023.1.2.1.3.tree.~",
+        "3.1.2.1.023",
+        "2.obj.~",
+    ] {
+        for kind in KINDS {
+            for form in [Vec::new(), opt(1232, 0, &[])] {
+                let octets = question(&name.replace('~', "hypernet.internal"), kind, &form, [1, 0x20]);
+                let (ours, _) = both(&view, &settings, &octets, &Asker::Network, 1);
+                assert!(ours.is_some(), "{name} {kind}");
+            }
+        }
+    }
+}
+
+proptest! {
+    /// Whatever octets are changed, cut off or added: nothing that is answered so is answered otherwise by the general path.
+    #[test]
+    fn changed_questions_are_answered_alike_or_left_alone(
+        name in 0..NAMES.len(),
+        kind in 0..KINDS.len(),
+        edns in 0..3_usize,
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        cut in 0..6_usize,
+        more in proptest::collection::vec(any::<u8>(), 0..3),
+    ) {
+        let world = WORLD.get_or_init(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let pool = runtime.block_on(world());
+            (Arc::new(pool.registry.clone()), pool.dir)
+        });
+        let form = [Vec::new(), opt(1232, 0, &[]), opt(4096, 0x80, &[0, 10, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8])];
+        let mut octets = question(&NAMES[name].replace('~', "hypernet.internal"), KINDS[kind], &form[edns], [1, 0x20]);
+        for (at, octet) in changes {
+            let at = at.index(octets.len());
+            octets[at] = octet;
+        }
+        if more.is_empty() && cut > 3 {
+            octets.truncate(octets.len() - (cut - 3));
+        }
+        octets.extend(more);
+        let view = world.0.view();
+        let (ours, theirs) = both(&view, &Settings::default(), &octets, &Asker::Network, 3);
+        if let Some(ours) = ours {
+            prop_assert_eq!(ours, theirs);
+        }
+    }
+}
+
+static WORLD: std::sync::OnceLock<(Arc<crate::registry::Registry>, tempfile::TempDir)> = std::sync::OnceLock::new();
