@@ -14,8 +14,9 @@ use serde::{Deserialize, Deserializer};
 use zones::{Domain, ServerName};
 
 use crate::answer::Network;
+use crate::answer::reply::{PLAIN_UDP_OCTETS_MAX, UDP_OCTETS_MAX};
 use crate::files::{self, FileError};
-use crate::listen::RateLimit;
+use crate::listen::{self, RateLimit};
 use crate::place::{Placement, ServerTerms, Terms};
 use crate::pool::{Copies, keep};
 
@@ -65,6 +66,12 @@ pub struct Config {
     /// Most changes of records by one key in a second.
     #[serde(default = "changes_per_second")]
     pub changes_per_second: u32,
+    /// Most answers of one kind over UDP in a second to one network of strangers; 0 for any number.
+    #[serde(default = "responses_per_second")]
+    pub responses_per_second: u32,
+    /// Largest answer over UDP, in octets.
+    #[serde(default = "udp_octets_max")]
+    pub udp_octets_max: u16,
     /// Most DNS connections over TCP at once.
     #[serde(default = "tcp_connections_max")]
     pub tcp_connections_max: usize,
@@ -182,6 +189,11 @@ impl Config {
                 "2s to 1h",
             ),
             (self.changes_per_second > 0, "changes_per_second", "1 or more"),
+            (
+                (PLAIN_UDP_OCTETS_MAX..=4096).contains(&self.udp_octets_max),
+                "udp_octets_max",
+                "512 to 4096",
+            ),
             (self.tcp_connections_max > 0, "tcp_connections_max", "1 or more"),
             (!self.tcp_idle.is_zero(), "tcp_idle", "above 0s"),
             (self.join_connections_max > 0, "join_connections_max", "1 or more"),
@@ -236,6 +248,14 @@ fn ttl() -> Duration {
 
 fn changes_per_second() -> u32 {
     RateLimit::default().changes_per_second
+}
+
+fn responses_per_second() -> u32 {
+    listen::Settings::default().responses_per_second
+}
+
+fn udp_octets_max() -> u16 {
+    UDP_OCTETS_MAX
 }
 
 fn tcp_connections_max() -> usize {
@@ -330,6 +350,15 @@ listen_https = "{listen_https}"
 # Most changes of records by one key in a second; four times as many at once after a pause. Default 50000.
 # Lower slows moves down; higher lets one stolen key fill the registry's disk faster.
 #changes_per_second = 50000
+
+# Most answers of one kind over UDP in a second to one network (24 bits of IPv4, 56 of IPv6) of those who are neither listed in
+# networks nor sign; of more every second one is cut down so that whoever did ask comes by TCP, and the others are dropped.
+# 0 for any number. Default 200. Higher: forged questions make the librarian flood others. Lower: busy resolvers go by TCP.
+#responses_per_second = 200
+
+# Largest answer over UDP, octets, 512 to 4096. Default 1232, which passes every path whole. Larger ones get lost in fragments on
+# some paths, smaller ones send more askers to TCP.
+#udp_octets_max = 1232
 
 # Most DNS connections over TCP at once. Default 1024. Too few: agents cannot update while strangers hold connections.
 #tcp_connections_max = 1024
@@ -466,12 +495,14 @@ mod tests {
         assert_eq!(
             (
                 shown.changes_per_second,
+                (shown.responses_per_second, shown.udp_octets_max),
                 shown.tcp_connections_max,
                 shown.join_connections_max,
                 shown.joins_per_second
             ),
             (
                 default.changes_per_second,
+                (default.responses_per_second, default.udp_octets_max),
                 default.tcp_connections_max,
                 default.join_connections_max,
                 default.joins_per_second

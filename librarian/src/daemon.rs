@@ -176,6 +176,7 @@ pub async fn serve(
 ) -> Result<(), RunError> {
     let config = Config::read(dir)?;
     let listen_settings = listen::Settings {
+        responses_per_second: config.responses_per_second,
         tcp_connections_max: config.tcp_connections_max,
         tcp_idle: config.tcp_idle,
         ..listen::Settings::default()
@@ -461,6 +462,7 @@ fn answers(config: &Config, ns: IpAddr) -> answer::Settings {
             .collect(),
         public: config.public.clone(),
         terms: config.terms(),
+        udp_octets_max: config.udp_octets_max,
     }
 }
 

@@ -3,61 +3,16 @@
 
 #![no_main]
 
+mod world;
+
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
-use std::sync::{Arc, LazyLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use libfuzzer_sys::fuzz_target;
-use librarian::answer::{self, reply::Transport};
-use librarian::keys::{Holder, Key, KeyRing, Keys};
-use librarian::listen::{RateLimit, Service};
-use librarian::registry::{Proposal, Registry, ServerChange, Settings};
-use tokio::runtime::Runtime;
+use librarian::answer::reply::Transport;
 use zones::tsig::sign_request;
-use zones::{Role, TsigKey};
 
-struct World {
-    runtime: Runtime,
-    service: Service,
-    _dir: tempfile::TempDir,
-}
-
-fn keys() -> [TsigKey; 2] {
-    [("admin", 1), ("s1", 2)].map(|(name, octet)| TsigKey::new(name, &[octet; 32]).expect("a legal key"))
-}
-
-static WORLD: LazyLock<World> = LazyLock::new(|| {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    // In memory where there is such a place: every allowed update is one durable commit.
-    let shared = Path::new("/dev/shm");
-    let dir = if shared.is_dir() { tempfile::tempdir_in(shared) } else { tempfile::tempdir() }.expect("a directory");
-    let domain = "hypernet.internal".parse().expect("a domain");
-    let registry = Registry::open(&dir.path().join("registry.redb"), &domain, Settings::default()).expect("a registry");
-    let server: zones::ServerName = "s1".parse().expect("a server");
-    let add = ServerChange::Add {
-        name: server.clone(),
-        role: Role::Serving,
-    };
-    runtime.block_on(registry.submit(Proposal::Server(add))).expect("a server is added");
-    let mut ring = Keys::default();
-    for (tsig, holder) in keys().into_iter().zip([Holder::Admin, Holder::Agent(server)]) {
-        ring.insert(Key { tsig, holder });
-    }
-    let networks = vec!["127.0.0.1".parse().expect("a network")];
-    let service = Service::new(
-        registry,
-        answer::Settings::default(),
-        networks,
-        Arc::new(KeyRing::fixed(ring)),
-        RateLimit::default(),
-    );
-    World {
-        runtime,
-        service,
-        _dir: dir,
-    }
-});
+use world::{WORLD, keys};
 
 fuzz_target!(|octets: &[u8]| {
     let Some((choice, octets)) = octets.split_first() else { return };

@@ -15,7 +15,7 @@ use zones::register::{StateValue, Values};
 
 use super::faces::{Face, Faces};
 use super::objects::{FORWARDS, HOLDS, WEIGHT_MAX};
-use super::reply::{PLAIN_UDP_OCTETS_MAX, UDP_OCTETS_MAX};
+use super::reply::udp_octets;
 use super::wire::Wire;
 use super::{Asker, Settings, rotate, wire_name};
 use crate::place::weight;
@@ -126,9 +126,8 @@ impl<'q> Asked<'q> {
         })
     }
 
-    fn octets_max(&self) -> usize {
-        let asked = self.edns.as_ref().map(|edns| edns.octets_max);
-        usize::from(asked.unwrap_or(0).clamp(PLAIN_UDP_OCTETS_MAX, UDP_OCTETS_MAX))
+    fn octets_max(&self, most: u16) -> usize {
+        usize::from(udp_octets(self.edns.as_ref().map(|edns| edns.octets_max), most))
     }
 }
 
@@ -507,16 +506,17 @@ impl<'a, 'o> Answer<'a, 'o> {
 
     /// Writes OPT and header; `None` if it is too large.
     fn finish(mut self) -> Option<ResponseCode> {
+        let udp_octets_max = self.common.settings.udp_octets_max;
         if let Some(edns) = &self.asked.edns {
             let flags = if edns.dnssec_ok { 0x8000 } else { 0 };
             self.wire.octets().push(0);
-            for value in [RecordType::OPT.into(), UDP_OCTETS_MAX, 0, flags, 0] {
+            for value in [RecordType::OPT.into(), udp_octets_max, 0, flags, 0] {
                 self.wire.u16(value);
             }
             self.counts[2] += 1;
         }
         let octets = self.wire.octets();
-        if octets.len() > self.asked.octets_max() {
+        if octets.len() > self.asked.octets_max(udp_octets_max) {
             return None;
         }
         let [recursion, checking] = self.asked.flags;

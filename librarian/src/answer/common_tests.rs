@@ -157,8 +157,8 @@ fn both(view: &View<'_>, settings: &Settings, octets: &[u8], asker: &Asker, seed
             if let Some(answered) = &answered {
                 assert_eq!(answered.rcode, response.rcode);
             }
-            let octets_max = Transport::Udp.octets_max(request.edns.as_ref());
-            encode(&request, response, octets_max)
+            let room = Transport::Udp.room(request.edns.as_ref(), settings.udp_octets_max);
+            encode(&request, response, room)
         }
         Err(_) => Vec::new(),
     };

@@ -52,6 +52,8 @@ pub struct Settings {
     pub public: Vec<Prefix>,
     /// What costs of servers depend on, where new objects are placed and holders are named.
     pub terms: Terms,
+    /// Largest answer over UDP, whatever the asker would take: 512 or more.
+    pub udp_octets_max: u16,
 }
 
 impl Default for Settings {
@@ -61,6 +63,7 @@ impl Default for Settings {
             ns_addresses: Vec::new(),
             public: Vec::new(),
             terms: Terms::default(),
+            udp_octets_max: reply::UDP_OCTETS_MAX,
         }
     }
 }

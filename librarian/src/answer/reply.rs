@@ -7,10 +7,10 @@ use zones::ExtendedError;
 
 use super::Response;
 
-/// Largest answer over UDP, whatever the asker would take: passes IPv6 paths whole (DNS flag day 2020).
+/// Largest answer over UDP unless said otherwise: passes IPv6 paths whole (DNS flag day 2020).
 pub const UDP_OCTETS_MAX: u16 = 1232;
 /// Largest answer over UDP to an asker without EDNS (RFC 1035 section 4.2.1).
-pub(super) const PLAIN_UDP_OCTETS_MAX: u16 = 512;
+pub(crate) const PLAIN_UDP_OCTETS_MAX: u16 = 512;
 
 /// How a message came, and so how large its answer may be.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -21,23 +21,45 @@ pub enum Transport {
     Tcp,
 }
 
+/// How large messages may be.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Room {
+    /// Octets of this answer.
+    pub octets_max: usize,
+    /// Octets of any message over UDP, as the answer's OPT record tells (RFC 6891 section 6.2.3).
+    pub udp_octets_max: u16,
+}
+
 impl Transport {
-    /// The octets that an answer to this message may have.
+    /// The room for the answer to a message with this OPT record, where no datagram is larger than `udp_octets_max`.
     #[must_use]
-    pub fn octets_max(self, edns: Option<&Edns>) -> usize {
-        match (self, edns) {
-            (Transport::Tcp, _) => usize::from(u16::MAX),
-            (Transport::Udp, Some(edns)) => usize::from(edns.max_payload().clamp(PLAIN_UDP_OCTETS_MAX, UDP_OCTETS_MAX)),
-            (Transport::Udp, None) => usize::from(PLAIN_UDP_OCTETS_MAX),
+    pub fn room(self, edns: Option<&Edns>, udp_octets_max: u16) -> Room {
+        let octets_max = match (self, edns) {
+            (Transport::Tcp, _) => u16::MAX,
+            (Transport::Udp, Some(edns)) => udp_octets(Some(edns.max_payload()), udp_octets_max),
+            (Transport::Udp, None) => udp_octets(None, udp_octets_max),
+        };
+        Room {
+            octets_max: usize::from(octets_max),
+            udp_octets_max,
         }
     }
 }
 
-/// Encodes the answer to a request in at most `octets_max` octets: without additional records if they do not fit, and
-/// with nothing but TC if the rest does not fit either.
+/// Octets of a datagram to an asker who says that it takes so many, or nothing.
+pub(super) fn udp_octets(takes: Option<u16>, most: u16) -> u16 {
+    takes
+        .unwrap_or(0)
+        .clamp(PLAIN_UDP_OCTETS_MAX, most.max(PLAIN_UDP_OCTETS_MAX))
+}
+
+/// Encodes the answer to a request in the room that it has: without additional records if they do not fit, and with nothing but
+/// TC if the rest does not fit either.
 #[must_use]
-pub fn encode(request: &Message, response: Response, octets_max: usize) -> Vec<u8> {
-    let mut message = head(request, &response, response.error.as_ref());
+pub fn encode(request: &Message, response: Response, room: Room) -> Vec<u8> {
+    let octets_max = room.octets_max;
+    let head = |response: &Response, error| head(request, response, error, room.udp_octets_max);
+    let mut message = head(&response, response.error.as_ref());
     let bare = Response {
         rcode: response.rcode,
         told: response.told,
@@ -61,7 +83,7 @@ pub fn encode(request: &Message, response: Response, octets_max: usize) -> Vec<u
     message.metadata.truncation = true;
     fitting(&message, octets_max).unwrap_or_else(|| {
         // One question and an OPT record with a text of at most 200 octets: the text has to go.
-        let mut shortest = head(request, &bare, None);
+        let mut shortest = head(&bare, None);
         shortest.metadata.truncation = true;
         fitting(&shortest, octets_max)
             .unwrap_or_else(|| header(request.metadata.id, request.metadata.op_code, bare.rcode))
@@ -76,7 +98,7 @@ fn fitting(message: &Message, octets_max: usize) -> Option<Vec<u8>> {
 }
 
 /// A response without records: id, opcode, flags and question of the request, and OPT if the request has it.
-fn head(request: &Message, response: &Response, error: Option<&ExtendedError>) -> Message {
+fn head(request: &Message, response: &Response, error: Option<&ExtendedError>, udp_octets_max: u16) -> Message {
     let mut message = Message::new(request.metadata.id, MessageType::Response, request.metadata.op_code);
     message.metadata.recursion_desired = request.metadata.recursion_desired;
     message.metadata.checking_disabled = request.metadata.checking_disabled;
@@ -84,7 +106,7 @@ fn head(request: &Message, response: &Response, error: Option<&ExtendedError>) -
     message.queries.clone_from(&request.queries);
     if let Some(asked) = &request.edns {
         let mut edns = Edns::new();
-        edns.set_max_payload(UDP_OCTETS_MAX);
+        edns.set_max_payload(udp_octets_max);
         edns.set_dnssec_ok(asked.flags().dnssec_ok);
         if let Some(error) = error {
             edns.options_mut().insert(error.to_option());

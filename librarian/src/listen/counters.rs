@@ -29,6 +29,10 @@ pub struct Counters {
     updates: [AtomicU64; RCODES.len()],
     /// Messages that got no answer: no DNS request, or more than we take.
     pub(super) dropped: AtomicU64,
+    /// Answers to strangers that were cut down to their question, by the limit on responses.
+    pub(super) limited_cut: AtomicU64,
+    /// Answers to strangers that were dropped, by the limit on responses.
+    pub(super) limited_dropped: AtomicU64,
     /// Connections accepted.
     pub(super) connections: AtomicU64,
     /// Connections closed at once because too many were open.
@@ -99,6 +103,16 @@ impl Counters {
         }
         let single = [
             ("librarian_dropped_total", "Messages that got no answer.", &self.dropped),
+            (
+                "librarian_responses_cut_total",
+                "Answers to strangers cut down to their question with TC, by the limit on responses.",
+                &self.limited_cut,
+            ),
+            (
+                "librarian_responses_dropped_total",
+                "Answers to strangers dropped, by the limit on responses.",
+                &self.limited_dropped,
+            ),
             (
                 "librarian_tcp_connections_total",
                 "Connections accepted.",

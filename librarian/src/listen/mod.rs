@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `service` | one message in, one answer out: signature, question or update, answer |
 //! | `udp`, `batch`, `tcp` | the loops; everything a stranger can send or leave open is bounded here |
-//! | `rate` | how much one key may change |
+//! | `rate`, `limit` | how much one key may change, and how many answers one network of strangers gets |
 //! | `counters` | what metrics tell |
 //!
 //! The loops are our own: hickory-server cannot sign the answer to a signed question, answers the requests of one
@@ -12,6 +12,7 @@
 
 mod batch;
 mod counters;
+mod limit;
 mod questions;
 mod rate;
 mod service;
@@ -22,7 +23,7 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -47,6 +48,9 @@ pub struct Settings {
     /// UDP sockets that share the address, each with a loop of its own; 0 for one for each processor. More than
     /// processors only cost memory.
     pub udp_sockets: usize,
+    /// Most answers of one kind over UDP in a second to one network of strangers, 24 bits of IPv4 or 56 of IPv6; 0 for any
+    /// number. Too high makes an amplifier of the librarian, too low cuts resolvers off that are not listed.
+    pub responses_per_second: u32,
     /// Updates that came over UDP and wait for the registry; what comes beyond is dropped and sent again by its sender.
     pub udp_updates_max: usize,
     /// Connections open at a time; a further one takes the place of the most silent one. Each may cost 200 KiB.
@@ -70,6 +74,7 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             udp_sockets: 0,
+            responses_per_second: 200,
             udp_updates_max: 1024,
             tcp_connections_max: 1024,
             tcp_connections_per_address_max: 512,
@@ -193,6 +198,7 @@ pub async fn serve(
     let updates = Arc::new(tokio::sync::Semaphore::new(settings.udp_updates_max));
     let shared = udp::Shared {
         service: Arc::clone(&service),
+        limit: Arc::new(limit::ResponseLimit::new(settings.responses_per_second, Instant::now())),
         updates,
         tasks: tasks.clone(),
         stop: stop.clone(),

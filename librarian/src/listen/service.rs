@@ -20,7 +20,7 @@ use super::questions::{Questions, is_counted};
 use super::rate::{RateLimit, Rates};
 use crate::answer::common::{Common, Names};
 use crate::answer::faces::Faces;
-use crate::answer::reply::{Transport, encode, header};
+use crate::answer::reply::{Room, Transport, encode, header};
 use crate::answer::{self, Asker, Network, Response, answer};
 use crate::guard::{self, Guard};
 use crate::keys::{Holder, KeyRing};
@@ -92,6 +92,8 @@ pub(crate) enum Handled {
     Silent,
     /// This is sent.
     Reply(Vec<u8>),
+    /// This is sent to somebody whose signature held, and who therefore is where the message says.
+    Proven(Vec<u8>),
     /// An update is to be proposed to the registry.
     Update(Box<Asked>),
 }
@@ -114,7 +116,7 @@ pub(crate) struct Envelope {
     signed: Option<Signed>,
     /// What the answer tells of the registry; settled before the answer is made.
     told: Option<Told>,
-    octets_max: usize,
+    room: Room,
 }
 
 /// An update that the registry has.
@@ -195,7 +197,7 @@ impl Service {
     pub async fn respond(&self, octets: &[u8], from: IpAddr, transport: Transport) -> Option<Vec<u8>> {
         match self.handle(octets, from, transport) {
             Handled::Silent => None,
-            Handled::Reply(reply) => Some(reply),
+            Handled::Reply(reply) | Handled::Proven(reply) => Some(reply),
             Handled::Update(asked) => {
                 let judging = self.propose(*asked).await;
                 Some(self.conclude(judging).await)
@@ -214,7 +216,7 @@ impl Service {
     ) -> Option<Vec<u8>> {
         match self.handle(octets, from, transport) {
             Handled::Silent => None,
-            Handled::Reply(reply) => Some(reply),
+            Handled::Reply(reply) | Handled::Proven(reply) => Some(reply),
             Handled::Update(asked) => {
                 let judging = self.propose(*asked).now_or_never()?;
                 writer.step(waiting);
@@ -253,12 +255,47 @@ impl Service {
         self.counters.queries(&tally);
     }
 
+    /// Answers one unsigned message over UDP in both ways from one view: straight from the table and by the general path. They must
+    /// be the same; `None` if the question is not common. For tests and fuzzing.
+    #[must_use]
+    pub fn compare(&self, octets: &[u8], from: IpAddr) -> Option<(Vec<u8>, Vec<u8>)> {
+        let seed = self.seed.fetch_add(1, Ordering::Relaxed);
+        let (view, asker) = (self.registry.view(), self.unsigned(from));
+        let mut faces = Faces::default();
+        faces.refresh(&view, &self.answers);
+        let common = Common {
+            view: &view,
+            settings: &self.answers,
+            names: &self.names,
+            faces: &faces,
+        };
+        let mut straight = Vec::new();
+        common.answer(octets, &asker, seed, &mut straight)?;
+        let general = match Message::from_vec(octets) {
+            Ok(request) => {
+                let response = match &request.queries[..] {
+                    [question] => answer(&view, &self.answers, question, &asker, seed),
+                    _ => with_rcode(ResponseCode::FormErr),
+                };
+                let room = Transport::Udp.room(request.edns.as_ref(), self.answers.udp_octets_max);
+                encode(&request, response, room)
+            }
+            Err(_) => Vec::new(),
+        };
+        Some((straight, general))
+    }
+
+    /// Whether somebody's answers are limited in number: of whoever is neither in a listed network nor has signed.
+    pub(super) fn is_stranger(&self, from: IpAddr) -> bool {
+        !self.networks.iter().any(|network| network.contains(from))
+    }
+
     /// Who asks without a signature.
     fn unsigned(&self, from: IpAddr) -> Asker {
-        if self.networks.iter().any(|network| network.contains(from)) {
-            Asker::Network
-        } else {
+        if self.is_stranger(from) {
             Asker::Stranger
+        } else {
+            Asker::Network
         }
     }
 
@@ -293,7 +330,10 @@ impl Service {
                 let rcode = failure.response_code();
                 count(rcode);
                 let mut reply = match Message::from_vec(octets) {
-                    Ok(request) => encode(&request, with_rcode(rcode), usize::from(u16::MAX)),
+                    Ok(request) => {
+                        let room = transport.room(request.edns.as_ref(), self.answers.udp_octets_max);
+                        encode(&request, with_rcode(rcode), room)
+                    }
                     Err(_) => header(id, op_code, rcode),
                 };
                 failure.sign_answer(&mut reply, now_s);
@@ -326,21 +366,21 @@ impl Service {
         });
         let answer = Envelope {
             clock: Arc::clone(&self.clock),
-            octets_max: transport.octets_max(request.edns.as_ref()),
+            room: transport.room(request.edns.as_ref(), self.answers.udp_octets_max),
             request,
             signed,
             told,
         };
         if answer.request.edns.as_ref().is_some_and(|edns| edns.version() > 0) {
             count(ResponseCode::BADVERS);
-            return Handled::Reply(answer.seal(with_rcode(ResponseCode::BADVERS)));
+            return answer.reply(with_rcode(ResponseCode::BADVERS));
         }
         if is_update {
             self.open_update(answer, holder, from)
         } else {
             let response = self.answer(&answer.request, holder, from);
             count(response.rcode);
-            Handled::Reply(answer.seal(response))
+            answer.reply(response)
         }
     }
 
@@ -380,7 +420,7 @@ impl Service {
         let refuse = |answer: Envelope, refused: &Refused| {
             self.counters.update(refused.rcode);
             tracing::info!(%from, key, rcode = ?refused.rcode, why = refused.why, "update refused");
-            Handled::Reply(answer.seal(refusal(refused)))
+            answer.reply(refusal(refused))
         };
         let by = match holder {
             Some(Holder::Admin) => By::Admin,
@@ -531,14 +571,27 @@ impl Service {
 }
 
 impl Envelope {
+    /// The answer, to be sent.
+    fn reply(self, response: Response) -> Handled {
+        let octets = self.seal(response);
+        match self.signed {
+            Some(_) => Handled::Proven(octets),
+            None => Handled::Reply(octets),
+        }
+    }
+
     /// The answer's octets, signed if the request was.
     fn seal(&self, mut response: Response) -> Vec<u8> {
         response.told = self.told;
         let Some(signed) = &self.signed else {
-            return encode(&self.request, response, self.octets_max);
+            return encode(&self.request, response, self.room);
         };
         let signature = SIGNATURE_OCTETS + signed.key.name().len();
-        let mut octets = encode(&self.request, response, self.octets_max.saturating_sub(signature));
+        let room = Room {
+            octets_max: self.room.octets_max.saturating_sub(signature),
+            ..self.room
+        };
+        let mut octets = encode(&self.request, response, room);
         sign_response(&mut octets, &signed.key, &signed.mac, self.clock.now().unix_s);
         octets
     }

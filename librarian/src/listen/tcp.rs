@@ -266,7 +266,7 @@ async fn read(reader: OwnedReadHalf, connections: &Connections, place: &Place, a
         let reply = match service.handle(&message, place.from, Transport::Tcp) {
             // Whoever sends what is no request over TCP is no DNS client.
             Handled::Silent => return,
-            Handled::Reply(reply) => reply,
+            Handled::Reply(reply) | Handled::Proven(reply) => reply,
             Handled::Update(asked) => {
                 let permit = Arc::clone(&in_flight).acquire_owned().await;
                 let judging = service.propose(*asked).await;

@@ -1,6 +1,7 @@
 //! Messages over real sockets, and what malformed ones do.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
@@ -16,7 +17,7 @@ use zones::{Mac, Register, RegisterChange, TsigKey};
 use super::*;
 use crate::answer;
 use crate::answer::Network;
-use crate::answer::reply::Transport;
+use crate::answer::reply::{Room, Transport};
 use crate::keys::{Holder, Key, KeyRing, Keys};
 use crate::testing::{Pool, address, domain, server};
 
@@ -184,6 +185,58 @@ async fn question_is_answered_over_udp_and_tcp_at_one_port() {
             .to_prometheus()
             .contains("librarian_queries_total{rcode=\"NOERROR\"} 2\n")
     );
+}
+
+/// Asks the same thing over and over by UDP until each question was answered or dropped by the limit on responses; tells how many
+/// answers came whole, and how many cut down.
+async fn ask_often(served: &Served, octets: &[u8], times: u64) -> (u64, u64) {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    for _ in 0..times {
+        socket.send_to(octets, served.address).await.unwrap();
+    }
+    let dropped = || served.service.counters().limited_dropped.load(Ordering::Relaxed);
+    let (mut whole, mut cut) = (0, 0);
+    let before = dropped();
+    let until = Instant::now() + Duration::from_secs(30);
+    while whole + cut + (dropped() - before) < times {
+        assert!(
+            Instant::now() < until,
+            "{whole} whole, {cut} cut, {} dropped",
+            dropped()
+        );
+        let mut buffer = [0; 1500];
+        let Ok(received) = tokio::time::timeout(Duration::from_millis(20), socket.recv_from(&mut buffer)).await else {
+            continue;
+        };
+        let reply = Message::from_vec(&buffer[..received.unwrap().0]).unwrap();
+        assert_eq!(reply.metadata.id, 77);
+        if reply.metadata.truncation {
+            assert!(reply.answers.is_empty() && reply.queries.len() == 1);
+            cut += 1;
+        } else {
+            whole += 1;
+        }
+    }
+    (whole, cut)
+}
+
+#[tokio::test]
+async fn strangers_get_few_answers_of_a_kind_and_listed_networks_and_who_signs_all() {
+    let pool = Pool::new().await;
+    pool.create("s1", &["3.1"]).await;
+    let settings = Settings {
+        responses_per_second: 1,
+        ..Settings::default()
+    };
+    let mut octets = question("3.1.obj.hypernet.internal.", RecordType::A).to_vec().unwrap();
+    let listed = serve_on_loopback(service(&pool, &["127.0.0.0/8"], RateLimit::default()), settings.clone());
+    assert_eq!(ask_often(&listed, &octets, 50).await, (50, 0));
+    let strange = serve_on_loopback(service(&pool, &[], RateLimit::default()), settings);
+    let (whole, cut) = ask_often(&strange, &octets, 50).await;
+    // One, and one more for each second that it took; of the others every second one.
+    assert!(whole >= 1 && cut >= 1 && whole + cut < 50, "{whole} whole, {cut} cut");
+    sign_request(&mut octets, &key("admin", 1), now_s());
+    assert_eq!(ask_often(&strange, &octets, 50).await, (50, 0));
 }
 
 #[tokio::test]
@@ -485,7 +538,10 @@ async fn additional_addresses_leave_before_an_answer_is_truncated() {
             authoritative: true,
             ..answer::Response::default()
         },
-        270,
+        Room {
+            octets_max: 270,
+            udp_octets_max: 1232,
+        },
     );
     let cut = Message::from_vec(&cut).unwrap();
     assert_eq!(

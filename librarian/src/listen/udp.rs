@@ -4,9 +4,10 @@
 //! path, and updates go to tasks of their own.
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Instant;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use tokio::runtime::Handle;
@@ -16,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use super::batch::Batch;
 use super::counters::Counters;
+use super::limit::{ResponseLimit, Verdict, cut_down};
 use super::service::{Batched, Handled, Service};
 use crate::answer::reply::Transport;
 
@@ -23,6 +25,8 @@ use crate::answer::reply::Transport;
 #[derive(Clone)]
 pub(super) struct Shared {
     pub(super) service: Arc<Service>,
+    /// How many answers strangers get.
+    pub(super) limit: Arc<ResponseLimit>,
     /// Updates that may wait for the registry.
     pub(super) updates: Arc<Semaphore>,
     /// Where updates are waited for.
@@ -94,19 +98,43 @@ impl Loop {
             service.answer_batch(&mut batched, count, &mut batch);
             for place in 0..count {
                 let (octets, answer, from) = batch.datagram(place);
-                if !answer.is_empty() {
-                    continue;
-                }
-                match service.handle(octets, from, Transport::Udp) {
-                    Handled::Silent => {}
-                    Handled::Reply(reply) => *answer = reply,
-                    Handled::Update(asked) => {
-                        let from = batch.from(place);
-                        self.update(*asked, from);
+                let mut is_proven = false;
+                if answer.is_empty() {
+                    match service.handle(octets, from, Transport::Udp) {
+                        Handled::Silent => {}
+                        Handled::Reply(reply) => *answer = reply,
+                        Handled::Proven(reply) => {
+                            *answer = reply;
+                            is_proven = true;
+                        }
+                        Handled::Update(asked) => {
+                            let from = batch.from(place);
+                            self.update(*asked, from);
+                            continue;
+                        }
                     }
+                }
+                if !is_proven && !answer.is_empty() && service.is_stranger(from) {
+                    self.bound(answer, from);
                 }
             }
             batch.send(self.socket.as_fd());
+        }
+    }
+
+    /// Cuts an answer to a stranger down, or drops it, if the stranger's network gets too many of its kind.
+    fn bound(&self, answer: &mut Vec<u8>, from: IpAddr) {
+        let counters = self.shared.service.counters();
+        match self.shared.limit.judge(from, answer, Instant::now()) {
+            Verdict::Send => {}
+            Verdict::Slip => {
+                cut_down(answer);
+                Counters::count(&counters.limited_cut);
+            }
+            Verdict::Drop => {
+                answer.clear();
+                Counters::count(&counters.limited_dropped);
+            }
         }
     }
 

@@ -36,8 +36,8 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    /// An empty registry that is being filled; end with [`Index::finish_loading`].
-    pub(crate) fn loading(domain: &Domain) -> Index {
+    /// An empty registry that is being filled with at most so many entries; end with [`Index::finish_loading`].
+    pub(crate) fn loading(domain: &Domain, entries: u64) -> Index {
         let first = Serials {
             obj: 1,
             tree: 1,
@@ -45,7 +45,7 @@ impl Index {
         };
         Index {
             domain: domain.clone(),
-            registers: Registers::loading(domain.clone()),
+            registers: Registers::loading(domain.clone(), entries),
             apex: Records::default(),
             tree: Records::default(),
             servers: BTreeMap::new(),

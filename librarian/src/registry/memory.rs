@@ -62,6 +62,10 @@ impl MemoryLog {
 }
 
 impl Storage for MemoryLog {
+    fn entries(&self) -> Result<u64, StorageError> {
+        Ok(self.0.lock().entries.len() as u64)
+    }
+
     fn load(&mut self, each: &mut EachEntry<'_>) -> Result<(), StorageError> {
         for (seq, octets) in &self.0.lock().entries {
             each(*seq, octets).map_err(|reason| damaged(*seq, reason))?;

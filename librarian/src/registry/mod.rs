@@ -177,7 +177,9 @@ impl Registry {
         settings: Settings,
     ) -> Result<(Registry, Writer, mpsc::Receiver<Envelope>), StorageError> {
         let started = Instant::now();
-        let mut index = Index::loading(domain);
+        let entries = storage.entries()?;
+        tracing::debug!(entries, "registry loads");
+        let mut index = Index::loading(domain, entries);
         let (mut first_seq, mut next_seq, mut log_entries) = (None, 1, 0);
         storage.load(&mut |seq, octets| {
             first_seq.get_or_insert(seq);

@@ -244,15 +244,16 @@ pub(crate) struct Registers {
 }
 
 impl Registers {
-    /// An empty table that is being filled; end with [`Registers::finish_loading`].
-    pub(crate) fn loading(domain: Domain) -> Registers {
+    /// An empty table that is being filled with at most so many registers; end with [`Registers::finish_loading`].
+    pub(crate) fn loading(domain: Domain, most: u64) -> Registers {
         Registers {
             domain,
             rows: Vec::new(),
             texts: Texts::default(),
             lists: Vec::new(),
             free_lists: Vec::new(),
-            by_key: HashTable::new(),
+            // Growing would move everything again and again.
+            by_key: HashTable::with_capacity(usize::try_from(most).unwrap_or(0)),
             hasher: RandomState::new(),
             forward: Ordered::default(),
             backward: Ordered::default(),
@@ -268,6 +269,12 @@ impl Registers {
     /// Makes the two orders, side by side.
     pub(crate) fn finish_loading(&mut self) {
         self.loading = false;
+        // A log may hold as many entries that do not count as those that do.
+        if self.len() < self.by_key.capacity() / 2 {
+            let (rows, texts, hasher) = (&self.rows, &self.texts, &self.hasher);
+            let rehash = |id: &u32| hasher.hash_one(texts.key(row_of(rows, *id).text));
+            self.by_key.shrink_to_fit(rehash);
+        }
         let this = &*self;
         let live = || (0..this.row_count()).filter(|id| this.row(*id).is_live());
         let (forward, backward) = std::thread::scope(|scope| {
@@ -690,7 +697,7 @@ impl Registers {
         }
         let hash = self.hasher.hash_one(key.as_bytes());
         let (rows, texts, hasher) = (&self.rows, &self.texts, &self.hasher);
-        let rehash = |id: &u32| hasher.hash_one(texts.key(rows[*id as usize / PIECE][*id as usize % PIECE].text));
+        let rehash = |id: &u32| hasher.hash_one(texts.key(row_of(rows, *id).text));
         self.by_key.insert_unique(hash, id, rehash);
         self.count_row(id, true);
         if !self.loading && self.row(id).is_live() {
@@ -731,7 +738,7 @@ impl Registers {
                 counts.resize(servers, 0);
             }
         }
-        let row = &self.rows[id as usize / PIECE][id as usize % PIECE];
+        let row = row_of(&self.rows, id);
         if !row.is_live() {
             return;
         }
@@ -754,8 +761,12 @@ impl Registers {
     }
 
     fn row(&self, id: u32) -> &Row {
-        &self.rows[id as usize / PIECE][id as usize % PIECE]
+        row_of(&self.rows, id)
     }
+}
+
+fn row_of(rows: &[Vec<Row>], id: u32) -> &Row {
+    &rows[id as usize / PIECE][id as usize % PIECE]
 }
 
 fn holders_of<'t>(lists: &'t [Box<[u16]>], row: &'t Row) -> &'t [u16] {
@@ -808,7 +819,7 @@ mod tests {
     }
 
     fn table(addresses: &[&str]) -> Registers {
-        let mut table = Registers::loading(domain());
+        let mut table = Registers::loading(domain(), 0);
         table.finish_loading();
         for address in addresses {
             table.put(&register(address, State::Stable, &["s2"]));
@@ -943,7 +954,7 @@ mod tests {
     fn loaded_table_equals_one_filled_while_running() {
         let addresses = ["3.1", "1.A", "2.023", "1.a.5", "9", "1"];
         let running = table(&addresses);
-        let mut loaded = Registers::loading(domain());
+        let mut loaded = Registers::loading(domain(), 0);
         for address in addresses {
             loaded.put(&register(address, State::Stable, &["s2"]));
         }

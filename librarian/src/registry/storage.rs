@@ -100,6 +100,8 @@ pub(crate) type EachEntry<'a> = dyn FnMut(u64, &[u8]) -> Result<(), Damaged> + '
 
 /// The durable side of the registry, so that another store can stand behind it later.
 pub(crate) trait Storage: Send {
+    /// How many entries there are.
+    fn entries(&self) -> Result<u64, StorageError>;
     /// Hands over the octets of every entry in order.
     fn load(&mut self, each: &mut EachEntry<'_>) -> Result<(), StorageError>;
     /// Writes a batch; it is durable when this returns.
@@ -304,9 +306,12 @@ impl Creation {
 }
 
 impl Storage for RedbStorage {
+    fn entries(&self) -> Result<u64, StorageError> {
+        Ok(self.database.begin_read()?.open_table(LOG)?.len()?)
+    }
+
     fn load(&mut self, each: &mut EachEntry<'_>) -> Result<(), StorageError> {
         let log = self.database.begin_read()?.open_table(LOG)?;
-        tracing::debug!(entries = log.len()?, "registry loads");
         for item in log.iter()? {
             let (seq, bytes) = item?;
             let seq = seq.value();

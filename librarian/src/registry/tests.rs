@@ -211,7 +211,7 @@ async fn closed_registry_has_finished_what_was_proposed_and_takes_no_more() {
 /// Entries in the log of a closed registry.
 fn log_entries(path: &Path) -> (usize, usize) {
     let mut storage = RedbStorage::open(path, &domain().to_string()).unwrap();
-    let (mut all, mut index) = (Vec::new(), Index::loading(&domain()));
+    let (mut all, mut index) = (Vec::new(), Index::loading(&domain(), 0));
     storage
         .load(&mut |seq, octets| {
             index.load(octets, seq)?;
@@ -273,6 +273,10 @@ struct FailingStorage {
 }
 
 impl Storage for FailingStorage {
+    fn entries(&self) -> Result<u64, StorageError> {
+        self.inner.entries()
+    }
+
     fn load(&mut self, each: &mut storage::EachEntry<'_>) -> Result<(), StorageError> {
         self.inner.load(each)
     }
