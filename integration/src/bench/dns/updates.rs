@@ -1,35 +1,44 @@
-//! Sends signed dynamic updates (RFC 2136, RFC 8945), the same messages to every server.
+//! Signed dynamic updates (RFC 2136, RFC 8945) of one object each over UDP, the same messages to every server.
 //!
 //! Each update is one register's compare-and-swap: the prerequisite that its TXT RRset is the old text, the deletion of
 //! that text, the addition of the new one. A server answers when it is durable.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
 use hdrhistogram::Histogram;
-use zones::update::{build_register_update, changes_that_fit};
+use zones::update::build_register_update;
 use zones::{Mac, RegisterChange, TsigKey, tsig};
 
-use super::dns_set::{DnsSet, LOCAL};
+use super::set::{DnsSet, LOCAL};
 
 /// An update without an answer is sent again after this time, newly signed.
 const RESEND_AFTER: Duration = Duration::from_secs(3);
-/// Messages on their way during a load.
-const LOAD_WINDOW: usize = 8;
 /// Code of a failed value prerequisite.
 const NXRRSET: u8 = 8;
 
 /// How often each object's register has changed on one server.
-#[derive(Clone, Debug)]
-pub(super) struct Versions(Vec<u64>);
+#[derive(Clone, Debug, Default)]
+pub(super) struct Versions(Vec<u32>);
 
 impl Versions {
     /// All as they were loaded.
     #[must_use]
     pub(super) fn new(set: &DnsSet) -> Versions {
         Versions(vec![0; set.count])
+    }
+
+    /// How often object `index` has changed.
+    #[must_use]
+    pub(super) fn of(&self, index: usize) -> u32 {
+        self.0[index]
+    }
+
+    /// Object `index` has changed once more.
+    pub(super) fn raise(&mut self, index: usize) {
+        self.0[index] += 1;
     }
 }
 
@@ -69,7 +78,7 @@ struct Lane {
     first_sent: Instant,
 }
 
-/// Keeps `outstanding` updates of distinct objects on their way over UDP for `time`.
+/// Keeps `outstanding` updates of distinct objects on their way over UDP for `time` or until `over`.
 ///
 /// # Errors
 ///
@@ -81,6 +90,7 @@ pub(super) fn update_flood(
     versions: &mut Versions,
     outstanding: usize,
     time: Duration,
+    over: &AtomicBool,
 ) -> Result<UpdateReport> {
     ensure!(
         outstanding <= set.count,
@@ -115,7 +125,7 @@ pub(super) fn update_flood(
         .collect::<Result<Vec<Lane>>>()?;
     let mut answer = [0_u8; 4096];
     let mut checked = Instant::now();
-    while start.elapsed() < time {
+    while start.elapsed() < time && !over.load(Ordering::Acquire) {
         if checked.elapsed() > Duration::from_millis(100) {
             checked = Instant::now();
             for (number, lane) in lanes.iter_mut().enumerate() {
@@ -190,7 +200,7 @@ fn settle(socket: &UdpSocket, set: &DnsSet, key: &TsigKey, versions: &mut Versio
     Ok(())
 }
 
-fn send(socket: &UdpSocket, set: &DnsSet, key: &TsigKey, lane: usize, index: usize, version: u64) -> Result<Mac> {
+fn send(socket: &UdpSocket, set: &DnsSet, key: &TsigKey, lane: usize, index: usize, version: u32) -> Result<Mac> {
     let change = RegisterChange {
         old: Some(set.register(index, version)),
         new: set.register(index, version + 1),
@@ -200,72 +210,6 @@ fn send(socket: &UdpSocket, set: &DnsSet, key: &TsigKey, lane: usize, index: usi
     let mac = tsig::sign_request(&mut message, key, now_s());
     socket.send(&message).context("send an update")?;
     Ok(mac)
-}
-
-/// Creates every object of a set by updates that carry as many as fit, over one TCP connection with a few on their way:
-/// the protocol that agents use.
-///
-/// # Errors
-///
-/// When the server refuses one.
-pub(super) fn load_registers(
-    server: SocketAddr,
-    set: &DnsSet,
-    key: &TsigKey,
-    mut progress: impl FnMut(usize),
-) -> Result<Duration> {
-    let mut stream = TcpStream::connect(server).context("connect")?;
-    stream.set_nodelay(true).context("set a socket")?;
-    stream
-        .set_read_timeout(Some(Duration::from_secs(60)))
-        .context("set a socket")?;
-    let start = Instant::now();
-    let mut next = 0;
-    let mut id = 0_u16;
-    let mut macs = std::collections::HashMap::new();
-    let mut done = 0;
-    while done < set.count {
-        while next < set.count && macs.len() < LOAD_WINDOW {
-            let changes: Vec<RegisterChange> = (next..set.count.min(next + 400))
-                .map(|index| RegisterChange {
-                    old: None,
-                    new: set.register(index, 0),
-                })
-                .collect();
-            let changes = &changes[..changes_that_fit(&set.domain, &changes)];
-            let mut message = build_register_update(&set.domain, id, changes).context("build an update")?;
-            let mac = tsig::sign_request(&mut message, key, now_s());
-            let octets = u16::try_from(message.len()).context("measure an update")?;
-            let mut framed = octets.to_be_bytes().to_vec();
-            framed.append(&mut message);
-            stream.write_all(&framed).context("send an update")?;
-            macs.insert(id, (mac, changes.len()));
-            next += changes.len();
-            id = id.wrapping_add(1);
-        }
-        let mut octets = [0; 2];
-        stream.read_exact(&mut octets).context("read an answer")?;
-        let mut answer = vec![0; usize::from(u16::from_be_bytes(octets))];
-        stream.read_exact(&mut answer).context("read an answer")?;
-        ensure!(answer.len() >= 12, "an answer is shorter than a header");
-        let (mac, count) = macs
-            .remove(&u16::from_be_bytes([answer[0], answer[1]]))
-            .context("match an answer to its update")?;
-        tsig::verify_response(&answer, key, &mac, now_s()).context("verify an answer")?;
-        let code = answer[3] & 0x0f;
-        ensure!(code == 0, "a load was refused with code {code}: {}", explain(&answer));
-        done += count;
-        progress(done);
-    }
-    Ok(start.elapsed())
-}
-
-/// What an answer's Extended DNS Error says, for a person.
-fn explain(answer: &[u8]) -> String {
-    String::from_utf8_lossy(answer)
-        .chars()
-        .map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '.' })
-        .collect()
 }
 
 /// The time that signatures carry.
