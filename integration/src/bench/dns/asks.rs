@@ -4,18 +4,19 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use hdrhistogram::Histogram;
+use zones::TsigKey;
 
 use super::axfr::{Transfer, transfer};
 use super::echo::Echo;
+use super::flood::FloodReport;
 use super::paced::{PacedReport, histogram, percentile_us};
-use super::turns::{Target, flooded, in_turn, offered};
+use super::turns::{Target, flooded, in_turn, middle, offered};
 use super::{Bench, SERVER_CPU};
-use crate::bench::figure::median;
 
 /// Share of the first peer's saturated rate that latency is measured at.
 const OFFERED: f64 = 0.5;
 /// Transfers of each server.
-const TRANSFERS: usize = 2;
+const TRANSFERS: usize = 3;
 
 impl Bench<'_> {
     /// As many answers as a server gives.
@@ -23,35 +24,18 @@ impl Bench<'_> {
         println!("  asks as fast as answers come: SRV and TXT, one name in twenty is not there");
         let ours = self.our_target()?;
         let time = self.time();
-        // The first round warms caches.
         let came = in_turn(self.options.rounds + 1, [&ours, theirs], |target| {
-            let (report, cost) = flooded(target, &self.questions, time)?;
-            Ok((report.rate(), cost))
+            flooded(target, &self.questions, time)
         })?;
-        let rates = came
-            .each_ref()
-            .map(|each| each[1..].iter().map(|(rate, _)| *rate).collect::<Vec<f64>>());
-        let costs = came
-            .each_ref()
-            .map(|each| each[1..].iter().map(|(_, cost)| *cost).collect::<Vec<f64>>());
-        let name = &theirs.name;
-        self.report.figure(
-            "answers per second, saturated",
-            name,
-            median(&rates[0]),
-            median(&rates[1]),
-        );
-        self.report.figure(
-            "processor time per answer, us",
-            name,
-            median(&costs[0]),
-            median(&costs[1]),
-        );
+        // The first round warms caches.
+        let came = came.map(|each| each.into_iter().skip(1).collect::<Vec<_>>());
+        let their_rate = self.saturated(&came, &theirs.name);
         if self.offered.is_none() {
-            let rate = median(&rates[1]) * OFFERED;
+            let rate = their_rate * OFFERED;
             self.report.note(format!(
-                "latency is measured at {rate:.0} questions a second: {:.0} % of what {name} answers at most",
-                OFFERED * 100.0
+                "latency is measured at {rate:.0} questions a second: {:.0} % of what {} answers at most",
+                OFFERED * 100.0,
+                theirs.name
             ));
             self.offered = Some(rate);
         }
@@ -59,12 +43,9 @@ impl Bench<'_> {
             let rates = in_turn(self.options.rounds, [&ours, theirs], |target| {
                 dnsperf.rate(target.address, self.options.seconds)
             })?;
-            self.report.figure(
-                "answers per second by dnsperf",
-                name,
-                median(&rates[0]),
-                median(&rates[1]),
-            );
+            let (ours, theirs_rate) = middle(&rates, |rate| *rate);
+            self.report
+                .figure("answers per second by dnsperf", &theirs.name, ours, theirs_rate);
         }
         Ok(())
     }
@@ -90,57 +71,51 @@ impl Bench<'_> {
 
     /// The whole zone, from each that gives it.
     pub(super) fn transfer_zone(&mut self, theirs: &Target) -> Result<()> {
-        let ours = self.our_target()?;
-        let mut key = None;
-        // Whoever may: anyone, the joined server, the admin.
-        let mut offered = transfer(ours.address, &self.set.domain, None)?.is_some();
-        for candidate in [self.ours.key.clone(), self.ours.admin_key()?] {
-            if !offered {
-                offered = transfer(ours.address, &self.set.domain, Some(&candidate))?.is_some();
-                key = Some(candidate);
-            }
-        }
-        let take = |target: &Target| -> Result<Option<Transfer>> {
-            let key = key.as_ref().filter(|_| target.name == ours.name);
-            let came = transfer(target.address, &self.set.domain, key)?;
-            match came {
-                Some(came) => println!(
-                    "  {:<14} whole zone in {:.2} s: {} records, {} messages, {} octets",
-                    target.name,
-                    came.elapsed.as_secs_f64(),
-                    came.records,
-                    came.messages,
-                    came.octets
-                ),
-                None => println!("  {:<14} whole zone: refused", target.name),
-            }
-            Ok(came)
-        };
-        if !offered {
-            let came = take(theirs)?;
-            let rate = came.map_or(0.0, |came| came.rate());
+        let Some(key) = self.ours.add_secondary()? else {
+            let rate = self.transferred(theirs, None)?.map_or(0.0, |came| came.rate());
             self.report.note(format!(
                 "transfer of the whole zone: not offered by ours; {} gives {rate:.0} records a second",
                 theirs.name
             ));
             return Ok(());
-        }
-        let came = in_turn(TRANSFERS, [&ours, theirs], take)?;
-        let [ours, theirs_all] = came.each_ref().map(|each| {
-            let rates: Vec<f64> = each.iter().flatten().map(Transfer::rate).collect();
-            let seconds: Vec<f64> = each.iter().flatten().map(|came| came.elapsed.as_secs_f64()).collect();
-            (median(&rates), median(&seconds))
+        };
+        let ours = self.our_target()?;
+        let came = in_turn(TRANSFERS, [&ours, theirs], |target| {
+            let key = (target.name == ours.name).then_some(&key);
+            let came = self.transferred(target, key)?;
+            came.context("the transfer is refused")
         });
-        let name = &theirs.name;
-        self.report.figure(
-            "records per second in a transfer of the whole zone",
-            name,
-            ours.0,
-            theirs_all.0,
-        );
-        self.report
-            .figure("time of a transfer of the whole zone, s", name, ours.1, theirs_all.1);
+        self.ours.remove_secondary()?;
+        let came = came?;
+        for (figure, (ours, theirs_value)) in [
+            (
+                "records per second in a transfer of the whole zone",
+                middle(&came, Transfer::rate),
+            ),
+            (
+                "time of a transfer of the whole zone, s",
+                middle(&came, |came| came.elapsed.as_secs_f64()),
+            ),
+        ] {
+            self.report.figure(figure, &theirs.name, ours, theirs_value);
+        }
         Ok(())
+    }
+
+    fn transferred(&self, target: &Target, key: Option<&TsigKey>) -> Result<Option<Transfer>> {
+        let came = transfer(target.address, &self.set.domain, key)?;
+        match came {
+            Some(came) => println!(
+                "  {:<14} whole zone in {:.2} s: {} records, {} messages, {} octets",
+                target.name,
+                came.elapsed.as_secs_f64(),
+                came.records,
+                came.messages,
+                came.octets
+            ),
+            None => println!("  {:<14} whole zone: refused", target.name),
+        }
+        Ok(came)
     }
 
     /// How near ours comes to a process that only sends back what it gets.
@@ -162,28 +137,20 @@ impl Bench<'_> {
             } else {
                 &self.questions
             };
-            let (report, cost) = flooded(target, questions, time)?;
-            Ok((report.rate(), cost))
+            flooded(target, questions, time)
         })?;
-        let rates = came
-            .each_ref()
-            .map(|each| each.iter().map(|(rate, _)| *rate).collect::<Vec<f64>>());
-        let costs = came
-            .each_ref()
-            .map(|each| each.iter().map(|(_, cost)| *cost).collect::<Vec<f64>>());
-        self.report.figure(
-            "answers per second, saturated",
-            &bare.name,
-            median(&rates[0]),
-            median(&rates[1]),
-        );
-        self.report.figure(
-            "processor time per answer, us",
-            &bare.name,
-            median(&costs[0]),
-            median(&costs[1]),
-        );
+        self.saturated(&came, &bare.name);
         Ok(())
+    }
+
+    /// The figures of floods in turn; the peer's rate.
+    fn saturated(&mut self, came: &[Vec<(FloodReport, f64)>; 2], name: &str) -> f64 {
+        let (ours, theirs) = middle(came, |(report, _)| report.rate());
+        self.report.figure("answers per second, saturated", name, ours, theirs);
+        let (our_cost, their_cost) = middle(came, |(_, cost)| *cost);
+        self.report
+            .figure("processor time per answer, us", name, our_cost, their_cost);
+        theirs
     }
 
     /// Time of a turn of questions.

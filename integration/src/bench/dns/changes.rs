@@ -12,10 +12,10 @@ use super::asks::merged;
 use super::batches::{Batched, change};
 use super::paced::percentile_us;
 use super::set::DnsSet;
-use super::turns::{Target, flooded, in_turn, offered};
+use super::turns::{Target, flooded, in_turn, middle, offered};
 use super::updates::{UpdateReport, Versions, update_flood};
 use super::visible::visibility;
-use crate::bench::figure::median;
+use crate::bench::cpu::family_cpu_seconds;
 
 /// Single updates outstanding.
 const OUTSTANDING: [usize; 3] = [1, 16, 256];
@@ -76,29 +76,22 @@ impl Bench<'_> {
         let time = self.update_time();
         let came = self.in_turn(theirs, versions, 2, |bench, target, versions| {
             let never = AtomicBool::new(false);
-            let came = change(
-                target.address,
-                &bench.set,
-                &bench.ours.key,
-                versions,
-                None,
-                time,
-                &never,
-            )?;
+            let (set, key, before) = (&bench.set, &bench.ours.key, family_cpu_seconds(target.pid)?);
+            let came = change(target.address, set, key, versions, None, time, &never)?;
+            let cost = (family_cpu_seconds(target.pid)? - before) * 1e6 / came.done.max(1) as f64;
             println!(
-                "  {:<14} changes {:.0} objects a second, a hundred in a message",
+                "  {:<14} changes {:.0} objects a second, a hundred in a message, {cost:.0} us of processor each",
                 target.name,
                 came.rate()
             );
-            Ok(came.rate())
+            Ok((came.rate(), cost))
         })?;
-        let (ours, most) = (median(&came[0]), median(&came[1]));
-        self.report.figure(
-            "objects changed per second by signed updates, batched",
-            &theirs.name,
-            ours,
-            most,
-        );
+        let (ours, most) = middle(&came, |(rate, _)| *rate);
+        let figure = "objects changed per second by signed updates, batched";
+        self.report.figure(figure, &theirs.name, ours, most);
+        let (ours, cost) = middle(&came, |(_, cost)| *cost);
+        let figure = "processor time per object changed by signed updates, us";
+        self.report.figure(figure, &theirs.name, ours, cost);
         Ok(most)
     }
 
@@ -114,27 +107,23 @@ impl Bench<'_> {
             };
             bench.busy(target, versions, changed, asked, time)
         })?;
-        let rate = |each: &[Busy]| median(&each.iter().map(|busy| busy.rate).collect::<Vec<f64>>());
-        let p99 = |each: &[Busy]| median(&each.iter().map(|busy| busy.p99_us).collect::<Vec<f64>>());
-        let changed = |each: &[Busy]| median(&each.iter().map(|busy| busy.changed).collect::<Vec<f64>>());
-        let name = &theirs.name;
+        let changed = middle(&came, |busy| busy.changed);
         self.report.note(format!(
-            "while objects changed, batched: {:.0} a second in ours, {:.0} in {name}",
-            changed(&came[0]),
-            changed(&came[1])
+            "while objects changed, batched: {:.0} a second in ours, {:.0} in {}",
+            changed.0, changed.1, theirs.name
         ));
-        self.report.figure(
-            "answers per second while objects change",
-            name,
-            rate(&came[0]),
-            rate(&came[1]),
-        );
-        self.report.figure(
-            "p99 of answers while objects change, us",
-            name,
-            p99(&came[0]),
-            p99(&came[1]),
-        );
+        for (figure, (ours, theirs_value)) in [
+            (
+                "answers per second while objects change",
+                middle(&came, |busy| busy.rate),
+            ),
+            (
+                "p99 of answers while objects change, us",
+                middle(&came, |busy| busy.p99_us),
+            ),
+        ] {
+            self.report.figure(figure, &theirs.name, ours, theirs_value);
+        }
         Ok(())
     }
 
@@ -144,26 +133,37 @@ impl Bench<'_> {
         let ours = self.our_target()?;
         let (time, asked) = (self.time(), self.rate()?);
         let mut versions = std::mem::take(&mut self.versions);
-        let (mut busy, mut quiet) = ([Vec::new(), Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
+        let mut came = [Vec::new(), Vec::new()];
         for _ in 0..self.options.rounds {
-            let came = self.busy(&ours, &mut versions, CHANGED_PER_SECOND, asked, time)?;
-            busy[0].push(came.rate);
-            busy[1].push(came.p99_us);
-            busy[2].push(came.changed);
-            quiet[0].push(flooded(&ours, &self.questions, time)?.0.rate());
-            let report = offered(&ours, &self.questions, asked, time)?;
-            quiet[1].push(percentile_us(&report.latency_ns, 99.0));
+            came[0].push(self.busy(&ours, &mut versions, CHANGED_PER_SECOND, asked, time)?);
+            let (flood, _) = flooded(&ours, &self.questions, time)?;
+            let paced = offered(&ours, &self.questions, asked, time)?;
+            came[1].push(Busy {
+                rate: flood.rate(),
+                p99_us: percentile_us(&paced.latency_ns, 99.0),
+                changed: CHANGED_PER_SECOND,
+            });
         }
         self.versions = versions;
-        let figure = "answers per second while 10,000 objects a second change";
-        self.report
-            .figure(figure, "ours at rest", median(&busy[0]), median(&quiet[0]));
-        let figure = "p99 of answers while 10,000 objects a second change, us";
-        self.report
-            .figure(figure, "ours at rest", median(&busy[1]), median(&quiet[1]));
-        let figure = "objects changed per second while answers are saturated";
-        self.report
-            .figure(figure, "what was offered", median(&busy[2]), CHANGED_PER_SECOND);
+        for (figure, peer, (ours, theirs)) in [
+            (
+                "answers per second while 10,000 objects a second change",
+                "ours at rest",
+                middle(&came, |busy| busy.rate),
+            ),
+            (
+                "p99 of answers while 10,000 objects a second change, us",
+                "ours at rest",
+                middle(&came, |busy| busy.p99_us),
+            ),
+            (
+                "objects changed per second while answers are saturated",
+                "what was sent",
+                middle(&came, |busy| busy.changed),
+            ),
+        ] {
+            self.report.figure(figure, peer, ours, theirs);
+        }
         Ok(())
     }
 
@@ -221,7 +221,7 @@ impl Bench<'_> {
                 print_updates(target, outstanding, &came);
                 Ok(came.rate())
             })?;
-            let (ours, peer) = (median(&came[0]), median(&came[1]));
+            let (ours, peer) = middle(&came, |rate| *rate);
             let best = &mut self.best.0[place];
             if best.as_ref().is_none_or(|(_, _, best)| peer > *best) {
                 *best = Some((theirs.name.clone(), ours, peer));

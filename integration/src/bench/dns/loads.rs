@@ -6,15 +6,18 @@ use anyhow::{Context, Result};
 
 use super::batches::{Batched, load};
 use super::peers::{Peer, PeerKind};
+use super::ready::Ready;
 use super::{Bench, SERVER_CPU};
-use crate::bench::cpu::family_memory;
+use crate::bench::cpu::{family_cpu_seconds, family_memory};
 
 /// What came of loading ours.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Loaded {
     batched: Batched,
-    ready: Duration,
-    ready_cold: Duration,
+    /// Processor time for each object loaded, in microseconds.
+    cost_us: f64,
+    ready: Ready,
+    ready_cold: Ready,
     /// Memory in octets: without objects, after the load by updates, after a restart.
     empty: u64,
     full: u64,
@@ -31,6 +34,7 @@ impl Bench<'_> {
         let quarter = (count / 4).max(1);
         let mut next = quarter;
         let mut weights = Vec::new();
+        let before = family_cpu_seconds(pid)?;
         let batched = load(self.ours.address(), &self.set, &self.ours.key, None, |done| {
             if done >= next {
                 let each = family_memory(pid)?.saturating_sub(empty) as f64 / done as f64;
@@ -41,6 +45,7 @@ impl Bench<'_> {
             Ok(())
         })
         .context("load ours")?;
+        let cost_us = cost_us(family_cpu_seconds(pid)? - before, batched);
         let full = family_memory(pid)?;
         println!(
             "  in {:.1} s: {:.0} objects a second",
@@ -60,11 +65,12 @@ impl Bench<'_> {
         ));
         self.report.note(format!(
             "ours answers {:.3} s after a start, {:.3} s when its files are not in the page cache",
-            ready.as_secs_f64(),
-            ready_cold.as_secs_f64()
+            ready.after.as_secs_f64(),
+            ready_cold.after.as_secs_f64()
         ));
         Ok(Loaded {
             batched,
+            cost_us,
             ready,
             ready_cold,
             empty,
@@ -87,6 +93,7 @@ impl Bench<'_> {
             let empty = family_memory(peer.pid())?;
             if kind.takes_updates() && self.options.update_seconds > 0 {
                 let limit = Some(Duration::from_secs(self.options.update_seconds));
+                let before = family_cpu_seconds(peer.pid())?;
                 let theirs = load(peer.address(), &self.set, &self.ours.key, limit, |_| Ok(()))
                     .with_context(|| format!("load {name} by updates"))?;
                 println!(
@@ -100,26 +107,21 @@ impl Bench<'_> {
                     loaded.batched.rate(),
                     theirs.rate(),
                 );
+                self.report.figure(
+                    "processor time per object loaded by signed updates, us",
+                    name,
+                    loaded.cost_us,
+                    cost_us(family_cpu_seconds(peer.pid())? - before, theirs),
+                );
             }
             empty
         };
         let dir = self.dir.join(format!("{kind:?}"));
         let mut peer = Peer::start(kind, &dir, &self.zone_file, &self.set, key, SERVER_CPU)?;
-        let seconds = |time: Duration| time.as_secs_f64();
-        self.report.figure(
-            "time to answer after a start, s",
-            name,
-            seconds(loaded.ready),
-            seconds(peer.ready),
-        );
+        self.ready(name, "", loaded.ready, peer.ready);
         if kind == PeerKind::Knot {
             peer.restart(&self.set, true)?;
-            self.report.figure(
-                "time to answer after a start with cold files, s",
-                name,
-                seconds(loaded.ready_cold),
-                seconds(peer.ready),
-            );
+            self.ready(name, " with cold files", loaded.ready_cold, peer.ready);
         }
         let full = family_memory(peer.pid())?;
         let each = |full: u64, empty: u64| full.saturating_sub(empty) as f64 / self.set.count as f64;
@@ -128,7 +130,7 @@ impl Bench<'_> {
             .figure("memory per object after a start, octets", name, ours, theirs);
         let ours = each(loaded.full, loaded.empty);
         self.report.figure(
-            "memory per object after loading by updates (theirs: a start), octets",
+            "memory per object loaded by updates (theirs started), octets",
             name,
             ours,
             theirs,
@@ -140,4 +142,17 @@ impl Bench<'_> {
         ));
         Ok(peer)
     }
+
+    fn ready(&mut self, name: &str, how: &str, ours: Ready, theirs: Ready) {
+        let figure = format!("time to answer after a start{how}, s");
+        let seconds = |ready: Ready| ready.after.as_secs_f64();
+        self.report.figure(&figure, name, seconds(ours), seconds(theirs));
+        let figure = format!("processor time to answer after a start{how}, s");
+        self.report.figure(&figure, name, ours.cpu_s, theirs.cpu_s);
+    }
+}
+
+/// Processor time for each object, in microseconds.
+fn cost_us(cpu_s: f64, batched: Batched) -> f64 {
+    cpu_s * 1e6 / batched.done.max(1) as f64
 }

@@ -10,13 +10,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use zones::{Has, Role, TsigKey, tsig};
 
-use super::ready::{ask_once, evict};
+use super::ready::{Ready, ask_once, evict};
 use super::set::{DnsSet, LOCAL};
 use super::updates::now_s;
+use crate::bench::cpu::family_cpu_seconds;
 use crate::harness::Pool;
 
 /// Longest time from a restart to the first answer.
 const READY_WAIT: Duration = Duration::from_secs(120);
+
+/// Name of the one who takes the whole zone.
+const SECONDARY: &str = "bench";
 
 /// A running pool of a librarian alone. Dropping it ends it.
 pub(super) struct Ours {
@@ -77,23 +81,39 @@ impl Ours {
         Ok(self.pool.librarian_process()?.pid())
     }
 
-    /// The admin's key, which may do all that anyone may.
+    /// Makes a key that may take the `obj` zone; `None` when zones are not given to anyone.
     ///
     /// # Errors
     ///
-    /// When it cannot be read.
-    pub(super) fn admin_key(&self) -> Result<TsigKey> {
-        let text = std::fs::read_to_string(self.pool.admin_key()).context("read the admin's key")?;
-        TsigKey::from_bind_file(&text).context("read the admin's key")
+    /// When the command does not run or its key cannot be read.
+    pub(super) fn add_secondary(&self) -> Result<Option<TsigKey>> {
+        let said = self
+            .pool
+            .librarian_any(&["secondary", "add", SECONDARY, "--zone", "obj"])?;
+        if !said.status.success() {
+            return Ok(None);
+        }
+        let text = std::fs::read_to_string(self.pool.key(SECONDARY)).context("read the secondary's key")?;
+        let key = TsigKey::from_bind_file(&text).context("read the secondary's key")?;
+        Ok(Some(key))
     }
 
-    /// Ends it in order and starts it again, with its files dropped from the page cache if `cold`; the time from the start
-    /// of the process to the first answer from the zone.
+    /// Takes that key away, and what is kept for its sake.
+    ///
+    /// # Errors
+    ///
+    /// When the command fails.
+    pub(super) fn remove_secondary(&self) -> Result<()> {
+        self.pool.librarian(&["secondary", "remove", SECONDARY])?;
+        Ok(())
+    }
+
+    /// Ends it in order and starts it again, with its files dropped from the page cache if `cold`; what it needed.
     ///
     /// # Errors
     ///
     /// When it does not come back.
-    pub(super) fn restart(&mut self, set: &DnsSet, cold: bool) -> Result<Duration> {
+    pub(super) fn restart(&mut self, set: &DnsSet, cold: bool) -> Result<Ready> {
         self.pool.stop_librarian()?;
         if cold {
             evict(self.pool.dir())?;
@@ -114,9 +134,10 @@ impl Ours {
             let took = asks.join().expect("who asks does not panic");
             started.and(took)
         })?;
+        let cpu_s = family_cpu_seconds(self.pid()?)?;
         // Its server's report comes again within two seconds; then all is as before.
         std::thread::sleep(Duration::from_secs(3));
-        Ok(took)
+        Ok(Ready { after: took, cpu_s })
     }
 
     /// Renews the server's lease until this is dropped.

@@ -64,6 +64,7 @@ zone:
   zonelistfile: "{here}/zone.list"
   xfrdir: "{here}"
   rrl-ratelimit: 0
+  minimal-responses: yes
 remote-control:
   control-enable: no
 zone:
@@ -80,6 +81,7 @@ zone:
   pid-file "{here}/named.pid";
   session-keyfile "{here}/session.key";
   recursion no;
+  minimal-responses yes;
   dnssec-validation no;
   allow-query {{ any; }};
   allow-transfer {{ 127.0.0.0/8; }};

@@ -11,9 +11,9 @@ use rustix::process::{Pid, Signal};
 use zones::Zone;
 
 use super::peer_files::{ZONE_FILE, configuration};
-use super::ready::{ask_once, evict};
+use super::ready::{Ready, ask_once, evict};
 use super::set::{DnsSet, LOCAL};
-use crate::bench::cpu::{family, listens_alone};
+use crate::bench::cpu::{family, family_cpu_seconds, listens_alone};
 use crate::harness::{free_port, spawn};
 
 /// Longest time to load a zone: ten million names.
@@ -74,8 +74,8 @@ pub(super) struct Peer {
     cpu: usize,
     port: u16,
     child: Child,
-    /// From the start of the process to its first answer from the zone.
-    pub(super) ready: Duration,
+    /// Of its last start.
+    pub(super) ready: Ready,
 }
 
 impl Peer {
@@ -145,7 +145,7 @@ impl Drop for Peer {
     }
 }
 
-fn run(kind: PeerKind, dir: &Path, set: &DnsSet, cpu: usize, port: u16) -> Result<(Child, Duration)> {
+fn run(kind: PeerKind, dir: &Path, set: &DnsSet, cpu: usize, port: u16) -> Result<(Child, Ready)> {
     let log = dir.join("log");
     let output = File::create(&log).context("create a peer's log")?;
     let arguments: &[&str] = match kind {
@@ -179,14 +179,16 @@ fn run(kind: PeerKind, dir: &Path, set: &DnsSet, cpu: usize, port: u16) -> Resul
     }
 }
 
-fn wait(child: &mut Child, set: &DnsSet, port: u16, start: Instant) -> Result<Duration> {
+fn wait(child: &mut Child, set: &DnsSet, port: u16, start: Instant) -> Result<Ready> {
     let question = set.ready_question()?;
     while start.elapsed() < READY_WAIT {
         if let Some(status) = child.try_wait()? {
             bail!("it ended with {status}");
         }
         if ask_once(SocketAddr::from((LOCAL, port)), &question)? {
-            return Ok(start.elapsed());
+            let after = start.elapsed();
+            let cpu_s = family_cpu_seconds(child.id())?;
+            return Ok(Ready { after, cpu_s });
         }
     }
     bail!("it did not answer in {} s", READY_WAIT.as_secs())

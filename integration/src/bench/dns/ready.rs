@@ -11,6 +11,15 @@ use rustix::fs::{Advice, fadvise};
 
 use super::set::LOCAL;
 
+/// How long a server needs from its start to its first answer from the zone.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ready {
+    /// Time since the start of the process.
+    pub(super) after: Duration,
+    /// Processor time that it has used by then, in seconds.
+    pub(super) cpu_s: f64,
+}
+
 /// How long one try waits for an answer, and after an error before the next.
 const TRY: Duration = Duration::from_millis(5);
 

@@ -17,8 +17,7 @@ impl Report {
     /// Keeps a comparison and prints it.
     pub(super) fn figure(&mut self, figure: &str, peer: &str, ours: f64, theirs: f64) {
         let figure = Figure::new(figure, peer, ours, theirs);
-        print!("  = ");
-        figure.print();
+        println!("  = {figure}");
         self.figures.push(figure);
     }
 

@@ -39,6 +39,16 @@ pub(super) fn in_turn<T>(
     Ok(came)
 }
 
+/// Of values measured in turn, those of the round whose ratio is the middle one: what disturbs this machine for longer than a
+/// round disturbs both. 0 and 0 of none.
+#[must_use]
+pub(super) fn middle<T>(came: &[Vec<T>; 2], value: impl Fn(&T) -> f64) -> (f64, f64) {
+    let [ours, theirs] = came;
+    let mut pairs: Vec<(f64, f64)> = ours.iter().map(&value).zip(theirs.iter().map(&value)).collect();
+    pairs.sort_by(|a, b| (a.0 / a.1).total_cmp(&(b.0 / b.1)));
+    pairs.get(pairs.len() / 2).copied().unwrap_or_default()
+}
+
 /// Floods a target: what came, and its processor time for each answer in microseconds.
 ///
 /// # Errors
@@ -77,4 +87,16 @@ pub(super) fn offered(target: &Target, questions: &Questions, rate: f64, time: D
         percentile_us(&report.late_ns, 99.0)
     );
     Ok(report)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn middle_round_is_that_of_the_middle_ratio() {
+        let came = [vec![10.0, 300.0, 40.0], vec![10.0, 100.0, 20.0]];
+        assert_eq!(middle(&came, |value| *value), (40.0, 20.0));
+        assert_eq!(middle(&[Vec::<f64>::new(), Vec::new()], |value| *value), (0.0, 0.0));
+    }
 }
