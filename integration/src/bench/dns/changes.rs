@@ -21,7 +21,7 @@ use crate::bench::cpu::family_cpu_seconds;
 const OUTSTANDING: [usize; 3] = [1, 16, 256];
 /// Single updates outstanding while questions are asked.
 const MEANWHILE: usize = 16;
-/// Questions a second while single updates run: few, since both come from one processor.
+/// Most questions a second while single updates run: few, since both come from one processor.
 const MEANWHILE_RATE: f64 = 10_000.0;
 /// Objects changed a second in ours while it is asked.
 const CHANGED_PER_SECOND: f64 = 10_000.0;
@@ -242,13 +242,13 @@ impl Bench<'_> {
 
     /// The time of answers while single updates run.
     fn meanwhile(&mut self, theirs: &Target, versions: &mut Versions) -> Result<()> {
-        let time = self.time();
+        let (time, asked) = (self.time(), self.rate()?.min(MEANWHILE_RATE));
         let outstanding = MEANWHILE.min(self.set.count);
         let came = self.in_turn(theirs, versions, self.options.rounds, |bench, target, versions| {
             let (set, key, address): (&DnsSet, &TsigKey, _) = (&bench.set, &bench.ours.key, target.address);
             let (report, updates) = beside(
                 move |over| update_flood(address, set, key, versions, outstanding, BESIDE, over),
-                || offered(target, &bench.questions, MEANWHILE_RATE, time),
+                || offered(target, &bench.questions, asked, time),
             )?;
             print_updates(target, outstanding, &updates);
             Ok(report)

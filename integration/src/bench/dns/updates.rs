@@ -14,8 +14,10 @@ use zones::{Mac, RegisterChange, TsigKey, tsig};
 
 use super::set::{DnsSet, LOCAL};
 
-/// An update without an answer is sent again after this time, newly signed.
-const RESEND_AFTER: Duration = Duration::from_secs(3);
+/// An update without an answer is sent again after this time, newly signed; an answer to either counts.
+const RESEND_AFTER: Duration = Duration::from_secs(5);
+/// Longest wait for the first answer, beyond the time of the run.
+const FIRST_WAIT: Duration = Duration::from_secs(60);
 /// Code of a failed value prerequisite.
 const NXRRSET: u8 = 8;
 
@@ -73,9 +75,17 @@ impl UpdateReport {
 struct Lane {
     /// The object it changes now.
     index: usize,
-    mac: Mac,
+    /// Of every sending of this update.
+    macs: Vec<Mac>,
     sent: Instant,
     first_sent: Instant,
+}
+
+impl Lane {
+    fn is_answered_by(&self, answer: &[u8], key: &TsigKey) -> bool {
+        let answers = |mac: &Mac| tsig::verify_response(answer, key, mac, now_s()).is_ok();
+        self.macs.iter().any(answers)
+    }
 }
 
 /// Keeps `outstanding` updates of distinct objects on their way over UDP for `time` or until `over`.
@@ -117,7 +127,7 @@ pub(super) fn update_flood(
             let now = Instant::now();
             Ok(Lane {
                 index,
-                mac,
+                macs: vec![mac],
                 sent: now,
                 first_sent: now,
             })
@@ -125,12 +135,17 @@ pub(super) fn update_flood(
         .collect::<Result<Vec<Lane>>>()?;
     let mut answer = [0_u8; 4096];
     let mut checked = Instant::now();
-    while start.elapsed() < time && !over.load(Ordering::Acquire) {
+    let goes_on = |done: u64| {
+        let first = done == 0 && start.elapsed() < time + FIRST_WAIT;
+        (start.elapsed() < time || first) && !over.load(Ordering::Acquire)
+    };
+    while goes_on(report.done) {
         if checked.elapsed() > Duration::from_millis(100) {
             checked = Instant::now();
             for (number, lane) in lanes.iter_mut().enumerate() {
                 if lane.sent.elapsed() > RESEND_AFTER {
-                    lane.mac = send(&socket, set, key, number, lane.index, versions.0[lane.index])?;
+                    let mac = send(&socket, set, key, number, lane.index, versions.0[lane.index])?;
+                    lane.macs.push(mac);
                     lane.sent = Instant::now();
                     report.resent += 1;
                 }
@@ -143,8 +158,8 @@ pub(super) fn update_flood(
         let Some(lane) = lanes.get_mut(number) else {
             bail!("an answer has an id that was not sent");
         };
-        // An answer to an earlier sending has another MAC; the newer one's answer settles it.
-        if tsig::verify_response(&answer[..octets], key, &lane.mac, now_s()).is_err() {
+        // What answers an update before this one has another MAC.
+        if !lane.is_answered_by(&answer[..octets], key) {
             continue;
         }
         let code = answer[3] & 0x0f;
@@ -161,9 +176,13 @@ pub(super) fn update_flood(
         // On to the next object of this lane's share, round and round.
         let within = (lane.index - number * stride + 1) % stride;
         lane.index = number * stride + within;
-        lane.mac = send(&socket, set, key, number, lane.index, versions.0[lane.index])?;
+        let mac = send(&socket, set, key, number, lane.index, versions.0[lane.index])?;
+        lane.macs = vec![mac];
         lane.sent = Instant::now();
         lane.first_sent = lane.sent;
+    }
+    if report.done == 0 {
+        report.elapsed = start.elapsed();
     }
     settle(&socket, set, key, versions, &mut lanes)?;
     Ok(report)
@@ -181,7 +200,8 @@ fn settle(socket: &UdpSocket, set: &DnsSet, key: &TsigKey, versions: &mut Versio
         );
         for (number, lane) in lanes.iter_mut().enumerate() {
             if open[number] && lane.sent.elapsed() > RESEND_AFTER {
-                lane.mac = send(socket, set, key, number, lane.index, versions.0[lane.index])?;
+                let mac = send(socket, set, key, number, lane.index, versions.0[lane.index])?;
+                lane.macs.push(mac);
                 lane.sent = Instant::now();
             }
         }
@@ -191,7 +211,7 @@ fn settle(socket: &UdpSocket, set: &DnsSet, key: &TsigKey, versions: &mut Versio
         let number = usize::from(u16::from_be_bytes([answer[0], answer[1]]));
         if let Some(lane) = lanes.get(number)
             && open[number]
-            && tsig::verify_response(&answer[..octets], key, &lane.mac, now_s()).is_ok()
+            && lane.is_answered_by(&answer[..octets], key)
         {
             open[number] = false;
             versions.0[lane.index] += 1;

@@ -13,7 +13,7 @@ use super::set::{DnsSet, LOCAL};
 use super::updates::{Versions, now_s};
 
 /// Longest wait for an acknowledgement, and for the new text after it.
-const WAIT: Duration = Duration::from_secs(10);
+const WAIT: Duration = Duration::from_secs(60);
 
 /// Updates one object after the other, at most `count` and for at most `time`, and asks for each from its acknowledgement
 /// on until the new text is answered. Times from acknowledgement to that answer, in nanoseconds; a question and its answer,
@@ -21,7 +21,7 @@ const WAIT: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 ///
-/// When an update is refused, or is not seen in ten seconds.
+/// When an update is refused, or is not seen in a minute.
 pub(super) fn visibility(
     server: SocketAddr,
     set: &DnsSet,
@@ -76,7 +76,7 @@ pub(super) fn visibility(
 
 /// Sends an update until it is acknowledged.
 fn acknowledged(socket: &UdpSocket, set: &DnsSet, key: &TsigKey, change: &RegisterChange) -> Result<()> {
-    // An id that no question of a moment ago had is not needed: answers are told by their signature.
+    // Whatever its id is: its answer is told by the signature.
     let mut message = build_register_update(&set.domain, 7, std::slice::from_ref(change)).context("build an update")?;
     let mac = tsig::sign_request(&mut message, key, now_s());
     socket.send(&message).context("send an update")?;
