@@ -1,5 +1,6 @@
 //! One line of a report: ours against theirs.
 
+use std::fmt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -44,6 +45,21 @@ impl Figure {
             rounded(self.theirs),
             self.ratio
         );
+    }
+}
+
+impl fmt::Display for Figure {
+    /// A line of a table.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            out,
+            "{:<64} {:>14} {:<14} {:>14} {:>7.2}",
+            self.figure,
+            rounded(self.ours),
+            self.peer,
+            rounded(self.theirs),
+            self.ratio
+        )
     }
 }
 

@@ -27,6 +27,7 @@ use crate::objects::{Sample, generate, load as load_file};
 use book::Book;
 use load::Mix;
 pub use options::Options;
+pub(crate) use signals::install as install_signals;
 use summary::{Drained, Job, Phases, Summary};
 
 /// Name of the client that the demo adds.

@@ -31,7 +31,7 @@ static CAME: Condvar = Condvar::new();
 
 /// From now on the first SIGINT or SIGTERM ends this program and all it started, and removes `temporary`; during
 /// [`wait_for_stop`] it ends the wait instead.
-pub(super) fn install(temporary: Option<PathBuf>) -> Result<()> {
+pub(crate) fn install(temporary: Option<PathBuf>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -1,35 +1,46 @@
-//! Sends signed dynamic updates (RFC 2136, RFC 8945), the same messages to every server.
+//! Signed dynamic updates (RFC 2136, RFC 8945) of one object each over UDP, the same messages to every server.
 //!
 //! Each update is one register's compare-and-swap: the prerequisite that its TXT RRset is the old text, the deletion of
 //! that text, the addition of the new one. A server answers when it is durable.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
 use hdrhistogram::Histogram;
-use zones::update::{build_register_update, changes_that_fit};
+use zones::update::build_register_update;
 use zones::{Mac, RegisterChange, TsigKey, tsig};
 
-use super::dns_set::{DnsSet, LOCAL};
+use super::set::{DnsSet, LOCAL};
 
-/// An update without an answer is sent again after this time, newly signed.
-const RESEND_AFTER: Duration = Duration::from_secs(3);
-/// Messages on their way during a load.
-const LOAD_WINDOW: usize = 8;
+/// An update without an answer is sent again after this time, newly signed; an answer to either counts.
+const RESEND_AFTER: Duration = Duration::from_secs(5);
+/// Longest wait for the first answer, beyond the time of the run.
+const FIRST_WAIT: Duration = Duration::from_secs(60);
 /// Code of a failed value prerequisite.
 const NXRRSET: u8 = 8;
 
 /// How often each object's register has changed on one server.
-#[derive(Clone, Debug)]
-pub(super) struct Versions(Vec<u64>);
+#[derive(Clone, Debug, Default)]
+pub(super) struct Versions(Vec<u32>);
 
 impl Versions {
     /// All as they were loaded.
     #[must_use]
     pub(super) fn new(set: &DnsSet) -> Versions {
         Versions(vec![0; set.count])
+    }
+
+    /// How often object `index` has changed.
+    #[must_use]
+    pub(super) fn of(&self, index: usize) -> u32 {
+        self.0[index]
+    }
+
+    /// Object `index` has changed once more.
+    pub(super) fn raise(&mut self, index: usize) {
+        self.0[index] += 1;
     }
 }
 
@@ -64,12 +75,20 @@ impl UpdateReport {
 struct Lane {
     /// The object it changes now.
     index: usize,
-    mac: Mac,
+    /// Of every sending of this update.
+    macs: Vec<Mac>,
     sent: Instant,
     first_sent: Instant,
 }
 
-/// Keeps `outstanding` updates of distinct objects on their way over UDP for `time`.
+impl Lane {
+    fn is_answered_by(&self, answer: &[u8], key: &TsigKey) -> bool {
+        let answers = |mac: &Mac| tsig::verify_response(answer, key, mac, now_s()).is_ok();
+        self.macs.iter().any(answers)
+    }
+}
+
+/// Keeps `outstanding` updates of distinct objects on their way over UDP for `time` or until `over`.
 ///
 /// # Errors
 ///
@@ -81,6 +100,7 @@ pub(super) fn update_flood(
     versions: &mut Versions,
     outstanding: usize,
     time: Duration,
+    over: &AtomicBool,
 ) -> Result<UpdateReport> {
     ensure!(
         outstanding <= set.count,
@@ -107,7 +127,7 @@ pub(super) fn update_flood(
             let now = Instant::now();
             Ok(Lane {
                 index,
-                mac,
+                macs: vec![mac],
                 sent: now,
                 first_sent: now,
             })
@@ -115,12 +135,17 @@ pub(super) fn update_flood(
         .collect::<Result<Vec<Lane>>>()?;
     let mut answer = [0_u8; 4096];
     let mut checked = Instant::now();
-    while start.elapsed() < time {
+    let goes_on = |done: u64| {
+        let first = done == 0 && start.elapsed() < time + FIRST_WAIT;
+        (start.elapsed() < time || first) && !over.load(Ordering::Acquire)
+    };
+    while goes_on(report.done) {
         if checked.elapsed() > Duration::from_millis(100) {
             checked = Instant::now();
             for (number, lane) in lanes.iter_mut().enumerate() {
                 if lane.sent.elapsed() > RESEND_AFTER {
-                    lane.mac = send(&socket, set, key, number, lane.index, versions.0[lane.index])?;
+                    let mac = send(&socket, set, key, number, lane.index, versions.0[lane.index])?;
+                    lane.macs.push(mac);
                     lane.sent = Instant::now();
                     report.resent += 1;
                 }
@@ -133,8 +158,8 @@ pub(super) fn update_flood(
         let Some(lane) = lanes.get_mut(number) else {
             bail!("an answer has an id that was not sent");
         };
-        // An answer to an earlier sending has another MAC; the newer one's answer settles it.
-        if tsig::verify_response(&answer[..octets], key, &lane.mac, now_s()).is_err() {
+        // What answers an update before this one has another MAC.
+        if !lane.is_answered_by(&answer[..octets], key) {
             continue;
         }
         let code = answer[3] & 0x0f;
@@ -151,9 +176,13 @@ pub(super) fn update_flood(
         // On to the next object of this lane's share, round and round.
         let within = (lane.index - number * stride + 1) % stride;
         lane.index = number * stride + within;
-        lane.mac = send(&socket, set, key, number, lane.index, versions.0[lane.index])?;
+        let mac = send(&socket, set, key, number, lane.index, versions.0[lane.index])?;
+        lane.macs = vec![mac];
         lane.sent = Instant::now();
         lane.first_sent = lane.sent;
+    }
+    if report.done == 0 {
+        report.elapsed = start.elapsed();
     }
     settle(&socket, set, key, versions, &mut lanes)?;
     Ok(report)
@@ -171,7 +200,8 @@ fn settle(socket: &UdpSocket, set: &DnsSet, key: &TsigKey, versions: &mut Versio
         );
         for (number, lane) in lanes.iter_mut().enumerate() {
             if open[number] && lane.sent.elapsed() > RESEND_AFTER {
-                lane.mac = send(socket, set, key, number, lane.index, versions.0[lane.index])?;
+                let mac = send(socket, set, key, number, lane.index, versions.0[lane.index])?;
+                lane.macs.push(mac);
                 lane.sent = Instant::now();
             }
         }
@@ -181,7 +211,7 @@ fn settle(socket: &UdpSocket, set: &DnsSet, key: &TsigKey, versions: &mut Versio
         let number = usize::from(u16::from_be_bytes([answer[0], answer[1]]));
         if let Some(lane) = lanes.get(number)
             && open[number]
-            && tsig::verify_response(&answer[..octets], key, &lane.mac, now_s()).is_ok()
+            && lane.is_answered_by(&answer[..octets], key)
         {
             open[number] = false;
             versions.0[lane.index] += 1;
@@ -190,7 +220,7 @@ fn settle(socket: &UdpSocket, set: &DnsSet, key: &TsigKey, versions: &mut Versio
     Ok(())
 }
 
-fn send(socket: &UdpSocket, set: &DnsSet, key: &TsigKey, lane: usize, index: usize, version: u64) -> Result<Mac> {
+fn send(socket: &UdpSocket, set: &DnsSet, key: &TsigKey, lane: usize, index: usize, version: u32) -> Result<Mac> {
     let change = RegisterChange {
         old: Some(set.register(index, version)),
         new: set.register(index, version + 1),
@@ -200,72 +230,6 @@ fn send(socket: &UdpSocket, set: &DnsSet, key: &TsigKey, lane: usize, index: usi
     let mac = tsig::sign_request(&mut message, key, now_s());
     socket.send(&message).context("send an update")?;
     Ok(mac)
-}
-
-/// Creates every object of a set by updates that carry as many as fit, over one TCP connection with a few on their way:
-/// the protocol that agents use.
-///
-/// # Errors
-///
-/// When the server refuses one.
-pub(super) fn load_registers(
-    server: SocketAddr,
-    set: &DnsSet,
-    key: &TsigKey,
-    mut progress: impl FnMut(usize),
-) -> Result<Duration> {
-    let mut stream = TcpStream::connect(server).context("connect")?;
-    stream.set_nodelay(true).context("set a socket")?;
-    stream
-        .set_read_timeout(Some(Duration::from_secs(60)))
-        .context("set a socket")?;
-    let start = Instant::now();
-    let mut next = 0;
-    let mut id = 0_u16;
-    let mut macs = std::collections::HashMap::new();
-    let mut done = 0;
-    while done < set.count {
-        while next < set.count && macs.len() < LOAD_WINDOW {
-            let changes: Vec<RegisterChange> = (next..set.count.min(next + 400))
-                .map(|index| RegisterChange {
-                    old: None,
-                    new: set.register(index, 0),
-                })
-                .collect();
-            let changes = &changes[..changes_that_fit(&set.domain, &changes)];
-            let mut message = build_register_update(&set.domain, id, changes).context("build an update")?;
-            let mac = tsig::sign_request(&mut message, key, now_s());
-            let octets = u16::try_from(message.len()).context("measure an update")?;
-            let mut framed = octets.to_be_bytes().to_vec();
-            framed.append(&mut message);
-            stream.write_all(&framed).context("send an update")?;
-            macs.insert(id, (mac, changes.len()));
-            next += changes.len();
-            id = id.wrapping_add(1);
-        }
-        let mut octets = [0; 2];
-        stream.read_exact(&mut octets).context("read an answer")?;
-        let mut answer = vec![0; usize::from(u16::from_be_bytes(octets))];
-        stream.read_exact(&mut answer).context("read an answer")?;
-        ensure!(answer.len() >= 12, "an answer is shorter than a header");
-        let (mac, count) = macs
-            .remove(&u16::from_be_bytes([answer[0], answer[1]]))
-            .context("match an answer to its update")?;
-        tsig::verify_response(&answer, key, &mac, now_s()).context("verify an answer")?;
-        let code = answer[3] & 0x0f;
-        ensure!(code == 0, "a load was refused with code {code}: {}", explain(&answer));
-        done += count;
-        progress(done);
-    }
-    Ok(start.elapsed())
-}
-
-/// What an answer's Extended DNS Error says, for a person.
-fn explain(answer: &[u8]) -> String {
-    String::from_utf8_lossy(answer)
-        .chars()
-        .map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '.' })
-        .collect()
 }
 
 /// The time that signatures carry.

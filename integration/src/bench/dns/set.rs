@@ -12,7 +12,11 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use zones::{Address, Domain, Epoch, Level, ObjectType, Register, ServerName, State, Tx, Zone};
 
-use super::flood::Questions;
+use super::flood::{Expected, Questions};
+use super::names::Names;
+
+/// Where servers listen and clients ask from.
+pub(super) const LOCAL: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
 /// Objects `0 .. count` of one pool, owned by one server; the same in every server measured.
 #[derive(Clone, Debug)]
@@ -25,42 +29,46 @@ pub(super) struct DnsSet {
     pub(super) owner: ServerName,
     /// Port in every SRV record.
     pub(super) port: u16,
+    names: Names,
 }
 
 impl DnsSet {
-    /// A set of `count` objects under `hypernet.internal.`, owned by `s1`.
+    /// A set of `count` objects under `hypernet.internal.`, owned by `s1`; their addresses are drawn from a file, if one
+    /// is named.
     ///
     /// # Errors
     ///
-    /// Never in practice: the words are legal.
-    pub(super) fn new(count: usize, port: u16) -> Result<DnsSet> {
+    /// When the file cannot be read.
+    pub(super) fn new(count: usize, port: u16, addresses: Option<&Path>) -> Result<DnsSet> {
+        let domain: Domain = "hypernet.internal.".parse().context("read domain")?;
+        let names = addresses.map_or(Ok(Names::Built), |path| Names::read(path, &domain))?;
         Ok(DnsSet {
-            domain: "hypernet.internal.".parse().context("read domain")?,
+            domain,
             count,
             owner: "s1".parse().context("read server name")?,
             port,
+            names,
         })
+    }
+
+    /// The same pool with its first `count` objects only.
+    #[must_use]
+    pub(super) fn first(&self, count: usize) -> DnsSet {
+        DnsSet { count, ..self.clone() }
     }
 
     /// Object number `index`.
     #[must_use]
     pub(super) fn address(&self, index: usize) -> Address {
-        let text = format!("0.7.{}.{:03}", index / 1000, index % 1000);
-        text.parse().expect("numbers joined by dots are an address")
-    }
-
-    /// An address that is not in the set, with others around it.
-    fn absent(&self, index: usize) -> Address {
-        let text = format!("0.7.{}.{:03}x", index / 1000, index % 1000);
-        text.parse().expect("numbers joined by dots are an address")
+        self.names.address(index)
     }
 
     /// The register of object `index` after `version` changes.
     #[must_use]
-    pub(super) fn register(&self, index: usize, version: u64) -> Register {
+    pub(super) fn register(&self, index: usize, version: u32) -> Register {
         let mut tx = [0_u8; 16];
         tx[..8].copy_from_slice(&(index as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes());
-        tx[8..].copy_from_slice(&version.to_be_bytes());
+        tx[8..].copy_from_slice(&u64::from(version).to_be_bytes());
         Register {
             address: self.address(index),
             epoch: Epoch::FIRST,
@@ -89,14 +97,20 @@ impl DnsSet {
             "@ IN SOA ns.{pool} hostmaster.{pool} 1 5 5 60 2\n@ IN NS ns.{pool}"
         )?;
         for index in 0..self.count {
-            let address = self.address(index);
-            write!(out, "{address} IN TXT")?;
+            let name = self.name(index)?;
+            write!(out, "{name} IN TXT")?;
             for string in self.register(index, 0).strings() {
                 write!(out, " \"{string}\"")?;
             }
-            writeln!(out, "\n{address} IN SRV 0 100 {} {}.{pool}", self.port, self.owner)?;
+            writeln!(out, "\n{name} IN SRV 0 100 {} {}.{pool}", self.port, self.owner)?;
         }
         out.flush().context("write the zone file")
+    }
+
+    /// The name of object `index` in `obj`.
+    fn name(&self, index: usize) -> Result<Name> {
+        let name = self.domain.obj_name(&self.address(index));
+        name.context("spell an address in DNS")
     }
 
     /// Questions in a random order: SRV and TXT in turn, one in twenty for a name that is not there.
@@ -109,17 +123,42 @@ impl DnsSet {
         let mut questions = Questions::default();
         for number in 0..count {
             let index = rng.random_range(0..self.count);
-            let there = !rng.random_ratio(1, 20);
-            let address = if there { self.address(index) } else { self.absent(index) };
             let kind = if number % 2 == 0 {
                 RecordType::SRV
             } else {
                 RecordType::TXT
             };
-            let name = self.domain.obj_name(&address).context("spell an address in DNS")?;
-            questions.push(&question(name, kind)?, there);
+            if rng.random_ratio(1, 20) {
+                let name = self.domain.obj_name(&self.names.absent(index));
+                let name = name.context("spell an address in DNS")?;
+                questions.push(&question(name, kind)?, Expected::NoName);
+            } else {
+                questions.push(&question(self.name(index)?, kind)?, Expected::Records);
+            }
         }
         Ok(questions)
+    }
+
+    /// Asks for the register of object `index`.
+    ///
+    /// # Errors
+    ///
+    /// When its name cannot be spelled in DNS.
+    pub(super) fn register_question(&self, index: usize) -> Result<Vec<u8>> {
+        question(self.name(index)?, RecordType::TXT)
+    }
+
+    /// A question that only a server with the whole set answers with records: for the register of the last object, or the
+    /// zone's SOA where there is no object.
+    ///
+    /// # Errors
+    ///
+    /// When its name cannot be spelled in DNS.
+    pub(super) fn ready_question(&self) -> Result<Vec<u8>> {
+        match self.count {
+            0 => question(self.domain.zone(Zone::Obj).clone(), RecordType::SOA),
+            count => self.register_question(count - 1),
+        }
     }
 }
 
@@ -132,6 +171,3 @@ fn question(name: Name, kind: RecordType) -> Result<Vec<u8>> {
     message.set_edns(edns);
     message.to_vec().context("write a question")
 }
-
-/// Where peers listen.
-pub(super) const LOCAL: Ipv4Addr = Ipv4Addr::LOCALHOST;
