@@ -460,6 +460,7 @@ fn answers(config: &Config, ns: IpAddr) -> answer::Settings {
             .into_iter()
             .collect(),
         public: config.public.clone(),
+        serves: config.serves.iter().filter_map(|part| part.served().ok()).collect(),
         terms: config.terms(),
     }
 }

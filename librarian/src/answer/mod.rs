@@ -5,6 +5,7 @@
 //! | `objects` | `obj.<domain>`, `tree.<domain>` and the bare form |
 //! | `pool` | `pool.<domain>`: servers, `any`, `ns`, `_place`, `_want`, `_todo` |
 //! | `apex` | the operator's own zone |
+//! | `served` | parts of other pools' trees that are delegated to this librarian |
 //! | `sight` | who may see what |
 //! | `reply` | the message around an answer: EDNS, truncation, encoding |
 //!
@@ -19,6 +20,7 @@ mod network;
 mod objects;
 mod pool;
 pub mod reply;
+mod served;
 mod sight;
 
 use std::net::IpAddr;
@@ -34,6 +36,7 @@ use crate::registry::View;
 use crate::registry::index::{MINIMUM_S, soa};
 use crate::transfer;
 pub use network::{Network, NetworkError};
+pub use served::Served;
 pub use sight::Asker;
 use sight::Sight;
 
@@ -46,6 +49,8 @@ pub struct Settings {
     pub ns_addresses: Vec<IpAddr>,
     /// Prefixes that everybody may resolve (SRV, A, AAAA).
     pub public: Vec<Prefix>,
+    /// Parts of other pools' trees that are delegated to this librarian.
+    pub serves: Vec<Served>,
     /// What costs of servers depend on, where new objects are placed and holders are named.
     pub terms: Terms,
 }
@@ -56,6 +61,7 @@ impl Default for Settings {
             ttl_s: 5,
             ns_addresses: Vec::new(),
             public: Vec::new(),
+            serves: Vec::new(),
             terms: Terms::default(),
         }
     }
@@ -154,6 +160,9 @@ enum Negative {
 
 impl Question<'_> {
     fn answer(&self) -> Response {
+        if let Some(served) = self.served() {
+            return self.in_served(served);
+        }
         let domain = self.view.domain();
         let zone = domain.zone_of(self.name);
         // What a zone's parent says of its signatures is the parent's (RFC 4035 section 3.1.4.1).
