@@ -9,12 +9,15 @@
 //!  answer: 307 --> the owner, who is remembered for writes    421, 503, broken connection --> wait, look up anew, repeat
 //! ```
 //!
+//! Where the address lies in a part of the tree that is delegated to another pool, a client of that pool is asked (`elsewhere`).
+//!
 //! What DNS says is a hint; what counts is the certificate of the agent, checked by name, and the agent's own look at the
 //! register. Specifications: RFC 2782 (SRV), RFC 2308 (negative answers), DESIGN.md sections 4, 5 and 12.
 
 mod body;
 mod calls;
 mod counts;
+mod elsewhere;
 mod error;
 mod list;
 mod locate;
@@ -24,16 +27,19 @@ mod settings;
 mod stub;
 mod words;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 pub use body::{BodyReader, Upload};
 pub use counts::Counts;
 pub use error::ClientError;
-pub use settings::{Settings, SettingsError};
+pub use settings::{OtherPool, Settings, SettingsError};
 pub use stub::{Resolver, StubError};
 pub use words::{Expect, Object, PutObject, Stat, Summary, WriteOptions, Written};
 
 use locate::Locator;
+use parking_lot::Mutex;
+use zones::Domain;
 
 /// A client of one pool, as one application.
 ///
@@ -65,7 +71,11 @@ struct Inner {
     http: reqwest::Client,
     locator: Arc<Locator>,
     settings: Settings,
-    counts: counts::Counters,
+    counts: Arc<counts::Counters>,
+    /// Clients of other pools, by their domains.
+    others: Mutex<HashMap<Domain, elsewhere::Other>>,
+    /// The pools that led here, one after another, this one not included.
+    passed: Vec<Domain>,
 }
 
 impl Client {
@@ -75,6 +85,11 @@ impl Client {
     ///
     /// [`ClientError::Setup`] when the identity cannot be used for TLS.
     pub fn new(settings: Settings) -> Result<Client, ClientError> {
+        Client::behind(settings, Vec::new(), Arc::default())
+    }
+
+    /// A client of a pool that others led to.
+    fn behind(settings: Settings, passed: Vec<Domain>, counts: Arc<counts::Counters>) -> Result<Client, ClientError> {
         let setup = |source: Box<dyn std::error::Error + Send + Sync>| ClientError::Setup { source };
         let mut tls =
             certs::tls::client_config(&settings.identity, &settings.anchor).map_err(|error| setup(error.into()))?;
@@ -104,15 +119,23 @@ impl Client {
                 http,
                 locator,
                 settings,
-                counts: counts::Counters::default(),
+                counts,
+                others: Mutex::default(),
+                passed,
             }),
         })
     }
 
-    /// What this client and its clones have done so far.
+    /// What this client and its clones have done so far, at other pools too.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        self.inner.counts.read(self.inner.locator.questions())
+        self.inner.counts.read(self.questions())
+    }
+
+    fn questions(&self) -> u64 {
+        let others = self.inner.others.lock();
+        let there = others.values().map(|other| other.client.questions());
+        self.inner.locator.questions() + there.sum::<u64>()
     }
 }
 

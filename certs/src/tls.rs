@@ -139,6 +139,20 @@ pub fn renewed_client_config(current: &Arc<Current>, anchor: &Anchor) -> Result<
     Ok(config)
 }
 
+/// For whoever only looks who is there: takes only a server of this pool with the name that was asked for, and shows no
+/// certificate. The other side ends such a connection once it is verified.
+///
+/// # Errors
+///
+/// [`TlsError`] when the provider lacks TLS 1.3.
+pub fn client_config_unidentified(anchor: &Anchor) -> Result<ClientConfig, TlsError> {
+    let mut config = client_builder()?
+        .with_root_certificates(Arc::clone(anchor.roots()))
+        .with_no_client_auth();
+    forget_sessions(&mut config);
+    Ok(config)
+}
+
 /// For a server that joins: no certificate of its own; the other side must be signed by the authority with this fingerprint,
 /// and have the name that was asked for.
 ///

@@ -15,6 +15,7 @@ use zones::{Domain, ServerName};
 
 use crate::answer::Network;
 use crate::answer::reply::{PLAIN_UDP_OCTETS_MAX, UDP_OCTETS_MAX};
+use crate::delegation::{self, OtherPools, ServedPart};
 use crate::files::{self, FileError};
 use crate::listen::{self, RateLimit};
 use crate::place::{Placement, ServerTerms, Terms};
@@ -63,6 +64,12 @@ pub struct Config {
     /// Prefixes that everybody may resolve.
     #[serde(default, deserialize_with = "from_texts")]
     pub public: Vec<Prefix>,
+    /// Parts of other pools' trees that are delegated to this librarian.
+    #[serde(default)]
+    pub serves: Vec<ServedPart>,
+    /// Other pools that parts of this one's tree are delegated to.
+    #[serde(default)]
+    pub pools: OtherPools,
     /// Most changes of records by one key in a second.
     #[serde(default = "changes_per_second")]
     pub changes_per_second: u32,
@@ -222,6 +229,10 @@ impl Config {
                 Some((format!("copies.{key}"), range))
             })
             .or_else(|| {
+                let (key, range) = delegation::out_of_range(&self.domain, &self.serves, &self.pools)?;
+                Some((key.to_owned(), range))
+            })
+            .or_else(|| {
                 self.servers.iter().find_map(|(name, said)| {
                     let (key, range) = said.out_of_range()?;
                     Some((format!("servers.{name}.{key}"), range))
@@ -286,7 +297,7 @@ fn controller_interval() -> Duration {
     Duration::from_millis(500)
 }
 
-fn from_text<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+pub(crate) fn from_text<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
     T: FromStr<Err: std::fmt::Display>,
@@ -439,7 +450,8 @@ listen_https = "{listen_https}"
 # fault takes all copies.
 #rack = "r1"
 #region = "eu"
-"#
+{}"#,
+        delegation::TEMPLATE
     )
 }
 
@@ -527,6 +539,8 @@ mod tests {
             (usual.price_percent, usual.new_objects)
         );
         assert!(said.bandwidth_mbit.is_some() && said.rack.is_some() && said.region.is_some());
+        assert_eq!((shown.serves.len(), default.serves.len()), (1, 0));
+        assert!(shown.pools.get(&"other.example.internal".parse().unwrap()).is_some());
     }
 
     /// Keeps lines that set something or begin a table.

@@ -461,6 +461,7 @@ fn answers(config: &Config, ns: IpAddr) -> answer::Settings {
             .into_iter()
             .collect(),
         public: config.public.clone(),
+        serves: config.serves.iter().filter_map(|part| part.served().ok()).collect(),
         terms: config.terms(),
         udp_octets_max: config.udp_octets_max,
     }

@@ -5,6 +5,7 @@ pub mod commands;
 pub mod config;
 pub mod control;
 pub mod daemon;
+pub mod delegation;
 pub mod files;
 pub mod guard;
 pub mod handover;

@@ -6,6 +6,7 @@
 pub mod address;
 pub mod audit;
 pub mod copies;
+pub mod delegation;
 pub mod has;
 pub mod heat;
 pub mod incarnation;
@@ -24,6 +25,7 @@ pub mod want;
 
 pub use address::{Address, AddressError};
 pub use copies::{Keep, Kept};
+pub use delegation::{Delegation, Leads, NameServer};
 pub use has::Has;
 pub use heat::{Heat, Hot};
 pub use incarnation::{Incarnation, Standing, Told};

@@ -31,6 +31,73 @@ pub enum ClientError {
         /// What went wrong.
         source: StubError,
     },
+    /// The object is another pool's, and that is not configured: set its authority and what its operator gave this client.
+    #[error(
+        "object {address} lies in {zone}, which is delegated to pool {pool}, whose authority this client does not know: set ca, \
+         certificate, key and dns in [pools.\"{pool}\"] of client.toml"
+    )]
+    UnknownPool {
+        /// The object.
+        address: Address,
+        /// What is delegated.
+        zone: String,
+        /// Domain of the pool that has it.
+        pool: String,
+    },
+    /// The librarian of another pool has no address: set it.
+    #[error(
+        "object {address} lies in {zone}, which is delegated to pool {pool}, and no address of its librarian is known: set dns in \
+         [pools.\"{pool}\"] of client.toml"
+    )]
+    NoLibrarian {
+        /// The object.
+        address: Address,
+        /// What is delegated.
+        zone: String,
+        /// Domain of the pool that has it.
+        pool: String,
+    },
+    /// The object is another pool's, and which one does not show: ask the operator of its name servers.
+    #[error(
+        "object {address} lies in {zone}, which is delegated to another pool (name servers: {servers}) that does not say which one it \
+         is: set dns, ca, certificate and key in [pools.\"DOMAIN OF THAT POOL\"] of client.toml, and let its librarian serve the zone"
+    )]
+    NamelessPool {
+        /// The object.
+        address: Address,
+        /// What is delegated.
+        zone: String,
+        /// Names of its name servers.
+        servers: String,
+    },
+    /// The librarian of another pool does not say what pool it is: check that it runs and serves the zone.
+    #[error("ask the librarian of {zone} ({servers}), which object {address} is delegated to")]
+    OtherLibrarian {
+        /// The object.
+        address: Address,
+        /// What is delegated.
+        zone: String,
+        /// Names of its name servers.
+        servers: String,
+        /// What went wrong.
+        source: StubError,
+    },
+    /// Pools delegate to each other in a circle: their operators must end it.
+    #[error("object {address} is delegated in a circle, back to pool {pool}: ask the operators of the pools to end it")]
+    Circle {
+        /// The object.
+        address: Address,
+        /// The pool that was asked before.
+        pool: String,
+    },
+    /// More pools delegate the address on, one to the next, than are followed.
+    #[error("object {address} is delegated on by too many pools, at last to {pool}")]
+    TooFar {
+        /// The object.
+        address: Address,
+        /// The first pool that was not asked.
+        pool: String,
+    },
     /// DNS names no server at all: no agent serves now.
     #[error("no server of the pool is in DNS now: are the agents running?")]
     NoServer,

@@ -25,10 +25,19 @@ impl Client {
     /// An object that moves meanwhile is listed once. It can be missed if it leaves a server that has not been asked yet for
     /// one that has: every server is asked for a second time, as long as this finds more.
     ///
+    /// What lies under an address in a part that is delegated is listed by the pool that has it. Parts below the address that are
+    /// delegated are not listed: list them by their own addresses.
+    ///
     /// # Errors
     ///
     /// [`ClientError`] when a server cannot be asked: a listing with holes would look like a whole one.
     pub async fn list(&self, under: Option<&Address>) -> Result<Vec<Summary>, ClientError> {
+        if let Some(under) = under
+            && let Some(to) = self.inner.locator.delegation(under).await?
+        {
+            let other = self.elsewhere(under, &to).await?;
+            return Box::pin(other.list(Some(under))).await;
+        }
         let mut all: BTreeMap<Address, Summary> = BTreeMap::new();
         let mut before = None;
         for _ in 0..4 {

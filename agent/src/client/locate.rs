@@ -11,7 +11,7 @@ use hickory_proto::rr::rdata::SRV;
 use hickory_proto::rr::{Name, RData, RecordType};
 use parking_lot::Mutex;
 use zones::query::Answer;
-use zones::{Address, Domain};
+use zones::{Address, Delegation, Domain, Leads, delegation};
 
 use crate::client::error::ClientError;
 use crate::client::stub::{Resolver, StubError};
@@ -44,12 +44,28 @@ pub(super) enum Purpose {
     Creating,
 }
 
+/// Where an object is looked for.
+#[derive(Clone, Debug)]
+pub(super) enum Located {
+    /// At these servers, the best first, at least one.
+    Here(Vec<Target>),
+    /// In another pool.
+    Away(Arc<Delegation>),
+}
+
+/// What DNS says of a name.
+#[derive(Clone, Debug)]
+enum Service {
+    Servers(Arc<[SRV]>),
+    Away(Arc<Delegation>),
+}
+
 /// Finds servers, and remembers what it found.
 #[derive(Debug)]
 pub(super) struct Locator {
     domain: Domain,
     resolver: Resolver,
-    services: Memory<Name, Arc<[SRV]>>,
+    services: Memory<Name, Service>,
     hosts: Memory<Box<str>, Arc<[IpAddr]>>,
     owners: Memory<Address, Target>,
 }
@@ -69,13 +85,13 @@ impl Locator {
         self.resolver.asked()
     }
 
-    /// Servers to ask for an object, the best first, at least one. With `fresh`, nothing remembered is used.
+    /// Servers to ask for an object. With `fresh`, nothing remembered is used.
     pub(super) async fn locate(
         &self,
         address: &Address,
         purpose: Purpose,
         fresh: bool,
-    ) -> Result<Vec<Target>, ClientError> {
+    ) -> Result<Located, ClientError> {
         let locate = |source| ClientError::Locate {
             address: address.clone(),
             source,
@@ -87,23 +103,22 @@ impl Locator {
         if let Some(owner) = &owner
             && purpose != Purpose::Reading
         {
-            return Ok(vec![owner.clone()]);
+            return Ok(Located::Here(vec![owner.clone()]));
         }
         let name = self.domain.obj_name(address)?;
-        let holders = self.service(&name, fresh).await.map_err(locate)?;
+        let holders = match self.service(&name, fresh).await.map_err(locate)? {
+            Service::Servers(holders) => holders,
+            Service::Away(to) => return Ok(Located::Away(to)),
+        };
         let mut targets = self.order(&holders);
         // An answer without the owner is older than the redirect that named it.
         if let Some(owner) = owner
             && !targets.contains(&owner)
         {
-            return Ok(vec![owner]);
+            return Ok(Located::Here(vec![owner]));
         }
         if targets.is_empty() && purpose == Purpose::Creating {
-            let placing = self
-                .service(&self.domain.in_pool("_place"), fresh)
-                .await
-                .map_err(locate)?;
-            targets = self.order(&placing);
+            targets = self.group("_place", fresh).await.map_err(locate)?;
         }
         if targets.is_empty() {
             targets = self.servers(fresh).await.map_err(locate)?;
@@ -111,13 +126,34 @@ impl Locator {
         if targets.is_empty() {
             return Err(ClientError::NoServer);
         }
-        Ok(targets)
+        Ok(Located::Here(targets))
+    }
+
+    /// The other pool that has what lies at and below an address, if that part of the tree is delegated.
+    pub(super) async fn delegation(&self, address: &Address) -> Result<Option<Arc<Delegation>>, ClientError> {
+        let name = self.domain.obj_name(address)?;
+        match self.service(&name, false).await {
+            Ok(Service::Away(to)) => Ok(Some(to)),
+            Ok(Service::Servers(_)) => Ok(None),
+            Err(source) => Err(ClientError::Locate {
+                address: address.clone(),
+                source,
+            }),
+        }
     }
 
     /// Every server that serves now.
     pub(super) async fn servers(&self, fresh: bool) -> Result<Vec<Target>, StubError> {
-        let any = self.service(&self.domain.in_pool("any"), fresh).await?;
-        Ok(self.order(&any))
+        self.group("any", fresh).await
+    }
+
+    /// The servers that a name in `pool` stands for.
+    async fn group(&self, label: &str, fresh: bool) -> Result<Vec<Target>, StubError> {
+        match self.service(&self.domain.in_pool(label), fresh).await? {
+            Service::Servers(records) => Ok(self.order(&records)),
+            // Names of servers lie in no part that is delegated.
+            Service::Away(_) => Ok(Vec::new()),
+        }
     }
 
     /// Remembers whom a redirect named.
@@ -134,20 +170,31 @@ impl Locator {
         })
     }
 
-    /// The SRV records of a name; none for a name that has none.
-    async fn service(&self, name: &Name, fresh: bool) -> Result<Arc<[SRV]>, StubError> {
+    /// The SRV records of a name, none for a name that has none; or who has it, where that is another pool.
+    async fn service(&self, name: &Name, fresh: bool) -> Result<Service, StubError> {
         if !fresh && let Some(known) = self.services.get(name) {
             return Ok(known);
         }
-        let answer = self.resolver.ask(name, RecordType::SRV).await?;
-        let records: Arc<[SRV]> = answer.srv().cloned().collect();
-        let ttl = match records.len() {
-            0 => negative_ttl(&answer),
-            _ => positive_ttl(&answer),
+        let mut answer = self.resolver.ask(name, RecordType::SRV).await?;
+        let mut leads = delegation::leads(&self.domain, name, &answer);
+        if let Leads::On(next) = leads {
+            answer = self.resolver.ask(&next, RecordType::SRV).await?;
+            leads = delegation::leads(&self.domain, &next, &answer);
+        }
+        let (service, ttl) = match leads {
+            Leads::Away(to) => (Service::Away(Arc::from(to)), away_ttl(&answer)),
+            Leads::Here | Leads::On(_) => {
+                let records: Arc<[SRV]> = answer.srv().cloned().collect();
+                self.learn_hosts(&answer);
+                let ttl = match records.len() {
+                    0 => negative_ttl(&answer),
+                    _ => positive_ttl(&answer),
+                };
+                (Service::Servers(records), ttl)
+            }
         };
-        self.services.put(name.clone(), Arc::clone(&records), ttl);
-        self.learn_hosts(&answer);
-        Ok(records)
+        self.services.put(name.clone(), service.clone(), ttl);
+        Ok(service)
     }
 
     /// Addresses that came beside SRV records.
@@ -166,7 +213,7 @@ impl Locator {
     }
 
     /// The addresses of a server.
-    async fn addresses(&self, host: &str) -> Result<Arc<[IpAddr]>, StubError> {
+    pub(super) async fn addresses(&self, host: &str) -> Result<Arc<[IpAddr]>, StubError> {
         let host: Box<str> = host.to_ascii_lowercase().into();
         if let Some(known) = self.hosts.get(&host) {
             return Ok(known);
@@ -240,6 +287,13 @@ fn host_of(name: &Name) -> Box<str> {
 fn positive_ttl(answer: &Answer) -> Duration {
     let ttl = answer.answers.iter().map(|record| record.ttl).min();
     ttl.map_or(TTL_MAX, |ttl| Duration::from_secs(ttl.into()))
+}
+
+/// The alias and the referral, whichever ends first; an answer may hold one of them only.
+fn away_ttl(answer: &Answer) -> Duration {
+    let records = answer.answers.iter().chain(&answer.authorities);
+    let ttl = records.map(|record| record.ttl).min();
+    ttl.map_or(OWNER_TTL, |ttl| OWNER_TTL.min(Duration::from_secs(ttl.into())))
 }
 
 /// RFC 2308 section 5: the lesser of the SOA's TTL and its minimum.
@@ -341,9 +395,16 @@ mod tests {
         let (locator, address) = (locator(), "3.1".parse().unwrap());
         let name = locator.domain.obj_name(&address).unwrap();
         let records: Vec<SRV> = holders.iter().map(|host| record(0, 100, host)).collect();
-        locator.services.put(name, records.into(), TTL_MAX);
+        locator.services.put(name, Service::Servers(records.into()), TTL_MAX);
         locator.learn_owner(&address, target(owner));
         (locator, address)
+    }
+
+    async fn here(locator: &Locator, address: &Address, purpose: Purpose) -> Vec<Target> {
+        match locator.locate(address, purpose, false).await.unwrap() {
+            Located::Here(targets) => targets,
+            Located::Away(to) => panic!("{to:?}"),
+        }
     }
 
     fn target(host: &str) -> Target {
@@ -358,7 +419,7 @@ mod tests {
         let (locator, address) = redirected(&["s1", "s2"], "s1");
         let mut first = HashMap::<Target, u32>::new();
         for _ in 0..1_000 {
-            let targets = locator.locate(&address, Purpose::Reading, false).await.unwrap();
+            let targets = here(&locator, &address, Purpose::Reading).await;
             assert_eq!(targets.len(), 2);
             *first.entry(targets[0].clone()).or_default() += 1;
         }
@@ -371,7 +432,7 @@ mod tests {
         let (locator, address) = redirected(&["s1", "s2"], "s1");
         for purpose in [Purpose::Existing, Purpose::Creating] {
             for _ in 0..100 {
-                let targets = locator.locate(&address, purpose, false).await.unwrap();
+                let targets = here(&locator, &address, purpose).await;
                 assert_eq!(targets, [target("s1")], "{purpose:?}");
             }
         }
@@ -380,7 +441,7 @@ mod tests {
     #[tokio::test]
     async fn reads_follow_a_redirect_to_an_owner_that_dns_did_not_name() {
         let (locator, address) = redirected(&["s1", "s2"], "s3");
-        let targets = locator.locate(&address, Purpose::Reading, false).await.unwrap();
+        let targets = here(&locator, &address, Purpose::Reading).await;
         assert_eq!(targets, [target("s3")]);
     }
 

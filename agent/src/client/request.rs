@@ -17,7 +17,7 @@ use crate::client::Client;
 use crate::client::body::{Pulse, Upload};
 use crate::client::counts::Counters;
 use crate::client::error::ClientError;
-use crate::client::locate::{Purpose, Target};
+use crate::client::locate::{Located, Purpose, Target};
 use crate::client::words::ProblemText;
 
 /// Longest wait for a connection.
@@ -63,6 +63,13 @@ pub(super) struct Reply {
 pub(super) enum Content {
     Whole(Bytes),
     Stream(reqwest::Response),
+}
+
+/// Whom a call is for.
+enum Found {
+    Here(Vec<Target>),
+    /// The client of the pool that has the object.
+    Other(Client),
 }
 
 /// What one attempt gave.
@@ -131,8 +138,9 @@ impl Client {
         let mut backoff = BACKOFF_MIN;
         let mut fresh = false;
         loop {
-            let (why, wait) = match self.inner.locator.locate(&call.address, call.purpose, fresh).await {
-                Ok(targets) => match self.ask_in_turn(call, targets).await {
+            let (why, wait) = match self.find(call, fresh).await {
+                Ok(Found::Other(other)) => return Box::pin(other.call(call)).await,
+                Ok(Found::Here(targets)) => match self.ask_in_turn(call, targets).await {
                     Ok(reply) => return Ok(reply),
                     Err(Attempt::Failed(error)) => return Err(error),
                     Err(Attempt::Again { why, wait }) => (why, wait),
@@ -140,7 +148,9 @@ impl Client {
                         unreachable!("ask_in_turn ends these itself")
                     }
                 },
-                Err(error @ (ClientError::Locate { .. } | ClientError::NoServer)) => {
+                Err(
+                    error @ (ClientError::Locate { .. } | ClientError::OtherLibrarian { .. } | ClientError::NoServer),
+                ) => {
                     if start.elapsed() + backoff >= patience {
                         return Err(error);
                     }
@@ -161,6 +171,14 @@ impl Client {
             tokio::time::sleep(wait).await;
             backoff = (backoff * 2).min(BACKOFF_MAX);
             fresh = true;
+        }
+    }
+
+    /// Whom to ask: servers of this pool, or another pool.
+    async fn find(&self, call: &Call, fresh: bool) -> Result<Found, ClientError> {
+        match self.inner.locator.locate(&call.address, call.purpose, fresh).await? {
+            Located::Here(targets) => Ok(Found::Here(targets)),
+            Located::Away(to) => self.elsewhere(&call.address, &to).await.map(Found::Other),
         }
     }
 

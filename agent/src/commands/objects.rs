@@ -146,7 +146,7 @@ impl Rm {
   agent ls --client clients/shop
   agent ls 3.1.2 --client clients/shop --json")]
 pub(super) struct Ls {
-    /// Only this address and all below it
+    /// Only this address and all below it; of another pool, where it is delegated to one
     prefix: Option<Target>,
     #[command(flatten)]
     who: As,

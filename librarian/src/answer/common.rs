@@ -263,6 +263,10 @@ impl Common<'_> {
             return None;
         }
         let key = Key::of(asked.name, self.names)?;
+        if key.place == Place::Bare && !self.settings.serves.is_empty() {
+            // It may lie in a part of another pool's tree.
+            return None;
+        }
         let registers = &index.registers;
         let (sees_all, texts) = match asker {
             Asker::Network => (true, true),

@@ -5,6 +5,7 @@
 //! | `objects` | `obj.<domain>`, `tree.<domain>` and the bare form |
 //! | `pool` | `pool.<domain>`: servers, `any`, `ns`, `_place`, `_want`, `_todo` |
 //! | `apex` | the operator's own zone |
+//! | `served` | parts of other pools' trees that are delegated to this librarian |
 //! | `sight` | who may see what |
 //! | `common`, `wire`, `faces` | the common question without taking it apart: the same octets, several times as fast |
 //! | `reply` | the message around an answer: EDNS, truncation, encoding |
@@ -22,6 +23,7 @@ mod network;
 mod objects;
 mod pool;
 pub mod reply;
+mod served;
 mod sight;
 mod wire;
 
@@ -38,6 +40,7 @@ use crate::registry::View;
 use crate::registry::index::{MINIMUM_S, soa};
 use crate::transfer;
 pub use network::{Network, NetworkError};
+pub use served::Served;
 pub use sight::Asker;
 use sight::Sight;
 
@@ -50,6 +53,8 @@ pub struct Settings {
     pub ns_addresses: Vec<IpAddr>,
     /// Prefixes that everybody may resolve (SRV, A, AAAA).
     pub public: Vec<Prefix>,
+    /// Parts of other pools' trees that are delegated to this librarian.
+    pub serves: Vec<Served>,
     /// What costs of servers depend on, where new objects are placed and holders are named.
     pub terms: Terms,
     /// Largest answer over UDP, whatever the asker would take: 512 or more.
@@ -62,6 +67,7 @@ impl Default for Settings {
             ttl_s: 5,
             ns_addresses: Vec::new(),
             public: Vec::new(),
+            serves: Vec::new(),
             terms: Terms::default(),
             udp_octets_max: reply::UDP_OCTETS_MAX,
         }
@@ -161,6 +167,9 @@ enum Negative {
 
 impl Question<'_> {
     fn answer(&self) -> Response {
+        if let Some(served) = self.served() {
+            return self.in_served(served);
+        }
         let domain = self.view.domain();
         let zone = domain.zone_of(self.name);
         // What a zone's parent says of its signatures is the parent's (RFC 4035 section 3.1.4.1).

@@ -190,7 +190,14 @@ impl Question<'_> {
             return None;
         }
         if zone == Zone::Obj {
-            return Some(self.positive(vec![self.record(RData::CNAME(CNAME(tree_name)))]));
+            let mut response = self.positive(vec![self.record(RData::CNAME(CNAME(tree_name)))]);
+            // RFC 1034 section 4.3.2 step 3a: the search goes on at the name that the alias leads to, and ends at the cut.
+            if !matches!(self.kind, RecordType::CNAME | RecordType::ANY) {
+                let referral = referral(cut, &index.tree);
+                response.authorities = referral.authorities;
+                response.additionals = referral.additionals;
+            }
+            return Some(response);
         }
         // The parent answers for what its side of the cut says of signatures: nothing.
         if self.kind == RecordType::DS && *self.name == cut.name {

@@ -1,8 +1,9 @@
 //! The message around an answer.
 //!
-//! Specifications: RFC 1035 section 4.1, RFC 6891 (EDNS), RFC 2181 section 9 (truncation), RFC 8914.
+//! Specifications: RFC 1035 section 4.1, RFC 6891 (EDNS), RFC 2181 section 9 (truncation), RFC 8914, RFC 9471 (glue).
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
+use hickory_proto::rr::RecordType;
 use zones::ExtendedError;
 
 use super::Response;
@@ -54,7 +55,7 @@ pub(super) fn udp_octets(takes: Option<u16>, most: u16) -> u16 {
 }
 
 /// Encodes the answer to a request in the room that it has: without additional records if they do not fit, and with nothing but
-/// TC if the rest does not fit either.
+/// TC if the rest does not fit either, or would be a referral without glue.
 #[must_use]
 pub fn encode(request: &Message, response: Response, room: Room) -> Vec<u8> {
     let octets_max = room.octets_max;
@@ -72,8 +73,12 @@ pub fn encode(request: &Message, response: Response, room: Room) -> Vec<u8> {
     if let Some(octets) = fitting(&message, octets_max) {
         return octets;
     }
-    // A referral without its glue may lead nowhere, so that one is truncated instead.
-    let is_referral = message.answers.is_empty() && !message.metadata.authoritative;
+    // A referral without its glue may lead nowhere, so that one is truncated instead (RFC 9471 section 3.1), also behind an
+    // alias. No other answer has NS records in its authority section.
+    let is_referral = message
+        .authorities
+        .iter()
+        .any(|record| record.record_type() == RecordType::NS);
     message.additionals.clear();
     if let (Some(octets), false) = (fitting(&message, octets_max), is_referral) {
         return octets;
@@ -127,4 +132,52 @@ pub fn header(id: u16, op_code: OpCode, rcode: ResponseCode) -> Vec<u8> {
     octets[2] = 0x80 | (u8::from(op_code) << 3);
     octets[3] = rcode.low();
     octets
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::rr::Name;
+    use zones::query::{build_question, read_answer};
+
+    use super::*;
+    use crate::answer::{Asker, Settings, answer};
+    use crate::testing::Pool;
+
+    #[tokio::test]
+    async fn referral_whose_glue_does_not_fit_is_truncated_with_and_without_an_alias() {
+        let pool = Pool::new().await;
+        let mut lines = vec!["9.tree.hypernet.internal. 60 NS ns.9.tree.hypernet.internal.".to_owned()];
+        lines.extend((1..=32).map(|host| format!("ns.9.tree.hypernet.internal. 60 AAAA 2001:db8::{host}")));
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        pool.nsupdate("tree.hypernet.internal.", &lines).await.unwrap();
+        for name in ["1.9.tree.hypernet.internal.", "9.1.obj.hypernet.internal."] {
+            let name = Name::from_ascii(name).unwrap();
+            let request = build_question(7, &name, RecordType::SRV, None);
+            let request = Message::from_vec(&request).unwrap();
+            let response = answer(
+                &pool.registry.view(),
+                &Settings::default(),
+                &request.queries[0],
+                &Asker::Admin,
+                0,
+            );
+            let read = |octets_max| {
+                let room = Room {
+                    octets_max,
+                    udp_octets_max: 1232,
+                };
+                let octets = encode(&request, response.clone(), room);
+                assert!(octets.len() <= octets_max);
+                read_answer(&octets).unwrap()
+            };
+            // 32 addresses of 28 octets do not fit 512, and do fit what goes over TCP.
+            let short = read(512);
+            assert!(short.truncated && short.authorities.is_empty(), "{name}");
+            let whole = read(65_535);
+            assert_eq!(
+                (whole.truncated, whole.authorities.len(), whole.additionals.len()),
+                (false, 1, 32)
+            );
+        }
+    }
 }

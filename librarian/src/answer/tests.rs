@@ -602,6 +602,7 @@ async fn delegated_prefix_is_a_referral_in_tree_a_cname_in_obj_and_refused_when_
     assert!(!referral.authoritative && referral.rcode == NoError);
     let table = [
         ("3.8.5.obj", "A", "5.8.3.tree.~"),
+        ("3.8.5.obj", "CNAME", "5.8.3.tree.~"),
         ("3.8.obj", "SRV", "8.3.tree.~"),
         ("9.5.1.obj", "A", "1.5.9.tree.~"),
         ("3.1.obj", "A", "192.0.2.2"),
@@ -611,6 +612,11 @@ async fn delegated_prefix_is_a_referral_in_tree_a_cname_in_obj_and_refused_when_
         ("5.obj", "A", "NODATA obj"),
     ];
     check(&pool, &agent(), &table);
+    // The alias and where it leads come in one answer (RFC 1034 section 4.3.2 step 3a), glue included.
+    let behind_alias = ask(&pool, "9.5.1.obj", "SRV", &agent());
+    assert_eq!(behind_alias.authorities, referral.authorities);
+    assert_eq!(behind_alias.additionals, referral.additionals);
+    assert_eq!(ask(&pool, "9.5.1.obj", "CNAME", &agent()).authorities, []);
     // Who may not see the prefix learns nothing of its delegation.
     let table = [("3.8.5.obj", "A", "NXDOMAIN obj"), ("5.8.3.tree", "A", "NXDOMAIN tree")];
     check(&pool, &client("read:4"), &table);

@@ -6,8 +6,10 @@
 
 mod audit;
 mod client;
+mod elsewhere;
 mod init;
 mod invite;
+mod lookup;
 mod lost;
 mod moves;
 mod quarantine;
@@ -110,7 +112,7 @@ Whoever has the token can join as this server: hand it over as a secret.")]
     /// Applications that may use the pool.
     #[command(subcommand)]
     Client(ClientCommand),
-    /// Who holds an object, and where.
+    /// Who holds an object, and where; in another pool too, if [pools] of librarian.toml knows that one.
     #[command(after_help = "Example:
   librarian where 3.1.2.1.023 --json")]
     Where {

@@ -5,21 +5,35 @@ use std::path::Path;
 use serde_json::json;
 use zones::Address;
 
-use super::Form;
 use super::text::{columns, octets};
+use super::{Form, elsewhere};
 use crate::config::Config;
 use crate::control;
-use crate::control::words::{Asked, Copies, Loss, Pool, Request, Server, Where};
+use crate::control::words::{Asked, Copies, Found, Loss, Pool, Request, Server, Where};
 
 pub(super) fn find(dir: &Path, address: &Address, json: bool) -> anyhow::Result<()> {
     let request = Request::Where {
         address: address.to_string(),
     };
-    let found: Where = control::ask(dir, &request)?;
-    if json {
-        return super::say_json(&found);
+    let found: Found = control::ask(dir, &request)?;
+    match found {
+        Found::Here(found) if json => super::say_json(&found),
+        Found::Here(found) => super::say(&describe(&found)),
+        Found::Delegated(delegated) => {
+            let found = elsewhere::find(dir, address, &delegated)?;
+            if json {
+                super::say_json(&found)?;
+            } else {
+                super::say(&elsewhere::describe(&found))?;
+            }
+            match elsewhere::unverified(&found) {
+                0 => Ok(()),
+                some => anyhow::bail!(
+                    "{some} of its servers could not be verified: they are not reached, or not of the pool whose authority is set"
+                ),
+            }
+        }
     }
-    super::say(&describe(&found))
 }
 
 fn describe(found: &Where) -> String {

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use zones::{Address, Policy, Register, Role, ServerName, State};
+use hickory_proto::rr::{Name, RData, RecordType};
+use zones::{Address, Policy, Register, Role, ServerName, State, Zone};
 
-use super::words::{Asked, Copies, Heat, HotObject, Loss, Place, Pool, Server, Where};
+use super::words::{Asked, Copies, Delegated, Found, Heat, HotObject, Loss, Place, Pool, Server, Where};
 use crate::listen::Questions;
 use crate::pool::spread::told_to_owners;
 use crate::pool::status::{self, Explained};
@@ -13,8 +14,37 @@ use crate::pool::{PlanError, Progress, Seen, Sight, keep, look};
 use crate::reconcile::Desk;
 use crate::registry::{self, View};
 
+/// Where an address leads; `None` if it was never registered, and lies in no part of the tree that is delegated.
+pub(super) fn find(view: &View<'_>, address: &Address) -> Option<Found> {
+    if let Some(delegated) = delegated(view, address) {
+        return Some(Found::Delegated(delegated));
+    }
+    here(view, address).map(Found::Here)
+}
+
+/// The part of the tree that an address lies in, if it is delegated.
+fn delegated(view: &View<'_>, address: &Address) -> Option<Delegated> {
+    let (domain, tree) = (view.domain(), &view.index().tree);
+    let name = domain.tree_name(address).ok()?;
+    let cut = tree.highest_above(domain.zone(Zone::Tree), &name, RecordType::NS)?;
+    let servers = cut.set(RecordType::NS)?.records.iter().filter_map(|data| match data {
+        RData::NS(target) => Some(&target.0),
+        _ => None,
+    });
+    let addresses = |name: &Name| {
+        let glue = tree.node(name).into_iter().flat_map(|node| &node.sets);
+        let records = glue.flat_map(|set| &set.records);
+        records.filter_map(RData::ip_addr).collect()
+    };
+    Some(Delegated {
+        address: address.to_string(),
+        zone: cut.name.to_string(),
+        servers: servers.map(|name| (name.to_string(), addresses(name))).collect(),
+    })
+}
+
 /// Who holds an object; `None` if the address was never registered.
-pub(super) fn find(view: &View<'_>, address: &Address) -> Option<Where> {
+fn here(view: &View<'_>, address: &Address) -> Option<Where> {
     let register = view.register(address)?;
     let (state, to) = match &register.state {
         State::Stable => ("stable", None),
@@ -58,6 +88,20 @@ pub(super) fn explain(view: &View<'_>, sight: &Sight, what: &str) -> Option<Expl
         return Some(explained);
     }
     let address: Address = what.parse().ok()?;
+    if let Some(delegated) = delegated(view, &address) {
+        let servers: Vec<String> = delegated.servers.into_iter().map(|(name, _)| name).collect();
+        return Some(Explained {
+            what: address.to_string(),
+            is: format!(
+                "{address} lies in {}, which is delegated to another pool",
+                delegated.zone
+            ),
+            because: vec![
+                format!("its name servers are {}", servers.join(", ")),
+                format!("`librarian where {address}` asks there"),
+            ],
+        });
+    }
     let register = view.register(&address)?;
     let owner = &register.owner;
     let mut because = Vec::new();

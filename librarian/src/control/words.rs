@@ -184,6 +184,27 @@ pub struct Where {
     pub name: String,
 }
 
+/// Where an address leads.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Found {
+    /// To an object of this pool.
+    Here(Where),
+    /// To another pool.
+    Delegated(Delegated),
+}
+
+/// A part of the tree that another pool's librarian answers for.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Delegated {
+    /// The address that was asked for.
+    pub address: String,
+    /// The zone that is delegated.
+    pub zone: String,
+    /// Names of its name servers, each with the addresses that are set with it.
+    pub servers: Vec<(String, Vec<IpAddr>)>,
+}
+
 /// What is asked of objects, and how many have come to it.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Asked {

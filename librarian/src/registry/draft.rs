@@ -102,6 +102,17 @@ impl<'a> Draft<'a> {
             .map_or_else(|| Arc::new(Node::empty(name)), Arc::clone)
     }
 
+    /// The names below this one that have ordinary records.
+    pub(crate) fn names_below(&self, zone: RecordZone, name: &Name) -> BTreeSet<Name> {
+        let key = NameKey::new(name);
+        let published = self.index.records(zone).names_below(name).cloned();
+        let drafted = self.group.nodes.iter().chain(&self.own.nodes);
+        let drafted = drafted.filter(|((of, at), _)| *of == zone && at.is_below(&key));
+        let mut names: BTreeSet<Name> = published.chain(drafted.map(|(_, node)| node.name.clone())).collect();
+        names.retain(|name| !self.node(zone, name).sets.is_empty());
+        names
+    }
+
     /// Replaces the ordinary records of a name.
     pub(crate) fn put_node(&mut self, zone: RecordZone, node: Node) {
         self.names_changed |= zone == RecordZone::Tree;

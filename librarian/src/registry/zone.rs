@@ -30,7 +30,7 @@ impl NameKey {
         NameKey(octets)
     }
 
-    fn is_below(&self, other: &NameKey) -> bool {
+    pub(crate) fn is_below(&self, other: &NameKey) -> bool {
         self.0.len() > other.0.len() && self.0.starts_with(&other.0)
     }
 }
@@ -102,6 +102,16 @@ impl Records {
             .range::<NameKey, _>(after)
             .next()
             .is_some_and(|(next, _)| next.is_below(&key))
+    }
+
+    /// The names below this one that have records.
+    pub(crate) fn names_below(&self, name: &Name) -> impl Iterator<Item = &Name> {
+        let key = NameKey::new(name);
+        let after = (std::ops::Bound::Excluded(key.clone()), std::ops::Bound::Unbounded);
+        let later = self.nodes.range::<NameKey, _>(after);
+        later
+            .take_while(move |(next, _)| next.is_below(&key))
+            .map(|(_, kept)| &kept.node.name)
     }
 
     /// Replaces all records of a name; an empty node takes the name out.
