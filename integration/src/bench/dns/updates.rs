@@ -51,7 +51,7 @@ pub(super) struct UpdateReport {
     pub(super) done: u64,
     /// Updates sent again because no answer came.
     pub(super) resent: u64,
-    /// From the first sending to the last answer that counts.
+    /// From the first sending to the last answer.
     pub(super) elapsed: Duration,
     /// Time from sending to answer, in microseconds.
     pub(super) latency_us: Histogram<u64>,
@@ -181,15 +181,14 @@ pub(super) fn update_flood(
         lane.sent = Instant::now();
         lane.first_sent = lane.sent;
     }
-    if report.done == 0 {
-        report.elapsed = start.elapsed();
-    }
-    settle(&socket, set, key, versions, &mut lanes)?;
+    // What is on its way counts too: some servers answer all of it at once, after a while.
+    report.done += settle(&socket, set, key, versions, &mut lanes)?;
+    report.elapsed = start.elapsed();
     Ok(report)
 }
 
-/// Waits for what is still on its way, so that the next run knows every text.
-fn settle(socket: &UdpSocket, set: &DnsSet, key: &TsigKey, versions: &mut Versions, lanes: &mut [Lane]) -> Result<()> {
+/// Waits for what is still on its way, so that the next run knows every text; how many that was.
+fn settle(socket: &UdpSocket, set: &DnsSet, key: &TsigKey, versions: &mut Versions, lanes: &mut [Lane]) -> Result<u64> {
     let mut open = vec![true; lanes.len()];
     let mut answer = [0_u8; 4096];
     let until = Instant::now() + Duration::from_secs(120);
@@ -217,7 +216,7 @@ fn settle(socket: &UdpSocket, set: &DnsSet, key: &TsigKey, versions: &mut Versio
             versions.0[lane.index] += 1;
         }
     }
-    Ok(())
+    Ok(lanes.len() as u64)
 }
 
 fn send(socket: &UdpSocket, set: &DnsSet, key: &TsigKey, lane: usize, index: usize, version: u32) -> Result<Mac> {
