@@ -44,7 +44,8 @@ pub(super) async fn run(
                 }
             };
             match service.handle(&buffer[..octets], from.ip(), Transport::Udp) {
-                Handled::Silent => {}
+                // Messages of a transfer go over connections alone.
+                Handled::Silent | Handled::Transfer(_) => {}
                 Handled::Reply(reply) => send(&socket, &reply, from).await,
                 Handled::Update(asked) => {
                     let Ok(permit) = Arc::clone(&updates).try_acquire_owned() else {

@@ -213,12 +213,7 @@ fn publish(shared: &Shared, moved: Vec<(u64, Entry)>, allowed: Vec<(Vec<(u64, En
             held = 0;
         }
         held += entries.len() + changes.soft.len();
-        for (seq, entry) in entries {
-            index.apply(entry, seq);
-        }
-        for server in changes.soft {
-            index.apply_soft(server);
-        }
+        index.publish(entries, changes);
     }
 }
 

@@ -7,6 +7,7 @@
 //! | `index`, `view` | all of it together / how it is read |
 //! | `proposal`, `draft` | what can be changed / changes that are judged but not yet durable |
 //! | `commit` | the one writer and its groups |
+//! | `publish`, `journal` | a message becomes visible / what changed lately in zones that are transferred |
 //! | `storage`, `entry`, `bytes` | the log on disk |
 //!
 //! Nothing here knows sockets or keys; what an update may change is decided in `crate::update`.
@@ -16,9 +17,11 @@ mod commit;
 pub(crate) mod draft;
 mod entry;
 pub(crate) mod index;
+pub(crate) mod journal;
 mod memory;
 mod ordered;
 mod proposal;
+pub(crate) mod publish;
 pub(crate) mod registers;
 mod server;
 mod storage;
@@ -37,11 +40,12 @@ use zones::Domain;
 
 use commit::Envelope;
 pub use commit::Writer;
+pub(crate) use entry::{Entry, RecordZone, wire};
 pub use entry::{Plan, Reconcile, Serials};
-pub(crate) use entry::{RecordZone, wire};
 use index::Index;
+pub use journal::JournalBounds;
 pub use memory::{Cut, MemoryLog};
-pub use proposal::{By, Decided, PLAN_OCTETS_MAX, Proposal, Received, Refused, ServerChange, WantsChange};
+pub use proposal::{By, Decided, PLAN_OCTETS_MAX, Proposal, Received, Refused, Renumber, ServerChange, WantsChange};
 pub use server::{ADDRESSES_MAX, Host, Server};
 pub(crate) use storage::{Creation, check_entry};
 use storage::{RedbStorage, Storage};
@@ -59,6 +63,8 @@ pub struct Settings {
     pub group_max: usize,
     /// TTL of the first records of the operator's zone, in seconds.
     pub ttl_s: u32,
+    /// Most that is kept of changes for secondaries.
+    pub journal: JournalBounds,
 }
 
 impl Default for Settings {
@@ -68,6 +74,7 @@ impl Default for Settings {
             queue_max: 4096,
             group_max: 4096,
             ttl_s: 5,
+            journal: JournalBounds::default(),
         }
     }
 }
@@ -76,6 +83,7 @@ impl Default for Settings {
 struct Shared {
     index: RwLock<Index>,
     lease: Duration,
+    journal: JournalBounds,
     incarnation: [u8; 16],
 }
 
@@ -200,6 +208,7 @@ impl Registry {
         let shared = Arc::new(Shared {
             index: RwLock::new(index),
             lease: settings.lease,
+            journal: settings.journal,
             incarnation,
         });
         let (queue, waiting) = mpsc::channel(settings.queue_max.max(1));
@@ -284,6 +293,13 @@ impl Registry {
     /// [`SnapshotError`].
     pub fn snapshot(&self) -> Result<Snapshot, SnapshotError> {
         Snapshot::take(&self.source)?.ok_or(SnapshotError::Closed)
+    }
+
+    /// Begins to keep what changes, so that zones can be transferred. Costs time and memory at each change.
+    pub fn keep_journals(&self) {
+        if self.view().index().journals().is_none() {
+            self.shared.index.write().keep_journals(self.shared.journal);
+        }
     }
 
     /// Proposals that wait in the queue.
