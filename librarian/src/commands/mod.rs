@@ -14,6 +14,7 @@ mod quarantine;
 mod rebalance;
 mod registry;
 mod resolver;
+mod secondary;
 mod servers;
 mod show;
 mod text;
@@ -359,6 +360,9 @@ records, delegations, roles (a server with objects serves), and deletions of ser
         #[arg(long)]
         json: bool,
     },
+    /// Name servers that take zones from the librarian.
+    #[command(subcommand)]
+    Secondary(secondary::SecondaryCommand),
     /// Lines for a resolver in front of the librarian.
     #[command(after_help = "Example:
   librarian resolver-config unbound > /etc/unbound/unbound.conf.d/hypernet.conf")]
@@ -572,6 +576,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
             ..
         } => registry::write_off(&dir, &server, yes, json),
         Command::Reconcile { watch, json, .. } => registry::status(&dir, watch, json),
+        Command::Secondary(command) => secondary::run(&dir, command),
         Command::ResolverConfig { kind } => resolver::print(&dir, kind),
     }
 }

@@ -238,7 +238,7 @@ impl Transfers {
             let text = "not a zone of this secondary";
             return refuse(ResponseCode::Refused, ExtendedError::PROHIBITED, text);
         }
-        let step_from = match question.query_type() {
+        let from_serial = match question.query_type() {
             RecordType::IXFR => match stream::serial_asked(request) {
                 Some(serial) => Some(serial),
                 None => {
@@ -251,8 +251,8 @@ impl Transfers {
             }
             _ => None,
         };
-        self.book.asked(&secondary.name, known, step_from);
-        let stream = match Stream::open(&self.registry, &self.form, zone, step_from) {
+        self.book.asked(&secondary.name, known, from_serial);
+        let stream = match Stream::open(&self.registry, &self.form, zone, from_serial) {
             Ok(stream) => stream,
             Err(error) => return refuse(ResponseCode::ServFail, ExtendedError::NOT_READY, &error.to_string()),
         };
@@ -270,7 +270,11 @@ impl Transfers {
             let text = "too many transfers run: ask again";
             return refuse(ResponseCode::ServFail, ExtendedError::NOT_READY, text);
         };
-        tracing::info!(secondary = %secondary.name, zone = known.word(), serial = stream.serial, from = ?step_from, kind = ?stream.kind, "transfer begins");
+        if stream.kind == Kind::Whole {
+            tracing::info!(secondary = %secondary.name, zone = known.word(), serial = stream.serial, from = ?from_serial, "whole zone is sent");
+        } else {
+            tracing::debug!(secondary = %secondary.name, zone = known.word(), serial = stream.serial, from = ?from_serial, "difference is sent");
+        }
         Outcome::Messages(Box::new(Transfer {
             registry: self.registry.clone(),
             packer: Some(Packer::new(request, self.form.zone(zone))),
