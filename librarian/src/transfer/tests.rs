@@ -325,7 +325,8 @@ async fn whole_zone_is_that_of_one_serial_while_changes_go_on_and_differences_le
                 }
             }
             assert_eq!(soas, [&expected.soa[..]; 2], "seed {seed}");
-            assert_eq!(copy.records, expected.records, "seed {seed}, zone {zone}");
+            let differ: Vec<_> = copy.records.symmetric_difference(&expected.records).collect();
+            assert!(differ.is_empty(), "seed {seed}, zone {zone}: {differ:?}");
             // And from there on by a difference.
             copy.soa = expected.soa;
             let from = copy.soa.split_whitespace().nth(6).unwrap().parse().unwrap();
@@ -337,7 +338,7 @@ async fn whole_zone_is_that_of_one_serial_while_changes_go_on_and_differences_le
             copy.take(&difference);
             let mut end = Copy::default();
             end.take(&primary.take(zone, None));
-            assert_eq!(copy, end, "seed {seed}, zone {zone}");
+            assert!(copy == end, "seed {seed}, zone {zone}: after the difference");
         }
     }
 }
