@@ -96,7 +96,7 @@ impl<'p> Work<'p> {
             format!(
                 "zone hypernet.internal.\nupdate delete w{small}.hypernet.internal. A\n\
                  update add w{small}.hypernet.internal. 60 A 192.0.2.{}\n\
-                 update add t.hypernet.internal. 60 TXT \"number {number}\"\nsend\n",
+                 update delete t.hypernet.internal. TXT\nupdate add t.hypernet.internal. 60 TXT \"number {number}\"\nsend\n",
                 number % 250
             ),
             format!(
@@ -169,6 +169,17 @@ fn knot_nsd_and_bind_hold_what_the_librarian_does_and_follow_it_by_differences()
         work.s1.create("7.end", "s1")?;
     }
     follow(&pool, &secondaries)?;
+    for secondary in &secondaries {
+        for zone in secondary.standing(&pool)? {
+            let counts = zone.counts;
+            ensure!(
+                counts.whole == 0 && counts.difference > 0,
+                "after a restart, {} of {}: {counts:?}",
+                zone.zone,
+                secondary.kind().name()
+            );
+        }
+    }
     let answer = dig(
         secondaries[2].address(),
         &["7.end.obj.hypernet.internal.", "SRV", "+short"],

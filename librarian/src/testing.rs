@@ -67,6 +67,13 @@ impl Pool {
         Pool::fill(Pool::with(settings)).await
     }
 
+    /// The same once more, after its registry was closed.
+    pub(crate) fn opened_again(self, journal: JournalBounds) -> Pool {
+        let settings = Settings { journal, ..settings() };
+        let registry = Registry::open(&self.path(), &domain(), settings).unwrap();
+        Pool { registry, ..self }
+    }
+
     async fn fill(pool: Pool) -> Pool {
         for number in 1..=5_u8 {
             let name = server(&format!("s{number}"));

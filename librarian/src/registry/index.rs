@@ -187,6 +187,11 @@ impl Index {
         self.journals.as_mut()
     }
 
+    /// Takes the journals of the process before, or keeps none any more.
+    pub(super) fn set_journals(&mut self, journals: Option<Journals>) {
+        self.journals = journals;
+    }
+
     /// Begins to keep journals, if they are not kept yet.
     pub(super) fn keep_journals(&mut self, bounds: JournalBounds) {
         self.journals.get_or_insert_with(|| Journals::new(bounds));

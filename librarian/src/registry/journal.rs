@@ -230,6 +230,11 @@ impl Journal {
         Some((&self.steps.get(at)?.step, self.changes.range(range)))
     }
 
+    /// The steps that differences may begin with.
+    pub(crate) fn whole_steps(&self) -> Range<u64> {
+        self.floor.clamp(self.steps_base, self.steps_end())..self.steps_end()
+    }
+
     fn range(&self, number: u64) -> Option<Range<usize>> {
         let at = usize::try_from(number.checked_sub(self.steps_base)?).ok()?;
         let place = |number: u64| usize::try_from(number - self.changes_base).ok();

@@ -8,6 +8,7 @@
 //! | `proposal`, `draft` | what can be changed / changes that are judged but not yet durable |
 //! | `commit` | the one writer and its groups |
 //! | `publish`, `journal` | a message becomes visible / what changed lately in zones that are transferred |
+//! | `kept` | that over a restart |
 //! | `storage`, `entry`, `bytes` | the log on disk |
 //!
 //! Nothing here knows sockets or keys; what an update may change is decided in `crate::update`.
@@ -18,6 +19,7 @@ pub(crate) mod draft;
 mod entry;
 pub(crate) mod index;
 pub(crate) mod journal;
+mod kept;
 mod memory;
 mod ordered;
 mod proposal;
@@ -28,7 +30,7 @@ mod storage;
 mod view;
 pub(crate) mod zone;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -141,7 +143,8 @@ impl Registry {
         let storage = RedbStorage::open(path, &domain.to_string())?;
         let incarnation = storage.incarnation;
         let source = storage.source();
-        let registry = Registry::load(Box::new(storage), incarnation, domain, settings)?;
+        let journal = path.with_extension("journal");
+        let registry = Registry::load(Box::new(storage), incarnation, domain, settings, Some(journal))?;
         Ok(Registry { source, ..registry })
     }
 
@@ -156,7 +159,8 @@ impl Registry {
         domain: &Domain,
         settings: Settings,
     ) -> Result<(Registry, Writer, Waiting), StorageError> {
-        let (registry, writer, waiting) = Registry::prepare(Box::new(log.clone()), incarnation, domain, settings)?;
+        let (registry, writer, waiting) =
+            Registry::prepare(Box::new(log.clone()), incarnation, domain, settings, None)?;
         Ok((registry, writer, Waiting(waiting)))
     }
 
@@ -165,8 +169,9 @@ impl Registry {
         incarnation: [u8; 16],
         domain: &Domain,
         settings: Settings,
+        journal: Option<PathBuf>,
     ) -> Result<Registry, StorageError> {
-        let (registry, writer, waiting) = Registry::prepare(storage, incarnation, domain, settings)?;
+        let (registry, writer, waiting) = Registry::prepare(storage, incarnation, domain, settings, journal)?;
         std::thread::Builder::new()
             .name("registry".to_owned())
             .spawn(move || writer.run(waiting))
@@ -179,6 +184,7 @@ impl Registry {
         incarnation: [u8; 16],
         domain: &Domain,
         settings: Settings,
+        journal: Option<PathBuf>,
     ) -> Result<(Registry, Writer, mpsc::Receiver<Envelope>), StorageError> {
         let started = Instant::now();
         let mut index = Index::loading(domain);
@@ -199,6 +205,11 @@ impl Registry {
             (next_seq, log_entries) = (next_seq + 1, log_entries + 1);
         }
         index.finish_loading();
+        let of = kept::Of { incarnation, next_seq };
+        let journals = journal
+            .as_ref()
+            .and_then(|path| kept::read(path, of, settings.journal, &index));
+        index.set_journals(journals);
         tracing::info!(
             objects = index.registers.live(),
             log_entries,
@@ -219,6 +230,7 @@ impl Registry {
             first_seq: first_seq.unwrap_or(1),
             log_entries,
             group_max: settings.group_max.max(1),
+            journal,
         };
         let registry = Registry {
             shared,
@@ -299,6 +311,13 @@ impl Registry {
     pub fn keep_journals(&self) {
         if self.view().index().journals().is_none() {
             self.shared.index.write().keep_journals(self.shared.journal);
+        }
+    }
+
+    /// Keeps them no longer: nobody takes zones.
+    pub fn drop_journals(&self) {
+        if self.view().index().journals().is_some() {
+            self.shared.index.write().set_journals(None);
         }
     }
 

@@ -174,7 +174,9 @@ impl Transfers {
 
     fn read_keys(&self, from_start: bool) {
         let secondaries: Vec<Arc<Secondary>> = self.keys.current().secondaries().map(Arc::clone).collect();
-        if !secondaries.is_empty() {
+        if secondaries.is_empty() {
+            self.registry.drop_journals();
+        } else {
             self.registry.keep_journals();
         }
         self.book.set(secondaries, Instant::now(), from_start);

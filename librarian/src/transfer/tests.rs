@@ -41,6 +41,10 @@ struct Primary {
 
 impl Primary {
     async fn new(journal: JournalBounds) -> Primary {
+        Primary::of(Pool::with_journal(journal).await)
+    }
+
+    fn of(pool: Pool) -> Primary {
         let mut keys = Keys::default();
         for (name, zones) in [("ns2", &TransferredZone::ALL[..]), ("ns3", &[TransferredZone::Obj])] {
             keys.insert(Key {
@@ -48,7 +52,6 @@ impl Primary {
                 holder: holder(name, zones),
             });
         }
-        let pool = Pool::with_journal(journal).await;
         let answers = answer::Settings {
             ns_addresses: vec![LOCAL],
             ..answer::Settings::default()
@@ -495,4 +498,67 @@ async fn zones_hold_their_apex_cuts_and_glue() {
     assert_eq!(cuts, expected);
     assert_eq!(named(ZONES[2], RecordType::A), ["ns.pool.hypernet.internal."]);
     assert_eq!(named(ZONES[2], RecordType::SOA).len(), 2);
+}
+
+/// Stops the registry and opens it again.
+async fn restart(primary: Primary, registry: Registry, journal: JournalBounds) -> Primary {
+    let Primary { pool, .. } = primary;
+    registry.close().await;
+    let pool = pool.opened_again(journal);
+    Primary::of(pool)
+}
+
+#[tokio::test]
+async fn difference_leads_across_a_restart_in_order_and_not_across_a_change_that_the_file_does_not_know() {
+    let bounds = JournalBounds::default();
+    let primary = Primary::new(bounds).await;
+    let mut dice = Dice(77);
+    let mut objects = Vec::new();
+    let mut copies = Vec::new();
+    for _ in 0..40 {
+        change(&primary.pool, &mut objects, &mut dice).await;
+    }
+    for zone in ZONES {
+        let mut copy = Copy::default();
+        copy.take(&primary.take(zone, None));
+        copies.push(copy);
+    }
+    for _ in 0..40 {
+        change(&primary.pool, &mut objects, &mut dice).await;
+    }
+    let path = primary.pool.path().with_extension("journal");
+    let registry = primary.pool.registry.clone();
+    let primary = restart(primary, registry, bounds).await;
+    let kept = std::fs::read(&path).unwrap();
+    for _ in 0..40 {
+        change(&primary.pool, &mut objects, &mut dice).await;
+    }
+    for (zone, copy) in ZONES.iter().zip(&mut copies) {
+        let from = copy.soa.split_whitespace().nth(6).unwrap().parse().unwrap();
+        let difference = primary.take(zone, Some(from));
+        assert!(is_soa(&difference[1]), "{zone}");
+        copy.take(&difference);
+        let mut end = Copy::default();
+        end.take(&primary.take(zone, None));
+        assert!(*copy == end, "{zone}");
+    }
+    // A crash: the file is of before.
+    let registry = primary.pool.registry.clone();
+    registry.close().await;
+    std::fs::write(&path, &kept).unwrap();
+    let primary = restart(primary, registry.clone(), bounds).await;
+    let from = copies[0].soa.split_whitespace().nth(6).unwrap().parse::<u32>().unwrap() - 1;
+    assert!(!is_soa(&primary.take(ZONES[0], Some(from))[1]), "the whole zone");
+    // Nonsense is as good as nothing.
+    let registry = primary.pool.registry.clone();
+    registry.close().await;
+    for cut in [0, 1, 30, kept.len() / 2] {
+        std::fs::write(&path, &kept[..cut]).unwrap();
+        let again = Registry::open(
+            &primary.pool.path(),
+            &crate::testing::domain(),
+            crate::testing::settings(),
+        );
+        again.unwrap().close().await;
+    }
 }

@@ -83,5 +83,9 @@ fn secondary_that_follows_holds_nothing_up_for_long_and_the_ttls_run_from_what_i
     for (server, waited) in &waited {
         assert!(*waited <= Duration::from_secs(5), "{server}: {waited:?}");
     }
-    assert_eq!(waited.len(), 3, "each that had objects is waited for until it has taken the zone");
+    assert_eq!(
+        waited.len(),
+        3,
+        "each that had objects is waited for until it has taken the zone"
+    );
 }
