@@ -298,7 +298,7 @@ An object's address may be written with a leading `=`, such as `=verify`.")]
   librarian backup registry.backup --json
 
 A backup holds what is registered: objects, servers and their roles, the operator's own records, plans. It holds no secret;
-librarian.toml, ca/, keys/, pool.key, servers/ and clients/ change seldom and are backed up by copying them.")]
+librarian.toml, ca/, keys/, pool.key, servers/, clients/ and secondaries/ change seldom and are backed up by copying them.")]
     Backup {
         /// File to write, or a directory for a file with the time in its name.
         #[arg(value_name = "FILE|DIR")]
