@@ -20,6 +20,7 @@ use crate::files::{self, FileError};
 use crate::listen::{self, RateLimit};
 use crate::place::{Placement, ServerTerms, Terms};
 use crate::pool::{Copies, keep};
+use crate::transfer;
 
 /// Name of the file inside a librarian's directory.
 pub const FILE: &str = "librarian.toml";
@@ -106,6 +107,9 @@ pub struct Config {
     /// How many copies of each object there are to be.
     #[serde(default)]
     pub copies: Copies,
+    /// Bounds of zone transfers.
+    #[serde(default)]
+    pub transfers: transfer::Settings,
     /// What is said of single servers.
     #[serde(default)]
     pub servers: BTreeMap<ServerName, ServerTerms>,
@@ -231,6 +235,10 @@ impl Config {
             .or_else(|| {
                 let (key, range) = delegation::out_of_range(&self.domain, &self.serves, &self.pools)?;
                 Some((key.to_owned(), range))
+            })
+            .or_else(|| {
+                let (key, range) = self.transfers.out_of_range()?;
+                Some((format!("transfers.{key}"), range))
             })
             .or_else(|| {
                 self.servers.iter().find_map(|(name, said)| {
@@ -429,6 +437,21 @@ listen_https = "{listen_https}"
 # Copies go again when it is asked for half as often.
 #hot_percent = 25
 
+# Zones are transferred to the secondaries that `librarian secondary add` made. Most transfers that run at once, 1 to 1000. Default
+# 12. Fewer: secondaries wait for each other after a restart. More take processor time from answers.
+#[transfers]
+#at_once = 12
+
+# Most of them to one secondary, 1 to 1000. Default 4: one that is stuck keeps so many places, and no more.
+#at_once_each = 4
+
+# Changes that are kept in memory for secondaries that take differences, 0 to 100000000. Default 100000. A secondary that is further
+# behind takes the whole zone; a transfer of a whole zone during which more change ends early and has to be begun again.
+#journal_changes = 100000
+
+# Memory that these may take, octets. Default 67108864. Kept only while there is a secondary. Too little has the same cost.
+#journal_octets = 67108864
+
 # What is to be known of one server; a table for each. Of one without a table the defaults hold.
 #[servers.s1]
 
@@ -601,6 +624,7 @@ mod tests {
                 "[copies]\nunder = { \"3.1\" = 2, \"3.2\" = 15 }",
                 "copies.under.\"3.2\"",
             ),
+            ("[transfers]\nat_once = 0", "transfers.at_once"),
             ("[servers.s1]\nprice_percent = 0", "servers.s1.price_percent"),
             (
                 "[servers.s1]\n[servers.s2]\nprice_percent = 100001",

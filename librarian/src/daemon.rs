@@ -29,6 +29,7 @@ use crate::losses::Losses;
 use crate::metrics::Metrics;
 use crate::pool::{self, controller};
 use crate::registry::{self, Proposal, Registry, ServerChange, StorageError, SubmitError};
+use crate::transfer::Transfers;
 use crate::trust::{self, TrustError};
 use ports::Ports;
 use succession::{Before, End, Life, Parts};
@@ -229,6 +230,7 @@ async fn open(dir: &Path, config: &Config, before: &Before) -> Result<Registry, 
     let settings = registry::Settings {
         lease: config.lease,
         ttl_s: seconds(config.ttl),
+        journal: config.transfers.journal(),
         ..registry::Settings::default()
     };
     let began = tokio::time::Instant::now();
@@ -303,20 +305,33 @@ async fn parts(
         dns: config.advertise_dns.unwrap_or(dns),
         https: config.advertise_https.unwrap_or(https),
     };
-    let service = Arc::new(Service::new(
+    let answers = answers(config, addresses.dns.ip());
+    let transfers = Transfers::new(
+        Some(dir),
         registry.clone(),
-        answers(config, addresses.dns.ip()),
+        Arc::clone(&keys),
+        &answers,
+        config.transfers,
+    );
+    let transfers = Arc::new(transfers);
+    transfers.begin().await;
+    let rate = RateLimit {
+        changes_per_second: config.changes_per_second,
+        burst: config.changes_per_second.saturating_mul(4),
+    };
+    let service = Service::new(
+        registry.clone(),
+        answers,
         config.networks.clone(),
         Arc::clone(&keys),
-        RateLimit {
-            changes_per_second: config.changes_per_second,
-            burst: config.changes_per_second.saturating_mul(4),
-        },
-    ));
+        rate,
+    );
+    let service = Arc::new(service.with_transfers(Arc::clone(&transfers)));
     let (reconcile, questions) = (Arc::clone(service.reconcile()), Arc::clone(service.questions()));
     let losses = Arc::new(Losses::default());
     let metrics = Metrics {
         losses: Arc::clone(&losses),
+        transfers: Arc::clone(&transfers),
         reconcile: Arc::clone(&reconcile),
         registry: registry.clone(),
         counters: Arc::clone(service.counters()),
@@ -341,11 +356,13 @@ async fn parts(
     let linger = config.ttl * 2 + Duration::from_secs(1);
     let memory_of_nothing = {
         let (prices, balance, copies) = (config.terms().prices(), config.placement.balance(), config.keep());
+        let book = Arc::clone(transfers.book());
         move || {
             pool::Memory::new(linger)
                 .with_prices(prices)
                 .with_balance(balance)
                 .with_copies(copies)
+                .with_secondaries(book)
         }
     };
     let memory = Arc::new(parking_lot::Mutex::new(memory_of_nothing.clone()()));
@@ -357,6 +374,7 @@ async fn parts(
         reconcile: Arc::clone(&reconcile),
         registry: registry.clone(),
         keys,
+        transfers: Arc::clone(&transfers),
         addresses,
         questions,
         memory: Arc::clone(&memory),
@@ -387,10 +405,18 @@ async fn parts(
         }
     });
     changing.spawn({
+        let (transfers, stop) = (Arc::clone(&transfers), changes_stop.clone());
+        async move {
+            transfers.run(dns.ip(), stop).await;
+            Ok(())
+        }
+    });
+    changing.spawn({
         let (registry, interval, stop) = (registry.clone(), config.controller_interval, changes_stop.clone());
         async move {
             // How long things have been so is counted from the last answer of the process before.
             before.ended(&stop).await;
+            transfers.book().begin_anew(Instant::now());
             *memory.lock() = memory_of_nothing();
             controller::run(registry, interval, memory, stop).await;
             Ok(())

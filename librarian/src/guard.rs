@@ -13,7 +13,7 @@
 //! | wants compared | `WantsCompared` |
 //! | plan seen | `PlanSeen`; and the agent's `LowerPlan` |
 //! | order in empty with the agent's own check | `EmptyOrder`; and the agent's `ClearAtStop` |
-//! | secondary in the stop rule | not built; the rest of the rule of section 13 is `StopRule` |
+//! | secondary in the stop rule | part of `StopRule`; the simulator has no secondaries, so its part is shown by `pool::upgrade_tests::secondaries` |
 //!
 //! The agents' guards are in `agent::migration::guard`. The others of section 15 are not built.
 

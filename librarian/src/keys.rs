@@ -1,7 +1,7 @@
 //! The TSIG keys that the librarian knows, and who holds each.
 //!
-//! Keys are files, `keys/<name>.key`; who holds one is told by its name: `admin`, a server that joined, or a client that was
-//! added. Readers take a snapshot; a changed directory is read anew as a whole.
+//! Keys are files, `keys/<name>.key`; who holds one is told by its name: `admin`, a server that joined, a secondary or a client
+//! that was added. Readers take a snapshot; a changed directory is read anew as a whole.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use zones::tsig::KeyError;
 use zones::{ServerName, TsigKey};
 
 use crate::files::{self, FileError, Readable};
+use crate::transfer::secondary::{self, Secondary, SecondaryError};
 
 /// Name of the key that may do everything.
 pub const ADMIN: &str = "admin";
@@ -37,6 +38,8 @@ pub enum Holder {
         /// What it may see and do.
         grants: Arc<Grants>,
     },
+    /// A name server that takes zones.
+    Secondary(Arc<Secondary>),
 }
 
 /// One key.
@@ -99,6 +102,9 @@ pub enum KeysError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A secondary's file cannot be used.
+    #[error(transparent)]
+    Secondary(#[from] SecondaryError),
     /// The admin key is missing.
     #[error("{path} is missing: restore it from a backup, or make a pool with `librarian init`")]
     NoAdmin {
@@ -114,6 +120,21 @@ impl Keys {
         self.by_name
             .get(name)
             .or_else(|| self.by_name.get(&name.to_lowercase()))
+    }
+
+    /// The key of a secondary.
+    #[must_use]
+    pub fn secondary_key(&self, name: &ClientName) -> Option<&Key> {
+        let is_its = |key: &&Key| matches!(&key.holder, Holder::Secondary(secondary) if secondary.name == *name);
+        self.by_name.values().find(is_its)
+    }
+
+    /// Every secondary.
+    pub fn secondaries(&self) -> impl Iterator<Item = &Arc<Secondary>> {
+        self.by_name.values().filter_map(|key| match &key.holder {
+            Holder::Secondary(secondary) => Some(secondary),
+            Holder::Admin | Holder::Agent(_) | Holder::Client { .. } => None,
+        })
     }
 
     /// How many there are.
@@ -148,7 +169,10 @@ impl Keys {
             let tsig = read_key(&path, name)?;
             match holder(dir, name)? {
                 Some(holder) => keys.insert(Key { tsig, holder }),
-                None => tracing::warn!(key = name, "key of neither a server nor a client is not used"),
+                None => tracing::warn!(
+                    key = name,
+                    "key of neither a server, a secondary nor a client is not used"
+                ),
             }
         }
         if keys.by_name.values().any(|key| key.holder == Holder::Admin) {
@@ -291,7 +315,7 @@ pub fn read_grants(dir: &Path, client: &ClientName) -> Result<Option<Grants>, Ke
         .map_err(|error| malformed(error.to_string()))
 }
 
-/// Who holds the key with a name. A server's name comes first: no client can be added under it.
+/// Who holds the key with a name. A server's name comes first, then a secondary's: no client can be added under it.
 fn holder(dir: &Path, name: &str) -> Result<Option<Holder>, KeysError> {
     if name == ADMIN {
         return Ok(Some(Holder::Admin));
@@ -304,6 +328,9 @@ fn holder(dir: &Path, name: &str) -> Result<Option<Holder>, KeysError> {
     let Ok(client) = name.parse::<ClientName>() else {
         return Ok(None);
     };
+    if let Some(secondary) = secondary::read(dir, &client)? {
+        return Ok(Some(Holder::Secondary(Arc::new(secondary))));
+    }
     Ok(read_grants(dir, &client)?.map(|grants| Holder::Client {
         name: client,
         grants: Arc::new(grants),

@@ -22,7 +22,7 @@ pub mod random;
 pub mod reconcile;
 pub mod registry;
 pub mod revoke;
-mod transfer;
+pub mod transfer;
 pub mod trust;
 pub(crate) mod update;
 

@@ -24,6 +24,8 @@ use crate::pool::sight::is_given_up;
 use crate::pool::spread::told_to_owners;
 use crate::reconcile::Desk;
 use crate::registry::{Registry, Server, View};
+use crate::transfer::Transfers;
+use crate::transfer::book::{Status, ZoneStatus};
 
 /// Content type of Prometheus' text format.
 const TEXT: &str = "text/plain; version=0.0.4";
@@ -36,6 +38,8 @@ const GRACE: Duration = Duration::from_secs(1);
 pub struct Metrics {
     /// What is lost of the registry's objects.
     pub losses: Arc<Losses>,
+    /// Who takes zones.
+    pub transfers: Arc<Transfers>,
     /// Who is waited for, if the registry is reconciled.
     pub reconcile: Arc<Desk>,
     /// Objects and servers.
@@ -115,7 +119,63 @@ async fn text(State(metrics): State<Metrics>) -> impl IntoResponse {
     let waits_for = metrics.reconcile.waits_for(&view);
     drop(view);
     reconcile_gauges(waits_for.map(|servers| servers.len()), &mut text);
+    secondary_lines(&metrics.transfers.status(), &mut text);
     ([(header::CONTENT_TYPE, TEXT)], text)
+}
+
+/// Secondaries are few and named by the operator, so their names may be labels.
+fn secondary_lines(secondaries: &[Status], text: &mut String) {
+    type Of = fn(&ZoneStatus) -> Vec<(&'static str, u64)>;
+    let families: [(&str, &str, &str, Of); 4] = [
+        (
+            "librarian_transfers_total",
+            "counter",
+            "Transfers to secondaries, by kind.",
+            |zone| {
+                vec![
+                    (",kind=\"whole\"", zone.counts.whole),
+                    (",kind=\"difference\"", zone.counts.difference),
+                    (",kind=\"current\"", zone.counts.current),
+                    (",kind=\"failed\"", zone.counts.failed),
+                    (",kind=\"refused\"", zone.counts.refused),
+                ]
+            },
+        ),
+        (
+            "librarian_notifies_total",
+            "counter",
+            "NOTIFY messages sent to secondaries.",
+            |zone| vec![("", zone.counts.notifies)],
+        ),
+        (
+            "librarian_notifies_unheard_total",
+            "counter",
+            "NOTIFY messages given up without an answer.",
+            |zone| vec![("", zone.counts.unheard)],
+        ),
+        (
+            "librarian_secondary_behind",
+            "gauge",
+            "Serials that a secondary is known to be behind; absent while nothing is known of it.",
+            |zone| zone.behind.map(|behind| ("", u64::from(behind))).into_iter().collect(),
+        ),
+    ];
+    for (name, kind, help, of) in families {
+        writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}").expect("writing to a string");
+        for (secondary, zone) in secondaries
+            .iter()
+            .flat_map(|one| one.zones.iter().map(move |zone| (one, zone)))
+        {
+            for (label, value) in of(zone) {
+                let (secondary, zone) = (&secondary.name, &zone.zone);
+                writeln!(
+                    text,
+                    "{name}{{secondary=\"{secondary}\",zone=\"{zone}\"{label}}} {value}"
+                )
+                .expect("writing to a string");
+            }
+        }
+    }
 }
 
 fn reconcile_gauges(waits_for: Option<usize>, text: &mut String) {

@@ -12,7 +12,7 @@ use zones::{
     read_update,
 };
 
-use crate::registry::{By, Proposal, Received, Registry, ServerChange, Settings, SubmitError};
+use crate::registry::{By, JournalBounds, Proposal, Received, Registry, ServerChange, Settings, SubmitError};
 
 pub(crate) fn domain() -> Domain {
     "hypernet.internal".parse().unwrap()
@@ -43,8 +43,12 @@ pub(crate) fn settings() -> Settings {
 impl Pool {
     /// An empty registry.
     pub(crate) fn empty() -> Pool {
+        Pool::with(settings())
+    }
+
+    fn with(settings: Settings) -> Pool {
         let dir = tempfile::tempdir().unwrap();
-        let registry = Registry::open(&dir.path().join("registry.redb"), &domain(), settings()).unwrap();
+        let registry = Registry::open(&dir.path().join("registry.redb"), &domain(), settings).unwrap();
         Pool {
             registry,
             dir,
@@ -54,7 +58,23 @@ impl Pool {
 
     /// Four servers that serve and are alive, `s1` to `s4` at 192.0.2.1 to 192.0.2.4, and `s5`, which is free.
     pub(crate) async fn new() -> Pool {
-        let pool = Pool::empty();
+        Pool::fill(Pool::empty()).await
+    }
+
+    /// The same with a journal of this size.
+    pub(crate) async fn with_journal(journal: JournalBounds) -> Pool {
+        let settings = Settings { journal, ..settings() };
+        Pool::fill(Pool::with(settings)).await
+    }
+
+    /// The same once more, after its registry was closed.
+    pub(crate) fn opened_again(self, journal: JournalBounds) -> Pool {
+        let settings = Settings { journal, ..settings() };
+        let registry = Registry::open(&self.path(), &domain(), settings).unwrap();
+        Pool { registry, ..self }
+    }
+
+    async fn fill(pool: Pool) -> Pool {
         for number in 1..=5_u8 {
             let name = server(&format!("s{number}"));
             let role = if number == 5 { Role::Free } else { Role::Serving };

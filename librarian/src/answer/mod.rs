@@ -143,6 +143,7 @@ pub fn answer(view: &View<'_>, settings: &Settings, question: &Query, asker: &As
         seed,
     };
     match question.kind {
+        // Those that may be answered never come here.
         RecordType::AXFR | RecordType::IXFR => transfer::refuse(),
         kind if is_meta(kind) => {
             let text = format!("type {kind} cannot be asked for");

@@ -14,6 +14,7 @@ use crate::control::words::{Addresses, Request};
 use crate::control::{self, AskError};
 use crate::files::{self, Readable};
 use crate::invite::member_path;
+use crate::transfer::secondary;
 use crate::{keys, random, revoke, trust};
 
 /// What is asked for.
@@ -41,6 +42,9 @@ pub(super) fn add(dir: &Path, wish: Wish) -> anyhow::Result<()> {
         && member_path(dir, &server).exists()
     {
         bail!("a server is named {server}: keys are told apart by their names, so choose another name for the client");
+    }
+    if secondary::path_of(dir, name).exists() {
+        bail!("a secondary is named {name}: keys are told apart by their names, so choose another name for the client");
     }
     if keys::grants_path(dir, name).exists() && !wish.replace {
         bail!(
@@ -166,7 +170,8 @@ pub(super) fn revoke(dir: &Path, name: &str, json: bool) -> anyhow::Result<()> {
     ))
 }
 
-fn reload(dir: &Path) -> anyhow::Result<()> {
+/// Has the running librarian, if there is one, read the keys anew.
+pub(super) fn reload(dir: &Path) -> anyhow::Result<()> {
     match control::ask::<serde_json::Value>(dir, &Request::Reload) {
         Ok(_) | Err(AskError::NotRunning { .. }) => Ok(()),
         Err(error) => Err(anyhow::Error::from(error).context("tell the running librarian of the changed keys")),
@@ -193,7 +198,7 @@ try:
 }
 
 /// Where clients ask: what the running librarian says, else the settings.
-fn dns_address(dir: &Path, config: &Config) -> anyhow::Result<SocketAddr> {
+pub(super) fn dns_address(dir: &Path, config: &Config) -> anyhow::Result<SocketAddr> {
     let address = match control::ask::<Addresses>(dir, &Request::Addresses) {
         Ok(addresses) => addresses.dns,
         Err(AskError::NotRunning { .. }) => config.advertise_dns.unwrap_or(config.listen_dns),

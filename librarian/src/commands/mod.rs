@@ -16,6 +16,7 @@ mod quarantine;
 mod rebalance;
 mod registry;
 mod resolver;
+mod secondary;
 mod servers;
 mod show;
 mod text;
@@ -299,7 +300,7 @@ An object's address may be written with a leading `=`, such as `=verify`.")]
   librarian backup registry.backup --json
 
 A backup holds what is registered: objects, servers and their roles, the operator's own records, plans. It holds no secret;
-librarian.toml, ca/, keys/, pool.key, servers/ and clients/ change seldom and are backed up by copying them.")]
+librarian.toml, ca/, keys/, pool.key, servers/, clients/ and secondaries/ change seldom and are backed up by copying them.")]
     Backup {
         /// File to write, or a directory for a file with the time in its name.
         #[arg(value_name = "FILE|DIR")]
@@ -361,6 +362,9 @@ records, delegations, roles (a server with objects serves), and deletions of ser
         #[arg(long)]
         json: bool,
     },
+    /// Name servers that take zones from the librarian.
+    #[command(subcommand)]
+    Secondary(secondary::SecondaryCommand),
     /// Lines for a resolver in front of the librarian.
     #[command(after_help = "Example:
   librarian resolver-config unbound > /etc/unbound/unbound.conf.d/hypernet.conf")]
@@ -574,6 +578,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
             ..
         } => registry::write_off(&dir, &server, yes, json),
         Command::Reconcile { watch, json, .. } => registry::status(&dir, watch, json),
+        Command::Secondary(command) => secondary::run(&dir, command),
         Command::ResolverConfig { kind } => resolver::print(&dir, kind),
     }
 }

@@ -27,6 +27,7 @@ use crate::pool::status::Status;
 use crate::pool::{self, Memory, Plan, Progress, Sight, steer};
 use crate::reconcile::{Desk, backup};
 use crate::registry::{Decided, Proposal, Registry, ServerChange};
+use crate::transfer::Transfers;
 
 /// Commands that are served at once; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 32;
@@ -49,6 +50,8 @@ pub struct Control {
     pub reconcile: Arc<Desk>,
     /// The keys, to be read anew.
     pub keys: Arc<KeyRing>,
+    /// Who takes zones.
+    pub transfers: Arc<Transfers>,
     /// Where the librarian listens.
     pub addresses: Addresses,
     /// Which objects are looked up most.
@@ -193,7 +196,10 @@ async fn answer(control: &Control, request: Request, write: &mut OwnedWriteHalf)
     Ok(match request {
         Request::Addresses => done(&control.addresses),
         Request::Reload => match control.keys.reload() {
-            Ok(()) => done(&()),
+            Ok(()) => {
+                control.transfers.refresh();
+                done(&())
+            }
             Err(error) => refused(&error),
         },
         // Whoever reads the request sees to it.
@@ -315,6 +321,7 @@ async fn answer(control: &Control, request: Request, write: &mut OwnedWriteHalf)
         },
         Request::RebalanceStart => made(control, pool::balance).await,
         Request::RebalanceStop => made(control, pool::stop_balancing).await,
+        Request::Secondaries => done(&control.transfers.status()),
         Request::Heat => done(&answers::heat(&control.registry.view(), &control.questions)),
         Request::Follow { plan } => follow(control, plan, write).await?,
     })

@@ -119,6 +119,8 @@ pub enum Request {
     RebalanceStop,
     /// How even the pool is: [`crate::pool::balance::Standing`].
     RebalanceStatus,
+    /// How secondaries stand: an array of [`crate::transfer::book::Status`].
+    Secondaries,
     /// Which objects are asked for most: [`Heat`].
     Heat,
     /// Tell the progress of a plan until it is done or replaced: lines of [`Progress`], then [`Progress`].

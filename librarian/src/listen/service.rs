@@ -26,6 +26,7 @@ use crate::guard::{self, Guard};
 use crate::keys::{Holder, KeyRing};
 use crate::reconcile::{Desk, Findings, Step};
 use crate::registry::{By, Proposal, Proposed, Received, Refused, Registry, SubmitError, Waiting, Writer};
+use crate::transfer::{self, Transfer, Transfers};
 
 /// Octets of a DNS header.
 const HEADER_OCTETS: usize = 12;
@@ -72,6 +73,8 @@ pub struct Service {
     clock: Arc<dyn Clock>,
     counters: Arc<Counters>,
     questions: Arc<Questions>,
+    /// Absent where no zone is transferred.
+    transfers: Option<Arc<Transfers>>,
     seed: AtomicU64,
     /// Updates that the registry has or had.
     proposed: AtomicU64,
@@ -96,6 +99,8 @@ pub(crate) enum Handled {
     Proven(Vec<u8>),
     /// An update is to be proposed to the registry.
     Update(Box<Asked>),
+    /// These messages are sent, over the connection that they were asked for on.
+    Transfer(Box<Transfer>),
 }
 
 /// An update that was read and may be judged.
@@ -150,6 +155,7 @@ impl Service {
             clock: Arc::new(SystemClock),
             counters: Arc::new(Counters::default()),
             questions: Arc::default(),
+            transfers: None,
             seed: AtomicU64::new(0),
             proposed: AtomicU64::new(0),
             retired: RwLock::new(false),
@@ -160,6 +166,15 @@ impl Service {
     #[must_use]
     pub fn with_clock(self, clock: Arc<dyn Clock>) -> Service {
         Service { clock, ..self }
+    }
+
+    /// The same with transfers to secondaries.
+    #[must_use]
+    pub fn with_transfers(self, transfers: Arc<Transfers>) -> Service {
+        Service {
+            transfers: Some(transfers),
+            ..self
+        }
     }
 
     /// What happened so far.
@@ -198,6 +213,8 @@ impl Service {
         match self.handle(octets, from, transport) {
             Handled::Silent => None,
             Handled::Reply(reply) | Handled::Proven(reply) => Some(reply),
+            // Many messages, which the loop over TCP sends.
+            Handled::Transfer(_) => None,
             Handled::Update(asked) => {
                 let judging = self.propose(*asked).await;
                 Some(self.conclude(judging).await)
@@ -217,6 +234,7 @@ impl Service {
         match self.handle(octets, from, transport) {
             Handled::Silent => None,
             Handled::Reply(reply) | Handled::Proven(reply) => Some(reply),
+            Handled::Transfer(_) => None,
             Handled::Update(asked) => {
                 let judging = self.propose(*asked).now_or_never()?;
                 writer.step(waiting);
@@ -354,7 +372,8 @@ impl Service {
         };
         let key = signed.as_ref().and_then(|signed| keys.find(signed.key.name()));
         let holder = key.map(|key| &key.holder);
-        let retired = (is_update || matches!(holder, Some(Holder::Agent(_)))).then(|| self.retired.read());
+        let retired =
+            (is_update || matches!(holder, Some(Holder::Agent(_) | Holder::Secondary(_)))).then(|| self.retired.read());
         if retired.as_ref().is_some_and(|retired| **retired) && guard::stands(Guard::OneProcess) {
             // Who asked asks again, and the new process answers.
             Counters::count(&self.counters.dropped);
@@ -362,7 +381,7 @@ impl Service {
         }
         let told = holder.map(|holder| match holder {
             Holder::Agent(server) => self.reconcile.told(Some(server)),
-            Holder::Admin | Holder::Client { .. } => self.reconcile.told(None),
+            Holder::Admin | Holder::Client { .. } | Holder::Secondary(_) => self.reconcile.told(None),
         });
         let answer = Envelope {
             clock: Arc::clone(&self.clock),
@@ -377,11 +396,53 @@ impl Service {
         }
         if is_update {
             self.open_update(answer, holder, from)
+        } else if is_transfer(&answer.request) {
+            self.transfer(answer, holder, (from, transport))
         } else {
             let response = self.answer(&answer.request, holder, from);
+            if let (Some(Holder::Secondary(secondary)), Some(transfers)) = (holder, &self.transfers) {
+                transfers.told_soa(secondary, &response, self.clock.now().instant);
+            }
             count(response.rcode);
             answer.reply(response)
         }
+    }
+
+    /// A question for the transfer of a zone.
+    fn transfer(&self, answer: Envelope, holder: Option<&Holder>, (from, transport): (IpAddr, Transport)) -> Handled {
+        let Some(transfers) = &self.transfers else {
+            let text = "no zone is transferred from here";
+            self.counters.query(ResponseCode::Refused);
+            return answer.reply(Response::error(ResponseCode::Refused, ExtendedError::PROHIBITED, text));
+        };
+        let now = self.clock.now();
+        let asked = transfer::Asked {
+            from,
+            transport,
+            octets_max: answer.octets_left(),
+            now: now.instant,
+            unix_s: now.unix_s,
+        };
+        match transfers.ask(&answer.request, (holder, answer.signed.as_ref()), asked) {
+            transfer::Outcome::Reply(response) => {
+                self.counters.query(response.rcode);
+                answer.reply(response)
+            }
+            transfer::Outcome::Octets(octets) => {
+                self.counters.query(ResponseCode::NoError);
+                // Only who signed is given a zone.
+                Handled::Proven(octets)
+            }
+            transfer::Outcome::Messages(transfer) => {
+                self.counters.query(ResponseCode::NoError);
+                Handled::Transfer(transfer)
+            }
+        }
+    }
+
+    /// The time, for signatures: seconds since 1970.
+    pub(crate) fn unix_s(&self) -> u64 {
+        self.clock.now().unix_s
     }
 
     fn answer(&self, request: &Message, holder: Option<&Holder>, from: IpAddr) -> Response {
@@ -393,6 +454,8 @@ impl Service {
             Some(Holder::Admin) => Asker::Admin,
             Some(Holder::Agent(server)) => Asker::Agent(server.clone()),
             Some(Holder::Client { grants, .. }) => Asker::Client(Arc::clone(grants)),
+            // It sees whole zones, by transfer; to a question it is nobody in particular.
+            Some(Holder::Secondary(_)) => Asker::Stranger,
             None => self.unsigned(from),
         };
         let seed = self.seed.fetch_add(1, Ordering::Relaxed);
@@ -425,6 +488,10 @@ impl Service {
         let by = match holder {
             Some(Holder::Admin) => By::Admin,
             Some(Holder::Agent(server)) => By::Agent(server.clone()),
+            Some(Holder::Secondary(_)) => {
+                let why = "a secondary's key takes zones and changes nothing";
+                return refuse(answer, &Refused::prohibited(why));
+            }
             Some(Holder::Client { .. }) => {
                 let why = "an application's key changes nothing here: objects are written at the agents";
                 return refuse(answer, &Refused::prohibited(why));
@@ -586,9 +653,8 @@ impl Envelope {
         let Some(signed) = &self.signed else {
             return encode(&self.request, response, self.room);
         };
-        let signature = SIGNATURE_OCTETS + signed.key.name().len();
         let room = Room {
-            octets_max: self.room.octets_max.saturating_sub(signature),
+            octets_max: self.octets_left(),
             ..self.room
         };
         let mut octets = encode(&self.request, response, room);
@@ -596,11 +662,23 @@ impl Envelope {
         octets
     }
 
+    /// Octets that an answer may have besides its signature.
+    fn octets_left(&self) -> usize {
+        let signature = |signed: &Signed| SIGNATURE_OCTETS + signed.key.name().len();
+        let signature = self.signed.as_ref().map_or(0, signature);
+        self.room.octets_max.saturating_sub(signature)
+    }
+
     fn key(&self) -> String {
         self.signed
             .as_ref()
             .map_or_else(|| "none".to_owned(), |signed| signed.key.name().to_string())
     }
+}
+
+fn is_transfer(request: &Message) -> bool {
+    let mut questions = request.queries.iter();
+    questions.any(|question| matches!(question.query_type(), RecordType::AXFR | RecordType::IXFR))
 }
 
 fn refusal(refused: &Refused) -> Response {

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -22,6 +22,7 @@ use super::Settings;
 use super::counters::Counters;
 use super::service::{Handled, Service};
 use crate::answer::reply::Transport;
+use crate::transfer::Transfer;
 
 /// Octets of answers written by one system call, if as many wait.
 const WRITE_OCTETS: usize = 64 * 1024;
@@ -194,23 +195,39 @@ async fn serve(stream: TcpStream, connections: Connections, place: Place) {
     drop(place);
 }
 
+/// What is written.
+enum Answer {
+    /// A message.
+    Message(Vec<u8>),
+    /// Nothing; whoever waits learns that all before it is written.
+    Mark(oneshot::Sender<()>),
+}
+
 /// The connection was too slow, or broke.
 struct Broken;
 
-async fn write(mut writer: OwnedWriteHalf, mut answers: mpsc::Receiver<Vec<u8>>, slow: Duration) -> Result<(), Broken> {
+async fn write(mut writer: OwnedWriteHalf, mut answers: mpsc::Receiver<Answer>, slow: Duration) -> Result<(), Broken> {
     let mut octets = Vec::new();
+    let mut marks = Vec::new();
     while let Some(answer) = answers.recv().await {
         octets.clear();
-        append(&mut octets, &answer);
-        while octets.len() < WRITE_OCTETS {
-            match answers.try_recv() {
-                Ok(answer) => append(&mut octets, &answer),
-                Err(_) => break,
+        let mut next = Some(answer);
+        while let Some(answer) = next.take() {
+            match answer {
+                Answer::Message(answer) => append(&mut octets, &answer),
+                Answer::Mark(written) => marks.push(written),
+            }
+            if octets.len() < WRITE_OCTETS {
+                next = answers.try_recv().ok();
             }
         }
         match timeout(slow, writer.write_all(&octets)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) | Err(_) => return Err(Broken),
+        }
+        for written in marks.drain(..) {
+            // Who waited may have gone.
+            let _ = written.send(());
         }
     }
     let _ = writer.shutdown().await;
@@ -223,7 +240,7 @@ fn append(octets: &mut Vec<u8>, answer: &[u8]) {
     octets.extend(answer);
 }
 
-async fn read(reader: OwnedReadHalf, connections: &Connections, place: &Place, answers: mpsc::Sender<Vec<u8>>) {
+async fn read(reader: OwnedReadHalf, connections: &Connections, place: &Place, answers: mpsc::Sender<Answer>) {
     let cut = &place.cut;
     let Connections {
         service,
@@ -267,6 +284,18 @@ async fn read(reader: OwnedReadHalf, connections: &Connections, place: &Place, a
             // Whoever sends what is no request over TCP is no DNS client.
             Handled::Silent => return,
             Handled::Reply(reply) | Handled::Proven(reply) => reply,
+            Handled::Transfer(transfer) => {
+                let sending = send_zone(transfer, service, place, &answers);
+                let sent = tokio::select! {
+                    sent = sending => sent.is_ok(),
+                    () = stop.cancelled() => false,
+                    () = cut.cancelled() => false,
+                };
+                if !sent {
+                    return;
+                }
+                continue;
+            }
             Handled::Update(asked) => {
                 let permit = Arc::clone(&in_flight).acquire_owned().await;
                 let judging = service.propose(*asked).await;
@@ -274,18 +303,47 @@ async fn read(reader: OwnedReadHalf, connections: &Connections, place: &Place, a
                 tasks.spawn(async move {
                     let reply = service.conclude(judging).await;
                     // The connection may be gone; the change stands.
-                    let _ = answers.send(reply).await;
+                    let _ = answers.send(Answer::Message(reply)).await;
                     drop(permit);
                 });
                 continue;
             }
         };
         let sent = tokio::select! {
-            sent = answers.send(reply) => sent.is_ok(),
+            sent = answers.send(Answer::Message(reply)) => sent.is_ok(),
             () = cut.cancelled() => false,
         };
         if !sent {
             return;
         }
     }
+}
+
+/// Sends a zone, a message whenever there is room for one. Until it is over nothing else is read from the connection.
+async fn send_zone(
+    mut transfer: Box<Transfer>,
+    service: &Service,
+    place: &Place,
+    answers: &mpsc::Sender<Answer>,
+) -> Result<(), Broken> {
+    loop {
+        match transfer.next(service.unix_s()) {
+            Ok(Some(message)) => {
+                answers.send(Answer::Message(message)).await.map_err(|_| Broken)?;
+                // Whoever takes a zone is not silent.
+                place.heard();
+                tokio::task::yield_now().await;
+            }
+            Ok(None) => break,
+            Err(error) => {
+                tracing::warn!(from = %place.from, %error, "transfer ends early");
+                return Err(Broken);
+            }
+        }
+    }
+    let (mark, written) = oneshot::channel();
+    answers.send(Answer::Mark(mark)).await.map_err(|_| Broken)?;
+    written.await.map_err(|_| Broken)?;
+    transfer.finish(Instant::now());
+    Ok(())
 }

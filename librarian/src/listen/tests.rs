@@ -70,6 +70,8 @@ fn with_edns(mut message: Message, octets: u16) -> Message {
     message
 }
 
+mod transfers;
+
 const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// What comes back, read.

@@ -101,7 +101,8 @@ impl Loop {
                 let mut is_proven = false;
                 if answer.is_empty() {
                     match service.handle(octets, from, Transport::Udp) {
-                        Handled::Silent => {}
+                        // Messages of a transfer go over connections alone.
+                        Handled::Silent | Handled::Transfer(_) => {}
                         Handled::Reply(reply) => *answer = reply,
                         Handled::Proven(reply) => {
                             *answer = reply;

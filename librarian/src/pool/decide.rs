@@ -134,6 +134,15 @@ pub enum Wait {
         /// For how long, in seconds.
         left_s: u64,
     },
+    /// A secondary may still tell of a server.
+    Secondary {
+        /// Which server.
+        server: ServerName,
+        /// Which secondary.
+        secondary: String,
+        /// For how long at most, in seconds.
+        left_s: u64,
+    },
     /// Requests of clients still run.
     Requests {
         /// On which server.
@@ -218,6 +227,7 @@ impl Wait {
             | Wait::Counts { server, .. }
             | Wait::ReadsBack { server, .. }
             | Wait::Cached { server, .. }
+            | Wait::Secondary { server, .. }
             | Wait::Requests { server, .. }
             | Wait::Installs { server, .. }
             | Wait::ByHand { server, .. }
@@ -279,6 +289,15 @@ impl fmt::Display for Wait {
             Wait::Cached { server, left_s } => {
                 write!(f, "answers that name {server} may be cached for {left_s} s more")
             }
+            Wait::Secondary {
+                server,
+                secondary,
+                left_s,
+            } => write!(
+                f,
+                "secondary {secondary} may still name {server}: it is not known to have taken the zone since; for {left_s} s at most, \
+                 until what it has expires"
+            ),
             Wait::Requests { server, running } => write!(f, "{running} requests of clients still run on {server}"),
             Wait::Installs {
                 server,

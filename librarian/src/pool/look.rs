@@ -25,6 +25,7 @@ pub fn look(view: &View<'_>) -> Result<Sight, PlanError> {
     Ok(Sight {
         plan,
         registers: registers(view, &servers),
+        serials: (view.serials().obj, view.serials().tree),
         servers,
         ..Sight::default()
     })
@@ -74,6 +75,8 @@ fn seen(view: &View<'_>, server: &Server) -> Seen {
         held: view.objects_held(&server.name),
         price_percent: 100,
         quiet_for: None,
+        lagging: Vec::new(),
+        told_for: None,
         emptied_for: None,
         step_for: std::time::Duration::ZERO,
         keep_for: std::time::Duration::ZERO,

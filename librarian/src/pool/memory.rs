@@ -11,8 +11,10 @@ use zones::{Errand, Keep, Role, ServerName, Want};
 
 use super::balance::{self, Balancer};
 use super::keep;
+use super::secondaries::Secondaries;
 use super::sight::Sight;
 use super::spread::Spreader;
+use crate::transfer::book::Book;
 
 /// What was seen before.
 #[derive(Debug)]
@@ -21,6 +23,7 @@ pub struct Memory {
     prices: BTreeMap<ServerName, u32>,
     plan: Option<(u64, Instant)>,
     quiet: BTreeMap<ServerName, Instant>,
+    secondaries: Secondaries,
     emptied: BTreeMap<ServerName, Instant>,
     silent: BTreeMap<ServerName, Instant>,
     wants: BTreeMap<ServerName, Told>,
@@ -85,6 +88,7 @@ impl Memory {
             prices: BTreeMap::new(),
             plan: None,
             quiet: BTreeMap::new(),
+            secondaries: Secondaries::default(),
             emptied: BTreeMap::new(),
             silent: BTreeMap::new(),
             wants: BTreeMap::new(),
@@ -99,6 +103,15 @@ impl Memory {
     pub fn with_balance(self, settings: balance::Settings) -> Memory {
         Memory {
             balancer: Balancer::new(settings),
+            ..self
+        }
+    }
+
+    /// The same with the secondaries that may tell of servers.
+    #[must_use]
+    pub fn with_secondaries(self, book: Arc<Book>) -> Memory {
+        Memory {
+            secondaries: Secondaries::new(book),
             ..self
         }
     }
@@ -133,6 +146,7 @@ impl Memory {
             // Out of placements and of `any.pool` by its role, and out of the answers for objects by their registers.
             let is_quiet = seen.named == 0 && !seen.want.role.takes_new_objects();
             seen.quiet_for = lasts(&mut self.quiet, name, is_quiet, now);
+            (seen.lagging, seen.told_for) = self.secondaries.see(name, is_quiet, sight.serials, now);
             let holds_none = seen.objects() == 0 && seen.kept().is_none_or(|kept| kept.held == 0);
             let is_emptied = seen.want.role == Role::Draining && seen.named == 0 && holds_none;
             seen.emptied_for = lasts(&mut self.emptied, name, is_emptied, now);
@@ -147,6 +161,7 @@ impl Memory {
             seen.keep_for = now.saturating_duration_since(told.keep_since);
         }
         self.quiet.retain(|name, _| sight.servers.contains_key(name));
+        self.secondaries.retain(|name| sight.servers.contains_key(name));
         self.emptied.retain(|name, _| sight.servers.contains_key(name));
         self.silent.retain(|name, _| sight.servers.contains_key(name));
         self.wants.retain(|name, _| sight.servers.contains_key(name));

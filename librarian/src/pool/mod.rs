@@ -21,6 +21,7 @@ pub mod progress;
 pub mod propose;
 mod roll;
 pub mod rotation;
+pub mod secondaries;
 pub mod sight;
 pub mod spread;
 pub mod status;

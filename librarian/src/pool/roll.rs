@@ -293,11 +293,10 @@ impl One<'_> {
             return self.write(Role::Validating, Errand::default());
         }
         let quiet = self.seen.quiet_for.unwrap_or_default();
-        if quiet < self.sight.linger && stands(Guard::StopRule) {
-            return One::wait(Wait::Cached {
-                server: self.name(),
-                left_s: (self.sight.linger - quiet).as_secs() + 1,
-            });
+        if stands(Guard::StopRule)
+            && let Some(turn) = self.told_of(quiet)
+        {
+            return turn;
         }
         let running = self.seen.upkeep().map_or(0, |upkeep| upkeep.running);
         if running > 0 && quiet < REQUESTS_MAX {
@@ -307,6 +306,28 @@ impl One<'_> {
             });
         }
         self.write(Role::Upgrading, self.install())
+    }
+
+    /// Waits while an answer that names the server may be given by a secondary, or cached.
+    fn told_of(&self, quiet: std::time::Duration) -> Option<Turn> {
+        let lagging = self.seen.lagging.iter();
+        let waits: Vec<Wait> = lagging
+            .map(|lagging| Wait::Secondary {
+                server: self.name(),
+                secondary: lagging.secondary.clone(),
+                left_s: lagging.left.as_secs() + 1,
+            })
+            .collect();
+        if !waits.is_empty() {
+            return Some(Turn::Waits(waits));
+        }
+        let quiet = self.seen.told_for.unwrap_or(quiet).min(quiet);
+        (quiet < self.sight.linger).then(|| {
+            One::wait(Wait::Cached {
+                server: self.name(),
+                left_s: (self.sight.linger - quiet).as_secs() + 1,
+            })
+        })
     }
 
     /// What an upgrading server is told; nothing where its release could not read it.

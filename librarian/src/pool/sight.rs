@@ -8,6 +8,7 @@ use zones::{Address, Has, Kept, Policy, Role, ServerName, Upkeep, Want};
 
 use super::keep;
 use super::plan::Plan;
+use super::secondaries::Lagging;
 use super::spread::Spread;
 use crate::guard::{Guard, stands};
 
@@ -22,6 +23,8 @@ pub struct Sight {
     pub plan_for: Duration,
     /// How long an answer that names a server may be cached, with that server's address.
     pub linger: Duration,
+    /// Serials of `obj` and `tree`.
+    pub serials: (u32, u32),
     /// What the operator says of copies.
     pub copies: Arc<keep::Settings>,
     /// Objects that a server names as asked for most, or a want as one with copies for its heat.
@@ -65,6 +68,10 @@ pub struct Seen {
     pub price_percent: u32,
     /// For how long no answer has named it for an object or a placement.
     pub quiet_for: Option<Duration>,
+    /// Secondaries that may still tell of it, while no register names it.
+    pub lagging: Vec<Lagging>,
+    /// For how long none has; `None` also where nobody has looked.
+    pub told_for: Option<Duration>,
     /// For how long a draining server has owned nothing, held no copy, and been named by no register.
     pub emptied_for: Option<Duration>,
     /// For how long its want has been as it is.

@@ -53,6 +53,8 @@ pub(super) fn seen(role: Role, objects: u64) -> Seen {
         held: 0,
         price_percent: 100,
         quiet_for: None,
+        lagging: Vec::new(),
+        told_for: None,
         emptied_for: None,
         step_for: std::time::Duration::ZERO,
         keep_for: std::time::Duration::ZERO,

@@ -14,6 +14,8 @@ use super::steer::{self, SteerRefusal};
 use super::testing::{has, name, sight};
 use super::upgrade::{Ask, Halt, Phase, Upgrade};
 
+mod secondaries;
+
 const LINGER: Duration = Duration::from_secs(11);
 
 /// A small deterministic generator: a failure prints the seed.

@@ -7,6 +7,7 @@
 //! A reply, a refusal too, leaves only after the commit of its group: a refusal may rest on an earlier member. When a
 //! commit fails nothing of the group is published and nobody is told that it was refused, since it may be on disk.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use hickory_proto::op::ResponseCode;
@@ -17,7 +18,7 @@ use super::entry::Entry;
 use super::index::Index;
 use super::proposal::{self, Proposal, Refused};
 use super::storage::{Batch, Storage, StorageError};
-use super::{Shared, SubmitError, Waiting};
+use super::{Shared, SubmitError, Waiting, kept};
 
 /// Old entries looked at in one commit, besides two for each new one: keeps the log below twice what counts.
 const CLEAN_STEP: usize = 64;
@@ -45,6 +46,8 @@ pub struct Writer {
     /// Entries in the log.
     pub(super) log_entries: u64,
     pub(super) group_max: usize,
+    /// Where the journals are written at the end.
+    pub(super) journal: Option<PathBuf>,
 }
 
 impl Writer {
@@ -72,10 +75,30 @@ impl Writer {
             }
         }
         queue.close();
+        if closing.is_some() {
+            self.keep_journals();
+        }
         drop(self.storage);
         if let Some(done) = closing {
             // Whoever waits may have gone.
             let _ = done.send(());
+        }
+    }
+
+    /// Writes down what changed lately, for the next process. Without it secondaries take whole zones.
+    fn keep_journals(&self) {
+        let Some(path) = &self.journal else { return };
+        let index = self.shared.index.read();
+        let Some(journals) = index.journals() else { return };
+        let of = kept::Of {
+            incarnation: self.shared.incarnation,
+            next_seq: self.next_seq,
+        };
+        if let Err(error) = kept::write(path, of, journals) {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "changes are not kept: secondaries take whole zones"
+            );
         }
     }
 
@@ -213,12 +236,7 @@ fn publish(shared: &Shared, moved: Vec<(u64, Entry)>, allowed: Vec<(Vec<(u64, En
             held = 0;
         }
         held += entries.len() + changes.soft.len();
-        for (seq, entry) in entries {
-            index.apply(entry, seq);
-        }
-        for server in changes.soft {
-            index.apply_soft(server);
-        }
+        index.publish(entries, changes);
     }
 }
 

@@ -49,6 +49,8 @@ pub(crate) struct Changes {
     pub(crate) soft: Vec<Server>,
     /// Serials after this message, if it raised any.
     pub(crate) serials: Option<Serials>,
+    /// Serials went elsewhere: no difference leads there.
+    pub(crate) renumbered: bool,
 }
 
 /// The state that one message is judged on, and its changes so far.
@@ -58,6 +60,7 @@ pub(crate) struct Draft<'a> {
     own: Overlay,
     /// Objects changed by this message: a delegation or register.
     names_changed: bool,
+    renumbered: bool,
 }
 
 impl<'a> Draft<'a> {
@@ -67,6 +70,7 @@ impl<'a> Draft<'a> {
             group,
             own: Overlay::default(),
             names_changed: false,
+            renumbered: false,
         }
     }
 
@@ -179,6 +183,12 @@ impl<'a> Draft<'a> {
         self.group.serials.unwrap_or_else(|| self.index.serials())
     }
 
+    /// Sets the serials of composed zones, whatever else the message changes.
+    pub(crate) fn renumber(&mut self, serials: Serials) {
+        self.own.serials = Some(serials);
+        self.renumbered = true;
+    }
+
     /// Whether an object that is not deleted lies at or below a key in `tree`.
     pub(crate) fn any_object_under(&self, key: &str) -> bool {
         let registers = &self.index.registers;
@@ -228,7 +238,10 @@ impl<'a> Draft<'a> {
         changes
             .entries
             .extend(self.own.reconcile.iter().cloned().map(Entry::Reconcile));
-        if self.names_changed || answers_changed {
+        changes.renumbered = self.renumbered;
+        if self.renumbered {
+            changes.serials = self.own.serials;
+        } else if self.names_changed || answers_changed {
             let mut serials = self.serials();
             serials.obj = next_serial(serials.obj);
             serials.tree = next_serial(serials.tree);

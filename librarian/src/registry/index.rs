@@ -9,6 +9,8 @@ use zones::{Domain, ServerName, Zone};
 
 use super::bytes::Damaged;
 use super::entry::{Entry, Plan, Reconcile, RecordZone, RegisterFields, Serials};
+use super::journal::{JournalBounds, Places};
+use super::publish::{Journals, place_of};
 use super::registers::{Registers, key_of};
 use super::server::Server;
 use super::zone::{Node, Records, RrSet};
@@ -33,6 +35,9 @@ pub(crate) struct Index {
     plans: BTreeMap<u64, (Arc<Plan>, u64)>,
     serials: (Serials, u64),
     reconcile: (Arc<Reconcile>, u64),
+    places: Arc<Places>,
+    /// `None` while no zone is transferred to anybody: keeping them costs time and memory.
+    journals: Option<Journals>,
 }
 
 impl Index {
@@ -53,11 +58,17 @@ impl Index {
             plans: BTreeMap::new(),
             serials: (first, 0),
             reconcile: (Arc::default(), 0),
+            places: Arc::default(),
+            journals: None,
         }
     }
 
     pub(crate) fn finish_loading(&mut self) {
         self.registers.finish_loading();
+        let placed = self
+            .servers()
+            .filter_map(|server| Some((server.name.clone(), place_of(server)?)));
+        self.places = Arc::new(placed.collect());
     }
 
     /// Takes the octets of one entry of the log in.
@@ -174,6 +185,39 @@ impl Index {
 
     pub(crate) fn serials(&self) -> Serials {
         self.serials.0
+    }
+
+    /// Sets the serials that are told; where the log holds them does not change.
+    pub(super) fn set_serials(&mut self, serials: Serials) {
+        self.serials.0 = serials;
+    }
+
+    /// Where servers are, as transferred records tell it.
+    pub(crate) fn places(&self) -> &Arc<Places> {
+        &self.places
+    }
+
+    pub(super) fn set_places(&mut self, places: Arc<Places>) {
+        self.places = places;
+    }
+
+    /// What changed in zones that are transferred.
+    pub(crate) fn journals(&self) -> Option<&Journals> {
+        self.journals.as_ref()
+    }
+
+    pub(super) fn journals_mut(&mut self) -> Option<&mut Journals> {
+        self.journals.as_mut()
+    }
+
+    /// Takes the journals of the process before, or keeps none any more.
+    pub(super) fn set_journals(&mut self, journals: Option<Journals>) {
+        self.journals = journals;
+    }
+
+    /// Begins to keep journals, if they are not kept yet.
+    pub(super) fn keep_journals(&mut self, bounds: JournalBounds) {
+        self.journals.get_or_insert_with(|| Journals::new(bounds));
     }
 
     pub(crate) fn reconcile(&self) -> &Arc<Reconcile> {

@@ -8,6 +8,8 @@
 //! | `index`, `view` | all of it together / how it is read |
 //! | `proposal`, `draft` | what can be changed / changes that are judged but not yet durable |
 //! | `commit` | the one writer and its groups |
+//! | `publish`, `journal` | a message becomes visible / what changed lately in zones that are transferred |
+//! | `kept` | that over a restart |
 //! | `storage`, `entry`, `bytes` | the log on disk |
 //!
 //! Nothing here knows sockets or keys; what an update may change is decided in `crate::update`.
@@ -18,9 +20,12 @@ pub(crate) mod draft;
 mod entry;
 pub(crate) mod index;
 mod interned;
+pub(crate) mod journal;
+mod kept;
 mod memory;
 mod ordered;
 mod proposal;
+pub(crate) mod publish;
 pub(crate) mod registers;
 mod server;
 mod sorting;
@@ -29,7 +34,7 @@ mod texts;
 mod view;
 pub(crate) mod zone;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -41,11 +46,12 @@ use zones::Domain;
 
 use commit::Envelope;
 pub use commit::Writer;
+pub(crate) use entry::{Entry, RecordZone, wire};
 pub use entry::{Plan, Reconcile, Serials};
-pub(crate) use entry::{RecordZone, wire};
 use index::Index;
+pub use journal::JournalBounds;
 pub use memory::{Cut, MemoryLog};
-pub use proposal::{By, Decided, PLAN_OCTETS_MAX, Proposal, Received, Refused, ServerChange, WantsChange};
+pub use proposal::{By, Decided, PLAN_OCTETS_MAX, Proposal, Received, Refused, Renumber, ServerChange, WantsChange};
 pub use server::{ADDRESSES_MAX, Host, Server};
 pub(crate) use storage::{Creation, check_entry};
 use storage::{RedbStorage, Storage};
@@ -63,6 +69,8 @@ pub struct Settings {
     pub group_max: usize,
     /// TTL of the first records of the operator's zone, in seconds.
     pub ttl_s: u32,
+    /// Most that is kept of changes for secondaries.
+    pub journal: JournalBounds,
 }
 
 impl Default for Settings {
@@ -72,6 +80,7 @@ impl Default for Settings {
             queue_max: 4096,
             group_max: 4096,
             ttl_s: 5,
+            journal: JournalBounds::default(),
         }
     }
 }
@@ -80,6 +89,7 @@ impl Default for Settings {
 struct Shared {
     index: RwLock<Index>,
     lease: Duration,
+    journal: JournalBounds,
     incarnation: [u8; 16],
 }
 
@@ -137,7 +147,8 @@ impl Registry {
         let storage = RedbStorage::open(path, &domain.to_string())?;
         let incarnation = storage.incarnation;
         let source = storage.source();
-        let registry = Registry::load(Box::new(storage), incarnation, domain, settings)?;
+        let journal = path.with_extension("journal");
+        let registry = Registry::load(Box::new(storage), incarnation, domain, settings, Some(journal))?;
         Ok(Registry { source, ..registry })
     }
 
@@ -152,7 +163,8 @@ impl Registry {
         domain: &Domain,
         settings: Settings,
     ) -> Result<(Registry, Writer, Waiting), StorageError> {
-        let (registry, writer, waiting) = Registry::prepare(Box::new(log.clone()), incarnation, domain, settings)?;
+        let (registry, writer, waiting) =
+            Registry::prepare(Box::new(log.clone()), incarnation, domain, settings, None)?;
         Ok((registry, writer, Waiting(waiting)))
     }
 
@@ -161,8 +173,9 @@ impl Registry {
         incarnation: [u8; 16],
         domain: &Domain,
         settings: Settings,
+        journal: Option<PathBuf>,
     ) -> Result<Registry, StorageError> {
-        let (registry, writer, waiting) = Registry::prepare(storage, incarnation, domain, settings)?;
+        let (registry, writer, waiting) = Registry::prepare(storage, incarnation, domain, settings, journal)?;
         std::thread::Builder::new()
             .name("registry".to_owned())
             .spawn(move || writer.run(waiting))
@@ -175,6 +188,7 @@ impl Registry {
         incarnation: [u8; 16],
         domain: &Domain,
         settings: Settings,
+        journal: Option<PathBuf>,
     ) -> Result<(Registry, Writer, mpsc::Receiver<Envelope>), StorageError> {
         let started = Instant::now();
         let entries = storage.entries()?;
@@ -197,6 +211,11 @@ impl Registry {
             (next_seq, log_entries) = (next_seq + 1, log_entries + 1);
         }
         index.finish_loading();
+        let of = kept::Of { incarnation, next_seq };
+        let journals = journal
+            .as_ref()
+            .and_then(|path| kept::read(path, of, settings.journal, &index));
+        index.set_journals(journals);
         tracing::info!(
             objects = index.registers.live(),
             log_entries,
@@ -206,6 +225,7 @@ impl Registry {
         let shared = Arc::new(Shared {
             index: RwLock::new(index),
             lease: settings.lease,
+            journal: settings.journal,
             incarnation,
         });
         let (queue, waiting) = mpsc::channel(settings.queue_max.max(1));
@@ -216,6 +236,7 @@ impl Registry {
             first_seq: first_seq.unwrap_or(1),
             log_entries,
             group_max: settings.group_max.max(1),
+            journal,
         };
         let registry = Registry {
             shared,
@@ -290,6 +311,20 @@ impl Registry {
     /// [`SnapshotError`].
     pub fn snapshot(&self) -> Result<Snapshot, SnapshotError> {
         Snapshot::take(&self.source)?.ok_or(SnapshotError::Closed)
+    }
+
+    /// Begins to keep what changes, so that zones can be transferred. Costs time and memory at each change.
+    pub fn keep_journals(&self) {
+        if self.view().index().journals().is_none() {
+            self.shared.index.write().keep_journals(self.shared.journal);
+        }
+    }
+
+    /// Keeps them no longer: nobody takes zones.
+    pub fn drop_journals(&self) {
+        if self.view().index().journals().is_some() {
+            self.shared.index.write().set_journals(None);
+        }
     }
 
     /// Proposals that wait in the queue.

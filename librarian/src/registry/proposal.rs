@@ -7,7 +7,7 @@ use hickory_proto::op::ResponseCode;
 use zones::{ExtendedError, Role, ServerName, UpdateFormatError, Want, Wish};
 
 use super::draft::Draft;
-use super::entry::Plan;
+use super::entry::{Plan, Serials};
 use super::server::Server;
 use crate::guard::{Guard, stands};
 use crate::{reconcile, update};
@@ -46,6 +46,19 @@ pub enum Proposal {
     Plan(Plan),
     /// A step of a reconcile.
     Reconcile(reconcile::Step),
+    /// Other serials, later than any that a secondary may have.
+    Renumber(Renumber),
+}
+
+/// Serials of the zones that are transferred.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Renumber {
+    /// Of `obj.<domain>`.
+    pub obj: u32,
+    /// Of `tree.<domain>`.
+    pub tree: u32,
+    /// Of the operator's zone.
+    pub apex: u32,
 }
 
 /// When a signed message came.
@@ -167,6 +180,15 @@ pub(crate) fn draft(draft: &mut Draft<'_>, proposal: &Proposal) -> Result<(), Re
         Proposal::Server(change) => draft_server(draft, change),
         Proposal::Plan(plan) => draft_plan(draft, plan),
         Proposal::Reconcile(step) => reconcile::draft(draft, step),
+        Proposal::Renumber(serials) => {
+            draft.renumber(Serials {
+                obj: serials.obj,
+                tree: serials.tree,
+                ..draft.serials()
+            });
+            update::set_apex_serial(draft, serials.apex);
+            Ok(())
+        }
     }
 }
 

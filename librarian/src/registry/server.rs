@@ -25,7 +25,7 @@ pub struct Host {
 /// | field | lasts |
 /// |---|---|
 /// | name, want, lost, audit | over a restart |
-/// | host | port, addresses, release and the index's commit counter over a restart; the rest as they were at the last change of these |
+/// | host | port, addresses, capacity, release and the index's commit counter over a restart; the rest as they were at the last change of these |
 /// | seen, clock, todos | until the process ends |
 #[derive(Clone, Debug, PartialEq)]
 pub struct Server {
@@ -111,11 +111,13 @@ impl Server {
                     commits,
                     plan,
                     peer_port,
+                    capacity,
                     ..
                 } = &host.has;
                 (
                     host.https_port,
                     host.addresses.clone(),
+                    *capacity,
                     release.clone(),
                     *commits,
                     *plan,
@@ -126,13 +128,14 @@ impl Server {
         self.want != new.want || self.lost != new.lost || self.audit != new.audit || kept(self) != kept(new)
     }
 
-    /// Whether `new` differs in something that answers about objects are made of, so that serials must rise.
+    /// Whether `new` differs in something that answers about objects, or transferred records of them, are made of, so that
+    /// serials must rise.
     pub(crate) fn differs_in_answers(&self, new: &Server) -> bool {
         let place = |server: &Server| {
             server
                 .host
                 .as_ref()
-                .map(|host| (host.https_port, host.addresses.clone()))
+                .map(|host| (host.https_port, host.addresses.clone(), host.has.capacity))
         };
         self.role() != new.role() || place(self) != place(new)
     }

@@ -302,7 +302,7 @@ async fn what_is_not_durable_is_never_shown() {
         inner,
         fails: Arc::clone(&fails),
     };
-    let registry = Registry::load(Box::new(storage), [0; 16], &domain(), settings()).unwrap();
+    let registry = Registry::load(Box::new(storage), [0; 16], &domain(), settings(), None).unwrap();
     let add = |name: &str| {
         Proposal::Server(ServerChange::Add {
             name: server(name),
@@ -328,7 +328,7 @@ async fn failed_commit_in_the_midst_of_cleaning_loses_nothing() {
         inner,
         fails: Arc::clone(&fails),
     };
-    let registry = Registry::load(Box::new(storage), [0; 16], &domain(), settings()).unwrap();
+    let registry = Registry::load(Box::new(storage), [0; 16], &domain(), settings(), None).unwrap();
     for name in ["s1", "s2"] {
         let add = ServerChange::Add {
             name: server(name),

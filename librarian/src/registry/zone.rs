@@ -129,6 +129,13 @@ impl Records {
         self.nodes.values().map(|kept| &kept.node)
     }
 
+    /// Names with records from a key on (it not included), or from the first, in order.
+    pub(crate) fn after(&self, key: Option<&NameKey>) -> impl Iterator<Item = (&NameKey, &Arc<Node>)> {
+        let from = key.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+        let range = self.nodes.range::<NameKey, _>((from, std::ops::Bound::Unbounded));
+        range.map(|(key, kept)| (key, &kept.node))
+    }
+
     /// How many names have records.
     pub(crate) fn len(&self) -> usize {
         self.nodes.len()

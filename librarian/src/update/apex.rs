@@ -150,7 +150,7 @@ fn delete_record(node: &mut Node, data: &RData, is_apex: bool) {
 }
 
 /// Whether a serial is later than another (RFC 1982 section 3.2).
-fn is_later(new: u32, old: u32) -> bool {
+pub(crate) fn is_later(new: u32, old: u32) -> bool {
     let ahead = new.wrapping_sub(old);
     ahead != 0 && ahead < 0x8000_0000
 }
@@ -161,6 +161,16 @@ fn serial(draft: &Draft<'_>, apex: &Name) -> Option<u32> {
         RData::SOA(soa) => Some(soa.serial),
         _ => None,
     }
+}
+
+/// Sets the serial of the operator's zone.
+pub(crate) fn set_apex_serial(draft: &mut Draft<'_>, serial: u32) {
+    let apex = draft.domain().apex().clone();
+    let mut node = (*draft.node(RecordZone::Apex, &apex)).clone();
+    if let Some(soa) = soa_mut(&mut node) {
+        soa.serial = serial;
+    }
+    draft.put_node(RecordZone::Apex, node);
 }
 
 fn soa_mut(node: &mut Node) -> Option<&mut SOA> {

@@ -17,6 +17,7 @@ mod delegation;
 mod objects;
 mod prerequisite;
 
+pub(crate) use apex::{is_later, set_apex_serial};
 use hickory_proto::op::ResponseCode;
 use zones::update::read_has_update;
 use zones::{Domain, Update, UpdateFormatError, Zone};

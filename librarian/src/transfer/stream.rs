@@ -1,0 +1,394 @@
+//! The records of one transfer, in their order, a chunk at a time.
+//!
+//! Nothing is held between chunks but a place. A whole zone is sent as it was at one serial while changes go on: a value
+//! that has changed since is taken from the journal. Where the journal does not reach back that far any more, the
+//! transfer ends early, and whoever asked asks again.
+//!
+//! ```text
+//!  whole:       SOA(s)  every name  SOA(s)
+//!  difference:  SOA(n)  [ SOA(a) deletions SOA(b) additions ] ...  SOA(n)
+//!  up to date:  SOA(n)
+//! ```
+//!
+//! Specifications: RFC 5936 section 2.2, RFC 1995 sections 2 and 4, RFC 1982.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use hickory_proto::rr::RecordType;
+use zones::Zone;
+
+use super::content::{Block, Form, Rec};
+use crate::registry::index::Index;
+use crate::registry::journal::{Change, Journal, Key, Places, Step, Value};
+use crate::registry::publish::Journals;
+use crate::registry::zone::{NameKey, Node};
+use crate::registry::{Entry, Registry};
+use crate::update::is_later;
+
+/// Rows or names looked at under one hold of the registry's lock: well below a millisecond.
+const CHUNK: usize = if cfg!(test) { 4 } else { 256 };
+/// Names that differ from a zone's by more than this count before a whole zone is sent instead.
+const DIFFERENCE_MIN: usize = 512;
+
+/// The journal does not reach back to where the transfer began.
+#[derive(Debug, thiserror::Error)]
+#[error("the journal does not reach back to where the transfer began: raise transfers.journal_changes")]
+pub(crate) struct Outrun;
+
+/// What is sent.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Kind {
+    /// One SOA record: nothing changed.
+    Current,
+    /// What changed.
+    Difference,
+    /// The whole zone.
+    Whole,
+}
+
+/// The records of one transfer.
+pub(super) struct Stream {
+    pub(super) zone: Zone,
+    pub(super) serial: u32,
+    pub(super) kind: Kind,
+    apex: Vec<u8>,
+    soa: Rec,
+    place: Place,
+}
+
+/// What comes next.
+enum Place {
+    /// The SOA record at the beginning.
+    Begin(Box<Next>),
+    Rows(At, u32),
+    Nodes(At, Option<NameKey>),
+    /// Steps from this number up to, not including, that.
+    Steps(u64, u64),
+    /// The SOA record at the end.
+    End,
+    Over,
+}
+
+/// What comes after the first SOA record.
+enum Next {
+    Nothing,
+    Whole(At),
+    Steps(u64, u64),
+}
+
+/// A moment that a whole zone is sent of.
+#[derive(Clone)]
+struct At {
+    /// Number of the first change after it.
+    since: u64,
+    /// Rows that there were.
+    rows: u32,
+    places: Arc<Places>,
+}
+
+/// Which of two serials of a journal is a zone's.
+pub(super) fn slot(zone: Zone) -> usize {
+    usize::from(zone == Zone::Tree)
+}
+
+/// The journal of a zone.
+fn journal(journals: &Journals, zone: Zone) -> &Journal {
+    match zone {
+        Zone::Obj | Zone::Tree | Zone::Pool => &journals.names,
+        Zone::Apex => &journals.apex,
+    }
+}
+
+/// The serial of a zone that is transferred.
+pub(super) fn serial(index: &Index, zone: Zone) -> u32 {
+    match zone {
+        Zone::Obj => index.serials().obj,
+        Zone::Tree => index.serials().tree,
+        Zone::Pool => index.serials().pool,
+        Zone::Apex => index.apex_serial(),
+    }
+}
+
+/// The SOA record of a zone as it is now.
+pub(super) fn current_soa(index: &Index, form: &Form, zone: Zone) -> Rec {
+    match zone {
+        Zone::Obj | Zone::Tree | Zone::Pool => form.soa(serial(index, zone)),
+        Zone::Apex => {
+            let node = index.apex.node(index.domain.apex());
+            let soa = node.and_then(|node| form.node(node).1);
+            soa.unwrap_or_else(|| form.soa(index.apex_serial()))
+        }
+    }
+}
+
+impl Stream {
+    /// Begins a transfer of a zone as it is now. `from` is the serial that whoever asks has, if it wants differences.
+    ///
+    /// # Errors
+    ///
+    /// [`Outrun`] where no journal is kept.
+    pub(super) fn open(registry: &Registry, form: &Form, zone: Zone, from: Option<u32>) -> Result<Stream, Outrun> {
+        let view = registry.view();
+        let index = view.index();
+        let journal = journal(index.journals().ok_or(Outrun)?, zone);
+        let now = serial(index, zone);
+        let at = At {
+            since: journal.end(),
+            rows: u32::try_from(index.registers.len()).expect("rows are numbered by u32"),
+            places: Arc::clone(index.places()),
+        };
+        let names = match zone {
+            Zone::Obj => index.registers.live(),
+            Zone::Tree => index.registers.live() + index.tree.len(),
+            Zone::Pool | Zone::Apex => index.apex.len(),
+        };
+        // A change is sent as it was and as it is.
+        let pays = |step: &u64| 2 * journal.changes_from(*step) <= names + DIFFERENCE_MIN;
+        let (kind, next) = match from {
+            Some(has) if !is_later(now, has) => (Kind::Current, Next::Nothing),
+            Some(has) => match journal.step_from(slot(zone), has).filter(pays) {
+                Some(step) => (Kind::Difference, Next::Steps(step, journal.steps_end())),
+                None => (Kind::Whole, Next::Whole(at)),
+            },
+            None => (Kind::Whole, Next::Whole(at)),
+        };
+        Ok(Stream {
+            zone,
+            serial: now,
+            kind,
+            apex: form.zone(zone),
+            soa: current_soa(index, form, zone),
+            place: Place::Begin(Box::new(next)),
+        })
+    }
+
+    /// The next records, with their owners; `None` at the end.
+    ///
+    /// # Errors
+    ///
+    /// [`Outrun`]: what was sent so far is void.
+    pub(super) fn next(&mut self, registry: &Registry, form: &Form) -> Result<Option<Vec<Block>>, Outrun> {
+        let (place, blocks) = match std::mem::replace(&mut self.place, Place::Over) {
+            Place::Begin(next) => {
+                let mut blocks = vec![self.only(self.soa.clone())];
+                let place = match *next {
+                    Next::Nothing => Place::Over,
+                    Next::Steps(from, to) => Place::Steps(from, to),
+                    Next::Whole(at) => {
+                        blocks.extend(form.fixed(self.zone));
+                        match self.zone {
+                            Zone::Obj | Zone::Tree => Place::Rows(at, 0),
+                            Zone::Pool | Zone::Apex => Place::Nodes(at, None),
+                        }
+                    }
+                };
+                (place, blocks)
+            }
+            Place::Rows(at, row) if row < at.rows => {
+                let end = at.rows.min(row.saturating_add(CHUNK as u32));
+                let blocks = self.rows(registry, form, &at, row..end)?;
+                (Place::Rows(at, end), blocks)
+            }
+            Place::Rows(at, _) if self.zone == Zone::Tree => (Place::Nodes(at, None), Vec::new()),
+            Place::Rows(..) => (Place::End, Vec::new()),
+            Place::Nodes(at, key) => {
+                let (next, blocks) = self.nodes(registry, form, &at, key)?;
+                (next.map_or(Place::End, |key| Place::Nodes(at, Some(key))), blocks)
+            }
+            Place::Steps(from, to) if from < to => self.steps(registry, form, from, to)?,
+            Place::Steps(..) => (Place::End, Vec::new()),
+            Place::End => (Place::Over, vec![self.only(self.soa.clone())]),
+            Place::Over => return Ok(None),
+        };
+        self.place = place;
+        Ok(Some(blocks))
+    }
+
+    /// The zone's SOA record.
+    pub(super) fn soa_alone(&self) -> Block {
+        self.only(self.soa.clone())
+    }
+
+    /// A record at the zone's own name.
+    fn only(&self, rec: Rec) -> Block {
+        Block {
+            owner: self.apex.clone(),
+            records: vec![rec],
+        }
+    }
+
+    fn rows(
+        &self,
+        registry: &Registry,
+        form: &Form,
+        at: &At,
+        rows: std::ops::Range<u32>,
+    ) -> Result<Vec<Block>, Outrun> {
+        let mut old = Vec::new();
+        let mut registers = Vec::with_capacity(CHUNK);
+        {
+            let view = registry.view();
+            let index = view.index();
+            let journal = reaching(index, self.zone, at.since)?;
+            for row in rows {
+                match journal.value_at(&Key::Row(row), at.since) {
+                    Some(value) => old.push(value),
+                    None if index.registers.is_live(row) => registers.push(index.registers.register(row)),
+                    None => {}
+                }
+            }
+        }
+        registers.extend(old.iter().filter_map(|value| match entry(value)? {
+            Entry::Register(register) => Some(register),
+            _ => None,
+        }));
+        let blocks = registers
+            .iter()
+            .filter_map(|register| form.register(self.zone, &at.places, register));
+        Ok(blocks.filter(|block| !block.records.is_empty()).collect())
+    }
+
+    /// Names from after a key on, and the last one looked at; `None` at the end.
+    fn nodes(
+        &self,
+        registry: &Registry,
+        form: &Form,
+        at: &At,
+        key: Option<NameKey>,
+    ) -> Result<(Option<NameKey>, Vec<Block>), Outrun> {
+        let mut nodes: Vec<Arc<Node>> = Vec::new();
+        let mut old = Vec::new();
+        let last;
+        {
+            let view = registry.view();
+            let index = view.index();
+            let journal = reaching(index, self.zone, at.since)?;
+            let records = match self.zone {
+                Zone::Apex => &index.apex,
+                Zone::Obj | Zone::Tree | Zone::Pool => &index.tree,
+            };
+            let mut looked_at = None;
+            for (count, (found, node)) in records.after(key.as_ref()).enumerate() {
+                if journal.value_at(&Key::Node(found.clone()), at.since).is_none() {
+                    nodes.push(Arc::clone(node));
+                }
+                if count + 1 == CHUNK {
+                    looked_at = Some(found.clone());
+                    break;
+                }
+            }
+            last = looked_at;
+            // What has changed since, be it here still or not.
+            let from = match key {
+                Some(key) => Bound::Excluded(Key::Node(key)),
+                // Rows sort before all names.
+                None => Bound::Excluded(Key::Row(u32::MAX)),
+            };
+            let to = last
+                .clone()
+                .map_or(Bound::Unbounded, |last| Bound::Included(Key::Node(last)));
+            for changed in journal.changed((from, to), at.since) {
+                old.extend(journal.value_at(changed, at.since));
+            }
+        }
+        nodes.extend(old.iter().filter_map(|value| match entry(value)? {
+            Entry::Node(_, node) => Some(node),
+            _ => None,
+        }));
+        Ok((last, nodes.iter().map(|node| form.node(node).0).collect()))
+    }
+
+    fn steps(&self, registry: &Registry, form: &Form, from: u64, to: u64) -> Result<(Place, Vec<Block>), Outrun> {
+        let mut steps: Vec<(Step, Vec<Change>)> = Vec::new();
+        let mut next = from;
+        {
+            let view = registry.view();
+            let journal = journal(view.index().journals().ok_or(Outrun)?, self.zone);
+            let mut changes = 0;
+            while next < to && changes < CHUNK && steps.len() < CHUNK {
+                let (step, found) = journal.step(next).ok_or(Outrun)?;
+                changes += found.len();
+                steps.push((step.clone(), found.cloned().collect()));
+                next += 1;
+            }
+        }
+        let mut blocks = Vec::new();
+        for (step, changes) in &steps {
+            self.step(form, step, changes, &mut blocks);
+        }
+        Ok((Place::Steps(next, to), blocks))
+    }
+
+    /// One difference: what goes, behind the old SOA record, and what comes, behind the new one.
+    fn step(&self, form: &Form, step: &Step, changes: &[Change], blocks: &mut Vec<Block>) {
+        let zone = self.zone;
+        let (mut gone, mut come) = (Vec::new(), Vec::new());
+        let mut soas = [step.before, step.after].map(|serials| form.soa(serials[slot(zone)]));
+        for change in changes {
+            let sides = [(&change.old, &step.places_before), (&change.new, &step.places)];
+            let [old, new] = sides.map(|(value, places)| match entry(value) {
+                Some(Entry::Register(register)) => (form.register(zone, places, &register), None),
+                Some(Entry::Node(_, node)) if zone != Zone::Obj => {
+                    let (block, soa) = form.node(&node);
+                    (Some(block), soa)
+                }
+                Some(_) | None => (None, None),
+            });
+            for (soa, side) in soas.iter_mut().zip([old.1, new.1]) {
+                if let Some(found) = side {
+                    *soa = found;
+                }
+            }
+            gone.extend(without(old.0.as_ref(), new.0.as_ref()));
+            come.extend(without(new.0.as_ref(), old.0.as_ref()));
+        }
+        let [before, after] = soas;
+        blocks.push(self.only(before));
+        blocks.extend(gone);
+        blocks.push(self.only(after));
+        blocks.extend(come);
+    }
+}
+
+/// The records of a block that another one of the same name has not.
+fn without(block: Option<&Block>, other: Option<&Block>) -> Option<Block> {
+    let block = block?;
+    let others = other.map_or(&[][..], |other| &other.records);
+    let records: Vec<Rec> = block
+        .records
+        .iter()
+        .filter(|rec| !others.contains(rec))
+        .cloned()
+        .collect();
+    (!records.is_empty()).then(|| Block {
+        owner: block.owner.clone(),
+        records,
+    })
+}
+
+fn reaching(index: &Index, zone: Zone, since: u64) -> Result<&Journal, Outrun> {
+    let journal = journal(index.journals().ok_or(Outrun)?, zone);
+    if journal.reaches(since) {
+        Ok(journal)
+    } else {
+        Err(Outrun)
+    }
+}
+
+fn entry(value: &Value) -> Option<Entry> {
+    let octets = value.as_ref()?;
+    Some(Entry::from_bytes(octets).expect("the journal holds what we wrote"))
+}
+
+/// The serial that whoever asks for differences has: in the SOA record of its authority section (RFC 1995 section 3).
+pub(super) fn serial_asked(request: &hickory_proto::op::Message) -> Option<u32> {
+    let soa = request
+        .authorities
+        .iter()
+        .find(|record| record.record_type() == RecordType::SOA)?;
+    match &soa.data {
+        hickory_proto::rr::RData::SOA(soa) => Some(soa.serial),
+        _ => None,
+    }
+}
