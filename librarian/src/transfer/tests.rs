@@ -57,6 +57,7 @@ impl Primary {
             ..answer::Settings::default()
         };
         let settings = Settings {
+            at_once: 4,
             at_once_each: 3,
             ..Settings::default()
         };
@@ -481,6 +482,12 @@ async fn zones_are_given_to_secondaries_alone_each_its_own_and_pool_to_nobody() 
         (ServFail, ExtendedError::NOT_READY)
     );
     assert_eq!(rcode(Some(&one), ZONES[0], None, tcp).0, NoError);
+    let _last = primary.ask(Some(&one), &request(ZONES[0], None), tcp);
+    assert_eq!(
+        rcode(Some(&one), ZONES[0], None, tcp).0,
+        ServFail,
+        "all places are taken"
+    );
 }
 
 #[tokio::test]
