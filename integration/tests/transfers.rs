@@ -288,3 +288,28 @@ fn keys_of_agents_applications_and_the_admin_transfer_nothing() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn registry_made_anew_is_taken_by_secondaries_that_had_later_serials() -> Result<()> {
+    let mut pool = pool()?;
+    {
+        let mut work = Work::new(&pool);
+        work.run(0..60)?;
+    }
+    let secondaries = SecondaryKind::ALL
+        .map(|kind| Secondary::start(&pool, kind))
+        .into_iter()
+        .collect::<Result<Vec<_>>>()?;
+    for secondary in &secondaries {
+        secondary.follows(&pool, &ZONES)?;
+    }
+    pool.stop_librarian()?;
+    pool.librarian(&["rebuild", "--yes"])?;
+    pool.start_librarian()?;
+    for secondary in &secondaries {
+        secondary.follows(&pool, &ZONES)?;
+        let gone = dig(secondary.address(), &["7.1.x.obj.hypernet.internal.", "TXT"])?;
+        ensure!(gone.rcode() == Some("NXDOMAIN"), "{}", gone.stdout);
+    }
+    Ok(())
+}

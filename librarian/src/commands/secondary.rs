@@ -45,7 +45,8 @@ answers whom its own operator lets it.")]
         #[arg(long)]
         json: bool,
     },
-    /// Take the key of a secondary away: it takes no zone any more. What it has it tells until that expires, after a minute.
+    /// Take the key of a secondary away: it takes no zone any more. What it has it tells until that expires, after a minute;
+    /// an upgrade does not wait for that.
     #[command(after_help = "Example:
   librarian secondary remove ns2")]
     Remove {

@@ -230,6 +230,11 @@ impl Journal {
         Some((&self.steps.get(at)?.step, self.changes.range(range)))
     }
 
+    /// Serials after the last step.
+    pub(crate) fn last_serials(&self) -> Option<[u32; 2]> {
+        self.steps.back().map(|kept| kept.step.after)
+    }
+
     /// The steps that differences may begin with.
     pub(crate) fn whole_steps(&self) -> Range<u64> {
         self.floor.clamp(self.steps_base, self.steps_end())..self.steps_end()

@@ -140,7 +140,16 @@ fn read_octets(octets: &[u8], of: Of, bounds: JournalBounds, index: &Index) -> R
         read_journal(&mut from, &tables, index, journal)?;
     }
     from.end()?;
-    Ok(Some(journals))
+    // A commit that failed may be on disk all the same: then the log is ahead of what was seen to change.
+    let serials = index.serials();
+    let ends = [
+        (&journals.names, [serials.obj, serials.tree]),
+        (&journals.apex, [index.apex_serial(); 2]),
+    ];
+    let is_whole = ends
+        .iter()
+        .all(|(journal, now)| journal.last_serials().is_none_or(|last| last == *now));
+    Ok(is_whole.then_some(journals))
 }
 
 fn read_journal(

@@ -263,11 +263,11 @@ impl Transfers {
             self.book.told_current(&secondary.name, known, asked.now);
             return Outcome::Octets(octets);
         }
-        let running = self
-            .book
-            .begin(&secondary.name, known, stream.serial, self.at_once_each);
-        let place = Arc::clone(&self.places).try_acquire_owned();
-        let (Some(running), Ok(place)) = (running, place) else {
+        let place = Arc::clone(&self.places).try_acquire_owned().ok();
+        // Without a place of all, it has none of its own.
+        let own = if place.is_some() { self.at_once_each } else { 0 };
+        let running = self.book.begin(&secondary.name, known, stream.serial, own);
+        let (Some(running), Some(place)) = (running, place) else {
             tracing::warn!(secondary = %secondary.name, zone = known.word(), "transfer put off: too many run");
             let text = "too many transfers run: ask again";
             return refuse(ResponseCode::ServFail, ExtendedError::NOT_READY, text);

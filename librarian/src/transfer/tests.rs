@@ -57,6 +57,7 @@ impl Primary {
             ..answer::Settings::default()
         };
         let settings = Settings {
+            at_once: 4,
             at_once_each: 3,
             ..Settings::default()
         };
@@ -481,6 +482,12 @@ async fn zones_are_given_to_secondaries_alone_each_its_own_and_pool_to_nobody() 
         (ServFail, ExtendedError::NOT_READY)
     );
     assert_eq!(rcode(Some(&one), ZONES[0], None, tcp).0, NoError);
+    let _last = primary.ask(Some(&one), &request(ZONES[0], None), tcp);
+    assert_eq!(
+        rcode(Some(&one), ZONES[0], None, tcp).0,
+        ServFail,
+        "all places are taken"
+    );
 }
 
 #[tokio::test]
@@ -549,6 +556,20 @@ async fn difference_leads_across_a_restart_in_order_and_not_across_a_change_that
     let primary = restart(primary, registry.clone(), bounds).await;
     let from = copies[0].soa.split_whitespace().nth(6).unwrap().parse::<u32>().unwrap() - 1;
     assert!(!is_soa(&primary.take(ZONES[0], Some(from))[1]), "the whole zone");
+    // A commit that failed and is on disk all the same: the file fits the log by its number, and lacks what was done.
+    let registry = primary.pool.registry.clone();
+    primary.pool.create("s1", &["6.1"]).await;
+    let ahead = registry.view().serials().obj;
+    registry.close().await;
+    let mut lacks = std::fs::read(&path).unwrap();
+    let at = lacks
+        .windows(8)
+        .rposition(|octets| octets == [ahead.to_be_bytes(), ahead.to_be_bytes()].concat())
+        .unwrap();
+    lacks[at..at + 8].fill(0xee);
+    std::fs::write(&path, &lacks).unwrap();
+    let primary = restart(primary, registry.clone(), bounds).await;
+    assert!(!is_soa(&primary.take(ZONES[0], Some(ahead - 1))[1]), "the whole zone");
     // Nonsense is as good as nothing.
     let registry = primary.pool.registry.clone();
     registry.close().await;
