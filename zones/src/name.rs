@@ -230,6 +230,18 @@ impl Domain {
     }
 }
 
+/// A name in wire form, uncompressed and in lower case: its canonical form (RFC 4034 section 6.2).
+#[must_use]
+pub fn canonical(name: &Name) -> Vec<u8> {
+    let mut octets = Vec::with_capacity(name.len() + 1);
+    for label in name.iter() {
+        octets.push(u8::try_from(label.len()).expect("a label has at most 63 octets"));
+        octets.extend(label.iter().map(u8::to_ascii_lowercase));
+    }
+    octets.push(0);
+    octets
+}
+
 impl FromStr for Domain {
     type Err = NameError;
 

@@ -205,8 +205,7 @@ impl Register {
     /// The character-strings of the TXT record.
     #[must_use]
     pub fn strings(&self) -> Vec<String> {
-        let mut rdata = Vec::with_capacity(self.text_octets());
-        self.values().write_rdata(&mut rdata);
+        let rdata = self.rdata();
         let mut strings = Vec::with_capacity(STRINGS_MAX);
         let mut rest = &rdata[..];
         while let Some((octets, after)) = rest.split_first() {
@@ -215,6 +214,14 @@ impl Register {
             rest = after;
         }
         strings
+    }
+
+    /// The RDATA of the TXT record (RFC 1035 section 3.3.14): the character-strings, each behind the octet of its length.
+    #[must_use]
+    pub fn rdata(&self) -> Vec<u8> {
+        let mut rdata = Vec::with_capacity(self.text_octets());
+        self.values().write_rdata(&mut rdata);
+        rdata
     }
 
     /// The values, to be spelled.

@@ -11,13 +11,13 @@ use certs::Prefix;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
 use zones::Zone;
+use zones::name::canonical;
 use zones::register::{StateValue, Values};
 
 use super::faces::{Face, Faces};
-use super::objects::{FORWARDS, HOLDS, WEIGHT_MAX};
 use super::reply::udp_octets;
 use super::wire::Wire;
-use super::{Asker, Settings, rotate, wire_name};
+use super::{Asker, FORWARDS, HOLDS, Settings, WEIGHT_MAX, rotate};
 use crate::place::weight;
 use crate::registry::index::{EXPIRE_S, MINIMUM_S, REFRESH_S, RETRY_S};
 use crate::registry::registers::Stored;
@@ -49,11 +49,11 @@ impl Names {
     pub(crate) fn new(domain: &zones::Domain) -> Names {
         let mailbox = domain.apex().prepend_label("hostmaster");
         Names {
-            domain: wire_name(domain.apex()),
-            obj: wire_name(domain.zone(Zone::Obj)),
-            tree: wire_name(domain.zone(Zone::Tree)),
-            ns: wire_name(&domain.in_pool("ns")),
-            mailbox: wire_name(&mailbox.expect("a domain leaves room for short labels")),
+            domain: canonical(domain.apex()),
+            obj: canonical(domain.zone(Zone::Obj)),
+            tree: canonical(domain.zone(Zone::Tree)),
+            ns: canonical(&domain.in_pool("ns")),
+            mailbox: canonical(&mailbox.expect("a domain leaves room for short labels")),
         }
     }
 

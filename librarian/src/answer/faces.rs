@@ -64,7 +64,7 @@ fn face(view: &View<'_>, settings: &Settings, server: &Server) -> Option<Face> {
     let terms = &settings.terms;
     let costs = terms.server(&server.name, &host.has);
     Some(Face {
-        name: super::wire_name(&view.domain().in_pool(server.name.as_str())),
+        name: zones::name::canonical(&view.domain().in_pool(server.name.as_str())),
         lives: view.is_alive(server),
         lost: server.lost,
         https_port: host.https_port,

@@ -40,6 +40,7 @@ use crate::registry::View;
 use crate::registry::index::{MINIMUM_S, soa};
 use crate::transfer;
 pub use network::{Network, NetworkError};
+pub(crate) use objects::{FORWARDS, HOLDS, WEIGHT_MAX};
 pub use served::Served;
 pub use sight::Asker;
 use sight::Sight;
@@ -260,17 +261,6 @@ impl Question<'_> {
             ..Response::default()
         }
     }
-}
-
-/// A name in wire form (RFC 1035 section 3.1), as it is spelled.
-fn wire_name(name: &Name) -> Vec<u8> {
-    let mut octets = Vec::with_capacity(name.len());
-    for label in name.iter() {
-        octets.push(u8::try_from(label.len()).expect("a label has at most 63 octets"));
-        octets.extend_from_slice(label);
-    }
-    octets.push(0);
-    octets
 }
 
 /// Begins a list somewhere else for each seed, so that clients that take the first spread.

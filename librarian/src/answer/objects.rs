@@ -12,11 +12,11 @@ use crate::registry::zone::Node;
 use crate::registry::{Host, Server};
 
 /// Priority of servers that hold the object.
-pub(super) const HOLDS: u16 = 0;
+pub(crate) const HOLDS: u16 = 0;
 /// Priority of the other party of an open move, which forwards.
-pub(super) const FORWARDS: u16 = 10;
+pub(crate) const FORWARDS: u16 = 10;
 /// Highest weight given.
-pub(super) const WEIGHT_MAX: u16 = 1000;
+pub(crate) const WEIGHT_MAX: u16 = 1000;
 
 /// A server that a client may ask, and how gladly.
 pub(super) struct Choice<'v> {

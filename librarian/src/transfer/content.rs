@@ -17,21 +17,16 @@
 
 use std::net::IpAddr;
 
-use hickory_proto::rr::{Name, RData, RecordType};
+use hickory_proto::rr::{RData, RecordType};
+use zones::name::canonical;
 use zones::{Domain, Register, ServerName, State, Zone};
 
+use crate::answer::{FORWARDS, HOLDS, WEIGHT_MAX};
 use crate::place::weight;
 use crate::registry::index::soa;
 use crate::registry::journal::{Place, Places};
 use crate::registry::wire;
 use crate::registry::zone::Node;
-
-/// Priority of servers that hold the object.
-const HOLDS: u16 = 0;
-/// Priority of the other party of an open move, which forwards.
-const FORWARDS: u16 = 10;
-/// Highest weight given.
-const WEIGHT_MAX: u16 = 1000;
 
 /// One record without its owner.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -68,7 +63,7 @@ impl Form {
 
     /// The name of a zone in wire form.
     pub(super) fn zone(&self, zone: Zone) -> Vec<u8> {
-        name_wire(self.domain.zone(zone))
+        canonical(self.domain.zone(zone))
     }
 
     /// The records that a zone has whatever is registered.
@@ -76,7 +71,7 @@ impl Form {
         let ns = self.domain.in_pool("ns");
         let cut = |zone| Block {
             owner: self.zone(zone),
-            records: vec![self.rec(RecordType::NS, name_wire(&ns))],
+            records: vec![self.rec(RecordType::NS, canonical(&ns))],
         };
         match zone {
             Zone::Obj | Zone::Tree | Zone::Pool => vec![cut(zone)],
@@ -84,7 +79,7 @@ impl Form {
                 let mut blocks: Vec<Block> = [Zone::Obj, Zone::Pool, Zone::Tree].map(cut).into();
                 let glue = self.ns_addresses.iter().map(|address| self.address(*address));
                 blocks.push(Block {
-                    owner: name_wire(&ns),
+                    owner: canonical(&ns),
                     records: glue.collect(),
                 });
                 blocks
@@ -104,18 +99,13 @@ impl Form {
             Zone::Tree => self.domain.tree_name(&register.address),
             Zone::Pool | Zone::Apex => return None,
         };
-        let owner = name_wire(&name.expect("the address was checked when it was registered"));
+        let owner = canonical(&name.expect("the address was checked when it was registered"));
         let to = match &register.state {
             State::Deleted => return Some(Block { owner, records: vec![] }),
             State::Stable => None,
             State::Moving { to } => Some(to),
         };
-        let mut text = Vec::new();
-        for string in register.strings() {
-            text.push(u8::try_from(string.len()).expect("a string of a register has at most 255 octets"));
-            text.extend(string.as_bytes());
-        }
-        let mut records = vec![self.rec(RecordType::TXT, text)];
+        let mut records = vec![self.rec(RecordType::TXT, register.rdata())];
         let holders = register.holders.iter().map(|name| (name, HOLDS));
         let choices = holders.chain(to.map(|to| (to, FORWARDS)));
         let choices: Vec<(&ServerName, u16, &Place)> = choices
@@ -130,7 +120,7 @@ impl Form {
             for number in [*priority, weight, place.port] {
                 data.extend(number.to_be_bytes());
             }
-            data.extend(name_wire(&self.domain.in_pool(name.as_str())));
+            data.extend(canonical(&self.domain.in_pool(name.as_str())));
             records.push(self.rec(RecordType::SRV, data));
         }
         for (_, _, place) in choices.iter().filter(|(_, priority, _)| *priority == HOLDS) {
@@ -163,7 +153,7 @@ impl Form {
                 }
             }
         }
-        let owner = name_wire(&node.name);
+        let owner = canonical(&node.name);
         (Block { owner, records }, soa)
     }
 
@@ -181,17 +171,6 @@ impl Form {
             IpAddr::V6(address) => self.rec(RecordType::AAAA, address.octets().into()),
         }
     }
-}
-
-/// A name as DNS writes it, uncompressed, lower case.
-pub(super) fn name_wire(name: &Name) -> Vec<u8> {
-    let mut octets = Vec::with_capacity(name.len() + 1);
-    for label in name.iter() {
-        octets.push(u8::try_from(label.len()).expect("a label has at most 63 octets"));
-        octets.extend(label.iter().map(u8::to_ascii_lowercase));
-    }
-    octets.push(0);
-    octets
 }
 
 #[cfg(test)]

@@ -126,7 +126,7 @@ mod tests {
     use hickory_proto::rr::{Name, RecordType};
 
     use super::*;
-    use crate::transfer::content::name_wire;
+    use zones::name::canonical;
 
     fn request() -> Message {
         let mut request = Message::new(77, MessageType::Query, OpCode::Query);
@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn every_record_comes_back_and_no_message_is_larger_than_it_may_be() {
         let zone = Name::from_ascii("obj.example.").unwrap();
-        let mut packer = Packer::new(&request(), name_wire(&zone));
+        let mut packer = Packer::new(&request(), canonical(&zone));
         let mut messages = Vec::new();
         let mut sent = Vec::new();
         for number in 0..3000_usize {
@@ -159,7 +159,7 @@ mod tests {
                 ttl_s: 5,
                 data: vec![u8::try_from(number % 251).unwrap(); length],
             };
-            messages.extend(packer.push(&name_wire(&owner), &rec));
+            messages.extend(packer.push(&canonical(&owner), &rec));
             sent.push((owner, rec));
         }
         messages.push(packer.finish());

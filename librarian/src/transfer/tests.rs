@@ -310,7 +310,7 @@ async fn whole_zone_is_that_of_one_serial_while_changes_go_on_and_differences_le
             while let Some(blocks) = transfer.stream.next(&pool.registry, &transfer.form).unwrap() {
                 let mut packer = Packer::new(
                     &request(zone, None),
-                    content::name_wire(&Name::from_ascii(zone).unwrap()),
+                    zones::name::canonical(&Name::from_ascii(zone).unwrap()),
                 );
                 for block in &blocks {
                     for rec in &block.records {
