@@ -76,16 +76,32 @@ async fn former_owner_that_holds_a_copy_since_answers_the_fence_of_its_owner_and
         write_frame(&mut octets, &address(1), &fenced, &[]);
     }
     lane.write_all(&octets).await.unwrap();
-    let mut answers = timeout(PATIENCE, s2.accept_uni()).await.unwrap().unwrap();
-    let mut received = bytes::BytesMut::new();
-    let answer = loop {
-        let chunk = timeout(PATIENCE, answers.read_chunk(65_536, true)).await.unwrap();
-        received.extend_from_slice(&chunk.unwrap().expect("an answer comes").bytes);
-        let mut frames = received.clone();
-        drop(frames.split_to(1));
-        if let Some(frame) = take_frame(&mut frames).unwrap() {
-            break read_frame::<Either>(&frame).unwrap().1;
-        }
-    };
+    let answer = timeout(PATIENCE, first_message(s2)).await.unwrap();
     assert_eq!(answer, Either::Request(Request::FenceAnswered { epoch: Epoch(2) }));
+}
+
+/// The first message on any lane of the other side: which of them comes first is chance.
+async fn first_message(connection: Connection) -> Either {
+    let (messages, mut first) = tokio::sync::mpsc::channel(1);
+    loop {
+        let mut stream = tokio::select! {
+            stream = connection.accept_uni() => stream.unwrap(),
+            Some(message) = first.recv() => return message,
+        };
+        let messages = messages.clone();
+        tokio::spawn(async move {
+            let mut received = bytes::BytesMut::new();
+            while let Ok(Some(chunk)) = stream.read_chunk(65_536, true).await {
+                received.extend_from_slice(&chunk.bytes);
+                let mut frames = received.clone();
+                drop(frames.split_to(1));
+                if let Some(frame) = take_frame(&mut frames).unwrap() {
+                    let message = read_frame::<Either>(&frame).unwrap().1;
+                    // Another one was the first.
+                    let _ = messages.send(message).await;
+                    return;
+                }
+            }
+        });
+    }
 }
