@@ -316,7 +316,7 @@ impl Common<'_> {
     fn choices(&self, stored: Stored<'_>) -> Choices<'_> {
         let mut choices = Choices::default();
         for number in stored.holders() {
-            choices.extend(self.faces.get(*number), HOLDS);
+            choices.push(self.faces.get(*number), HOLDS);
         }
         let serves = |choice: &Choice<'_>| choice.face.lives && !choice.face.lost;
         let (one_lives, one_serves) = {
@@ -324,7 +324,7 @@ impl Common<'_> {
             (all.clone().any(|choice| choice.face.lives), all.any(serves))
         };
         if let Some(to) = stored.to() {
-            choices.extend(self.faces.get(to), FORWARDS);
+            choices.push(self.faces.get(to), FORWARDS);
         }
         if one_serves {
             choices.retain(serves);
@@ -347,7 +347,7 @@ struct Choices<'f> {
 }
 
 impl<'f> Choices<'f> {
-    fn extend(&mut self, face: Option<&'f Face>, priority: u16) {
+    fn push(&mut self, face: Option<&'f Face>, priority: u16) {
         if let Some(face) = face {
             self.list[self.count] = Some(Choice {
                 face,

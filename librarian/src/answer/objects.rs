@@ -7,7 +7,7 @@ use zones::{Register, State, Zone};
 
 use super::{Negative, Question, Response, rotate};
 use crate::place::{self, Weights, weight};
-use crate::registry::registers::key_of_name;
+use crate::registry::key::key_of_name;
 use crate::registry::zone::Node;
 use crate::registry::{Host, Server};
 

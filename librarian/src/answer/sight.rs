@@ -18,7 +18,8 @@ use zones::{Address, ServerName};
 
 use super::Settings;
 use crate::registry::View;
-use crate::registry::registers::{Registers, key_of};
+use crate::registry::key::key_of;
+use crate::registry::registers::Registers;
 
 /// Most registers looked at to learn whether something visible lies below a name.
 const LOOKED_AT_MAX: usize = 512;

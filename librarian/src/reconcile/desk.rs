@@ -15,7 +15,7 @@ use super::steps::{Findings, Step};
 use super::words::{Claimless, Conflict, LISTED_MAX, Rescued, Server, Status};
 use crate::files::{self, FileError, Readable};
 use crate::pool::{self, Goal};
-use crate::registry::registers::key_of;
+use crate::registry::key::key_of;
 use crate::registry::{self, Proposal, Refused, Registry, SubmitError, View};
 
 /// Where the last reconcile's lists are kept, in the librarian's directory.

@@ -11,7 +11,7 @@ use super::ledger::Conflict;
 use super::merge::{Merged, merge};
 use crate::guard::{Guard, stands};
 use crate::registry::draft::Draft;
-use crate::registry::registers::key_of;
+use crate::registry::key::key_of;
 use crate::registry::{Plan, Reconcile, Refused};
 
 /// One step of a reconcile.

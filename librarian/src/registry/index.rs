@@ -10,8 +10,9 @@ use zones::{Domain, ServerName, Zone};
 use super::bytes::Damaged;
 use super::entry::{Entry, Plan, Reconcile, RecordZone, RegisterFields, Serials};
 use super::journal::{JournalBounds, Places};
+use super::key::key_of;
 use super::publish::{Journals, place_of};
-use super::registers::{Registers, key_of};
+use super::registers::Registers;
 use super::server::Server;
 use super::zone::{Node, Records, RrSet};
 

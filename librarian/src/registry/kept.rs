@@ -20,8 +20,8 @@ use super::bytes::{Damaged, Reader, Writer};
 use super::entry::Entry;
 use super::index::Index;
 use super::journal::{Journal, JournalBounds, Key, Place, Places, Step, Value};
+use super::key::key_of;
 use super::publish::Journals;
-use super::registers::key_of;
 use super::zone::NameKey;
 use crate::files::{self, FileError, Readable};
 

@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `registers`, `texts`, `interned` | registers in memory, compact: rows, addresses, what many rows name |
+//! | `key` | what a name or an address is found by |
 //! | `ordered`, `sorting` | the orders of rows that tell what lies below a name |
 //! | `zone` | ordinary records in memory |
 //! | `index`, `view` | all of it together / how it is read |
@@ -22,6 +23,7 @@ pub(crate) mod index;
 mod interned;
 pub(crate) mod journal;
 mod kept;
+pub(crate) mod key;
 mod memory;
 mod ordered;
 mod proposal;

@@ -8,7 +8,7 @@ use super::draft::Changes;
 use super::entry::{Entry, RecordZone};
 use super::index::Index;
 use super::journal::{Journal, JournalBounds, Key, Place, Places, Step, Value};
-use super::registers::key_of;
+use super::key::key_of;
 use super::server::Server;
 use super::zone::{NameKey, Node};
 

@@ -4,9 +4,6 @@
 //! deleted object's address is not used again. Three ways lead to a row: a hash of its key, and two orders of the live
 //! ones, by the key from its first label on (what lies below a name in `tree`) and from its last label backwards (what
 //! lies below a name in `obj`). So whether anything lies below a name is a search, never a scan.
-//!
-//! The key of an object is the text of its DNS labels in written order, lower case, joined by dots. For nearly every
-//! address that is the folded address; parts that DNS cannot carry differ (PROTOCOL.md section 2).
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -14,14 +11,13 @@ use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 
 use hashbrown::HashTable;
-use hickory_proto::rr::Name;
-use zones::name::label_count;
 use zones::register::HOLDERS_MAX;
 use zones::{Address, Domain, Epoch, Level, ObjectType, Register, ServerName, State, Tx, Zone};
 
 use super::bytes::Damaged;
 use super::entry::{RegisterFields, StateField};
 use super::interned::{Called, Interned};
+use super::key::{is_its_own_key, key_of};
 use super::ordered::Ordered;
 use super::sorting::{backward_word, by_words, forward_word};
 use super::texts::Texts;
@@ -30,62 +26,8 @@ use super::texts::Texts;
 const PIECE: usize = 4096;
 /// Holders that a row keeps in place; the lists of those with more lie elsewhere.
 const HOLDERS_INLINE: usize = 3;
-/// Octets that DNS spends on the names of `obj` and its labels' lengths: an address that leaves room for them has a name.
+/// Longest name in wire form (RFC 1035 section 2.3.4).
 const NAME_OCTETS_MAX: usize = 255;
-
-/// The key of an address: its labels in written order, lower case, joined by dots.
-///
-/// `None` for an address that has no name in this pool and so can have no register.
-pub(crate) fn key_of(domain: &Domain, address: &Address) -> Option<String> {
-    let plain = address.parts().all(|part| {
-        part.len() <= 63
-            && !part
-                .as_bytes()
-                .get(..4)
-                .is_some_and(|start| start.eq_ignore_ascii_case(b"xh--"))
-    });
-    if plain {
-        return Some(address.folded().as_str().to_owned());
-    }
-    let name = domain.bare_name(address).ok()?;
-    let labels: Vec<String> = name
-        .iter()
-        .map(|label| String::from_utf8_lossy(label).to_ascii_lowercase())
-        .collect();
-    Some(labels.join("."))
-}
-
-/// The key that labels in written order spell; `None` where no address has such labels.
-pub(crate) fn key_of_labels<'l>(labels: impl Iterator<Item = &'l [u8]>) -> Option<String> {
-    let mut key = String::new();
-    for label in labels {
-        if !key.is_empty() {
-            key.push('.');
-        }
-        for octet in label {
-            match octet.to_ascii_lowercase() {
-                octet @ (b'0'..=b'9' | b'a'..=b'z' | b'_' | b'-') => key.push(char::from(octet)),
-                _ => return None,
-            }
-        }
-    }
-    Some(key)
-}
-
-/// The key that a name in `obj` or `tree`, or a bare name, stands for. It is empty at the apex of a zone and for the
-/// root. `None` where no address has such labels, and in the other zones.
-pub(crate) fn key_of_name(domain: &Domain, name: &Name) -> Option<String> {
-    let own = |zone| label_count(name) - label_count(domain.zone(zone));
-    match domain.zone_of(name) {
-        Some(Zone::Obj) => key_of_labels(name.iter().take(own(Zone::Obj))),
-        Some(Zone::Tree) => {
-            let labels: Vec<&[u8]> = name.iter().take(own(Zone::Tree)).collect();
-            key_of_labels(labels.into_iter().rev())
-        }
-        Some(Zone::Pool | Zone::Apex) => None,
-        None => key_of_labels(name.iter()),
-    }
-}
 
 /// One register in 44 octets.
 #[derive(Clone)]
@@ -622,8 +564,8 @@ impl Registers {
     fn set(&mut self, spelling: &str, key: &str, epoch: u64, tx: [u8; 16], numbers: &Numbers) {
         let found = self.find(key);
         let text = match found.map(|id| self.row(id).text) {
-            // Created anew in another spelling: after a deletion this is refused, so only a registry from before tells so.
             Some(text) if self.texts.spelling(text) == spelling.as_bytes() => text,
+            // New; or in another spelling, as only the log of a registry that was put back may tell.
             Some(_) | None => self.texts.push(spelling.as_bytes(), key.as_bytes()),
         };
         let free = found.and_then(|id| self.row(id).list());
@@ -778,17 +720,6 @@ fn holders_of<'t>(lists: &'t [Box<[u16]>], row: &'t Row) -> &'t [u16] {
 
 fn number_of_server(number: u32) -> u16 {
     u16::try_from(number).expect("a pool has fewer than 65536 servers")
-}
-
-/// Whether a text is an address whose key is the same text: parts that are labels, in lower case.
-fn is_its_own_key(text: &str) -> bool {
-    text.split('.').all(|part| {
-        (1..=63).contains(&part.len())
-            && !part.starts_with("xh--")
-            && part
-                .bytes()
-                .all(|octet| matches!(octet, b'0'..=b'9' | b'a'..=b'z' | b'_' | b'-'))
-    })
 }
 
 /// Compares two keys from their last octet on.

@@ -11,7 +11,7 @@ use zones::{Address, Domain, Level, Register, ServerName};
 
 use super::entry::{Plan, Reconcile, Serials};
 use super::index::Index;
-use super::registers::{key_of, key_of_name};
+use super::key::{key_of, key_of_name};
 use super::server::Server;
 
 /// The registry at one moment: what is durable, and which leases run.

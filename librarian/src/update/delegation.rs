@@ -7,7 +7,7 @@ use zones::{Update, Zone};
 
 use super::apex;
 use crate::registry::draft::Draft;
-use crate::registry::registers::key_of_name;
+use crate::registry::key::key_of_name;
 use crate::registry::zone::Node;
 use crate::registry::{RecordZone, Refused};
 

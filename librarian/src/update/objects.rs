@@ -9,7 +9,7 @@ use zones::{Actor, Change, Domain, Register, Update, Zone, judge};
 
 use super::chain;
 use crate::registry::draft::Draft;
-use crate::registry::registers::{key_of, key_of_name};
+use crate::registry::key::{key_of, key_of_name};
 use crate::registry::{By, Refused};
 
 /// One object's TXT RRset while the message's changes go over it.

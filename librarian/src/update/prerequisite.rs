@@ -9,7 +9,7 @@ use zones::{Prerequisite, Zone};
 
 use crate::registry::draft::Draft;
 use crate::registry::index::soa;
-use crate::registry::registers::key_of_name;
+use crate::registry::key::key_of_name;
 use crate::registry::{RecordZone, Refused, Server};
 
 /// Checks one prerequisite.
