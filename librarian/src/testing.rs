@@ -113,12 +113,17 @@ impl Pool {
 
     /// A first register of an object at a server.
     pub(crate) fn first(&self, text: &str, owner: &str) -> Register {
+        Pool::first_with(text, owner, self.tx())
+    }
+
+    /// The same with this tx.
+    pub(crate) fn first_with(text: &str, owner: &str, tx: Tx) -> Register {
         Register {
             address: address(text),
             epoch: Epoch::FIRST,
             owner: server(owner),
             state: State::Stable,
-            tx: self.tx(),
+            tx,
             holders: vec![server(owner)],
             kind: "photo".parse().unwrap(),
             schema: 3,

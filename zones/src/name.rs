@@ -22,7 +22,7 @@ const PIECE_CHARACTERS: usize = 57;
 /// Longest label (RFC 1035 section 2.3.4).
 const LABEL_OCTETS_MAX: usize = 63;
 /// Longest name in wire form (RFC 1035 section 2.3.4).
-const NAME_OCTETS_MAX: usize = 255;
+pub(crate) const NAME_OCTETS_MAX: usize = 255;
 
 /// The pool's domain, such as `hypernet.internal.`, and the zones below it.
 ///
@@ -175,22 +175,44 @@ impl Domain {
     /// [`NameError::NameTooLong`] where a name of it would pass 255 octets, [`NameError::InsideZone`] where its bare
     /// name lies at or below the pool's domain.
     pub fn check(&self, address: &Address) -> Result<(), NameError> {
-        let own: usize = labels(address).iter().map(|label| label.len() + 1).sum();
+        self.check_labels(address, &wire_labels(address))
+    }
+
+    /// Checks an address whose labels these are, as [`wire_labels`] writes them.
+    pub(crate) fn check_labels(&self, address: &Address, labels: &[u8]) -> Result<(), NameError> {
         // hickory counts a length octet for each label, and none for the root.
-        let octets = own + self.tree.len().max(self.obj.len()) + 1;
+        let octets = labels.len() + self.tree.len().max(self.obj.len()) + 1;
         if octets > NAME_OCTETS_MAX {
             return Err(NameError::NameTooLong {
                 address: address.clone(),
                 octets,
             });
         }
-        if self.apex.zone_of(&join(labels(address), &Name::root())) {
+        if self.is_in_apex(labels) {
             return Err(NameError::InsideZone {
                 address: address.clone(),
                 domain: self.to_string(),
             });
         }
         Ok(())
+    }
+
+    /// Whether a name of such labels lies at or below the pool's domain.
+    fn is_in_apex(&self, mut labels: &[u8]) -> bool {
+        while let Some((length, after)) = labels.split_first() {
+            let mut own = labels;
+            let is_apex = self.apex.iter().all(|label| {
+                let found = own.split_first().and_then(|(length, rest)| rest.split_at_checked(usize::from(*length)));
+                let Some((found, rest)) = found else { return false };
+                own = rest;
+                found == label
+            });
+            if is_apex && own.is_empty() {
+                return true;
+            }
+            labels = after.get(usize::from(*length)..).unwrap_or_default();
+        }
+        false
     }
 
     /// The folded address of a name in `obj`, `tree`, or of a bare name.
@@ -288,6 +310,28 @@ impl fmt::Debug for Domain {
 #[must_use]
 pub fn label_count(name: &Name) -> usize {
     name.iter().count()
+}
+
+/// The labels of an address in written order, each behind the octet of its length; lower case.
+pub(crate) fn wire_labels(address: &Address) -> Vec<u8> {
+    let mut wire = Vec::with_capacity(address.as_str().len() + 1);
+    let is_label = |part: &str| part.len() <= LABEL_OCTETS_MAX && !begins_encoded(part);
+    let mut push = |label: &[u8]| {
+        wire.push(u8::try_from(label.len()).expect("a label has at most 63 octets"));
+        wire.extend(label.iter().map(u8::to_ascii_lowercase));
+    };
+    if address.parts().all(is_label) {
+        address.parts().for_each(|part| push(part.as_bytes()));
+    } else {
+        labels(address).iter().for_each(|label| push(label.as_bytes()));
+    }
+    wire
+}
+
+/// Whether a part begins as the labels do that stand for parts which are no labels.
+fn begins_encoded(part: &str) -> bool {
+    let start = part.as_bytes().get(..ENCODED_PREFIX.len());
+    start.is_some_and(|start| start.eq_ignore_ascii_case(ENCODED_PREFIX.as_bytes()))
 }
 
 /// The labels of an address in written order.

@@ -220,7 +220,7 @@ impl Register {
     #[must_use]
     pub fn rdata(&self) -> Vec<u8> {
         let mut rdata = Vec::with_capacity(self.text_octets());
-        self.values().write_rdata(&mut rdata);
+        self.write_rdata(&mut rdata);
         rdata
     }
 
@@ -269,6 +269,30 @@ impl Register {
     fn holders_octets(&self) -> usize {
         let names: usize = self.holders.iter().map(|holder| holder.as_str().len()).sum();
         "holders=".len() + names + self.holders.len().saturating_sub(1)
+    }
+
+    /// Appends the RDATA of the TXT record, as [`Register::rdata`] makes it.
+    pub fn write_rdata(&self, out: &mut Vec<u8>) {
+        self.values().write_rdata(out);
+    }
+
+    /// Reads the RDATA of a TXT record, as [`Register::rdata`] makes it.
+    ///
+    /// # Errors
+    ///
+    /// [`RegisterError`].
+    pub fn from_rdata(rdata: &[u8]) -> Result<Register, RegisterError> {
+        let mut strings: [&[u8]; STRINGS_MAX + 1] = [&[]; STRINGS_MAX + 1];
+        let (mut count, mut rest) = (0, rdata);
+        // One more than there may be is read, and refused below.
+        while let Some((length, after)) = rest.split_first()
+            && count < strings.len()
+        {
+            let cut = RegisterError::Contradiction("a string is shorter than it says");
+            (strings[count], rest) = after.split_at_checked(usize::from(*length)).ok_or(cut)?;
+            count += 1;
+        }
+        Register::from_strings(&strings[..count])
     }
 
     /// Reads the character-strings of a TXT record. Reading accepts exactly what [`Register::strings`] makes.

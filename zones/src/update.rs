@@ -6,6 +6,7 @@
 //! Specification: RFC 2136 (sections in the text), PROTOCOL.md section 5.
 
 mod build;
+mod swaps;
 
 use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
@@ -15,6 +16,7 @@ pub use build::{
     build_register_update, changes_that_fit, read_has_update,
 };
 pub(crate) use build::{encode, update};
+pub use swaps::Swaps;
 
 /// What has to hold before anything is changed (RFC 2136 section 2.4).
 #[derive(Clone, Debug, Eq, PartialEq)]

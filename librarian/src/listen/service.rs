@@ -11,8 +11,8 @@ use hickory_proto::rr::RecordType;
 use parking_lot::RwLock;
 use zones::report::{ReportError, read_report, reporter};
 use zones::tsig::{sign_response, verify_request};
-use zones::update::{read_changes, read_prerequisites, read_zone};
-use zones::{ExtendedError, Report, ServerName, Signed, Told, Update, UpdateFormatError};
+use zones::update::{Swaps, read_changes, read_prerequisites, read_zone};
+use zones::{Domain, ExtendedError, Report, ServerName, Signed, Told, Update, UpdateFormatError};
 
 use super::batch::Batch;
 use super::counters::{Counters, Tally};
@@ -65,6 +65,7 @@ impl Clock for SystemClock {
 /// Answers messages; knows no sockets.
 pub struct Service {
     registry: Registry,
+    domain: Domain,
     answers: answer::Settings,
     names: Names,
     networks: Vec<Network>,
@@ -106,12 +107,32 @@ pub(crate) enum Handled {
 /// An update that was read and may be judged.
 pub(crate) struct Asked {
     by: By,
-    update: Update,
-    malformed: Option<UpdateFormatError>,
-    /// Whose report it is, if it is one.
-    reporter: Option<ServerName>,
+    says: Says,
     received: Received,
     answer: Envelope,
+}
+
+/// What an update says.
+enum Says {
+    /// It swaps registers and does nothing else.
+    Swaps(Swaps),
+    /// Anything else.
+    Any {
+        update: Update,
+        malformed: Option<UpdateFormatError>,
+        /// Whose report it is, if it is one.
+        reporter: Option<ServerName>,
+    },
+}
+
+impl Says {
+    /// How many changes, as RFC 2136 counts them.
+    fn changes(&self) -> usize {
+        match self {
+            Says::Swaps(swaps) => swaps.changes(),
+            Says::Any { update, .. } => update.changes.len(),
+        }
+    }
 }
 
 /// What is needed to send an answer back.
@@ -143,11 +164,12 @@ impl Service {
         keys: Arc<KeyRing>,
         rate: RateLimit,
     ) -> Service {
-        let names = Names::new(registry.view().domain());
+        let domain = registry.view().domain().clone();
         Service {
             reconcile: Arc::new(Desk::new(registry.clone())),
-            names,
+            names: Names::new(&domain),
             registry,
+            domain,
             answers,
             networks,
             keys,
@@ -358,7 +380,14 @@ impl Service {
                 return Handled::Reply(reply);
             }
         };
-        let request = match Message::from_vec(octets) {
+        // Only the signed are let in as far as that.
+        let before_signature = signed.as_ref().filter(|_| is_update).map(|signed| signed.message_octets);
+        let swaps = before_signature.and_then(|octets_before| Swaps::read(&self.domain, &octets[..octets_before]));
+        let (swaps, read) = match swaps {
+            Some((swaps, frame)) => (Some(swaps), Ok(frame)),
+            None => (None, Message::from_vec(octets)),
+        };
+        let request = match read {
             Ok(request) => request,
             Err(error) => {
                 tracing::debug!(%from, %error, "malformed message");
@@ -395,7 +424,7 @@ impl Service {
             return answer.reply(with_rcode(ResponseCode::BADVERS));
         }
         if is_update {
-            self.open_update(answer, holder, from)
+            self.open_update(answer, swaps, holder, from)
         } else if is_transfer(&answer.request) {
             self.transfer(answer, holder, (from, transport))
         } else {
@@ -477,7 +506,13 @@ impl Service {
         response
     }
 
-    fn open_update(&self, answer: Envelope, holder: Option<&Holder>, from: IpAddr) -> Handled {
+    fn open_update(
+        &self,
+        answer: Envelope,
+        swaps: Option<Swaps>,
+        holder: Option<&Holder>,
+        from: IpAddr,
+    ) -> Handled {
         let now = self.clock.now();
         let key = answer.key();
         let refuse = |answer: Envelope, refused: &Refused| {
@@ -501,22 +536,18 @@ impl Service {
                 return refuse(answer, &Refused::prohibited(why));
             }
         };
-        let read = read_zone(&answer.request).and_then(|zone| {
-            let prerequisites = read_prerequisites(&answer.request, &zone)?;
-            Ok((zone, prerequisites))
-        });
-        let (zone, prerequisites) = match read {
-            Ok(read) => read,
-            Err(error) => return refuse(answer, &Refused::with(error.response_code(), error.to_string())),
+        let says = match swaps {
+            Some(swaps) => Says::Swaps(swaps),
+            None => match self.read_any(&answer.request) {
+                Ok(says) => says,
+                Err(error) => return refuse(answer, &Refused::with(error.response_code(), error.to_string())),
+            },
         };
-        let (changes, malformed) = match read_changes(&answer.request, &zone) {
-            Ok(changes) => (changes, None),
-            Err(error) => (Vec::new(), Some(error)),
+        let weight = match &says {
+            // A report changes only what the registry lost, so it is not held up.
+            Says::Any { reporter: Some(_), .. } => 1,
+            Says::Swaps(_) | Says::Any { .. } => says.changes(),
         };
-        let first = changes.first();
-        let reporter = first.and_then(|change| reporter(self.registry.view().domain(), change.name()));
-        // A report changes only what the registry lost, so it is not held up.
-        let weight = if reporter.is_some() { 1 } else { changes.len() };
         if let Some(signed) = &answer.signed
             && let Err(wait) = self.rates.take(signed.key.name(), weight, now.instant)
         {
@@ -527,13 +558,7 @@ impl Service {
         let ahead_s = signed_s.cast_signed() - now.unix_s.cast_signed();
         Handled::Update(Box::new(Asked {
             by,
-            update: Update {
-                zone,
-                prerequisites,
-                changes,
-            },
-            malformed,
-            reporter,
+            says,
             received: Received {
                 at: now.instant,
                 ahead_s,
@@ -542,9 +567,36 @@ impl Service {
         }))
     }
 
+    /// Reads an update of any form. What is malformed in its changes is told only where its prerequisites hold.
+    fn read_any(&self, request: &Message) -> Result<Says, UpdateFormatError> {
+        let zone = read_zone(request)?;
+        let prerequisites = read_prerequisites(request, &zone)?;
+        let (changes, malformed) = match read_changes(request, &zone) {
+            Ok(changes) => (changes, None),
+            Err(error) => (Vec::new(), Some(error)),
+        };
+        let first = changes.first();
+        let reporter = first.and_then(|change| reporter(&self.domain, change.name()));
+        let update = Update {
+            zone,
+            prerequisites,
+            changes,
+        };
+        Ok(Says::Any {
+            update,
+            malformed,
+            reporter,
+        })
+    }
+
     /// The report in an update, if it is one and may be taken.
     fn report(&self, asked: &Asked) -> Result<Option<Report>, Refused> {
-        let Some(server) = &asked.reporter else {
+        let Says::Any {
+            update,
+            reporter: Some(server),
+            ..
+        } = &asked.says
+        else {
             return Ok(None);
         };
         if asked.by != By::Agent(server.clone()) {
@@ -552,7 +604,7 @@ impl Service {
                 "only server {server} reports what it knows"
             )));
         }
-        let report = read_report(self.registry.view().domain(), &asked.update).map_err(|error| match error {
+        let report = read_report(&self.domain, update).map_err(|error| match error {
             ReportError::Head(_) | ReportError::Claim { .. } => {
                 Refused::with(ResponseCode::FormErr, crate::chain(&error))
             }
@@ -565,14 +617,21 @@ impl Service {
     /// Hands an update to the registry; waits only for a place in its queue.
     pub(crate) async fn propose(&self, asked: Asked) -> Judging {
         let key = asked.answer.key();
-        let changes = asked.update.changes.len();
+        let changes = asked.says.changes();
         let mut report = None;
         let proposal = match self.report(&asked) {
-            Ok(None) => Proposal::Update {
-                by: asked.by,
-                update: asked.update,
-                malformed: asked.malformed,
-                received: asked.received,
+            Ok(None) => match asked.says {
+                Says::Swaps(swaps) => Proposal::Swaps {
+                    by: asked.by,
+                    swaps,
+                    received: asked.received,
+                },
+                Says::Any { update, malformed, .. } => Proposal::Update {
+                    by: asked.by,
+                    update,
+                    malformed,
+                    received: asked.received,
+                },
             },
             Ok(Some(read)) => {
                 let (read, findings) = (Box::new(read), Findings::default());

@@ -91,10 +91,15 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Sets a register.
-    pub(crate) fn put_register(&mut self, key: String, register: Register) {
+    /// Sets a register; returns the one that this message had set before.
+    pub(crate) fn put_register(&mut self, key: String, register: Register) -> Option<Register> {
         self.names_changed = true;
-        self.own.registers.insert(key, register);
+        self.own.registers.insert(key, register)
+    }
+
+    /// Forgets the changes of this message.
+    pub(crate) fn begin_anew(&mut self) {
+        *self = Draft::new(self.index, self.group);
     }
 
     /// The ordinary records of a name; an empty node if there are none.

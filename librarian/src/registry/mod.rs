@@ -26,7 +26,7 @@ mod kept;
 pub(crate) mod key;
 mod memory;
 mod ordered;
-mod proposal;
+pub(crate) mod proposal;
 pub(crate) mod publish;
 pub(crate) mod registers;
 mod server;

@@ -38,6 +38,15 @@ pub enum Proposal {
         /// When it came; begins the lease of a server that speaks of itself.
         received: Received,
     },
+    /// An RFC 2136 message that swaps registers and does nothing else.
+    Swaps {
+        /// Who signed it.
+        by: By,
+        /// What it says.
+        swaps: zones::update::Swaps,
+        /// When it came.
+        received: Received,
+    },
     /// What servers should do, decided by the controller.
     Wants(WantsChange),
     /// A server, added or marked.
@@ -175,6 +184,7 @@ pub(crate) fn draft(draft: &mut Draft<'_>, proposal: &Proposal) -> Result<(), Re
             malformed,
             received,
         } => update::apply(draft, by, update, malformed.as_ref(), *received),
+        Proposal::Swaps { by, swaps, received } => update::swaps::apply(draft, by, swaps, *received),
         Proposal::Wants(_) | Proposal::Plan(_) if !draft.reconcile().open => Err(Refused::reconciling()),
         Proposal::Wants(change) => draft_wants(draft, change),
         Proposal::Server(change) => draft_server(draft, change),

@@ -16,6 +16,7 @@ mod apex;
 mod delegation;
 mod objects;
 mod prerequisite;
+pub(crate) mod swaps;
 
 pub(crate) use apex::{is_later, set_apex_serial};
 use hickory_proto::op::ResponseCode;
@@ -147,5 +148,7 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+#[cfg(test)]
+mod swaps_tests;
 #[cfg(test)]
 mod tests;

@@ -36,7 +36,7 @@ pub(super) fn apply(draft: &mut Draft<'_>, by: &By, update: &Update) -> Result<(
     }
     for (key, object) in objects {
         if let Some(new) = outcome(draft.domain(), &key, &object)? {
-            judge_one(draft, by, &object, &new)?;
+            judge_one(draft, by, object.old.as_ref(), &new)?;
             draft.put_register(key, new);
         }
     }
@@ -102,8 +102,9 @@ fn outcome(domain: &Domain, key: &str, object: &Object) -> Result<Option<Registe
     Ok(Some(register))
 }
 
-fn judge_one(draft: &Draft<'_>, by: &By, object: &Object, new: &Register) -> Result<(), Refused> {
-    if object.old.is_none() {
+/// Whether one register may follow another.
+pub(super) fn judge_one(draft: &Draft<'_>, by: &By, old: Option<&Register>, new: &Register) -> Result<(), Refused> {
+    if old.is_none() {
         let tree_name = draft
             .domain()
             .tree_name(&new.address)
@@ -120,7 +121,7 @@ fn judge_one(draft: &Draft<'_>, by: &By, object: &Object, new: &Register) -> Res
         By::Agent(server) => Actor::Agent(server),
         By::Admin => Actor::Admin,
     };
-    judge(object.old.as_ref(), new, actor, draft)
+    judge(old, new, actor, draft)
         .map_err(|refusal| Refused::prohibited(format!("{}: {refusal}", new.address)))
 }
 

@@ -8,8 +8,9 @@ use hickory_proto::rr::rdata::{SRV, TXT};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
 use super::{Change, Update};
+use crate::address::Address;
 use crate::has::Has;
-use crate::name::{Domain, NameError, Zone};
+use crate::name::{Domain, NameError, Zone, canonical, wire_labels};
 use crate::query::UDP_PAYLOAD_OCTETS;
 use crate::register::{Register, RegisterError};
 use crate::server::ServerName;
@@ -20,6 +21,11 @@ use crate::want::PoolName;
 pub const RECORD_TTL_S: u32 = 5;
 /// Largest update message before it is signed: a DNS message over TCP has 65,535 octets, a signature under 400.
 pub const REGISTER_UPDATE_OCTETS_MAX: usize = 65_000;
+/// Where the zone's name lies: behind the header.
+const ZONE_AT: usize = 12;
+/// Where a pointer does not reach any more, and the bits that mark one.
+const POINTER_REACH: usize = 0x4000;
+const POINTER_MARK: usize = 0xc000;
 /// Octets of an update besides its changes: header, zone section, and a little to spare.
 const FRAME_OCTETS: usize = 512;
 
@@ -81,7 +87,10 @@ pub enum BuildError {
 ///
 /// [`BuildError`].
 pub fn build_register_update(domain: &Domain, id: u16, changes: &[RegisterChange]) -> Result<Vec<u8>, BuildError> {
-    let mut message = update(domain, id, Zone::Obj);
+    let zone = canonical(domain.zone(Zone::Obj));
+    let mut out = Writer::new(id, changes, &zone)?;
+    // Where each object's name lies: the second section names them again.
+    let mut names = Vec::with_capacity(changes.len());
     for change in changes {
         let address = &change.new.address;
         let check = |register: &Register| {
@@ -91,7 +100,10 @@ pub fn build_register_update(domain: &Domain, id: u16, changes: &[RegisterChange
             })
         };
         check(&change.new)?;
-        let name = domain.obj_name(address)?;
+        let labels = wire_labels(address);
+        domain.check_labels(address, &labels)?;
+        names.push(out.octets.len());
+        out.labels(&labels);
         match &change.old {
             Some(old) => {
                 if old.address.folded() != address.folded() {
@@ -101,23 +113,98 @@ pub fn build_register_update(domain: &Domain, id: u16, changes: &[RegisterChange
                     });
                 }
                 check(old)?;
-                let text = RData::TXT(TXT::new(old.strings()));
-                message.add_answer(Record::from_rdata(name.clone(), 0, text));
-                // The whole RRset: the prerequisite says what it is, repeating that would take a third more room.
-                let delete = Record::update0(name.clone(), 0, RecordType::TXT);
-                message.add_authority(of_class(DNSClass::ANY, delete));
+                out.text(DNSClass::IN, 0, Some(old));
             }
-            None => {
-                message.add_answer(of_class(
-                    DNSClass::NONE,
-                    Record::update0(name.clone(), 0, RecordType::TXT),
-                ));
-            }
+            None => out.text(DNSClass::NONE, 0, None),
         }
-        let text = RData::TXT(TXT::new(change.new.strings()));
-        message.add_authority(Record::from_rdata(name, RECORD_TTL_S, text));
     }
-    encode(&message, changes.len())
+    for (change, name) in changes.iter().zip(names) {
+        if change.old.is_some() {
+            // The whole RRset: the prerequisite says what it is, repeating that would take a third more room.
+            out.name_again(name, &change.new.address);
+            out.text(DNSClass::ANY, 0, None);
+        }
+        out.name_again(name, &change.new.address);
+        out.text(DNSClass::IN, RECORD_TTL_S, Some(&change.new));
+    }
+    out.opt();
+    if out.octets.len() > REGISTER_UPDATE_OCTETS_MAX {
+        return Err(BuildError::TooLarge { changes: changes.len() });
+    }
+    Ok(out.octets)
+}
+
+/// An update of registers in the making, as octets: agents build them all day.
+struct Writer {
+    octets: Vec<u8>,
+}
+
+impl Writer {
+    /// Header and zone section.
+    fn new(id: u16, changes: &[RegisterChange], zone: &[u8]) -> Result<Writer, BuildError> {
+        let too_large = |_| BuildError::TooLarge { changes: changes.len() };
+        let deletions = changes.iter().filter(|change| change.old.is_some()).count();
+        let prerequisites = u16::try_from(changes.len()).map_err(too_large)?;
+        let updates = u16::try_from(changes.len() + deletions).map_err(too_large)?;
+        let mut out = Writer {
+            octets: Vec::with_capacity(FRAME_OCTETS + changes.len().min(200) * 400),
+        };
+        // QR 0, opcode 5, no flags; one zone, the two sections, an OPT record.
+        [id, u16::from(u8::from(OpCode::Update)) << 11, 1, prerequisites, updates, 1]
+            .iter()
+            .for_each(|word| out.u16(*word));
+        debug_assert_eq!(out.octets.len(), ZONE_AT);
+        out.octets.extend_from_slice(zone);
+        out.u16(RecordType::SOA.into());
+        out.u16(DNSClass::IN.into());
+        Ok(out)
+    }
+
+    fn u16(&mut self, word: u16) {
+        self.octets.extend_from_slice(&word.to_be_bytes());
+    }
+
+    /// A name in the zone.
+    fn labels(&mut self, labels: &[u8]) {
+        self.octets.extend_from_slice(labels);
+        self.pointer(ZONE_AT);
+    }
+
+    /// The name of an object once more, which lies at `at`: as a pointer there, where one reaches (RFC 1035 section 4.1.4).
+    fn name_again(&mut self, at: usize, address: &Address) {
+        if at < POINTER_REACH {
+            self.pointer(at);
+        } else {
+            self.labels(&wire_labels(address));
+        }
+    }
+
+    fn pointer(&mut self, at: usize) {
+        let at = u16::try_from(POINTER_MARK | at).expect("a pointer has 14 bits");
+        self.u16(at);
+    }
+
+    /// The rest of a TXT record: a register's, or one without data.
+    fn text(&mut self, class: DNSClass, ttl: u32, register: Option<&Register>) {
+        self.u16(RecordType::TXT.into());
+        self.u16(class.into());
+        self.octets.extend_from_slice(&ttl.to_be_bytes());
+        let length_at = self.octets.len();
+        self.u16(0);
+        if let Some(register) = register {
+            register.write_rdata(&mut self.octets);
+            let length = u16::try_from(self.octets.len() - length_at - 2).expect("a register has at most 1,000 octets");
+            self.octets[length_at..length_at + 2].copy_from_slice(&length.to_be_bytes());
+        }
+    }
+
+    /// An OPT record (RFC 6891 section 6.1.2): only who speaks EDNS is told why an update was refused.
+    fn opt(&mut self) {
+        self.octets.push(0);
+        self.u16(RecordType::OPT.into());
+        self.u16(UDP_PAYLOAD_OCTETS);
+        self.octets.extend_from_slice(&[0; 6]);
+    }
 }
 
 /// How many of the first changes surely fit one message, at least 1 if there are any.

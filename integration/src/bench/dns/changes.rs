@@ -10,6 +10,7 @@ use zones::TsigKey;
 use super::Bench;
 use super::asks::merged;
 use super::batches::{Batched, change};
+use super::options::Part;
 use super::paced::percentile_us;
 use super::set::DnsSet;
 use super::turns::{Target, flooded, in_turn, middle, offered};
@@ -43,9 +44,11 @@ impl Bench<'_> {
     pub(super) fn update_peer(&mut self, theirs: &Target) -> Result<()> {
         let mut versions = Versions::new(&self.set);
         let most = self.batched(theirs, &mut versions)?;
-        self.busy_peer(theirs, &mut versions, most)?;
         self.singles(theirs, &mut versions)?;
-        self.meanwhile(theirs, &mut versions)?;
+        if self.options.has(Part::Questions) {
+            self.busy_peer(theirs, &mut versions, most)?;
+            self.meanwhile(theirs, &mut versions)?;
+        }
         self.visible(theirs, &mut versions)
     }
 

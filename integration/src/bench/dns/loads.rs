@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::batches::{Batched, load};
+use super::options::Part;
 use super::peers::{Peer, PeerKind};
 use super::ready::Ready;
 use super::{Bench, SERVER_CPU};
@@ -91,7 +92,7 @@ impl Bench<'_> {
             let dir = self.dir.join(format!("{kind:?}-empty"));
             let peer = Peer::start(kind, &dir, &empty_zone, &none, key, SERVER_CPU)?;
             let empty = family_memory(peer.pid())?;
-            if kind.takes_updates() && self.options.update_seconds > 0 {
+            if kind.takes_updates() && self.options.has(Part::Updates) {
                 let limit = Some(Duration::from_secs(self.options.update_seconds));
                 let before = family_cpu_seconds(peer.pid())?;
                 let theirs = load(peer.address(), &self.set, &self.ours.key, limit, |_| Ok(()))

@@ -37,6 +37,7 @@ use dnsperf::Dnsperf;
 use flood::Questions;
 use loads::Loaded;
 pub use options::DnsOptions;
+use options::Part;
 use ours::Ours;
 use peers::PeerKind;
 use report::Report;
@@ -97,10 +98,14 @@ impl Bench<'_> {
                 ));
             }
         }
-        self.saturate(&theirs)?;
-        self.latency(&theirs)?;
-        self.transfer_zone(&theirs)?;
-        if kind.takes_updates() && self.options.update_seconds > 0 {
+        if self.options.has(Part::Questions) {
+            self.saturate(&theirs)?;
+            self.latency(&theirs)?;
+        }
+        if self.options.has(Part::Transfers) {
+            self.transfer_zone(&theirs)?;
+        }
+        if kind.takes_updates() && self.options.has(Part::Updates) {
             self.update_peer(&theirs)?;
         }
         Ok(())
@@ -125,12 +130,12 @@ pub fn run_dns(options: &DnsOptions, program: &Path) -> Result<()> {
         "two processors are needed: one to ask, one to answer"
     );
     ensure!(
-        options.objects > 0 && options.rounds > 0 && options.seconds > 0,
+        options.objects > 0 && options.rounds > 0 && options.seconds > 0 && options.update_seconds > 0,
         "there is nothing to measure"
     );
     let mut report = Report::default();
     let mut peers = Vec::new();
-    for kind in PeerKind::ALL {
+    for kind in options.peers.iter().copied() {
         match kind.version() {
             Ok(name) => peers.push((kind, name)),
             Err(error) => report.note(format!("{kind:?} is left out, it is not installed: {error:#}")),
@@ -138,7 +143,7 @@ pub fn run_dns(options: &DnsOptions, program: &Path) -> Result<()> {
     }
     ensure!(
         !peers.is_empty(),
-        "none of Knot, NSD and BIND is installed: there is nothing to compare with"
+        "no peer is installed: there is nothing to compare with"
     );
     pin_this_thread(CLIENT_CPU)?;
     let temporary = tempfile::Builder::new().prefix("bench-dns-").tempdir()?;
@@ -182,9 +187,13 @@ pub fn run_dns(options: &DnsOptions, program: &Path) -> Result<()> {
         }
     }
     println!();
-    bench.echo()?;
-    if options.update_seconds > 0 {
-        bench.busy_ours()?;
+    if options.has(Part::Questions) {
+        bench.echo()?;
+    }
+    if options.has(Part::Updates) {
+        if options.has(Part::Questions) {
+            bench.busy_ours()?;
+        }
         bench.best_of_updates();
     }
     bench.report.finish(options.json.as_deref())?;

@@ -2,7 +2,24 @@
 
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
+
+use super::peers::PeerKind;
+
+/// A part of the comparison.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(super) enum Part {
+    /// Answers as fast as they come, and their latency.
+    Questions,
+    /// Whole zones.
+    Transfers,
+    /// Signed updates; with questions, answers beside them too.
+    Updates,
+}
+
+impl Part {
+    pub(super) const ALL: [Part; 3] = [Part::Questions, Part::Transfers, Part::Updates];
+}
 
 /// Compares the librarian with Knot, NSD and BIND on the same names: answers and their latency, memory, time to load, signed
 /// updates, whole transfers.
@@ -27,10 +44,23 @@ pub struct DnsOptions {
     /// Seconds of each turn of questions.
     #[arg(long, default_value_t = 2)]
     pub(super) seconds: u64,
-    /// Seconds of each run of updates; 0 leaves updates out.
+    /// Seconds of each run of updates.
     #[arg(long, default_value_t = 4)]
     pub(super) update_seconds: u64,
+    /// What to compare besides loading and memory.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Part::ALL, value_name = "PART")]
+    pub(super) parts: Vec<Part>,
+    /// Peers to compare with, of those that are installed.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = PeerKind::ALL, value_name = "PEER")]
+    pub(super) peers: Vec<PeerKind>,
     /// Writes the figures as a JSON list.
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
+}
+
+impl DnsOptions {
+    /// Whether a part is asked for.
+    pub(super) fn has(&self, part: Part) -> bool {
+        self.parts.contains(&part)
+    }
 }

@@ -22,7 +22,7 @@ const READY_WAIT: Duration = Duration::from_secs(600);
 const STOP_WAIT: Duration = Duration::from_secs(5);
 
 /// Which server.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
 pub(super) enum PeerKind {
     /// Knot DNS, `knotd`.
     Knot,
