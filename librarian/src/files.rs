@@ -7,6 +7,7 @@
 //! |-------------------------|-----------------------------------------------------------------|
 //! | `librarian.toml`        | settings                                                        |
 //! | `registry.redb`         | the registry; `.old-<time>` behind it: one before a restore     |
+//! | `registry.wal`          | its last small commits, while a librarian runs                   |
 //! | `reconcile.json`, `reconcile-claimless.txt` | what the last reconcile found               |
 //! | `ca/ca.pem`, `ca/ca.key`| the pool's authority                                            |
 //! | `keys/<name>.key`       | TSIG keys of admin, servers and clients, as BIND key files      |

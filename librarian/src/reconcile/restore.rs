@@ -107,6 +107,11 @@ pub fn make(dir: &Path, domain: &Domain, from: Option<&Path>) -> Result<Made, Re
         Err(source) => return Err(RestoreError::Place { path, source }),
     };
     let place = || {
+        // What a killed librarian wrote last stays with the registry that it belongs to. It is gone where that could be read.
+        let wal = path.with_extension("wal");
+        if let (Some(old), true) = (&old, wal.exists()) {
+            std::fs::rename(&wal, format!("{}.wal", old.display()))?;
+        }
         files::belong(&File::open(&beside)?, &beside)?;
         std::fs::rename(&beside, &path)?;
         files::sync_dir_of(&path)

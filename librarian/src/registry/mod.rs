@@ -12,6 +12,7 @@
 //! | `publish`, `journal` | a message becomes visible / what changed lately in zones that are transferred |
 //! | `kept` | that over a restart |
 //! | `storage`, `entry`, `bytes` | the log on disk |
+//! | `wal` | small commits, durable before the database is |
 //!
 //! Nothing here knows sockets or keys; what an update may change is decided in `crate::update`.
 
@@ -34,6 +35,7 @@ mod sorting;
 mod storage;
 mod texts;
 mod view;
+mod wal;
 pub(crate) mod zone;
 
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! The registry as a whole: atomic, durable, grouped, compacted.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use hickory_proto::op::ResponseCode;
 use zones::update::build_register_update;
@@ -17,13 +17,65 @@ fn rcode(result: &Result<(), SubmitError>) -> ResponseCode {
     }
 }
 
-/// What a crash would leave: the file as it is now, opened by a new process.
+/// What a crash would leave: the files as they are now, opened by a new process.
 fn after_crash(pool: &Pool) -> (tempfile::TempDir, Registry) {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("registry.redb");
-    std::fs::copy(pool.path(), &path).unwrap();
+    let (dir, path) = crashed(pool, &["redb", "wal"]);
     let registry = Registry::open(&path, &domain(), settings()).unwrap();
     (dir, registry)
+}
+
+/// A copy of some of a registry's files.
+fn crashed(pool: &Pool, extensions: &[&str]) -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("registry.redb");
+    for extension in extensions {
+        std::fs::copy(pool.path().with_extension(extension), path.with_extension(extension)).unwrap();
+    }
+    (dir, path)
+}
+
+/// What the file says of its own layout.
+fn format(path: &Path) -> u32 {
+    use redb::ReadableDatabase;
+
+    const META: redb::TableDefinition<'_, &str, &[u8]> = redb::TableDefinition::new("meta");
+    let database = redb::Database::open(path).unwrap();
+    let meta = database.begin_read().unwrap().open_table(META).unwrap();
+    let format = meta.get("format").unwrap().unwrap().value().try_into();
+    u32::from_be_bytes(format.unwrap())
+}
+
+#[tokio::test]
+async fn last_commits_lie_beside_the_file_until_the_librarian_stops_in_order() {
+    let pool = Pool::new().await;
+    pool.create("s1", &["3.1"]).await;
+    // The file alone lacks it, and says so to a release that does not know of the other.
+    let (dir, path) = crashed(&pool, &["redb"]);
+    assert_eq!(format(&path), 2);
+    let alone = Registry::open(&path, &domain(), settings()).unwrap();
+    assert_eq!(alone.view().register(&address("3.1")), None);
+    alone.close().await;
+    drop(dir);
+    let (_dir, both) = after_crash(&pool);
+    assert!(both.view().register(&address("3.1")).is_some());
+    pool.registry.close().await;
+    assert!(!pool.path().with_extension("wal").exists());
+    assert_eq!(format(&pool.path()), 1);
+    let (_dir, path) = crashed(&pool, &["redb"]);
+    let stopped = Registry::open(&path, &domain(), settings()).unwrap();
+    assert!(stopped.view().register(&address("3.1")).is_some());
+}
+
+#[tokio::test]
+async fn commits_beside_another_registry_are_left_alone() {
+    let (pool, other) = (Pool::new().await, Pool::new().await);
+    pool.create("s1", &["3.1"]).await;
+    let (_dir, path) = crashed(&pool, &["redb", "wal"]);
+    // A registry that was restored lies there now.
+    other.registry.close().await;
+    std::fs::copy(other.path(), &path).unwrap();
+    let registry = Registry::open(&path, &domain(), settings()).unwrap();
+    assert_eq!(registry.view().objects(), 0);
 }
 
 #[tokio::test]
