@@ -202,7 +202,9 @@ impl Domain {
         while let Some((length, after)) = labels.split_first() {
             let mut own = labels;
             let is_apex = self.apex.iter().all(|label| {
-                let found = own.split_first().and_then(|(length, rest)| rest.split_at_checked(usize::from(*length)));
+                let found = own
+                    .split_first()
+                    .and_then(|(length, rest)| rest.split_at_checked(usize::from(*length)));
                 let Some((found, rest)) = found else { return false };
                 own = rest;
                 found == label

@@ -381,7 +381,10 @@ impl Service {
             }
         };
         // Only the signed are let in as far as that.
-        let before_signature = signed.as_ref().filter(|_| is_update).map(|signed| signed.message_octets);
+        let before_signature = signed
+            .as_ref()
+            .filter(|_| is_update)
+            .map(|signed| signed.message_octets);
         let swaps = before_signature.and_then(|octets_before| Swaps::read(&self.domain, &octets[..octets_before]));
         let (swaps, read) = match swaps {
             Some((swaps, frame)) => (Some(swaps), Ok(frame)),
@@ -506,13 +509,7 @@ impl Service {
         response
     }
 
-    fn open_update(
-        &self,
-        answer: Envelope,
-        swaps: Option<Swaps>,
-        holder: Option<&Holder>,
-        from: IpAddr,
-    ) -> Handled {
+    fn open_update(&self, answer: Envelope, swaps: Option<Swaps>, holder: Option<&Holder>, from: IpAddr) -> Handled {
         let now = self.clock.now();
         let key = answer.key();
         let refuse = |answer: Envelope, refused: &Refused| {

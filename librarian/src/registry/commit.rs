@@ -14,10 +14,10 @@ use hickory_proto::op::ResponseCode;
 use tokio::sync::{mpsc, oneshot};
 
 use super::draft::{Changes, Draft, Overlay};
-use super::entry::Entry;
+use super::entry::{Entry, is_register};
 use super::index::Index;
 use super::proposal::{self, Proposal, Refused};
-use super::storage::{Batch, Storage, StorageError};
+use super::storage::{Batch, Storage, StorageError, damaged};
 use super::{Shared, SubmitError, Waiting, kept};
 
 /// Old entries looked at in one commit, besides two for each new one: keeps the log below twice what counts.
@@ -180,12 +180,29 @@ impl Writer {
         if self.log_entries <= 2 * index.entries() + CLEAN_SLACK {
             return Ok(None);
         }
-        let old = self.storage.read_log(self.first_seq, most)?;
-        let Some((last, _)) = old.last() else { return Ok(None) };
-        let (first_seq, dropped) = (last + 1, old.len() as u64);
+        let (mut first_seq, mut dropped) = (self.first_seq, 0);
+        let mut counting = Vec::new();
+        self.storage.read_log(self.first_seq, most, &mut |seq, octets| {
+            (first_seq, dropped) = (seq + 1, dropped + 1);
+            if index.counts(octets, seq)? {
+                counting.push(octets.to_vec());
+            }
+            Ok(())
+        })?;
+        if dropped == 0 {
+            return Ok(None);
+        }
         batch.forget_below = Some(first_seq);
-        let counting = old.into_iter().filter(|(seq, entry)| index.counts(entry, *seq));
-        let moved = counting.map(|(_, entry)| (self.append(batch, &entry), entry)).collect();
+        let mut moved = Vec::new();
+        for octets in counting {
+            // Where the log holds a register is not known, so that nothing of it moves.
+            if !is_register(&octets) {
+                let entry = Entry::from_bytes(&octets).map_err(|reason| damaged(first_seq, reason))?;
+                moved.push((self.next_seq, entry));
+            }
+            batch.entries.push((self.next_seq, octets));
+            self.next_seq += 1;
+        }
         Ok(Some(LowEnd {
             first_seq,
             dropped,
@@ -199,7 +216,7 @@ struct LowEnd {
     first_seq: u64,
     /// Entries that are gone from the low end.
     dropped: u64,
-    /// Those of them that count, under their new numbers.
+    /// Those of them that count and are no registers, under their new numbers.
     moved: Vec<(u64, Entry)>,
 }
 

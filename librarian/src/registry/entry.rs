@@ -89,7 +89,8 @@ pub(crate) enum Entry {
 impl Entry {
     /// The bytes of an entry.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
-        let mut out = Writer::default();
+        // Most are registers, most of these shorter.
+        let mut out = Writer(Vec::with_capacity(160));
         match self {
             Entry::Register(register) => write_register(&mut out, register),
             Entry::Node(zone, node) => write_node(&mut out, *zone, node),
@@ -169,6 +170,11 @@ fn write_register(out: &mut Writer, register: &Register) {
     out.octets(register.kind.as_str().as_bytes());
     out.u32(register.schema);
     out.u8(register.level.0);
+}
+
+/// Whether the octets of an entry are a register's.
+pub(super) fn is_register(octets: &[u8]) -> bool {
+    octets.first() == Some(&1)
 }
 
 /// A register as the log holds it, not yet judged.

@@ -10,7 +10,6 @@ use zones::{Domain, ServerName, Zone};
 use super::bytes::Damaged;
 use super::entry::{Entry, Plan, Reconcile, RecordZone, RegisterFields, Serials};
 use super::journal::{JournalBounds, Places};
-use super::key::key_of;
 use super::publish::{Journals, place_of};
 use super::registers::Registers;
 use super::server::Server;
@@ -113,19 +112,19 @@ impl Index {
     ///
     /// No register text occurs twice (DESIGN.md section 5), so that a register counts if it is the one that is kept: where the
     /// log holds it need not be known.
-    pub(crate) fn counts(&self, entry: &Entry, seq: u64) -> bool {
-        let kept = match entry {
-            Entry::Register(register) => {
-                let found = key_of(&self.domain, &register.address).and_then(|key| self.registers.find(&key));
-                return found.is_some_and(|id| self.registers.register(id) == *register);
-            }
+    pub(crate) fn counts(&self, octets: &[u8], seq: u64) -> Result<bool, Damaged> {
+        if let Some(register) = RegisterFields::of_entry(octets)? {
+            return Ok(self.registers.has(&register));
+        }
+        let kept = match &Entry::from_bytes(octets)? {
+            Entry::Register(_) => None,
             Entry::Node(zone, node) => self.records(*zone).seq(&node.name),
             Entry::Server(server) => self.servers.get(&server.name).map(|(_, seq)| *seq),
             Entry::Plan(plan) => self.plans.get(&plan.number).map(|(_, seq)| *seq),
             Entry::Serials(_) => Some(self.serials.1),
             Entry::Reconcile(_) => Some(self.reconcile.1),
         };
-        kept == Some(seq)
+        Ok(kept == Some(seq))
     }
 
     /// Says where the log holds an entry now; nothing else changes.

@@ -90,11 +90,9 @@ impl Storage for MemoryLog {
         }
     }
 
-    fn read_log(&self, from: u64, most: usize) -> Result<Vec<(u64, Entry)>, StorageError> {
+    fn read_log(&self, from: u64, most: usize, each: &mut EachEntry<'_>) -> Result<(), StorageError> {
         let log = self.0.lock();
-        let range = log.entries.range(from..).take(most);
-        range
-            .map(|(seq, octets)| Ok((*seq, Entry::from_bytes(octets).map_err(|reason| damaged(*seq, reason))?)))
-            .collect()
+        let mut range = log.entries.range(from..).take(most);
+        range.try_for_each(|(seq, octets)| each(*seq, octets).map_err(|reason| damaged(*seq, reason)))
     }
 }

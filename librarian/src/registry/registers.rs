@@ -256,6 +256,41 @@ impl Registers {
         self.by_key.find(self.hasher.hash_one(key), is_it).copied()
     }
 
+    /// Whether a register of the log is the one that is kept.
+    pub(crate) fn has(&self, fields: &RegisterFields<'_>) -> bool {
+        let found = if is_its_own_key(fields.address) {
+            self.find(fields.address)
+        } else {
+            let address = fields.address.parse().ok();
+            let key = address.and_then(|address| key_of(&self.domain, &address));
+            key.and_then(|key| self.find(&key))
+        };
+        found.is_some_and(|id| self.is_as(id, fields))
+    }
+
+    fn is_as(&self, id: u32, fields: &RegisterFields<'_>) -> bool {
+        let (row, stored) = (self.row(id), self.stored(id));
+        let is_server = |number: u16, name: &str| self.server(number).as_str() == name;
+        let state = match (row.state, fields.state) {
+            (Mark::Stable, StateField::Stable) | (Mark::Deleted, StateField::Deleted) => true,
+            (Mark::Moving, StateField::Moving(to)) => is_server(row.to, to),
+            (Mark::Stable | Mark::Moving | Mark::Deleted, _) => false,
+        };
+        let holders = stored.holders();
+        // What differs first comes first.
+        row.tx == fields.tx
+            && stored.epoch() == fields.epoch
+            && state
+            && is_server(row.owner, fields.owner)
+            && holders.len() == fields.holders().len()
+            && holders
+                .iter()
+                .zip(fields.holders())
+                .all(|(number, name)| is_server(*number, name))
+            && stored.kind() == (fields.kind, fields.schema, fields.level)
+            && stored.spelling() == fields.address.as_bytes()
+    }
+
     /// The register in a row, as it lies there.
     pub(crate) fn stored(&self, id: u32) -> Stored<'_> {
         Stored {
@@ -760,6 +795,53 @@ mod tests {
 
     fn keys(table: &Registers, rows: impl Iterator<Item = u32>) -> Vec<&str> {
         rows.map(|id| table.key(id)).collect()
+    }
+
+    #[test]
+    fn only_the_register_that_is_kept_counts() {
+        let moving = |to: &str| State::Moving {
+            to: to.parse().unwrap(),
+        };
+        let long = format!("7.{}.Q", "Long-".repeat(20));
+        let kept = [
+            register("1.A-b", State::Stable, &["s2", "s1"]),
+            register(&long, moving("s4"), &["s2", "s1", "s3", "s5"]),
+            register("1.3", State::Deleted, &[]),
+        ];
+        let mut table = table(&[]);
+        kept.iter().for_each(|register| table.put(register));
+        let counts = |register: &Register| {
+            let octets = super::super::Entry::Register(register.clone()).to_bytes();
+            table.has(&RegisterFields::of_entry(&octets).unwrap().unwrap())
+        };
+        let differing: [fn(&mut Register); 9] = [
+            |register| register.address = register.address.as_str().replace(['1', '7'], "2").parse().unwrap(),
+            |register| register.address = format!("{}.9", register.address).parse().unwrap(),
+            |register| register.epoch = Epoch(4),
+            |register| register.owner = "s1".parse().unwrap(),
+            |register| {
+                register.state = State::Moving {
+                    to: "s9".parse().unwrap(),
+                }
+            },
+            |register| register.tx = Tx([8; 16]),
+            |register| register.holders.push("s7".parse().unwrap()),
+            |register| register.kind = "text".parse().unwrap(),
+            |register| (register.schema, register.level) = (5, Level(2)),
+        ];
+        for register in &kept {
+            assert!(counts(register), "{register:?}");
+            for (place, change) in differing.iter().enumerate() {
+                let mut other = register.clone();
+                change(&mut other);
+                assert!(!counts(&other), "{place}: {other:?}");
+            }
+        }
+        let other_spelling = Register {
+            address: "1.a-B".parse().unwrap(),
+            ..kept[0].clone()
+        };
+        assert!(!counts(&other_spelling));
     }
 
     #[test]

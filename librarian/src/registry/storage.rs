@@ -18,7 +18,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
-use redb::{Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
+use redb::{
+    Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
+};
 
 use super::bytes::Damaged;
 use zones::Domain;
@@ -119,8 +121,8 @@ pub(crate) trait Storage: Send {
     fn load(&mut self, each: &mut EachEntry<'_>) -> Result<(), StorageError>;
     /// Writes a batch; it is durable when this returns.
     fn commit(&mut self, batch: &Batch) -> Result<(), StorageError>;
-    /// At most `most` entries from the number `from` on.
-    fn read_log(&self, from: u64, most: usize) -> Result<Vec<(u64, Entry)>, StorageError>;
+    /// Hands over the octets of at most `most` entries from the number `from` on.
+    fn read_log(&self, from: u64, most: usize, each: &mut EachEntry<'_>) -> Result<(), StorageError>;
 }
 
 /// The log in a redb file.
@@ -164,7 +166,10 @@ impl RedbStorage {
                 }
             }
             if entries > 0 {
-                tracing::info!(entries, "registry takes in what was written before the librarian was killed");
+                tracing::info!(
+                    entries,
+                    "registry takes in what was written before the librarian was killed"
+                );
             }
         }
         write
@@ -418,18 +423,14 @@ impl Storage for RedbStorage {
         Ok(())
     }
 
-    fn read_log(&self, from: u64, most: usize) -> Result<Vec<(u64, Entry)>, StorageError> {
+    fn read_log(&self, from: u64, most: usize, each: &mut EachEntry<'_>) -> Result<(), StorageError> {
         let log = self.database.begin_read()?.open_table(LOG)?;
-        let mut entries = Vec::new();
         for item in log.range(from..)?.take(most) {
             let (seq, bytes) = item?;
             let seq = seq.value();
-            entries.push((
-                seq,
-                Entry::from_bytes(bytes.value()).map_err(|reason| damaged(seq, reason))?,
-            ));
+            each(seq, bytes.value()).map_err(|reason| damaged(seq, reason))?;
         }
-        Ok(entries)
+        Ok(())
     }
 }
 
@@ -439,7 +440,10 @@ impl Drop for RedbStorage {
             && let Err(error) = self.settle(&wal)
         {
             // Both files stay, and the next librarian reads both.
-            tracing::warn!(error = &error as &dyn std::error::Error, "registry is left as after a crash");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "registry is left as after a crash"
+            );
         }
     }
 }

@@ -121,8 +121,7 @@ pub(super) fn judge_one(draft: &Draft<'_>, by: &By, old: Option<&Register>, new:
         By::Agent(server) => Actor::Agent(server),
         By::Admin => Actor::Admin,
     };
-    judge(old, new, actor, draft)
-        .map_err(|refusal| Refused::prohibited(format!("{}: {refusal}", new.address)))
+    judge(old, new, actor, draft).map_err(|refusal| Refused::prohibited(format!("{}: {refusal}", new.address)))
 }
 
 fn text(register: &Register) -> TXT {

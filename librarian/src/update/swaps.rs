@@ -25,7 +25,9 @@ fn swap(draft: &mut Draft<'_>, by: &By, swaps: &Swaps) -> bool {
     }
     let mut text = Vec::new();
     swaps.iter().all(|(expected, new)| {
-        let old = draft.register(new.address.as_str());
+        // The parts of its address are its labels, so that this is its key.
+        let key = new.address.folded();
+        let old = draft.register(key.as_str());
         text.clear();
         if let Some(old) = &old {
             old.write_rdata(&mut text);
@@ -34,9 +36,7 @@ fn swap(draft: &mut Draft<'_>, by: &By, swaps: &Swaps) -> bool {
         // What is there already of this message is another swap of the object, whose prerequisite saw the state before.
         holds
             && objects::judge_one(draft, by, old.as_ref(), new).is_ok()
-            && draft
-                .put_register(new.address.as_str().to_owned(), new.clone())
-                .is_none()
+            && draft.put_register(key.as_str().to_owned(), new.clone()).is_none()
     })
 }
 

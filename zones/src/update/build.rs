@@ -150,9 +150,16 @@ impl Writer {
             octets: Vec::with_capacity(FRAME_OCTETS + changes.len().min(200) * 400),
         };
         // QR 0, opcode 5, no flags; one zone, the two sections, an OPT record.
-        [id, u16::from(u8::from(OpCode::Update)) << 11, 1, prerequisites, updates, 1]
-            .iter()
-            .for_each(|word| out.u16(*word));
+        [
+            id,
+            u16::from(u8::from(OpCode::Update)) << 11,
+            1,
+            prerequisites,
+            updates,
+            1,
+        ]
+        .iter()
+        .for_each(|word| out.u16(*word));
         debug_assert_eq!(out.octets.len(), ZONE_AT);
         out.octets.extend_from_slice(zone);
         out.u16(RecordType::SOA.into());

@@ -46,8 +46,7 @@ impl Swaps {
     /// Reads the octets of a signed message that lie before its signature, which its header still counts. With it comes the
     /// message's frame: header, zone and EDNS, without records.
     ///
-    /// `None` if the message has another form, or if it names an address that is spelled otherwise than its DNS name: with
-    /// capitals, or in parts that are no labels.
+    /// `None` if the message has another form, or if it names an address with a part that is no label (PROTOCOL.md section 2).
     #[must_use]
     pub fn read(domain: &Domain, before_signature: &[u8]) -> Option<(Swaps, Message)> {
         let mut message = before_signature.to_vec();
@@ -65,8 +64,8 @@ impl Swaps {
         framed.then_some((Swaps { message, swaps }, frame))
     }
 
-    /// The registers: for each the RDATA of the TXT record that has to be there, `None` if none may be; and the new one. Its
-    /// address is its key: the labels of its name joined by dots.
+    /// The registers: for each the RDATA of the TXT record that has to be there, `None` if none may be; and the new one. The
+    /// labels of its name are the parts of its address in lower case.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (Option<&[u8]>, &Register)> {
         self.swaps.iter().map(|swap| {
             let old = swap.old.clone().map(|old| &self.message[old]);
@@ -243,7 +242,7 @@ impl Reader<'_> {
         Some(name.octets() == other.octets())
     }
 
-    /// Whether a name is that of a register's address, which is spelled as the name is.
+    /// Whether a name is that of a register's address, part by part.
     fn is_named(&self, register: &Register, name: &Wire) -> Option<()> {
         let labels = name.octets().strip_suffix(self.zone)?;
         self.domain.check_labels(&register.address, labels).ok()?;
@@ -251,7 +250,7 @@ impl Reader<'_> {
         let mut parts = register.address.parts();
         while let Some((length, more)) = rest.split_first() {
             let (label, more) = more.split_at_checked(usize::from(*length))?;
-            let is_part = parts.next()?.as_bytes() == label && !label.starts_with(b"xh--");
+            let is_part = parts.next()?.as_bytes().eq_ignore_ascii_case(label) && !label.starts_with(b"xh--");
             is_part.then_some(())?;
             rest = more;
         }
