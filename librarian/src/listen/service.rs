@@ -117,12 +117,15 @@ enum Says {
     /// It swaps registers and does nothing else.
     Swaps(Swaps),
     /// Anything else.
-    Any {
-        update: Update,
-        malformed: Option<UpdateFormatError>,
-        /// Whose report it is, if it is one.
-        reporter: Option<ServerName>,
-    },
+    Any(Box<AnyUpdate>),
+}
+
+/// An update that was read as records.
+struct AnyUpdate {
+    update: Update,
+    malformed: Option<UpdateFormatError>,
+    /// Whose report it is, if it is one.
+    reporter: Option<ServerName>,
 }
 
 impl Says {
@@ -130,7 +133,7 @@ impl Says {
     fn changes(&self) -> usize {
         match self {
             Says::Swaps(swaps) => swaps.changes(),
-            Says::Any { update, .. } => update.changes.len(),
+            Says::Any(any) => any.update.changes.len(),
         }
     }
 }
@@ -542,8 +545,8 @@ impl Service {
         };
         let weight = match &says {
             // A report changes only what the registry lost, so it is not held up.
-            Says::Any { reporter: Some(_), .. } => 1,
-            Says::Swaps(_) | Says::Any { .. } => says.changes(),
+            Says::Any(any) if any.reporter.is_some() => 1,
+            Says::Swaps(_) | Says::Any(_) => says.changes(),
         };
         if let Some(signed) = &answer.signed
             && let Err(wait) = self.rates.take(signed.key.name(), weight, now.instant)
@@ -579,29 +582,23 @@ impl Service {
             prerequisites,
             changes,
         };
-        Ok(Says::Any {
+        Ok(Says::Any(Box::new(AnyUpdate {
             update,
             malformed,
             reporter,
-        })
+        })))
     }
 
     /// The report in an update, if it is one and may be taken.
     fn report(&self, asked: &Asked) -> Result<Option<Report>, Refused> {
-        let Says::Any {
-            update,
-            reporter: Some(server),
-            ..
-        } = &asked.says
-        else {
-            return Ok(None);
-        };
+        let Says::Any(any) = &asked.says else { return Ok(None) };
+        let Some(server) = &any.reporter else { return Ok(None) };
         if asked.by != By::Agent(server.clone()) {
             return Err(Refused::prohibited(format!(
                 "only server {server} reports what it knows"
             )));
         }
-        let report = read_report(&self.domain, update).map_err(|error| match error {
+        let report = read_report(&self.domain, &any.update).map_err(|error| match error {
             ReportError::Head(_) | ReportError::Claim { .. } => {
                 Refused::with(ResponseCode::FormErr, crate::chain(&error))
             }
@@ -623,10 +620,10 @@ impl Service {
                     swaps,
                     received: asked.received,
                 },
-                Says::Any { update, malformed, .. } => Proposal::Update {
+                Says::Any(any) => Proposal::Update {
                     by: asked.by,
-                    update,
-                    malformed,
+                    update: any.update,
+                    malformed: any.malformed,
                     received: asked.received,
                 },
             },

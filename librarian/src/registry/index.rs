@@ -8,11 +8,13 @@ use hickory_proto::rr::{Name, RData, RecordType};
 use zones::{Domain, ServerName, Zone};
 
 use super::bytes::Damaged;
+use super::chunk::Chunk;
 use super::entry::{Entry, Plan, Reconcile, RecordZone, RegisterFields, Serials};
 use super::journal::{JournalBounds, Places};
 use super::publish::{Journals, place_of};
 use super::registers::Registers;
 use super::server::Server;
+use super::storage::{StorageError, damaged};
 use super::zone::{Node, Records, RrSet};
 
 /// Seconds of a new zone's SOA record (DESIGN.md section 4).
@@ -20,6 +22,9 @@ pub(crate) const REFRESH_S: i32 = 5;
 pub(crate) const RETRY_S: i32 = 5;
 pub(crate) const EXPIRE_S: i32 = 60;
 pub(crate) const MINIMUM_S: u32 = 2;
+
+/// Registers that are looked for side by side while the log is loaded.
+const LOADED_TOGETHER: usize = 32;
 
 /// Everything that is durable and published, and the soft state of servers.
 pub(crate) struct Index {
@@ -71,15 +76,26 @@ impl Index {
         self.places = Arc::new(placed.collect());
     }
 
-    /// Takes the octets of one entry of the log in.
-    pub(crate) fn load(&mut self, octets: &[u8], seq: u64) -> Result<(), Damaged> {
-        match RegisterFields::of_entry(octets)? {
-            Some(register) => self.registers.load(&register),
-            None => {
-                self.apply(Entry::from_bytes(octets)?, seq);
-                Ok(())
+    /// Takes entries of the log in.
+    pub(crate) fn load(&mut self, chunk: &Chunk) -> Result<(), StorageError> {
+        let mut loading = Vec::with_capacity(LOADED_TOGETHER);
+        let mut entries = chunk.iter().peekable();
+        while entries.peek().is_some() {
+            loading.clear();
+            for (seq, octets) in entries.by_ref().take(LOADED_TOGETHER) {
+                let register = RegisterFields::of_entry(octets).map_err(|reason| damaged(seq, reason))?;
+                let hash = register.map(|register| self.registers.approach(register.address));
+                loading.push((seq, octets, register.zip(hash)));
+            }
+            for (seq, octets, register) in &loading {
+                match register {
+                    Some((register, hash)) => self.registers.load(register, *hash),
+                    None => Entry::from_bytes(octets).map(|entry| self.apply(entry, *seq)),
+                }
+                .map_err(|reason| damaged(*seq, reason))?;
             }
         }
+        Ok(())
     }
 
     /// Takes one entry of the log in.

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::chunk::Chunk;
 use super::entry::{Entry, Reconcile};
-use super::storage::{Batch, EachEntry, Storage, StorageError, damaged};
+use super::storage::{Batch, EachChunk, EachEntry, Storage, StorageError, damaged};
 
 /// What becomes of the next commit when the power goes in the midst of it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -47,12 +48,14 @@ impl MemoryLog {
     /// [`StorageError::Damaged`].
     pub fn restored(&self) -> Result<MemoryLog, StorageError> {
         let (mut copy, mut closed, mut next) = (self.copy(), Reconcile::default(), 1);
-        copy.load(&mut |seq, octets| {
-            next = seq + 1;
-            if let Entry::Reconcile(last) = Entry::from_bytes(octets)? {
-                closed = (*last).clone();
-            }
-            Ok(())
+        copy.load(&mut |chunk| {
+            chunk.each(|seq, octets| {
+                next = seq + 1;
+                if let Entry::Reconcile(last) = Entry::from_bytes(octets)? {
+                    closed = (*last).clone();
+                }
+                Ok(())
+            })
         })?;
         closed.open = false;
         let closed = Entry::Reconcile(Arc::new(closed)).to_bytes();
@@ -66,11 +69,14 @@ impl Storage for MemoryLog {
         Ok(self.0.lock().entries.len() as u64)
     }
 
-    fn load(&mut self, each: &mut EachEntry<'_>) -> Result<(), StorageError> {
+    fn load(&mut self, each: &mut EachChunk<'_>) -> Result<(), StorageError> {
+        let mut chunk = Chunk::default();
         for (seq, octets) in &self.0.lock().entries {
-            each(*seq, octets).map_err(|reason| damaged(*seq, reason))?;
+            if chunk.push(*seq, octets) {
+                each(&std::mem::take(&mut chunk))?;
+            }
         }
-        Ok(())
+        each(&chunk)
     }
 
     fn commit(&mut self, batch: &Batch) -> Result<(), StorageError> {

@@ -11,12 +11,13 @@
 //! | `commit` | the one writer and its groups |
 //! | `publish`, `journal` | a message becomes visible / what changed lately in zones that are transferred |
 //! | `kept` | that over a restart |
-//! | `storage`, `entry`, `bytes` | the log on disk |
+//! | `storage`, `chunk`, `entry`, `bytes` | the log on disk |
 //! | `wal` | small commits, durable before the database is |
 //!
 //! Nothing here knows sockets or keys; what an update may change is decided in `crate::update`.
 
 mod bytes;
+mod chunk;
 mod commit;
 pub(crate) mod draft;
 mod entry;
@@ -199,11 +200,13 @@ impl Registry {
         tracing::debug!(entries, "registry loads");
         let mut index = Index::loading(domain, entries);
         let (mut first_seq, mut next_seq, mut log_entries) = (None, 1, 0);
-        storage.load(&mut |seq, octets| {
-            first_seq.get_or_insert(seq);
-            next_seq = seq + 1;
-            log_entries += 1;
-            index.load(octets, seq)
+        storage.load(&mut |chunk| {
+            for (seq, _) in chunk.iter() {
+                first_seq.get_or_insert(seq);
+                next_seq = seq + 1;
+                log_entries += 1;
+            }
+            index.load(chunk)
         })?;
         if index.apex.node(domain.apex()).is_none() {
             let apex = entry::Entry::Node(RecordZone::Apex, Arc::new(index::first_apex(domain, settings.ttl_s)));

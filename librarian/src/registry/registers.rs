@@ -252,8 +252,20 @@ impl Registers {
 
     /// The row of a key that is in octets.
     pub(crate) fn find_octets(&self, key: &[u8]) -> Option<u32> {
+        self.find_hashed(key, self.hasher.hash_one(key))
+    }
+
+    fn find_hashed(&self, key: &[u8], hash: u64) -> Option<u32> {
         let is_it = |id: &u32| self.key_octets(*id) == key;
-        self.by_key.find(self.hasher.hash_one(key), is_it).copied()
+        self.by_key.find(hash, is_it).copied()
+    }
+
+    /// Touches the place where a key is, or would be, in the table, and gives its hash. The table is far larger than what a
+    /// processor keeps near: several places that are touched one right after the other are waited for once.
+    pub(crate) fn approach(&self, key: &str) -> u64 {
+        let hash = self.hasher.hash_one(key.as_bytes());
+        std::hint::black_box(self.by_key.find(hash, |_| false));
+        hash
     }
 
     /// Whether a register of the log is the one that is kept.
@@ -532,9 +544,9 @@ impl Registers {
             holder_count: register.holders.len(),
             kind: self.kinds.find(kind.called()).unwrap_or_else(|| self.kinds.add(kind)),
         };
+        let hash = self.hasher.hash_one(key.as_bytes());
         self.set(
-            register.address.as_str(),
-            &key,
+            (register.address.as_str(), &key, hash),
             register.epoch.0,
             register.tx.0,
             &numbers,
@@ -543,7 +555,8 @@ impl Registers {
 
     /// Takes in a register as the log holds it. The same as to read it and to [`Registers::put`] it, for millions: nothing is
     /// allocated but what stays.
-    pub(crate) fn load(&mut self, fields: &RegisterFields<'_>) -> Result<(), Damaged> {
+    /// `hash` is what [`Registers::approach`] gave.
+    pub(crate) fn load(&mut self, fields: &RegisterFields<'_>, hash: u64) -> Result<(), Damaged> {
         let spelling = fields.address;
         let zone_octets = self.domain.zone(Zone::Obj).len();
         let fits = spelling.len() + 1 + zone_octets <= NAME_OCTETS_MAX;
@@ -592,12 +605,13 @@ impl Registers {
         if twice || !fit || fields.epoch < Epoch::FIRST.0 || fields.level < 1 {
             return Err(Damaged("a register contradicts itself"));
         }
-        self.set(spelling, spelling, fields.epoch, fields.tx, &numbers);
+        self.set((spelling, spelling, hash), fields.epoch, fields.tx, &numbers);
         Ok(())
     }
 
-    fn set(&mut self, spelling: &str, key: &str, epoch: u64, tx: [u8; 16], numbers: &Numbers) {
-        let found = self.find(key);
+    /// Sets what is registered at an address, given with its key and that one's hash.
+    fn set(&mut self, (spelling, key, hash): (&str, &str, u64), epoch: u64, tx: [u8; 16], numbers: &Numbers) {
+        let found = self.find_hashed(key.as_bytes(), hash);
         let text = match found.map(|id| self.row(id).text) {
             Some(text) if self.texts.spelling(text) == spelling.as_bytes() => text,
             // New; or in another spelling, as only the log of a registry that was put back may tell.
@@ -617,7 +631,7 @@ impl Registers {
         };
         match found {
             Some(id) => self.replace(id, row, numbers.holders()),
-            None => self.add(key, row, numbers.holders()),
+            None => self.add(hash, row, numbers.holders()),
         }
         if let Some(list) = free {
             self.lists[list] = Box::default();
@@ -660,7 +674,7 @@ impl Registers {
         }
     }
 
-    fn add(&mut self, key: &str, mut row: Row, holders: &[u16]) {
+    fn add(&mut self, hash: u64, mut row: Row, holders: &[u16]) {
         let id = self.row_count();
         self.note_holders(&mut row, holders);
         match self.rows.last_mut() {
@@ -672,7 +686,6 @@ impl Registers {
                 self.rows.push(piece);
             }
         }
-        let hash = self.hasher.hash_one(key.as_bytes());
         let (rows, texts, hasher) = (&self.rows, &self.texts, &self.hasher);
         let rehash = |id: &u32| hasher.hash_one(texts.key(row_of(rows, *id).text));
         self.by_key.insert_unique(hash, id, rehash);

@@ -23,6 +23,7 @@ use redb::{
 };
 
 use super::bytes::Damaged;
+use super::chunk::Chunk;
 use zones::Domain;
 
 use super::entry::{Entry, Reconcile};
@@ -32,9 +33,8 @@ const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
 /// Pages that redb keeps in memory.
 const CACHE_OCTETS: usize = 32 << 20;
-/// While the log is loaded: octets of entries that go from thread to thread together, and how often before they are taken in.
-const CHUNK_OCTETS: usize = 256 << 10;
-const CHUNKS_AHEAD: usize = 4;
+/// While the log is loaded: chunks that are read before they are taken in.
+const CHUNKS_AHEAD: usize = 16;
 /// Layout of the file when nothing lies beside it.
 const FORMAT: u32 = 1;
 /// The same while a librarian has it open, or was killed: without the write-ahead log it may lack the last commits, so that a
@@ -116,12 +116,15 @@ pub(crate) struct Batch {
 /// Takes the number and the octets of an entry in.
 pub(crate) type EachEntry<'a> = dyn FnMut(u64, &[u8]) -> Result<(), Damaged> + 'a;
 
+/// Takes some entries in, those after the ones before.
+pub(crate) type EachChunk<'a> = dyn FnMut(&Chunk) -> Result<(), StorageError> + 'a;
+
 /// The durable side of the registry, so that another store can stand behind it later.
 pub(crate) trait Storage: Send {
     /// How many entries there are.
     fn entries(&self) -> Result<u64, StorageError>;
-    /// Hands over the octets of every entry in order.
-    fn load(&mut self, each: &mut EachEntry<'_>) -> Result<(), StorageError>;
+    /// Hands over every entry in order.
+    fn load(&mut self, each: &mut EachChunk<'_>) -> Result<(), StorageError>;
     /// Writes a batch; it is durable when this returns.
     fn commit(&mut self, batch: &Batch) -> Result<(), StorageError>;
     /// Hands over the octets of at most `most` entries from the number `from` on.
@@ -332,11 +335,13 @@ impl Creation {
     pub(crate) fn opened(path: &Path, domain: &Domain) -> Result<Option<[u8; 16]>, StorageError> {
         let mut storage = RedbStorage::open(path, &domain.to_string())?;
         let mut open = true;
-        storage.load(&mut |_, octets| {
-            if let Entry::Reconcile(reconcile) = Entry::from_bytes(octets)? {
-                open = reconcile.open;
-            }
-            Ok(())
+        storage.load(&mut |chunk| {
+            chunk.each(|_, octets| {
+                if let Entry::Reconcile(reconcile) = Entry::from_bytes(octets)? {
+                    open = reconcile.open;
+                }
+                Ok(())
+            })
         })?;
         Ok(open.then_some(storage.incarnation))
     }
@@ -383,39 +388,12 @@ impl Creation {
     }
 }
 
-/// Entries of the log on their way from the thread that reads them.
-#[derive(Default)]
-struct Chunk {
-    octets: Vec<u8>,
-    /// Numbers of entries, and where each ends.
-    ends: Vec<(u64, usize)>,
-}
-
-impl Chunk {
-    fn push(&mut self, seq: u64, octets: &[u8]) {
-        if self.octets.capacity() == 0 {
-            self.octets.reserve(CHUNK_OCTETS + CHUNK_OCTETS / 8);
-        }
-        self.octets.extend_from_slice(octets);
-        self.ends.push((seq, self.octets.len()));
-    }
-
-    fn take_in(&self, each: &mut EachEntry<'_>) -> Result<(), StorageError> {
-        let mut start = 0;
-        for (seq, end) in &self.ends {
-            each(*seq, &self.octets[start..*end]).map_err(|reason| damaged(*seq, reason))?;
-            start = *end;
-        }
-        Ok(())
-    }
-}
-
 impl Storage for RedbStorage {
     fn entries(&self) -> Result<u64, StorageError> {
         Ok(self.database.begin_read()?.open_table(LOG)?.len()?)
     }
 
-    fn load(&mut self, each: &mut EachEntry<'_>) -> Result<(), StorageError> {
+    fn load(&mut self, each: &mut EachChunk<'_>) -> Result<(), StorageError> {
         let log = self.database.begin_read()?.open_table(LOG)?;
         let (chunks, waiting) = mpsc::sync_channel::<Chunk>(CHUNKS_AHEAD);
         // Pages are read and checked on one processor while entries are taken in on another.
@@ -424,9 +402,9 @@ impl Storage for RedbStorage {
                 let mut chunk = Chunk::default();
                 for item in log.iter()? {
                     let (seq, octets) = item?;
-                    chunk.push(seq.value(), octets.value());
+                    let is_full = chunk.push(seq.value(), octets.value());
                     // Nobody takes any more: an entry was not read.
-                    if chunk.octets.len() >= CHUNK_OCTETS && chunks.send(std::mem::take(&mut chunk)).is_err() {
+                    if is_full && chunks.send(std::mem::take(&mut chunk)).is_err() {
                         return Ok(());
                     }
                 }
@@ -435,7 +413,7 @@ impl Storage for RedbStorage {
                 Ok(())
             });
             // Ends with the thread, or at the first error; then the thread ends, since nobody takes any more.
-            let taken = waiting.into_iter().try_for_each(|chunk| chunk.take_in(each));
+            let taken = waiting.into_iter().try_for_each(|chunk| each(&chunk));
             let read = reading.join().expect("reading the log does not panic");
             taken.and(read)
         })

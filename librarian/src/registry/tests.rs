@@ -265,9 +265,9 @@ fn log_entries(path: &Path) -> (usize, usize) {
     let mut storage = RedbStorage::open(path, &domain().to_string()).unwrap();
     let (mut all, mut index) = (Vec::new(), Index::loading(&domain(), 0));
     storage
-        .load(&mut |seq, octets| {
-            index.load(octets, seq)?;
-            all.push((seq, octets.to_vec()));
+        .load(&mut |chunk| {
+            index.load(chunk)?;
+            all.extend(chunk.iter().map(|(seq, octets)| (seq, octets.to_vec())));
             Ok(())
         })
         .unwrap();
@@ -332,7 +332,7 @@ impl Storage for FailingStorage {
         self.inner.entries()
     }
 
-    fn load(&mut self, each: &mut storage::EachEntry<'_>) -> Result<(), StorageError> {
+    fn load(&mut self, each: &mut storage::EachChunk<'_>) -> Result<(), StorageError> {
         self.inner.load(each)
     }
 
