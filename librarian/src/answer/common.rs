@@ -20,7 +20,7 @@ use super::wire::Wire;
 use super::{Asker, FORWARDS, HOLDS, Settings, WEIGHT_MAX, rotate};
 use crate::place::weight;
 use crate::registry::index::{EXPIRE_S, MINIMUM_S, REFRESH_S, RETRY_S};
-use crate::registry::registers::Stored;
+use crate::registry::registers::{Registers, Stored};
 use crate::registry::{ADDRESSES_MAX, View};
 
 /// Class IN.
@@ -339,6 +339,23 @@ impl Common<'_> {
     }
 }
 
+/// What the register of an object that is there says, to be spelled.
+pub(crate) fn values<'t>(registers: &'t Registers, stored: Stored<'t>) -> Values<'t, impl Iterator<Item = &'t str>> {
+    let (kind, schema, level) = stored.kind();
+    let to = stored.to().map(|to| registers.server(to).as_str());
+    Values {
+        address: std::str::from_utf8(stored.spelling()).expect("an address is ASCII"),
+        epoch: stored.epoch(),
+        owner: stored.owner().as_str(),
+        state: to.map_or(StateValue::Stable, |to| StateValue::Moving { to }),
+        tx: stored.tx(),
+        holders: stored.holders().iter().map(|holder| registers.server(*holder).as_str()),
+        kind,
+        schema,
+        level,
+    }
+}
+
 /// The choices of one object.
 #[derive(Default)]
 struct Choices<'f> {
@@ -410,21 +427,7 @@ impl<'a, 'o> Answer<'a, 'o> {
     }
 
     fn text(&mut self, stored: Stored<'a>) {
-        let registers = &self.common.view.index().registers;
-        let (kind, schema, level) = stored.kind();
-        let to = stored.to().map(|to| registers.server(to).as_str());
-        let values = Values {
-            address: std::str::from_utf8(stored.spelling()).expect("an address is ASCII"),
-            epoch: stored.epoch(),
-            owner: stored.owner().as_str(),
-            // Deleted objects are not composed.
-            state: to.map_or(StateValue::Stable, |to| StateValue::Moving { to }),
-            tx: stored.tx(),
-            holders: stored.holders().iter().map(|holder| registers.server(*holder).as_str()),
-            kind,
-            schema,
-            level,
-        };
+        let values = values(&self.common.view.index().registers, stored);
         let (name, ttl_s) = (self.asked.name, self.common.settings.ttl_s);
         self.wire
             .record(name, RecordType::TXT, ttl_s, |wire| values.write_rdata(wire.octets()));

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `secondary` | who may take which zones |
 //! | `content` | what a zone holds: pure |
+//! | `compose` | the same for objects as they lie in the registry, without a copy: what a whole zone is made of |
 //! | `stream` | the records of one transfer in their order, a chunk at a time |
 //! | `message` | records packed into messages: pure |
 //! | `book` | what each secondary is known to have |
@@ -16,6 +17,7 @@
 //! Specification: DESIGN.md section 6, PROTOCOL.md section 17.
 
 pub mod book;
+mod compose;
 pub(crate) mod content;
 mod message;
 mod notify;
@@ -115,6 +117,7 @@ pub struct Transfers {
     book: Arc<Book>,
     places: Arc<Semaphore>,
     at_once_each: usize,
+    udp_octets_max: u16,
 }
 
 /// What is to be done about a question for a transfer.
@@ -132,8 +135,9 @@ pub(crate) struct Transfer {
     registry: Registry,
     form: Form,
     stream: Stream,
+    /// Until all is written into messages.
     packer: Option<Packer>,
-    full: VecDeque<Vec<u8>>,
+    last: VecDeque<Vec<u8>>,
     signer: SequenceSigner,
     running: Running,
     _place: OwnedSemaphorePermit,
@@ -162,6 +166,7 @@ impl Transfers {
             book: Arc::default(),
             places: Arc::new(Semaphore::new(settings.at_once)),
             at_once_each: settings.at_once_each,
+            udp_octets_max: answers.udp_octets_max,
         };
         transfers.read_keys(true);
         transfers
@@ -279,10 +284,10 @@ impl Transfers {
         }
         Outcome::Messages(Box::new(Transfer {
             registry: self.registry.clone(),
-            packer: Some(Packer::new(request, self.form.zone(zone))),
+            packer: Some(self.packer(request, zone)),
             form: self.form.clone(),
             stream,
-            full: VecDeque::new(),
+            last: VecDeque::new(),
             signer: SequenceSigner::new(signed.key.clone(), signed.mac),
             running,
             _place: place,
@@ -292,16 +297,14 @@ impl Transfers {
     /// The whole difference in one datagram, or else the SOA record alone, so that it is asked for over TCP (RFC 1995
     /// section 2).
     fn one_message(&self, request: &Message, mut stream: Stream, signed: &Signed, asked: &Asked) -> Vec<u8> {
-        let most = asked.octets_max;
         let soa = stream.soa_alone();
-        let whole = self.fitting(request, &mut stream, most).unwrap_or_else(|| {
-            let mut packer = Packer::new(request, self.form.zone(stream.zone));
+        let mut octets = self.fitting(request, &mut stream, asked.octets_max).unwrap_or_else(|| {
+            let mut packer = self.packer(request, stream.zone);
             for rec in &soa.records {
                 packer.push(&soa.owner, rec);
             }
-            packer.finish()
+            one(packer)
         });
-        let mut octets = whole;
         sign_response(&mut octets, &signed.key, &signed.mac, asked.unix_s);
         octets
     }
@@ -310,19 +313,22 @@ impl Transfers {
         if stream.kind == Kind::Whole {
             return None;
         }
-        let mut packer = Packer::new(request, self.form.zone(stream.zone));
-        while let Some(blocks) = stream.next(&self.registry, &self.form).ok()? {
-            for block in &blocks {
-                for rec in &block.records {
-                    let full = packer.push(&block.owner, rec).is_some();
-                    if full || packer.len() > most {
-                        return None;
-                    }
-                }
-            }
+        let mut packer = self.packer(request, stream.zone);
+        while stream.next(&self.registry, &self.form, &mut packer).ok()? {
+            packer.len().filter(|octets| *octets <= most)?;
         }
-        Some(packer.finish())
+        Some(one(packer))
     }
+
+    fn packer(&self, request: &Message, zone: Zone) -> Packer {
+        Packer::new(request, self.form.zone(zone), self.udp_octets_max)
+    }
+}
+
+/// The one message of what is so short.
+fn one(packer: Packer) -> Vec<u8> {
+    let mut messages = packer.finish();
+    messages.pop_front().expect("there is always a last message")
 }
 
 /// How a question for a transfer came.
@@ -343,27 +349,21 @@ impl Transfer {
     ///
     /// [`Outrun`]: the connection is to be closed, so that what was sent counts for nothing.
     pub(crate) fn next(&mut self, unix_s: u64) -> Result<Option<Vec<u8>>, Outrun> {
-        loop {
-            if let Some(mut octets) = self.full.pop_front() {
-                self.signer.sign(&mut octets, unix_s);
-                return Ok(Some(octets));
-            }
+        let message = loop {
             let Some(packer) = &mut self.packer else {
-                return Ok(None);
+                break self.last.pop_front();
             };
-            match self.stream.next(&self.registry, &self.form)? {
-                Some(blocks) => {
-                    for block in &blocks {
-                        let full = block.records.iter().filter_map(|rec| packer.push(&block.owner, rec));
-                        self.full.extend(full);
-                    }
-                }
-                None => {
-                    self.full.push_back(packer.finish());
-                    self.packer = None;
-                }
+            if let Some(message) = packer.take() {
+                break Some(message);
             }
-        }
+            if !self.stream.next(&self.registry, &self.form, packer)? {
+                self.last = self.packer.take().map(Packer::finish).unwrap_or_default();
+            }
+        };
+        Ok(message.map(|mut octets| {
+            self.signer.sign(&mut octets, unix_s);
+            octets
+        }))
     }
 
     /// All of it was written.

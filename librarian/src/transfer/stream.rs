@@ -1,6 +1,6 @@
 //! The records of one transfer, in their order, a chunk at a time.
 //!
-//! Nothing is held between chunks but a place. A whole zone is sent as it was at one serial while changes go on: a value
+//! Nothing is held between chunks but a place, and what servers add to records. A whole zone is sent as it was at one serial while changes go on: a value
 //! that has changed since is taken from the journal. Where the journal does not reach back that far any more, the
 //! transfer ends early, and whoever asked asks again.
 //!
@@ -18,7 +18,9 @@ use std::sync::Arc;
 use hickory_proto::rr::RecordType;
 use zones::Zone;
 
+use super::compose::Composer;
 use super::content::{Block, Form, Rec};
+use super::message::Packer;
 use crate::registry::index::Index;
 use crate::registry::journal::{Change, Journal, Key, Places, Step, Value};
 use crate::registry::publish::Journals;
@@ -55,6 +57,8 @@ pub(super) struct Stream {
     apex: Vec<u8>,
     soa: Rec,
     place: Place,
+    /// What writes objects that have not changed since; made with the first.
+    composer: Option<Composer>,
 }
 
 /// What comes next.
@@ -160,49 +164,56 @@ impl Stream {
             apex: form.zone(zone),
             soa: current_soa(index, form, zone),
             place: Place::Begin(Box::new(next)),
+            composer: None,
         })
     }
 
-    /// The next records, with their owners; `None` at the end.
+    /// Writes the next records; `false`: there was none left.
     ///
     /// # Errors
     ///
     /// [`Outrun`]: what was sent so far is void.
-    pub(super) fn next(&mut self, registry: &Registry, form: &Form) -> Result<Option<Vec<Block>>, Outrun> {
-        let (place, blocks) = match std::mem::replace(&mut self.place, Place::Over) {
+    pub(super) fn next(&mut self, registry: &Registry, form: &Form, packer: &mut Packer) -> Result<bool, Outrun> {
+        self.place = match std::mem::replace(&mut self.place, Place::Over) {
             Place::Begin(next) => {
-                let mut blocks = vec![self.only(self.soa.clone())];
-                let place = match *next {
+                packer.push(&self.apex, &self.soa);
+                match *next {
                     Next::Nothing => Place::Over,
                     Next::Steps(from, to) => Place::Steps(from, to),
                     Next::Whole(at) => {
-                        blocks.extend(form.fixed(self.zone));
+                        push_all(packer, &form.fixed(self.zone));
                         match self.zone {
                             Zone::Obj | Zone::Tree => Place::Rows(at, 0),
                             Zone::Pool | Zone::Apex => Place::Nodes(at, None),
                         }
                     }
-                };
-                (place, blocks)
+                }
             }
             Place::Rows(at, row) if row < at.rows => {
                 let end = at.rows.min(row.saturating_add(CHUNK as u32));
-                let blocks = self.rows(registry, form, &at, row..end)?;
-                (Place::Rows(at, end), blocks)
+                self.rows(registry, form, &at, row..end, packer)?;
+                Place::Rows(at, end)
             }
-            Place::Rows(at, _) if self.zone == Zone::Tree => (Place::Nodes(at, None), Vec::new()),
-            Place::Rows(..) => (Place::End, Vec::new()),
+            Place::Rows(at, _) if self.zone == Zone::Tree => Place::Nodes(at, None),
+            Place::Rows(..) => Place::End,
             Place::Nodes(at, key) => {
                 let (next, blocks) = self.nodes(registry, form, &at, key)?;
-                (next.map_or(Place::End, |key| Place::Nodes(at, Some(key))), blocks)
+                push_all(packer, &blocks);
+                next.map_or(Place::End, |key| Place::Nodes(at, Some(key)))
             }
-            Place::Steps(from, to) if from < to => self.steps(registry, form, from, to)?,
-            Place::Steps(..) => (Place::End, Vec::new()),
-            Place::End => (Place::Over, vec![self.only(self.soa.clone())]),
-            Place::Over => return Ok(None),
+            Place::Steps(from, to) if from < to => {
+                let (place, blocks) = self.steps(registry, form, from, to)?;
+                push_all(packer, &blocks);
+                place
+            }
+            Place::Steps(..) => Place::End,
+            Place::End => {
+                packer.push(&self.apex, &self.soa);
+                Place::Over
+            }
+            Place::Over => return Ok(false),
         };
-        self.place = place;
-        Ok(Some(blocks))
+        Ok(true)
     }
 
     /// The zone's SOA record.
@@ -219,34 +230,36 @@ impl Stream {
     }
 
     fn rows(
-        &self,
+        &mut self,
         registry: &Registry,
         form: &Form,
         at: &At,
         rows: std::ops::Range<u32>,
-    ) -> Result<Vec<Block>, Outrun> {
+        packer: &mut Packer,
+    ) -> Result<(), Outrun> {
+        let zone = self.zone;
+        let composer = self
+            .composer
+            .get_or_insert_with(|| Composer::new(zone, form, Arc::clone(&at.places)));
         let mut old = Vec::new();
-        let mut registers = Vec::with_capacity(CHUNK);
         {
             let view = registry.view();
             let index = view.index();
-            let journal = reaching(index, self.zone, at.since)?;
+            let journal = reaching(index, zone, at.since)?;
             for row in rows {
                 match journal.value_at(&Key::Row(row), at.since) {
                     Some(value) => old.push(value),
-                    None if index.registers.is_live(row) => registers.push(index.registers.register(row)),
+                    None if index.registers.is_live(row) => composer.row(&index.registers, row, packer),
                     None => {}
                 }
             }
         }
-        registers.extend(old.iter().filter_map(|value| match entry(value)? {
-            Entry::Register(register) => Some(register),
-            _ => None,
-        }));
-        let blocks = registers
-            .iter()
-            .filter_map(|register| form.register(self.zone, &at.places, register));
-        Ok(blocks.filter(|block| !block.records.is_empty()).collect())
+        for value in &old {
+            if let Some(Entry::Register(register)) = entry(value) {
+                push_all(packer, form.register(zone, &at.places, &register).as_slice());
+            }
+        }
+        Ok(())
     }
 
     /// Names from after a key on, and the last one looked at; `None` at the end.
@@ -348,6 +361,14 @@ impl Stream {
         blocks.extend(gone);
         blocks.push(self.only(after));
         blocks.extend(come);
+    }
+}
+
+fn push_all(packer: &mut Packer, blocks: &[Block]) {
+    for block in blocks {
+        for rec in &block.records {
+            packer.push(&block.owner, rec);
+        }
     }
 }
 

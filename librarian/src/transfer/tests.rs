@@ -307,17 +307,18 @@ async fn whole_zone_is_that_of_one_serial_while_changes_go_on_and_differences_le
             let (mut transfer, _) = primary.open(zone, None);
             let mut copy = Copy::default();
             let mut soas = Vec::new();
-            while let Some(blocks) = transfer.stream.next(&pool.registry, &transfer.form).unwrap() {
-                let mut packer = Packer::new(
-                    &request(zone, None),
-                    zones::name::canonical(&Name::from_ascii(zone).unwrap()),
-                );
-                for block in &blocks {
-                    for rec in &block.records {
-                        assert_eq!(packer.push(&block.owner, rec), None);
-                    }
+            loop {
+                let name = zones::name::canonical(&Name::from_ascii(zone).unwrap());
+                let mut packer = Packer::new(&request(zone, None), name, 1232);
+                if !transfer
+                    .stream
+                    .next(&pool.registry, &transfer.form, &mut packer)
+                    .unwrap()
+                {
+                    break;
                 }
-                for record in Message::from_vec(&packer.finish()).unwrap().answers {
+                assert!(packer.len().is_some(), "a chunk of few records is one message");
+                for record in Message::from_vec(&one(packer)).unwrap().answers {
                     if is_soa(&record) {
                         soas.push(record.to_string());
                     } else {
