@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 
 use super::pool::Pool;
@@ -145,11 +146,11 @@ impl Secondary {
     ///
     /// When it does not end in time.
     pub fn stop(&mut self) -> Result<()> {
-        let Some(mut child) = self.child.take() else {
+        if self.child.is_none() {
             return Ok(());
-        };
-        let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
-        rustix::process::kill_process(pid.context("process id")?, rustix::process::Signal::TERM)?;
+        }
+        self.signal(Signal::TERM)?;
+        let mut child = self.child.take().context("the secondary is stopped")?;
         let ended = until("the end of a secondary", Duration::from_secs(20), || {
             Ok(child.try_wait()?.is_some())
         });
@@ -158,6 +159,51 @@ impl Secondary {
             child.wait()?;
         }
         ended
+    }
+
+    /// Takes it off the processor (SIGSTOP): it neither hears nor says anything, and has what it has.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run.
+    pub fn freeze(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets it go on after [`Secondary::freeze`].
+    ///
+    /// # Errors
+    ///
+    /// When it does not run.
+    pub fn thaw(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    /// SIGKILLs it.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run.
+    pub fn kill(&mut self) -> Result<()> {
+        let mut child = self.child.take().context("the secondary is stopped")?;
+        child.kill().context("kill a secondary")?;
+        child.wait().context("wait for a secondary")?;
+        Ok(())
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let child = self.child.as_ref().context("the secondary is stopped")?;
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        kill_process(pid.context("process id")?, signal).context("signal a secondary")
+    }
+
+    /// What it says of a zone, a record a line; none if it does not answer.
+    ///
+    /// # Errors
+    ///
+    /// When dig cannot be run.
+    pub fn zone(&self, zone: &str) -> Result<Vec<String>> {
+        dump(self.address, &[zone, "AXFR"])
     }
 
     /// Which server it is.
@@ -183,7 +229,7 @@ impl Secondary {
             let key = key.to_str().context("a path in UTF-8")?;
             let (mut theirs, mut ours) = (Vec::new(), Vec::new());
             let followed = until("a secondary to follow", FOLLOW_WAIT, || {
-                theirs = dump(self.address, &[zone, "AXFR"])?;
+                theirs = self.zone(zone)?;
                 if theirs.is_empty() {
                     return Ok(false);
                 }
