@@ -203,6 +203,29 @@ impl Journal {
         found
     }
 
+    /// The values that a thing had before and after the changes of a range, if this one is the first of it among these.
+    pub(crate) fn net(&self, number: u64, range: &Range<u64>) -> Option<(&Value, &Value)> {
+        let first = self.change(number)?;
+        if first.before.is_some_and(|before| before >= range.start) {
+            return None;
+        }
+        let mut at = *self.latest.get(&first.key)?;
+        let mut last = self.change(at)?;
+        while at >= range.end {
+            at = last.before?;
+            last = self.change(at)?;
+        }
+        Some((&first.old, &last.new))
+    }
+
+    /// Whether a change is here for some time yet: a quarter of what may be kept goes before it, or comes first.
+    pub(crate) fn stays(&self, number: u64) -> bool {
+        let older = number.saturating_sub(self.changes_base) as usize >= self.changes.len() / 4;
+        let kept = self.changes.len() + self.steps.len();
+        let room = kept < self.bounds.changes / 4 * 3 && self.octets < self.bounds.octets / 4 * 3;
+        self.reaches(number) && (older || room)
+    }
+
     /// Keys in a range that changed from a number on, in order.
     pub(crate) fn changed(&self, range: (Bound<Key>, Bound<Key>), since: u64) -> impl Iterator<Item = &Key> {
         let range = self.latest.range(range);
@@ -311,6 +334,39 @@ mod tests {
         assert_eq!(journal.value_at(&Key::Row(8), since), Some(None));
         let all = (Bound::Unbounded, Bound::Unbounded);
         assert_eq!(journal.changed(all, journal.end() - 2).count(), 2);
+    }
+
+    #[test]
+    fn net_of_a_range_is_told_once_for_each_thing_whatever_comes_later() {
+        let mut journal = Journal::new(bounds(100));
+        put(&mut journal, 1, 7, "", "a");
+        let start = journal.end();
+        put(&mut journal, 2, 7, "a", "b");
+        put(&mut journal, 3, 8, "", "x");
+        put(&mut journal, 4, 7, "b", "c");
+        let range = start..journal.end();
+        put(&mut journal, 5, 8, "x", "y");
+        put(&mut journal, 6, 7, "c", "d");
+        let net: Vec<_> = range.clone().map(|number| journal.net(number, &range)).collect();
+        let (none, a, c, x) = (None, value("a"), value("c"), value("x"));
+        assert_eq!(net, [Some((&a, &c)), Some((&none, &x)), None]);
+    }
+
+    #[test]
+    fn change_stays_while_there_is_room_or_much_that_is_older() {
+        let mut journal = Journal::new(bounds(40));
+        for serial in 1..=14 {
+            put(&mut journal, serial, serial, "", "value");
+        }
+        assert!(journal.stays(0));
+        for serial in 15..=30 {
+            put(&mut journal, serial, serial, "", "value");
+        }
+        assert_eq!((journal.changes_base, journal.end()), (10, 30));
+        assert_eq!(
+            [9, 14, 15, 29].map(|number| journal.stays(number)),
+            [false, false, true, true]
+        );
     }
 
     #[test]

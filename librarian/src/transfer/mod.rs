@@ -5,6 +5,7 @@
 //! | `secondary` | who may take which zones |
 //! | `content` | what a zone holds: pure |
 //! | `compose` | the same for objects as they lie in the registry, without a copy: what a whole zone is made of |
+//! | `condense` | many differences as one |
 //! | `stream` | the records of one transfer in their order, a chunk at a time |
 //! | `message` | records packed into messages: pure |
 //! | `book` | what each secondary is known to have |
@@ -18,6 +19,7 @@
 
 pub mod book;
 mod compose;
+mod condense;
 pub(crate) mod content;
 mod message;
 mod notify;

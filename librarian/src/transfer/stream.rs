@@ -7,6 +7,7 @@
 //! ```text
 //!  whole:       SOA(s)  every name  SOA(s)
 //!  difference:  SOA(n)  [ SOA(a) deletions SOA(b) additions ] ...  SOA(n)
+//!  condensed:   SOA(n)  SOA(a) deletions SOA(n) additions  SOA(n)
 //!  up to date:  SOA(n)
 //! ```
 //!
@@ -19,6 +20,7 @@ use hickory_proto::rr::RecordType;
 use zones::Zone;
 
 use super::compose::Composer;
+use super::condense::Condensed;
 use super::content::{Block, Form, Rec};
 use super::message::Packer;
 use crate::registry::index::Index;
@@ -69,6 +71,8 @@ enum Place {
     Nodes(At, Option<NameKey>),
     /// Steps from this number up to, not including, that.
     Steps(u64, u64),
+    /// Several of them as if they were one.
+    Condensed(Box<Condensed>),
     /// The SOA record at the end.
     End,
     Over,
@@ -79,6 +83,7 @@ enum Next {
     Nothing,
     Whole(At),
     Steps(u64, u64),
+    Condensed(Box<Condensed>),
 }
 
 /// A moment that a whole zone is sent of.
@@ -97,7 +102,7 @@ pub(super) fn slot(zone: Zone) -> usize {
 }
 
 /// The journal of a zone.
-fn journal(journals: &Journals, zone: Zone) -> &Journal {
+pub(super) fn journal(journals: &Journals, zone: Zone) -> &Journal {
     match zone {
         Zone::Obj | Zone::Tree | Zone::Pool => &journals.names,
         Zone::Apex => &journals.apex,
@@ -152,7 +157,13 @@ impl Stream {
         let (kind, next) = match from {
             Some(has) if !is_later(now, has) => (Kind::Current, Next::Nothing),
             Some(has) => match journal.step_from(slot(zone), has).filter(pays) {
-                Some(step) => (Kind::Difference, Next::Steps(step, journal.steps_end())),
+                Some(step) => {
+                    let next = match Condensed::of(journal, form, zone, step) {
+                        Some(condensed) => Next::Condensed(Box::new(condensed)),
+                        None => Next::Steps(step, journal.steps_end()),
+                    };
+                    (Kind::Difference, next)
+                }
                 None => (Kind::Whole, Next::Whole(at)),
             },
             None => (Kind::Whole, Next::Whole(at)),
@@ -180,6 +191,10 @@ impl Stream {
                 match *next {
                     Next::Nothing => Place::Over,
                     Next::Steps(from, to) => Place::Steps(from, to),
+                    Next::Condensed(condensed) => {
+                        packer.push(&self.apex, condensed.before());
+                        Place::Condensed(condensed)
+                    }
                     Next::Whole(at) => {
                         push_all(packer, &form.fixed(self.zone));
                         match self.zone {
@@ -207,6 +222,17 @@ impl Stream {
                 place
             }
             Place::Steps(..) => Place::End,
+            Place::Condensed(mut condensed) => match condensed.next(registry, form, CHUNK)? {
+                Some(blocks) => {
+                    push_all(packer, &blocks);
+                    Place::Condensed(condensed)
+                }
+                None if condensed.turn() => {
+                    packer.push(&self.apex, &self.soa);
+                    Place::Condensed(condensed)
+                }
+                None => Place::End,
+            },
             Place::End => {
                 packer.push(&self.apex, &self.soa);
                 Place::Over
@@ -373,7 +399,7 @@ fn push_all(packer: &mut Packer, blocks: &[Block]) {
 }
 
 /// The records of a block that another one of the same name has not.
-fn without(block: Option<&Block>, other: Option<&Block>) -> Option<Block> {
+pub(super) fn without(block: Option<&Block>, other: Option<&Block>) -> Option<Block> {
     let block = block?;
     let others = other.map_or(&[][..], |other| &other.records);
     let records: Vec<Rec> = block
@@ -397,7 +423,7 @@ fn reaching(index: &Index, zone: Zone, since: u64) -> Result<&Journal, Outrun> {
     }
 }
 
-fn entry(value: &Value) -> Option<Entry> {
+pub(super) fn entry(value: &Value) -> Option<Entry> {
     let octets = value.as_ref()?;
     Some(Entry::from_bytes(octets).expect("the journal holds what we wrote"))
 }

@@ -1,5 +1,7 @@
 //! Transfers as a secondary sees them, from questions to records, while the registry goes on.
 
+mod condense;
+
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
@@ -15,6 +17,8 @@ use crate::registry::wire;
 use crate::testing::{Pool, server};
 
 const LOCAL: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+/// What OPT records say of datagrams, as configured: not what is usual.
+const UDP_OCTETS_MAX: u16 = 1400;
 
 fn now_s() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
@@ -54,6 +58,7 @@ impl Primary {
         }
         let answers = answer::Settings {
             ns_addresses: vec![LOCAL],
+            udp_octets_max: UDP_OCTETS_MAX,
             ..answer::Settings::default()
         };
         let settings = Settings {
@@ -135,6 +140,7 @@ fn read(octets: &[u8], verifier: &mut SequenceVerifier, records: &mut Vec<Record
         (99, ResponseCode::NoError)
     );
     assert!(message.metadata.authoritative && message.queries.len() == 1);
+    assert_eq!(message.edns.map(|edns| edns.max_payload()), Some(UDP_OCTETS_MAX));
     records.extend(message.answers);
 }
 

@@ -87,6 +87,7 @@ impl Bench<'_> {
         });
         self.ours.remove_secondary()?;
         let came = came?;
+        self.whole_octets = came[0].last().map(|came| came.octets);
         for (figure, (ours, theirs_value)) in [
             (
                 "records per second in a transfer of the whole zone",
@@ -103,7 +104,7 @@ impl Bench<'_> {
     }
 
     fn transferred(&self, target: &Target, key: Option<&TsigKey>) -> Result<Option<Transfer>> {
-        let came = transfer(target.address, &self.set.domain, key)?;
+        let came = transfer(target.address, &self.set.domain, key, None)?;
         match came {
             Some(came) => println!(
                 "  {:<14} whole zone in {:.2} s: {} records, {} messages, {} octets",

@@ -163,7 +163,7 @@ impl DnsSet {
 }
 
 /// One question with EDNS, as `dig +norecurse` asks it; its id is 0.
-fn question(name: Name, kind: RecordType) -> Result<Vec<u8>> {
+pub(super) fn question(name: Name, kind: RecordType) -> Result<Vec<u8>> {
     let mut message = Message::new(0, MessageType::Query, OpCode::Query);
     message.add_query(Query::query(name, kind));
     let mut edns = Edns::new();
