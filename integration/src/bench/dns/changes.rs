@@ -41,19 +41,18 @@ pub(super) struct BestPeer([Option<(String, f64, f64)>; OUTSTANDING.len()]);
 
 impl Bench<'_> {
     /// All about updates that is compared with one peer.
-    pub(super) fn update_peer(&mut self, theirs: &Target) -> Result<()> {
-        let mut versions = Versions::new(&self.set);
-        let most = self.batched(theirs, &mut versions)?;
-        self.singles(theirs, &mut versions)?;
+    pub(super) fn update_peer(&mut self, theirs: &Target, versions: &mut Versions) -> Result<()> {
+        let most = self.batched(theirs, versions)?;
+        self.singles(theirs, versions)?;
         if self.options.has(Part::Questions) {
-            self.busy_peer(theirs, &mut versions, most)?;
-            self.meanwhile(theirs, &mut versions)?;
+            self.busy_peer(theirs, versions, most)?;
+            self.meanwhile(theirs, versions)?;
         }
-        self.visible(theirs, &mut versions)
+        self.visible(theirs, versions)
     }
 
     /// Calls `run` for ours and a peer in turn, each with its own versions.
-    fn in_turn<T>(
+    pub(super) fn in_turn<T>(
         &mut self,
         theirs: &Target,
         their_versions: &mut Versions,

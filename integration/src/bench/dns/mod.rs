@@ -1,8 +1,8 @@
 //! Our librarian against other name servers with the same names: answers, latency, memory, time to load, signed updates and
 //! whole transfers.
 //!
-//! `loads` fills servers and weighs them, `asks` asks them, `changes` updates them; each compares ours with one peer, in
-//! turn. What they are made of: `names` and `set` (what every server holds), `ours` and `peers` (who is measured), `flood`,
+//! `loads` fills servers and weighs them, `asks` asks them, `changes` updates them, `differences` takes what changed; each compares
+//! ours with one peer, in turn. What they are made of: `names` and `set` (what every server holds), `ours` and `peers` (who is measured), `flood`,
 //! `paced`, `updates`, `batches`, `visible` and `axfr` (who asks), `echo` (the ceiling).
 
 mod asks;
@@ -10,6 +10,7 @@ mod axfr;
 mod batch;
 mod batches;
 mod changes;
+mod differences;
 mod dnsperf;
 mod echo;
 mod flood;
@@ -68,6 +69,8 @@ struct Bench<'a> {
     /// Questions a second that latency is measured at; known after the first peer.
     offered: Option<f64>,
     best: BestPeer,
+    /// Octets of our whole zone in a transfer, once it was taken.
+    whole_octets: Option<u64>,
     report: Report,
 }
 
@@ -102,11 +105,15 @@ impl Bench<'_> {
             self.saturate(&theirs)?;
             self.latency(&theirs)?;
         }
+        let mut versions = Versions::new(&self.set);
         if self.options.has(Part::Transfers) {
             self.transfer_zone(&theirs)?;
+            if kind.takes_updates() {
+                self.differences(&theirs, &mut versions)?;
+            }
         }
         if kind.takes_updates() && self.options.has(Part::Updates) {
-            self.update_peer(&theirs)?;
+            self.update_peer(&theirs, &mut versions)?;
         }
         Ok(())
     }
@@ -173,6 +180,7 @@ pub fn run_dns(options: &DnsOptions, program: &Path) -> Result<()> {
         dnsperf,
         offered: None,
         best: BestPeer::default(),
+        whole_octets: None,
         report,
     };
     let loaded = bench.load_ours()?;

@@ -11,7 +11,7 @@ use super::peers::PeerKind;
 pub(super) enum Part {
     /// Answers as fast as they come, and their latency.
     Questions,
-    /// Whole zones.
+    /// Whole zones, and differences.
     Transfers,
     /// Signed updates; with questions, answers beside them too.
     Updates,
