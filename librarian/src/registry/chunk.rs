@@ -1,4 +1,4 @@
-//! Entries of the log by the hundred, on their way into memory at the start.
+//! Entries of the log by the hundred, on their way out of it.
 
 use super::bytes::Damaged;
 use super::storage::{StorageError, damaged};
@@ -23,6 +23,22 @@ impl Chunk {
         self.octets.extend_from_slice(octets);
         self.ends.push((seq, self.octets.len()));
         self.octets.len() >= OCTETS
+    }
+
+    /// Takes all entries out.
+    pub(super) fn clear(&mut self) {
+        self.octets.clear();
+        self.ends.clear();
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// The number of the last one.
+    pub(super) fn last(&self) -> Option<u64> {
+        self.ends.last().map(|(seq, _)| *seq)
     }
 
     /// The entries in their order: number and octets.

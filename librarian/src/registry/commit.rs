@@ -13,6 +13,7 @@ use std::sync::Arc;
 use hickory_proto::op::ResponseCode;
 use tokio::sync::{mpsc, oneshot};
 
+use super::chunk::Chunk;
 use super::draft::{Changes, Draft, Overlay};
 use super::entry::{Entry, is_register};
 use super::index::Index;
@@ -46,6 +47,8 @@ pub struct Writer {
     /// Entries in the log.
     pub(super) log_entries: u64,
     pub(super) group_max: usize,
+    /// What was last read of the low end of the log.
+    pub(super) low_end: Chunk,
     /// Where the journals are written at the end.
     pub(super) journal: Option<PathBuf>,
 }
@@ -180,32 +183,27 @@ impl Writer {
         if self.log_entries <= 2 * index.entries() + CLEAN_SLACK {
             return Ok(None);
         }
-        let (mut first_seq, mut dropped) = (self.first_seq, 0);
-        let mut counting = Vec::new();
+        let old = &mut self.low_end;
+        old.clear();
         self.storage.read_log(self.first_seq, most, &mut |seq, octets| {
-            (first_seq, dropped) = (seq + 1, dropped + 1);
-            if index.counts(octets, seq)? {
-                counting.push(octets.to_vec());
-            }
+            old.push(seq, octets);
             Ok(())
         })?;
-        if dropped == 0 {
-            return Ok(None);
-        }
-        batch.forget_below = Some(first_seq);
+        let Some(last) = old.last() else { return Ok(None) };
+        batch.forget_below = Some(last + 1);
         let mut moved = Vec::new();
-        for octets in counting {
+        for octets in index.counting(old)? {
             // Where the log holds a register is not known, so that nothing of it moves.
-            if !is_register(&octets) {
-                let entry = Entry::from_bytes(&octets).map_err(|reason| damaged(first_seq, reason))?;
+            if !is_register(octets) {
+                let entry = Entry::from_bytes(octets).map_err(|reason| damaged(last, reason))?;
                 moved.push((self.next_seq, entry));
             }
-            batch.entries.push((self.next_seq, octets));
+            batch.entries.push((self.next_seq, octets.to_vec()));
             self.next_seq += 1;
         }
         Ok(Some(LowEnd {
-            first_seq,
-            dropped,
+            first_seq: last + 1,
+            dropped: old.len() as u64,
             moved,
         }))
     }

@@ -91,6 +91,12 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// Goes near to where registers are that will be asked for, see [`Registers::approach`].
+    pub(crate) fn approach<'k>(&self, keys: impl Iterator<Item = &'k str>) {
+        // Only the way counts: hashes are made again where they are needed.
+        let _ = self.index.registers.approach(keys);
+    }
+
     /// Sets a register; returns the one that this message had set before.
     pub(crate) fn put_register(&mut self, key: String, register: Register) -> Option<Register> {
         self.names_changed = true;

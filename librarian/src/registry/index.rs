@@ -12,7 +12,7 @@ use super::chunk::Chunk;
 use super::entry::{Entry, Plan, Reconcile, RecordZone, RegisterFields, Serials};
 use super::journal::{JournalBounds, Places};
 use super::publish::{Journals, place_of};
-use super::registers::Registers;
+use super::registers::{Registers, TOGETHER};
 use super::server::Server;
 use super::storage::{StorageError, damaged};
 use super::zone::{Node, Records, RrSet};
@@ -23,8 +23,13 @@ pub(crate) const RETRY_S: i32 = 5;
 pub(crate) const EXPIRE_S: i32 = 60;
 pub(crate) const MINIMUM_S: u32 = 2;
 
-/// Registers that are looked for side by side while the log is loaded.
-const LOADED_TOGETHER: usize = 32;
+/// An entry of the log, and where its register is looked for.
+struct Approached<'c> {
+    seq: u64,
+    octets: &'c [u8],
+    /// With the hash of its address.
+    register: Option<(RegisterFields<'c>, u64)>,
+}
 
 /// Everything that is durable and published, and the soft state of servers.
 pub(crate) struct Index {
@@ -78,24 +83,40 @@ impl Index {
 
     /// Takes entries of the log in.
     pub(crate) fn load(&mut self, chunk: &Chunk) -> Result<(), StorageError> {
-        let mut loading = Vec::with_capacity(LOADED_TOGETHER);
-        let mut entries = chunk.iter().peekable();
-        while entries.peek().is_some() {
-            loading.clear();
-            for (seq, octets) in entries.by_ref().take(LOADED_TOGETHER) {
-                let register = RegisterFields::of_entry(octets).map_err(|reason| damaged(seq, reason))?;
-                let hash = register.map(|register| self.registers.approach(register.address));
-                loading.push((seq, octets, register.zip(hash)));
+        let mut entries = chunk.iter();
+        loop {
+            let group = self.approach(entries.by_ref().take(TOGETHER))?;
+            if group.is_empty() {
+                return Ok(());
             }
-            for (seq, octets, register) in &loading {
-                match register {
+            for one in &group {
+                match &one.register {
                     Some((register, hash)) => self.registers.load(register, *hash),
-                    None => Entry::from_bytes(octets).map(|entry| self.apply(entry, *seq)),
+                    None => Entry::from_bytes(one.octets).map(|entry| self.apply(entry, one.seq)),
                 }
-                .map_err(|reason| damaged(*seq, reason))?;
+                .map_err(|reason| damaged(one.seq, reason))?;
             }
         }
-        Ok(())
+    }
+
+    /// Reads entries so far that registers can be looked for, and goes near to where these are.
+    fn approach<'c>(
+        &self,
+        entries: impl Iterator<Item = (u64, &'c [u8])>,
+    ) -> Result<Vec<Approached<'c>>, StorageError> {
+        let read = |(seq, octets)| {
+            let register = RegisterFields::of_entry(octets).map_err(|reason| damaged(seq, reason))?;
+            let register = register.map(|register| (register, 0));
+            Ok(Approached { seq, octets, register })
+        };
+        let mut group = entries.map(read).collect::<Result<Vec<_>, StorageError>>()?;
+        let registers = group.iter().filter_map(|one| one.register.as_ref());
+        let hashes = self.registers.approach(registers.map(|(register, _)| register.address));
+        let registers = group.iter_mut().filter_map(|one| one.register.as_mut());
+        for ((_, hash), found) in registers.zip(hashes) {
+            *hash = found;
+        }
+        Ok(group)
     }
 
     /// Takes one entry of the log in.
@@ -124,14 +145,32 @@ impl Index {
         }
     }
 
-    /// Whether an entry of the log is the one that counts, not one that a later entry replaced.
+    /// The entries that count: those that no later entry replaced.
     ///
     /// No register text occurs twice (DESIGN.md section 5), so that a register counts if it is the one that is kept: where the
     /// log holds it need not be known.
-    pub(crate) fn counts(&self, octets: &[u8], seq: u64) -> Result<bool, Damaged> {
-        if let Some(register) = RegisterFields::of_entry(octets)? {
-            return Ok(self.registers.has(&register));
+    pub(crate) fn counting<'c>(&self, chunk: &'c Chunk) -> Result<Vec<&'c [u8]>, StorageError> {
+        let mut counting = Vec::new();
+        let mut entries = chunk.iter();
+        loop {
+            let group = self.approach(entries.by_ref().take(TOGETHER))?;
+            if group.is_empty() {
+                return Ok(counting);
+            }
+            for one in &group {
+                let counts = match &one.register {
+                    Some((register, hash)) => Ok(self.registers.has(register, *hash)),
+                    None => self.counts(one.octets, one.seq),
+                };
+                if counts.map_err(|reason| damaged(one.seq, reason))? {
+                    counting.push(one.octets);
+                }
+            }
         }
+    }
+
+    /// Whether an entry counts that is no register.
+    fn counts(&self, octets: &[u8], seq: u64) -> Result<bool, Damaged> {
         let kept = match &Entry::from_bytes(octets)? {
             Entry::Register(_) => None,
             Entry::Node(zone, node) => self.records(*zone).seq(&node.name),

@@ -243,6 +243,7 @@ impl Registry {
             first_seq: first_seq.unwrap_or(1),
             log_entries,
             group_max: settings.group_max.max(1),
+            low_end: chunk::Chunk::default(),
             journal,
         };
         let registry = Registry {

@@ -263,20 +263,18 @@ async fn closed_registry_has_finished_what_was_proposed_and_takes_no_more() {
 /// Entries in the log of a closed registry.
 fn log_entries(path: &Path) -> (usize, usize) {
     let mut storage = RedbStorage::open(path, &domain().to_string()).unwrap();
-    let (mut all, mut index) = (Vec::new(), Index::loading(&domain(), 0));
+    let (mut all, mut index) = (chunk::Chunk::default(), Index::loading(&domain(), 0));
     storage
         .load(&mut |chunk| {
             index.load(chunk)?;
-            all.extend(chunk.iter().map(|(seq, octets)| (seq, octets.to_vec())));
+            for (seq, octets) in chunk.iter() {
+                all.push(seq, octets);
+            }
             Ok(())
         })
         .unwrap();
     index.finish_loading();
-    let counting = all
-        .iter()
-        .filter(|(seq, octets)| index.counts(octets, *seq).unwrap())
-        .count();
-    (all.len(), counting)
+    (all.len(), index.counting(&all).unwrap().len())
 }
 
 #[tokio::test]

@@ -2,10 +2,11 @@
 
 use hickory_proto::op::{Message, ResponseCode};
 use zones::update::Swaps;
-use zones::{Update, Zone, read_update};
+use zones::{Address, Register, Update, Zone, read_update};
 
 use super::{objects, permit, stand};
 use crate::registry::draft::Draft;
+use crate::registry::registers::TOGETHER;
 use crate::registry::{By, Received, Refused};
 
 /// Judges swaps on a draft, which has no changes yet, and makes them there. After a refusal it is to be thrown away.
@@ -23,21 +24,24 @@ fn swap(draft: &mut Draft<'_>, by: &By, swaps: &Swaps) -> bool {
     if stand(draft, by, Zone::Obj).is_err() || permit(by, Zone::Obj).is_err() {
         return false;
     }
-    let mut text = Vec::new();
-    swaps.iter().all(|(expected, new)| {
-        // The parts of its address are its labels, so that this is its key.
-        let key = new.address.folded();
-        let old = draft.register(key.as_str());
-        text.clear();
-        if let Some(old) = &old {
-            old.write_rdata(&mut text);
-        }
-        let holds = old.as_ref().map(|_| &text[..]) == expected && old.as_ref() != Some(new);
-        // What is there already of this message is another swap of the object, whose prerequisite saw the state before.
-        holds
-            && objects::judge_one(draft, by, old.as_ref(), new).is_ok()
-            && draft.put_register(key.as_str().to_owned(), new.clone()).is_none()
+    let swaps: Vec<_> = swaps.iter().collect();
+    swaps.chunks(TOGETHER).all(|swaps| {
+        // The parts of an address are its labels here, so that this is its key.
+        let keys: Vec<Address> = swaps.iter().map(|(_, new)| new.address.folded()).collect();
+        draft.approach(keys.iter().map(Address::as_str));
+        let mut swaps = swaps.iter().zip(keys);
+        swaps.all(|((expected, new), key)| swap_one(draft, by, *expected, new, key.as_str()))
     })
+}
+
+fn swap_one(draft: &mut Draft<'_>, by: &By, expected: Option<&[u8]>, new: &Register, key: &str) -> bool {
+    let old = draft.register(key);
+    let text = old.as_ref().map(Register::rdata);
+    // What is there already of this message is another swap of the object, whose prerequisite saw the state before.
+    text.as_deref() == expected
+        && old.as_ref() != Some(new)
+        && objects::judge_one(draft, by, old.as_ref(), new).is_ok()
+        && draft.put_register(key.to_owned(), new.clone()).is_none()
 }
 
 /// The same message, read as any other.
