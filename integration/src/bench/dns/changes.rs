@@ -126,6 +126,19 @@ impl Bench<'_> {
         ] {
             self.report.figure(figure, &theirs.name, ours, theirs_value);
         }
+        // What somebody gives up who has changes: theirs without any.
+        let came = self.in_turn(theirs, versions, self.options.rounds, |bench, target, versions| {
+            let flood = || flooded(target, &bench.questions, time);
+            let (flood, _) = if target.name == theirs.name {
+                flood()?
+            } else {
+                bench.beside(target, versions, CHANGED_PER_SECOND, flood)?.0
+            };
+            Ok(flood.rate())
+        })?;
+        let (ours, at_rest) = middle(&came, |rate| *rate);
+        let figure = "answers per second while 10,000 objects a second change in ours, theirs at rest";
+        self.report.figure(figure, &theirs.name, ours, at_rest);
         Ok(())
     }
 
