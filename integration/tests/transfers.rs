@@ -137,9 +137,11 @@ fn knot_nsd_and_bind_hold_what_the_librarian_does_and_follow_it_by_differences()
             let counts = zone.counts;
             ensure!(
                 counts.whole == 1 && counts.difference > 0 && counts.failed == 0,
-                "{} of {}: {counts:?}",
+                "{} of {}: {counts:?}; the librarian said:\n{}\nthe secondary said:\n{}",
                 zone.zone,
-                secondary.kind().name()
+                secondary.kind().name(),
+                std::fs::read_to_string(pool.dir().join("logs/librarian.log"))?,
+                secondary.log_end()
             );
         }
     }

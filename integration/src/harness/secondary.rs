@@ -263,7 +263,9 @@ impl Secondary {
         Ok(found.context("the librarian does not know this secondary")?.zones)
     }
 
-    fn log_end(&self) -> String {
+    /// The end of its log.
+    #[must_use]
+    pub fn log_end(&self) -> String {
         let text = std::fs::read(self.dir.join("log")).unwrap_or_default();
         String::from_utf8_lossy(&text[text.len().saturating_sub(4000)..]).into_owned()
     }
@@ -295,7 +297,7 @@ fn configuration(kind: SecondaryKind, here: &str, port: u16, lines: &str) -> Str
         SecondaryKind::Nsd => format!(
             "server:\n  ip-address: 127.0.0.1@{port}\n  server-count: 1\n  database: \"\"\n  username: \"\"\n  zonesdir: \"{here}\"\n  \
              pidfile: \"{here}/nsd.pid\"\n  xfrdfile: \"{here}/xfrd.state\"\n  xfrdir: \"{here}/db\"\n  \
-             zonelistfile: \"{here}/zone.list\"\n  rrl-ratelimit: 0\n  verbosity: 1\nremote-control:\n  control-enable: no\n{}",
+             zonelistfile: \"{here}/zone.list\"\n  rrl-ratelimit: 0\n  verbosity: 2\nremote-control:\n  control-enable: no\n{}",
             lines.replace(
                 "    allow-notify",
                 "    provide-xfr: 127.0.0.1 NOKEY\n    zonefile: \"%s.zone\"\n    allow-notify"

@@ -64,7 +64,7 @@ pub(super) struct PacedReport {
     pub(super) wrong: u64,
     /// Questions without an answer.
     pub(super) lost: u64,
-    /// From due to answered, in nanoseconds.
+    /// From due to answered, in nanoseconds; [`LOST_AFTER`] for what is lost.
     pub(super) latency_ns: Histogram<u64>,
     /// From due to sent: what this side added, in nanoseconds.
     pub(super) late_ns: Histogram<u64>,
@@ -144,6 +144,9 @@ pub(super) fn paced(server: SocketAddr, questions: &Questions, per_second: f64, 
         }
     }
     report.lost = total - (report.answered + report.wrong).min(total);
+    // A server that drops what it cannot answer soon is not the faster one: what is lost is waited for, and asked again.
+    let waited = u64::try_from(LOST_AFTER.as_nanos()).unwrap_or(u64::MAX);
+    report.latency_ns.saturating_record_n(waited, report.lost);
     Ok(report)
 }
 
