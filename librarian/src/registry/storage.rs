@@ -138,6 +138,8 @@ pub(crate) struct RedbStorage {
     pub(crate) incarnation: [u8; 16],
     /// Where small commits go first. None while a registry is being made: nobody waits for small ones then.
     wal: Option<Wal>,
+    /// Whether the database says that there may be commits beside it.
+    is_marked: bool,
 }
 
 impl RedbStorage {
@@ -151,7 +153,14 @@ impl RedbStorage {
         };
         let commits = wal::read(&wal, storage.incarnation).map_err(failed)?;
         storage.recover(&commits)?;
-        storage.wal = Some(Wal::begin(&wal, storage.incarnation).map_err(failed)?);
+        match Wal::begin(&wal, storage.incarnation) {
+            Ok(wal) => storage.wal = Some(wal),
+            // A full disk, say: names are answered all the same, and commits are the database's own.
+            Err(error) => tracing::warn!(
+                path = %wal.display(), %error,
+                "write-ahead log cannot be made: changes are slower until the librarian is started anew"
+            ),
+        }
         Ok(storage)
     }
 
@@ -182,16 +191,18 @@ impl RedbStorage {
             .open_table(META)?
             .insert("format", FORMAT_WITH_WAL.to_be_bytes().as_slice())?;
         write.commit()?;
+        self.is_marked = true;
         Ok(())
     }
 
     /// Makes the database hold everything by itself, and takes away what lay beside it.
-    fn settle(&self, wal: &Wal) -> Result<(), StorageError> {
+    fn settle(&self) -> Result<(), StorageError> {
         let write = self.database.begin_write()?;
         write
             .open_table(META)?
             .insert("format", FORMAT.to_be_bytes().as_slice())?;
         write.commit()?;
+        let Some(wal) = &self.wal else { return Ok(()) };
         std::fs::remove_file(wal.path()).map_err(|source| StorageError::Wal {
             path: wal.path().to_owned(),
             source,
@@ -251,6 +262,7 @@ impl RedbStorage {
             database: Arc::new(database),
             incarnation,
             wal: None,
+            is_marked: false,
         })
     }
 
@@ -460,8 +472,8 @@ impl Storage for RedbStorage {
 
 impl Drop for RedbStorage {
     fn drop(&mut self) {
-        if let Some(wal) = self.wal.take()
-            && let Err(error) = self.settle(&wal)
+        if self.is_marked
+            && let Err(error) = self.settle()
         {
             // Both files stay, and the next librarian reads both.
             tracing::warn!(

@@ -67,6 +67,21 @@ async fn last_commits_lie_beside_the_file_until_the_librarian_stops_in_order() {
 }
 
 #[tokio::test]
+async fn registry_opens_and_takes_changes_where_the_file_beside_it_cannot_be_made() {
+    let pool = Pool::new().await;
+    pool.registry.close().await;
+    let wal = pool.path().with_extension("wal");
+    std::fs::create_dir(&wal).unwrap();
+    let pool = pool.opened_again(JournalBounds::default());
+    pool.create("s1", &["3.1"]).await;
+    let (_dir, path) = crashed(&pool, &["redb"]);
+    let registry = Registry::open(&path, &domain(), settings()).unwrap();
+    assert!(registry.view().register(&address("3.1")).is_some());
+    pool.registry.close().await;
+    assert_eq!(format(&pool.path()), 1);
+}
+
+#[tokio::test]
 async fn commits_beside_another_registry_are_left_alone() {
     let (pool, other) = (Pool::new().await, Pool::new().await);
     pool.create("s1", &["3.1"]).await;

@@ -58,8 +58,8 @@ pub(super) struct Wal {
 /// The commits in a file, oldest first; none if there is no file, or it is of another registry.
 pub(super) fn read(path: &Path, incarnation: [u8; 16]) -> io::Result<Vec<Batch>> {
     let octets = match std::fs::metadata(path) {
-        Ok(found) if found.len() <= FILE_OCTETS as u64 => std::fs::read(path)?,
-        // No file of ours is longer.
+        Ok(found) if found.is_file() && found.len() <= FILE_OCTETS as u64 => std::fs::read(path)?,
+        // Nothing of ours: no file that we made is longer.
         Ok(_) => return Ok(Vec::new()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
