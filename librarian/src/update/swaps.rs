@@ -19,7 +19,7 @@ pub(crate) fn apply(draft: &mut Draft<'_>, by: &By, swaps: &Swaps, received: Rec
     super::apply(draft, by, &general(swaps)?, None, received)
 }
 
-/// Makes the swaps as long as each is allowed and changes something: then the general way comes to the same.
+/// Makes the swaps as long as each is allowed: then the general way comes to the same. One that changes nothing is not allowed here.
 fn swap(draft: &mut Draft<'_>, by: &By, swaps: &Swaps) -> bool {
     if stand(draft, by, Zone::Obj).is_err() || permit(by, Zone::Obj).is_err() {
         return false;
@@ -39,7 +39,6 @@ fn swap_one(draft: &mut Draft<'_>, by: &By, expected: Option<&[u8]>, new: &Regis
     let text = old.as_ref().map(Register::rdata);
     // What is there already of this message is another swap of the object, whose prerequisite saw the state before.
     text.as_deref() == expected
-        && old.as_ref() != Some(new)
         && objects::judge_one(draft, by, old.as_ref(), new).is_ok()
         && draft.put_register(key.to_owned(), new.clone()).is_none()
 }
