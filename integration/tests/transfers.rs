@@ -135,12 +135,8 @@ fn knot_nsd_and_bind_hold_what_the_librarian_does_and_follow_it_by_differences()
     for secondary in &secondaries {
         for zone in secondary.standing(&pool)? {
             let counts = zone.counts;
-            // NSD before 4.7 forgets which serial it has when several differences wait to be applied at once, and then takes
-            // the whole zone (github.com/NLnetLabs/nsd issue 227).
-            let is_forgetful = secondary.kind() == SecondaryKind::Nsd;
-            let whole = if is_forgetful { 1..=3 } else { 1..=1 };
             ensure!(
-                whole.contains(&counts.whole) && counts.difference > 0 && counts.failed == 0,
+                counts.whole == 1 && counts.difference > 0 && counts.failed == 0,
                 "{} of {}: {counts:?}; the librarian said:\n{}\nthe secondary said:\n{}",
                 zone.zone,
                 secondary.kind().name(),
