@@ -203,6 +203,14 @@ impl Journal {
         found
     }
 
+    /// How many things changed from a number on.
+    pub(crate) fn things(&self, since: u64) -> usize {
+        let changes = (since..self.end()).filter_map(|number| self.change(number));
+        changes
+            .filter(|change| change.before.is_none_or(|before| before < since))
+            .count()
+    }
+
     /// The values that a thing had before and after the changes of a range, if this one is the first of it among these.
     pub(crate) fn net(&self, number: u64, range: &Range<u64>) -> Option<(&Value, &Value)> {
         let first = self.change(number)?;
@@ -347,6 +355,7 @@ mod tests {
         let range = start..journal.end();
         put(&mut journal, 5, 8, "x", "y");
         put(&mut journal, 6, 7, "c", "d");
+        assert_eq!((journal.things(start), journal.things(start + 2)), (2, 2));
         let net: Vec<_> = range.clone().map(|number| journal.net(number, &range)).collect();
         let (none, a, c, x) = (None, value("a"), value("c"), value("x"));
         assert_eq!(net, [Some((&a, &c)), Some((&none, &x)), None]);

@@ -40,13 +40,16 @@ enum Side {
 }
 
 impl Condensed {
-    /// All steps from a number on, if they are several and stay for long enough.
+    /// All steps from a number on, if they are several, stay for long enough, and if half of what they change is changed again.
+    ///
+    /// A secondary that has taken some of the steps meanwhile can go on from there only where they are told one by one.
     pub(super) fn of(journal: &Journal, form: &Form, zone: Zone, from: u64) -> Option<Condensed> {
         let last = journal.steps_end().checked_sub(1).filter(|last| *last > from)?;
         let (first, _) = journal.step(from)?;
         let (last, _) = journal.step(last)?;
         let start = journal.end() - journal.changes_from(from) as u64;
-        if !journal.stays(start) {
+        let changes = journal.end() - start;
+        if !journal.stays(start) || 2 * journal.things(start) as u64 > changes {
             return None;
         }
         let stored = match zone {

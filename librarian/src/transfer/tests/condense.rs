@@ -51,14 +51,29 @@ async fn condensed_difference_leads_to_the_serial_it_began_at_while_changes_go_o
         let primary = Primary::new(JournalBounds::default()).await;
         let pool = &primary.pool;
         let mut objects = Vec::new();
+        let mut often = pool.create("s1", &["6.1"]).await.remove(0);
         for _ in 0..30 {
             change(pool, &mut objects, &mut dice).await;
         }
         for zone in ZONES {
             let mut copy = Copy::default();
             copy.take(&primary.take(zone, None));
-            for _ in 0..40 {
+            for number in 0..40 {
                 change(pool, &mut objects, &mut dice).await;
+                // Most of it changes the same again.
+                for _ in 0..2 {
+                    let new = Register {
+                        tx: pool.tx(),
+                        ..often.clone()
+                    };
+                    pool.change(Some(&often), &new).await.unwrap();
+                    often = new;
+                }
+                let lines = [
+                    "- often.hypernet.internal.".to_owned(),
+                    format!("often.hypernet.internal. 60 A 192.0.2.{number}"),
+                ];
+                pool.nsupdate(ZONES[2], &[&lines[0], &lines[1]]).await.unwrap();
             }
             let mut expected = Copy::default();
             expected.take(&primary.take(zone, None));
@@ -95,9 +110,14 @@ async fn difference_from_what_the_journal_is_about_to_drop_follows_step_by_step(
         octets: 1 << 20,
     })
     .await;
-    let addresses: Vec<String> = (0..130).map(|number| format!("3.{number}")).collect();
-    for address in &addresses {
-        primary.pool.create("s1", &[address]).await;
+    let mut register = primary.pool.create("s1", &["3.1"]).await.remove(0);
+    for _ in 1..130 {
+        let new = Register {
+            tx: primary.pool.tx(),
+            ..register.clone()
+        };
+        primary.pool.change(Some(&register), &new).await.unwrap();
+        register = new;
     }
     let now = serial(&primary.take(ZONES[0], None)[0]);
     let soas = |behind| {
@@ -134,4 +154,15 @@ async fn server_that_is_elsewhere_when_it_holds_an_object_again_goes_from_there_
     let mut end = Copy::default();
     end.take(&primary.take(ZONES[0], None));
     assert_eq!(copy, end);
+}
+
+#[tokio::test]
+async fn differences_of_many_objects_follow_step_by_step() {
+    let primary = Primary::new(JournalBounds::default()).await;
+    let first = serial(&primary.take(ZONES[0], None)[0]);
+    for number in 0..10 {
+        primary.pool.create("s1", &[&format!("3.{number}")]).await;
+    }
+    let answer = primary.take(ZONES[0], Some(first));
+    assert_eq!(answer.iter().filter(|record| is_soa(record)).count(), 2 + 2 * 10);
 }
