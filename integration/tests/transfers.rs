@@ -132,15 +132,17 @@ fn knot_nsd_and_bind_hold_what_the_librarian_does_and_follow_it_by_differences()
         work.objects
     };
     follow(&pool, &secondaries)?;
+    let log = who_asks_for_differences_gets_them(&pool)?;
     for secondary in &secondaries {
         for zone in secondary.standing(&pool)? {
             let counts = zone.counts;
             ensure!(
-                counts.whole == 1 && counts.difference > 0 && counts.failed == 0,
-                "{} of {}: {counts:?}; the librarian said:\n{}\nthe secondary said:\n{}",
+                (counts.whole == 1 || may_ask_for_whole_zones(secondary))
+                    && counts.difference > 0
+                    && counts.failed == 0,
+                "{} of {}: {counts:?}; the librarian said:\n{log}\nthe secondary said:\n{}",
                 zone.zone,
                 secondary.kind().name(),
-                std::fs::read_to_string(pool.dir().join("logs/librarian.log"))?,
                 secondary.log_end()
             );
         }
@@ -175,13 +177,14 @@ fn knot_nsd_and_bind_hold_what_the_librarian_does_and_follow_it_by_differences()
         for zone in secondary.standing(&pool)? {
             let counts = zone.counts;
             ensure!(
-                counts.whole == 0 && counts.difference > 0,
+                (counts.whole == 0 || may_ask_for_whole_zones(secondary)) && counts.difference > 0,
                 "after a restart, {} of {}: {counts:?}",
                 zone.zone,
                 secondary.kind().name()
             );
         }
     }
+    who_asks_for_differences_gets_them(&pool)?;
     let answer = dig(
         secondaries[2].address(),
         &["7.end.obj.hypernet.internal.", "SRV", "+short"],
@@ -192,6 +195,21 @@ fn knot_nsd_and_bind_hold_what_the_librarian_does_and_follow_it_by_differences()
         answer.stdout
     );
     Ok(())
+}
+
+/// No secondary asked for differences and got a whole zone instead, as the librarian's log says, which is given back.
+fn who_asks_for_differences_gets_them(pool: &Pool) -> Result<String> {
+    let log = std::fs::read_to_string(pool.dir().join("logs/librarian.log"))?;
+    let instead = |line: &&str| line.contains("whole zone is sent") && line.contains("from=Some");
+    let instead: Vec<&str> = log.lines().filter(instead).collect();
+    ensure!(instead.is_empty(), "whole zones instead of differences: {instead:#?}");
+    Ok(log)
+}
+
+/// NSD asks for a whole zone although it has one when a transfer seems to have failed; it tells by the second at which it came, so
+/// that two within one second seem so now and then.
+fn may_ask_for_whole_zones(secondary: &Secondary) -> bool {
+    secondary.kind() == SecondaryKind::Nsd
 }
 
 #[test]
@@ -223,6 +241,8 @@ fn secondary_that_the_journal_does_not_reach_back_to_takes_whole_zones_again() -
         secondary.follows(&pool, &ZONES)?;
         ensure!(whole(secondary)? > before, "{}", secondary.kind().name());
     }
+    // They asked for differences: that check is worth something.
+    ensure!(who_asks_for_differences_gets_them(&pool).is_err());
     Ok(())
 }
 

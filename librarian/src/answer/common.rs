@@ -1,11 +1,12 @@
 //! The common question, answered straight from the table into octets.
 //!
-//! A plain query with one question for the SRV, TXT, A or AAAA records at an object's name, with one OPT record or none and
+//! No lock is taken for an object that is there; that a name is not is said under one. A plain query with one question for the SRV, TXT, A or AAAA records at an object's name, with one OPT record or none and
 //! without a signature. Nothing is allocated and no message is taken apart; anything that is not just so is left to the general
 //! path ([`super::answer`], [`super::reply::encode`]), whose octets these answers equal for the same view, asker and seed: a
 //! test and a fuzz target compare them.
 
 use std::net::IpAddr;
+use std::time::Instant;
 
 use certs::Prefix;
 use hickory_proto::op::ResponseCode;
@@ -20,8 +21,8 @@ use super::wire::Wire;
 use super::{Asker, FORWARDS, HOLDS, Settings, WEIGHT_MAX, rotate};
 use crate::place::weight;
 use crate::registry::index::{EXPIRE_S, MINIMUM_S, REFRESH_S, RETRY_S};
-use crate::registry::registers::{Registers, Stored};
-use crate::registry::{ADDRESSES_MAX, View};
+use crate::registry::table::{Stored, Table};
+use crate::registry::{ADDRESSES_MAX, Registry, View};
 
 /// Class IN.
 const IN: u16 = 1;
@@ -247,19 +248,24 @@ pub(crate) struct Answered {
 
 /// What an answer is made of besides the question.
 pub(crate) struct Common<'a> {
-    pub(crate) view: &'a View<'a>,
+    pub(crate) registry: &'a Registry,
+    /// The moment that leases are judged at.
+    pub(crate) now: Instant,
+    /// Where registers lie.
+    pub(crate) table: &'a Table,
     pub(crate) settings: &'a Settings,
     pub(crate) names: &'a Names,
     pub(crate) faces: &'a Faces,
 }
 
 impl Common<'_> {
-    /// Writes the answer to a common question over UDP; `None` if the general path is to answer, whatever was written.
+    /// Writes the answer to a common question over UDP; `None` if the general path is to answer, whatever was written. Who asks for
+    /// it holds no view.
     pub(crate) fn answer(&self, octets: &[u8], asker: &Asker, seed: u64, out: &mut Vec<u8>) -> Option<Answered> {
         let asked = Asked::read(octets)?;
-        let index = self.view.index();
+        let glance = self.registry.glance();
         // A delegated prefix may hide any name.
-        if index.tree.len() > 0 {
+        if glance.is_delegated() {
             return None;
         }
         let key = Key::of(asked.name, self.names)?;
@@ -267,33 +273,25 @@ impl Common<'_> {
             // It may lie in a part of another pool's tree.
             return None;
         }
-        let registers = &index.registers;
         let (sees_all, texts) = match asker {
             Asker::Network => (true, true),
             Asker::Stranger => (self.settings.public.contains(&Prefix::Everything), false),
             Asker::Client(_) | Asker::Agent(_) | Asker::Admin => return None,
         };
-        let row = registers
-            .find_octets(key.octets())
-            .filter(|row| registers.is_live(*row));
-        let stored = row.map(|row| registers.stored(row));
-        if !sees_all && !stored.is_some_and(|stored| self.is_public(stored)) {
+        let row = self.table.find(key.octets());
+        let stored = row.and_then(|row| self.table.stored(row)).filter(Stored::is_live);
+        let visible = match &stored {
+            Some(stored) => sees_all || self.is_public(stored),
+            None => sees_all,
+        };
+        // A register that names a server was written after all that is known of that server: it is asked for after the register.
+        if !visible || !self.faces.are_of(glance.servers_version()) {
             return None;
         }
         let mut answer = Answer::begin(self, &asked, out);
-        match (stored, key.place) {
-            (Some(stored), place) => answer.compose(stored, place, texts, seed),
-            (None, Place::Bare) => return None,
-            (None, Place::Below(zone)) => {
-                let below = match zone {
-                    Zone::Obj => registers.any_ending(key.octets()),
-                    Zone::Tree | Zone::Pool | Zone::Apex => registers.any_below(key.octets()),
-                };
-                if !below {
-                    answer.rcode = ResponseCode::NXDomain;
-                }
-                answer.no_records(Place::Below(zone));
-            }
+        match &stored {
+            Some(stored) => answer.compose(stored, key.place, texts, seed),
+            None => answer.absent(&key)?,
         }
         let counts = asked.kind != RecordType::TXT && answer.counts[0] > 0;
         Some(Answered {
@@ -302,7 +300,11 @@ impl Common<'_> {
         })
     }
 
-    fn is_public(&self, stored: Stored<'_>) -> bool {
+    fn view(&self) -> View<'_> {
+        self.registry.view().at(self.now)
+    }
+
+    fn is_public(&self, stored: &Stored<'_>) -> bool {
         let spelling = stored.spelling();
         self.settings.public.iter().any(|prefix| match prefix {
             Prefix::Everything => true,
@@ -313,7 +315,7 @@ impl Common<'_> {
     }
 
     /// The servers that a client may ask for an object, as [`super::Question`] chooses them.
-    fn choices(&self, stored: Stored<'_>) -> Choices<'_> {
+    fn choices(&self, stored: &Stored<'_>) -> Choices<'_> {
         let mut choices = Choices::default();
         for number in stored.holders() {
             choices.push(self.faces.get(*number), HOLDS);
@@ -340,16 +342,16 @@ impl Common<'_> {
 }
 
 /// What the register of an object that is there says, to be spelled.
-pub(crate) fn values<'t>(registers: &'t Registers, stored: Stored<'t>) -> Values<'t, impl Iterator<Item = &'t str>> {
+pub(crate) fn values<'t>(stored: &'t Stored<'t>) -> Values<'t, impl Iterator<Item = &'t str>> {
     let (kind, schema, level) = stored.kind();
-    let to = stored.to().map(|to| registers.server(to).as_str());
+    let to = stored.to().map(|to| stored.server(to).as_str());
     Values {
         address: std::str::from_utf8(stored.spelling()).expect("an address is ASCII"),
         epoch: stored.epoch(),
         owner: stored.owner().as_str(),
         state: to.map_or(StateValue::Stable, |to| StateValue::Moving { to }),
         tx: stored.tx(),
-        holders: stored.holders().iter().map(|holder| registers.server(*holder).as_str()),
+        holders: stored.holders().iter().map(|holder| stored.server(*holder).as_str()),
         kind,
         schema,
         level,
@@ -417,24 +419,49 @@ impl<'a, 'o> Answer<'a, 'o> {
         }
     }
 
-    fn compose(&mut self, stored: Stored<'a>, place: Place, texts: bool, seed: u64) {
+    /// Answers about an object that is there.
+    fn compose(&mut self, stored: &Stored<'_>, place: Place, texts: bool, seed: u64) {
         match self.asked.kind {
             RecordType::TXT if texts => self.text(stored),
-            RecordType::SRV => self.services(stored, place),
-            RecordType::A | RecordType::AAAA => self.addresses(stored, place, seed),
-            _ => self.no_records(place),
+            RecordType::SRV => self.services(stored),
+            RecordType::A | RecordType::AAAA => self.addresses(stored, seed),
+            _ => {}
+        }
+        if self.counts[0] == 0 {
+            self.no_records(place, &self.common.view());
         }
     }
 
-    fn text(&mut self, stored: Stored<'a>) {
-        let values = values(&self.common.view.index().registers, stored);
+    /// Says that there is no object of this key; `None` if the general path is to answer: there is one by now, or always was one
+    /// that could not be read beside its writing.
+    fn absent(&mut self, key: &Key) -> Option<()> {
+        let Place::Below(zone) = key.place else { return None };
+        let view = self.common.view();
+        let registers = &view.index().registers;
+        let found = registers.find_octets(key.octets());
+        if found.is_some_and(|row| registers.is_live(row)) || view.index().tree.len() > 0 {
+            return None;
+        }
+        let below = match zone {
+            Zone::Obj => registers.any_ending(key.octets()),
+            Zone::Tree | Zone::Pool | Zone::Apex => registers.any_below(key.octets()),
+        };
+        if !below {
+            self.rcode = ResponseCode::NXDomain;
+        }
+        self.no_records(key.place, &view);
+        Some(())
+    }
+
+    fn text(&mut self, stored: &Stored<'_>) {
+        let values = values(stored);
         let (name, ttl_s) = (self.asked.name, self.common.settings.ttl_s);
         self.wire
             .record(name, RecordType::TXT, ttl_s, |wire| values.write_rdata(wire.octets()));
         self.counts[0] += 1;
     }
 
-    fn services(&mut self, stored: Stored<'a>, place: Place) {
+    fn services(&mut self, stored: &Stored<'_>) {
         let choices = self.common.choices(stored);
         let (name, ttl_s) = (self.asked.name, self.common.settings.ttl_s);
         for choice in choices.iter() {
@@ -446,9 +473,6 @@ impl<'a, 'o> Answer<'a, 'o> {
             });
             self.counts[0] += 1;
         }
-        if self.counts[0] == 0 {
-            return self.no_records(place);
-        }
         for choice in choices.iter() {
             for address in &choice.face.addresses {
                 self.address(&choice.face.name, *address);
@@ -457,7 +481,7 @@ impl<'a, 'o> Answer<'a, 'o> {
         }
     }
 
-    fn addresses(&mut self, stored: Stored<'a>, place: Place, seed: u64) {
+    fn addresses(&mut self, stored: &Stored<'_>, seed: u64) {
         let choices = self.common.choices(stored);
         let is_asked = |address: &IpAddr| address.is_ipv4() == (self.asked.kind == RecordType::A);
         let mut addresses = [None; CHOICES_MAX * ADDRESSES_MAX];
@@ -478,9 +502,6 @@ impl<'a, 'o> Answer<'a, 'o> {
             self.address(self.asked.name, *address);
             self.counts[0] += 1;
         }
-        if count == 0 {
-            self.no_records(place);
-        }
     }
 
     fn address(&mut self, name: &'a [u8], address: IpAddr) {
@@ -496,9 +517,9 @@ impl<'a, 'o> Answer<'a, 'o> {
     }
 
     /// A negative answer: with the SOA record of its zone, but for a bare name, which lies in none.
-    fn no_records(&mut self, place: Place) {
+    fn no_records(&mut self, place: Place, view: &View<'_>) {
         let Place::Below(zone) = place else { return };
-        let (names, serials) = (self.common.names, self.common.view.serials());
+        let (names, serials) = (self.common.names, view.serials());
         let serial = if zone == Zone::Tree { serials.tree } else { serials.obj };
         let ttl_s = MINIMUM_S.min(self.common.settings.ttl_s);
         self.wire.record(names.zone(zone), RecordType::SOA, ttl_s, |wire| {

@@ -9,12 +9,12 @@ use proptest::prelude::*;
 use zones::update::build_has_update;
 use zones::{Register, Role, State, Want};
 
-use super::common::{Common, Names};
+use super::common::{Answered, Common, Names};
 use super::faces::Faces;
 use super::reply::{Transport, encode};
 use super::*;
 
-use crate::registry::{By, Proposal, ServerChange, WantsChange};
+use crate::registry::{By, Proposal, Registry, ServerChange, WantsChange};
 use crate::testing::{Pool, domain, has, proposal, server};
 
 /// Objects in every state, on servers of every kind: alive and not, lost, unknown, with several and shared addresses.
@@ -135,26 +135,49 @@ fn opt(octets_max: u16, flags: u8, options: &[u8]) -> Vec<u8> {
     octets
 }
 
-/// Both answers from one view; the first is `None` where the question is not common.
-fn both(view: &View<'_>, settings: &Settings, octets: &[u8], asker: &Asker, seed: u64) -> (Option<Vec<u8>>, Vec<u8>) {
-    let mut faces = Faces::default();
-    faces.refresh(view, settings);
-    let names = Names::new(view.domain());
+/// The answer to a common question at some moment; `None` where it is not common.
+fn common(
+    (registry, now): (&Registry, Instant),
+    settings: &Settings,
+    faces: &Faces,
+    octets: &[u8],
+    asker: &Asker,
+    seed: u64,
+) -> Option<(Answered, Vec<u8>)> {
+    let table = registry.glance().table();
+    let names = Names::new(&domain());
     let common = Common {
-        view,
+        registry,
+        now,
+        table: table.as_deref().expect("the registry is loaded"),
         settings,
         names: &names,
-        faces: &faces,
+        faces,
     };
     let mut out = vec![9; 40];
-    let answered = common.answer(octets, asker, seed, &mut out);
+    let answered = common.answer(octets, asker, seed, &mut out)?;
+    Some((answered, out))
+}
+
+/// Both answers at one moment; the first is `None` where the question is not common.
+fn both(
+    (registry, now): (&Registry, Instant),
+    settings: &Settings,
+    octets: &[u8],
+    asker: &Asker,
+    seed: u64,
+) -> (Option<Vec<u8>>, Vec<u8>) {
+    let mut faces = Faces::default();
+    faces.refresh(&registry.view().at(now), settings);
+    let answered = common((registry, now), settings, &faces, octets, asker, seed);
+    let view = registry.view().at(now);
     let general = match Message::from_vec(octets) {
         Ok(request) => {
             let [asked] = &request.queries[..] else {
-                return (answered.map(|_| out), Vec::new());
+                return (answered.map(|(_, out)| out), Vec::new());
             };
-            let response = answer(view, settings, asked, asker, seed);
-            if let Some(answered) = &answered {
+            let response = answer(&view, settings, asked, asker, seed);
+            if let Some((answered, _)) = &answered {
                 assert_eq!(answered.rcode, response.rcode);
             }
             let room = Transport::Udp.room(request.edns.as_ref(), settings.udp_octets_max);
@@ -162,7 +185,7 @@ fn both(view: &View<'_>, settings: &Settings, octets: &[u8], asker: &Asker, seed
         }
         Err(_) => Vec::new(),
     };
-    (answered.map(|_| out), general)
+    (answered.map(|(_, out)| out), general)
 }
 
 const KINDS: [RecordType; 4] = [RecordType::SRV, RecordType::TXT, RecordType::A, RecordType::AAAA];
@@ -225,9 +248,8 @@ async fn common_answers_have_the_octets_of_general_ones() {
                 for suffix in ["hypernet.internal", "hyperNET.internal", "hypernet.INTERNAL"] {
                     let octets = question(&name.replace('~', suffix), kind, form, flags);
                     for seed in 0..3 {
-                        let view = pool.registry.view();
-                        let view = if seed == 2 { view.at(late) } else { view };
-                        let (ours, theirs) = both(&view, &settings, &octets, &asker, seed);
+                        let now = if seed == 2 { late } else { Instant::now() };
+                        let (ours, theirs) = both((&pool.registry, now), &settings, &octets, &asker, seed);
                         match ours {
                             Some(ours) => {
                                 assert_eq!(
@@ -259,7 +281,6 @@ async fn lost_server_is_answered_alike() {
         decided: None,
     };
     pool.registry.submit(Proposal::Server(lost)).await.unwrap();
-    let view = pool.registry.view();
     let settings = Settings::default();
     for (name, kind) in NAMES.iter().flat_map(|name| KINDS.map(|kind| (name, kind))) {
         let octets = question(
@@ -268,16 +289,60 @@ async fn lost_server_is_answered_alike() {
             &opt(1232, 0, &[]),
             [0, 0],
         );
-        let (ours, theirs) = both(&view, &settings, &octets, &Asker::Network, 5);
+        let (ours, theirs) = both((&pool.registry, Instant::now()), &settings, &octets, &Asker::Network, 5);
         assert!(ours.is_none_or(|ours| ours == theirs), "{name} {kind}");
     }
+}
+
+#[tokio::test]
+async fn object_that_is_there_is_answered_while_changes_are_published() {
+    let pool = world().await;
+    let settings = Settings::default();
+    let (registry, now) = (pool.registry.clone(), Instant::now());
+    let mut faces = Faces::default();
+    faces.refresh(&registry.view().at(now), &settings);
+    let publishing = pool.registry.publishing();
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for name in ["3.1.2.1.023.obj.~", "3.1.2.1.024.obj.~", "4.2.obj.~", "4.3.obj.~"] {
+            for kind in [RecordType::SRV, RecordType::TXT, RecordType::A] {
+                let octets = question(&name.replace('~', "hypernet.internal"), kind, &[], [0, 0]);
+                let answered = common((&registry, now), &settings, &faces, &octets, &Asker::Network, 1);
+                tell.send((name, kind, answered.is_some())).unwrap();
+            }
+        }
+    });
+    // Who waited for the lock would wait for this test.
+    for _ in 0..12 {
+        let (name, kind, answered) = told.recv_timeout(Duration::from_secs(60)).expect("it waits for nobody");
+        assert!(answered, "{name} {kind}");
+    }
+    drop(publishing);
+}
+
+#[tokio::test]
+async fn who_knows_servers_as_they_were_before_leaves_the_answer_to_others() {
+    let pool = world().await;
+    let settings = Settings::default();
+    let (registry, now) = (&pool.registry, Instant::now());
+    let mut faces = Faces::default();
+    faces.refresh(&registry.view().at(now), &settings);
+    let octets = question("3.1.2.1.023.obj.hypernet.internal", RecordType::SRV, &[], [0, 0]);
+    let ask = || common((registry, now), &settings, &faces, &octets, &Asker::Network, 1).is_some();
+    assert!(ask());
+    let lost = ServerChange::Lost {
+        name: server("s2"),
+        lost: true,
+        decided: None,
+    };
+    registry.submit(Proposal::Server(lost)).await.unwrap();
+    assert!(!ask());
 }
 
 #[tokio::test]
 async fn everyday_questions_are_common() {
     let pool = world().await;
     let settings = Settings::default();
-    let view = pool.registry.view();
     for name in [
         "3.1.2.1.023.obj.~",
         "absent.obj.~",
@@ -288,7 +353,7 @@ async fn everyday_questions_are_common() {
         for kind in KINDS {
             for form in [Vec::new(), opt(1232, 0, &[])] {
                 let octets = question(&name.replace('~', "hypernet.internal"), kind, &form, [1, 0x20]);
-                let (ours, _) = both(&view, &settings, &octets, &Asker::Network, 1);
+                let (ours, _) = both((&pool.registry, Instant::now()), &settings, &octets, &Asker::Network, 1);
                 assert!(ours.is_some(), "{name} {kind}");
             }
         }
@@ -321,8 +386,7 @@ proptest! {
             octets.truncate(octets.len() - (cut - 3));
         }
         octets.extend(more);
-        let view = world.0.view();
-        let (ours, theirs) = both(&view, &Settings::default(), &octets, &Asker::Network, 3);
+        let (ours, theirs) = both((&world.0, Instant::now()), &Settings::default(), &octets, &Asker::Network, 3);
         if let Some(ours) = ours {
             prop_assert_eq!(ours, theirs);
         }

@@ -38,11 +38,11 @@ impl Faces {
     /// Makes them fit a view. What costs depend on in the settings must stay the same from call to call.
     pub(crate) fn refresh(&mut self, view: &View<'_>, settings: &Settings) {
         let registers = &view.index().registers;
-        let made_of = Some((view.index().servers_version(), registers.server_count()));
-        if self.made_of == made_of && self.until.is_none_or(|until| view.now() < until) {
+        let made_of = (view.index().glance().servers_version(), registers.server_count());
+        if self.fit(made_of, view.now()) {
             return;
         }
-        self.made_of = made_of;
+        self.made_of = Some(made_of);
         let alive = view.servers().filter(|server| view.is_alive(server));
         self.until = alive.filter_map(|server| Some(server.seen? + view.lease())).min();
         self.by_number.clear();
@@ -51,6 +51,16 @@ impl Faces {
             let server = view.server(registers.server(number))?;
             face(view, settings, server)
         }));
+    }
+
+    /// Whether they are what they would be made anew: from servers that changed so often, of which so many are named.
+    pub(crate) fn fit(&self, made_of: (u64, usize), now: Instant) -> bool {
+        self.made_of == Some(made_of) && self.until.is_none_or(|until| now < until)
+    }
+
+    /// Whether servers changed this often when they were made.
+    pub(super) fn are_of(&self, servers_version: u64) -> bool {
+        self.made_of.is_some_and(|(version, _)| version == servers_version)
     }
 
     /// The server of a number.

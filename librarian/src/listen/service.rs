@@ -268,14 +268,20 @@ impl Service {
         }
     }
 
-    /// Answers the common questions among so many datagrams of a batch, all from one view; the others keep an empty answer.
+    /// Answers the common questions among so many datagrams of a batch; the others keep an empty answer.
     pub(super) fn answer_batch(&self, batched: &mut Batched, count: usize, batch: &mut Batch) {
         let now = self.clock.now().instant;
         let seed = self.seed.fetch_add(count as u64, Ordering::Relaxed);
-        let view = self.registry.view().at(now);
-        batched.faces.refresh(&view, &self.answers);
+        let glance = self.registry.glance();
+        let table = glance.table();
+        let Some(table) = table.as_deref() else { return };
+        if !batched.faces.fit((glance.servers_version(), table.server_count()), now) {
+            batched.faces.refresh(&self.registry.view().at(now), &self.answers);
+        }
         let common = Common {
-            view: &view,
+            registry: &self.registry,
+            now,
+            table,
             settings: &self.answers,
             names: &self.names,
             faces: &batched.faces,
@@ -288,13 +294,14 @@ impl Service {
                 Some(answered) => {
                     tally.count(answered.rcode);
                     if let Some(row) = answered.object.filter(|_| is_counted(seed)) {
-                        self.questions.note(&view.index().registers.address(row), now);
+                        if let Some(address) = table.address(row) {
+                            self.questions.note(&address, now);
+                        }
                     }
                 }
                 None => answer.clear(),
             }
         }
-        drop(view);
         self.counters.queries(&tally);
     }
 
@@ -303,17 +310,21 @@ impl Service {
     #[must_use]
     pub fn compare(&self, octets: &[u8], from: IpAddr) -> Option<(Vec<u8>, Vec<u8>)> {
         let seed = self.seed.fetch_add(1, Ordering::Relaxed);
-        let (view, asker) = (self.registry.view(), self.unsigned(from));
+        let (now, asker) = (self.clock.now().instant, self.unsigned(from));
         let mut faces = Faces::default();
-        faces.refresh(&view, &self.answers);
+        faces.refresh(&self.registry.view().at(now), &self.answers);
+        let table = self.registry.glance().table();
         let common = Common {
-            view: &view,
+            registry: &self.registry,
+            now,
+            table: table.as_deref()?,
             settings: &self.answers,
             names: &self.names,
             faces: &faces,
         };
         let mut straight = Vec::new();
         common.answer(octets, &asker, seed, &mut straight)?;
+        let view = self.registry.view().at(now);
         let general = match Message::from_vec(octets) {
             Ok(request) => {
                 let response = match &request.queries[..] {

@@ -10,11 +10,13 @@ use zones::{Domain, ServerName, Zone};
 use super::bytes::Damaged;
 use super::chunk::Chunk;
 use super::entry::{Entry, Plan, Reconcile, RecordZone, RegisterFields, Serials};
+use super::glance::Glance;
 use super::journal::{JournalBounds, Places};
 use super::publish::{Journals, place_of};
 use super::registers::{Registers, TOGETHER};
 use super::server::Server;
 use super::storage::{StorageError, damaged};
+use super::table::KeyHash;
 use super::zone::{Node, Records, RrSet};
 
 /// Seconds of a new zone's SOA record (DESIGN.md section 4).
@@ -28,7 +30,7 @@ struct Approached<'c> {
     seq: u64,
     octets: &'c [u8],
     /// With the hash of its address.
-    register: Option<(RegisterFields<'c>, u64)>,
+    register: Option<(RegisterFields<'c>, KeyHash)>,
 }
 
 /// Everything that is durable and published, and the soft state of servers.
@@ -40,8 +42,8 @@ pub(crate) struct Index {
     /// Delegations in `tree`.
     pub(crate) tree: Records,
     servers: BTreeMap<ServerName, (Server, u64)>,
-    /// How often a server changed.
-    servers_version: u64,
+    /// What of it is read without the lock.
+    glance: Arc<Glance>,
     plans: BTreeMap<u64, (Arc<Plan>, u64)>,
     serials: (Serials, u64),
     reconcile: (Arc<Reconcile>, u64),
@@ -58,13 +60,14 @@ impl Index {
             tree: 1,
             pool: 1,
         };
+        let glance = Arc::<Glance>::default();
         Index {
             domain: domain.clone(),
-            registers: Registers::loading(domain.clone(), entries),
+            registers: Registers::loading(domain.clone(), entries, Arc::clone(&glance)),
             apex: Records::default(),
             tree: Records::default(),
             servers: BTreeMap::new(),
-            servers_version: 0,
+            glance,
             plans: BTreeMap::new(),
             serials: (first, 0),
             reconcile: (Arc::default(), 0),
@@ -106,7 +109,7 @@ impl Index {
     ) -> Result<Vec<Approached<'c>>, StorageError> {
         let read = |(seq, octets)| {
             let register = RegisterFields::of_entry(octets).map_err(|reason| damaged(seq, reason))?;
-            let register = register.map(|register| (register, 0));
+            let register = register.map(|register| (register, KeyHash(0)));
             Ok(Approached { seq, octets, register })
         };
         let mut group = entries.map(read).collect::<Result<Vec<_>, StorageError>>()?;
@@ -124,10 +127,13 @@ impl Index {
         match entry {
             Entry::Register(register) => self.registers.put(&register),
             Entry::Node(RecordZone::Apex, node) => self.apex.put(node, seq),
-            Entry::Node(RecordZone::Tree, node) => self.tree.put(node, seq),
+            Entry::Node(RecordZone::Tree, node) => {
+                self.tree.put(node, seq);
+                self.glance.set_delegated(self.tree.len() > 0);
+            }
             Entry::Server(server) => {
-                self.servers_version += 1;
                 self.servers.insert(server.name.clone(), (*server, seq));
+                self.glance.servers_changed();
             }
             Entry::Plan(plan) => {
                 self.plans.insert(plan.number, (plan, seq));
@@ -141,7 +147,7 @@ impl Index {
     pub(crate) fn apply_soft(&mut self, server: Server) {
         if let Some((kept, _)) = self.servers.get_mut(&server.name) {
             *kept = server;
-            self.servers_version += 1;
+            self.glance.servers_changed();
         }
     }
 
@@ -224,9 +230,9 @@ impl Index {
         self.servers.values().map(|(server, _)| server)
     }
 
-    /// Another number after each change of a server, in what lasts or not.
-    pub(crate) fn servers_version(&self) -> u64 {
-        self.servers_version
+    /// What of it is read without the lock.
+    pub(crate) fn glance(&self) -> &Arc<Glance> {
+        &self.glance
     }
 
     /// The current plan: the one with the highest number.

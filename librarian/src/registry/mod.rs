@@ -2,11 +2,11 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `registers`, `texts`, `interned` | registers in memory, compact: rows, addresses, what many rows name |
+//! | `registers`, `table` | registers in memory, compact; what of them is read without a lock |
 //! | `key` | what a name or an address is found by |
 //! | `ordered`, `sorting` | the orders of rows that tell what lies below a name |
 //! | `zone` | ordinary records in memory |
-//! | `index`, `view` | all of it together / how it is read |
+//! | `index`, `view`, `glance` | all of it together / how it is read / and without a lock |
 //! | `proposal`, `draft` | what can be changed / changes that are judged but not yet durable |
 //! | `commit` | the one writer and its groups |
 //! | `publish`, `journal` | a message becomes visible / what changed lately in zones that are transferred |
@@ -21,8 +21,8 @@ mod chunk;
 mod commit;
 pub(crate) mod draft;
 mod entry;
+pub(crate) mod glance;
 pub(crate) mod index;
-mod interned;
 pub(crate) mod journal;
 mod kept;
 pub(crate) mod key;
@@ -34,7 +34,7 @@ pub(crate) mod registers;
 mod server;
 mod sorting;
 mod storage;
-mod texts;
+pub(crate) mod table;
 mod view;
 mod wal;
 pub(crate) mod zone;
@@ -53,6 +53,7 @@ use commit::Envelope;
 pub use commit::Writer;
 pub(crate) use entry::{Entry, RecordZone, wire};
 pub use entry::{Plan, Reconcile, Serials};
+use glance::Glance;
 use index::Index;
 pub use journal::JournalBounds;
 pub use memory::{Cut, MemoryLog};
@@ -93,6 +94,7 @@ impl Default for Settings {
 /// What readers and the writer share.
 struct Shared {
     index: RwLock<Index>,
+    glance: Arc<Glance>,
     lease: Duration,
     journal: JournalBounds,
     incarnation: [u8; 16],
@@ -230,6 +232,7 @@ impl Registry {
             "registry loaded"
         );
         let shared = Arc::new(Shared {
+            glance: Arc::clone(index.glance()),
             index: RwLock::new(index),
             lease: settings.lease,
             journal: settings.journal,
@@ -259,6 +262,17 @@ impl Registry {
     #[must_use]
     pub fn view(&self) -> View<'_> {
         View::new(self.shared.index.read(), Instant::now(), self.shared.lease)
+    }
+
+    /// Holds the lock as publishing does.
+    #[cfg(test)]
+    pub(crate) fn publishing(&self) -> impl Drop + '_ {
+        self.shared.index.write()
+    }
+
+    /// What is read without waiting for publishing, or for anybody.
+    pub(crate) fn glance(&self) -> &Glance {
+        &self.shared.glance
     }
 
     /// Proposes a change and waits until it is durable and published. Going away meanwhile does not take it back.

@@ -19,7 +19,8 @@ use crate::answer::common::values;
 use crate::answer::{FORWARDS, HOLDS, WEIGHT_MAX};
 use crate::place::weight;
 use crate::registry::journal::{Place, Places};
-use crate::registry::registers::{Registers, Stored};
+use crate::registry::registers::Registers;
+use crate::registry::table::Stored;
 
 /// Class IN (RFC 1035 section 3.2.4).
 const IN: u16 = 1;
@@ -66,11 +67,11 @@ impl Composer {
         packer.owner(|out| write_labels(out, registers.key(row).as_bytes(), self.zone));
         packer.record(|out| {
             out.extend_from_slice(&self.text);
-            with_length(out, |out| values(registers, stored).write_rdata(out));
+            with_length(out, |out| values(&stored).write_rdata(out));
         });
-        let best = self.choices(stored).map(|(target, _)| target.capacity).max();
+        let best = self.choices(&stored).map(|(target, _)| target.capacity).max();
         let best = best.unwrap_or(0).max(1);
-        for (target, priority) in self.choices(stored) {
+        for (target, priority) in self.choices(&stored) {
             // Capacities are far below 2^52 octets times the precision that a weight has.
             #[expect(clippy::cast_precision_loss, reason = "a weight has three digits")]
             let weight = weight(target.capacity as f64, best as f64, WEIGHT_MAX);
@@ -99,7 +100,7 @@ impl Composer {
     }
 
     /// The servers that an object's SRV records name, with their priorities.
-    fn choices(&self, stored: Stored<'_>) -> impl Iterator<Item = (&Target, u16)> {
+    fn choices<'s>(&'s self, stored: &'s Stored<'_>) -> impl Iterator<Item = (&'s Target, u16)> {
         let holders = stored.holders().iter().map(|number| (*number, HOLDS));
         let numbers = holders.chain(stored.to().map(|to| (to, FORWARDS)));
         numbers.filter_map(|(number, priority)| Some((self.targets[usize::from(number)].as_ref()?, priority)))
@@ -250,7 +251,7 @@ mod tests {
             ns_addresses: vec![],
         };
         let (registers, places) = (registers(), places());
-        let mut table = Registers::loading(domain(), 0);
+        let mut table = Registers::loading(domain(), 0, Arc::default());
         table.finish_loading();
         for zone in [Zone::Obj, Zone::Tree] {
             let mut composer = Composer::new(zone, &form, Arc::clone(&places));

@@ -1,19 +1,20 @@
 //! Things that millions of rows name, kept once and numbered.
 
 use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::Arc;
 
 use hashbrown::HashTable;
 
 /// Things by number, and numbers by what a thing is called. Nothing is ever taken out.
 #[derive(Debug)]
-pub(super) struct Interned<T> {
-    list: Vec<T>,
+pub(crate) struct Interned<T> {
+    list: Arc<Vec<Arc<T>>>,
     numbers: HashTable<u32>,
     hasher: RandomState,
 }
 
 /// What an interned thing is found by.
-pub(super) trait Called {
+pub(crate) trait Called {
     /// Equal for equal things only.
     type Name<'a>: Copy + Hash
     where
@@ -28,7 +29,7 @@ pub(super) trait Called {
 
 impl<T: Called> Interned<T> {
     /// The number of the thing of this name, if it has one.
-    pub(super) fn find(&self, name: T::Name<'_>) -> Option<u32> {
+    pub(crate) fn find(&self, name: T::Name<'_>) -> Option<u32> {
         let hash = self.hasher.hash_one(name);
         let is_it = |number: &u32| self.list[*number as usize].is_called(name);
         self.numbers.find(hash, is_it).copied()
@@ -39,10 +40,10 @@ impl<T: Called> Interned<T> {
     /// # Panics
     ///
     /// At 2^32 things, which do not fit in memory.
-    pub(super) fn add(&mut self, thing: T) -> u32 {
+    pub(crate) fn add(&mut self, thing: T) -> u32 {
         let number = u32::try_from(self.list.len()).expect("fewer than 2^32 things fit in memory");
         let hash = self.hasher.hash_one(thing.called());
-        self.list.push(thing);
+        Arc::make_mut(&mut self.list).push(Arc::new(thing));
         let (list, hasher) = (&self.list, &self.hasher);
         self.numbers
             .insert_unique(hash, number, |other| hasher.hash_one(list[*other as usize].called()));
@@ -50,12 +51,12 @@ impl<T: Called> Interned<T> {
     }
 
     /// The thing of a number.
-    pub(super) fn get(&self, number: u32) -> &T {
+    pub(crate) fn get(&self, number: u32) -> &T {
         &self.list[number as usize]
     }
 
-    /// All of them, in the order of their numbers.
-    pub(super) fn list(&self) -> &[T] {
+    /// All of them, in the order of their numbers. Who keeps the list has it as it is now.
+    pub(crate) fn list(&self) -> &Arc<Vec<Arc<T>>> {
         &self.list
     }
 }
@@ -63,7 +64,7 @@ impl<T: Called> Interned<T> {
 impl<T> Default for Interned<T> {
     fn default() -> Self {
         Interned {
-            list: Vec::new(),
+            list: Arc::default(),
             numbers: HashTable::new(),
             hasher: RandomState::new(),
         }

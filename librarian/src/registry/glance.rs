@@ -1,0 +1,52 @@
+//! What common questions are answered from without waiting for anybody.
+//!
+//! A change is written under the lock ([`super::Registry::view`]); this is what of it may be read beside the writing. It is complete
+//! for an object that is found, whose register is read whole; whoever finds none, or not what the register names, looks under the
+//! lock. Servers are not here: who keeps what answers say of them asks whether they are still the same *after* the register was
+//! read, since a server is known before a register names it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use arc_swap::{ArcSwapOption, Guard};
+
+use super::table::Table;
+
+/// What is read without the lock.
+#[derive(Default)]
+pub(crate) struct Glance {
+    /// `None` while the registry loads.
+    table: ArcSwapOption<Table>,
+    servers_version: AtomicU64,
+    is_delegated: AtomicBool,
+}
+
+impl Glance {
+    /// Where registers lie now.
+    pub(crate) fn table(&self) -> Guard<Option<Arc<Table>>> {
+        self.table.load()
+    }
+
+    /// Another number after each change of a server, in what lasts or not.
+    pub(crate) fn servers_version(&self) -> u64 {
+        self.servers_version.load(Ordering::Acquire)
+    }
+
+    /// Whether some part of `tree` is delegated, so that any object may be hidden.
+    pub(crate) fn is_delegated(&self) -> bool {
+        self.is_delegated.load(Ordering::Acquire)
+    }
+
+    pub(super) fn tell(&self, table: Arc<Table>) {
+        self.table.store(Some(table));
+    }
+
+    /// Called before any register can name what changed.
+    pub(super) fn servers_changed(&self) {
+        self.servers_version.fetch_add(1, Ordering::Release);
+    }
+
+    pub(super) fn set_delegated(&self, is_delegated: bool) {
+        self.is_delegated.store(is_delegated, Ordering::Release);
+    }
+}

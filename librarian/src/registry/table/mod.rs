@@ -1,0 +1,201 @@
+//! Registers as they lie in memory, read without a lock while one thread writes.
+//!
+//! | file | what |
+//! |---|---|
+//! | `rows` | what registers say, 44 octets each |
+//! | `texts` | their addresses |
+//! | `keys` | which row a key has |
+//! | `interned` | what millions of rows name: servers, types |
+//!
+//! A [`Table`] is what lies where, at one moment. Rows change in place, and rows, texts and keys are added, without its knowing; where
+//! room for them is made there is a new table, and what came there is not found in the old one. So whoever does not find an object
+//! in a table has to look under the lock (`super::Registry::view`).
+
+mod interned;
+mod keys;
+mod rows;
+mod texts;
+mod zeroed;
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use zones::{Address, Level, ObjectType, ServerName};
+
+pub(crate) use interned::{Called, Interned};
+pub(crate) use keys::KeyWriter;
+use keys::Keys;
+pub(crate) use rows::{Mark, Row, RowWriter, Rows};
+pub(crate) use texts::{TextWriter, Texts};
+
+/// Hash of a key.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct KeyHash(pub(crate) u64);
+
+/// What registers say of objects, a few words for millions.
+#[derive(Debug)]
+pub(crate) struct Kind {
+    pub(crate) kind: ObjectType,
+    pub(crate) schema: u32,
+    pub(crate) level: Level,
+}
+
+impl Called for Kind {
+    type Name<'a> = (&'a str, u32, u8);
+
+    fn called(&self) -> (&str, u32, u8) {
+        (self.kind.as_str(), self.schema, self.level.0)
+    }
+
+    fn is_called(&self, name: (&str, u32, u8)) -> bool {
+        self.called() == name
+    }
+}
+
+impl Called for ServerName {
+    type Name<'a> = &'a str;
+
+    fn called(&self) -> &str {
+        self.as_str()
+    }
+
+    fn is_called(&self, name: &str) -> bool {
+        self.as_str() == name
+    }
+}
+
+/// Where everything lies.
+#[derive(Clone)]
+pub(crate) struct Table {
+    pub(crate) hasher: RandomState,
+    pub(crate) rows: Rows,
+    pub(crate) texts: Texts,
+    pub(crate) keys: Keys,
+    pub(crate) servers: Arc<Vec<Arc<ServerName>>>,
+    pub(crate) kinds: Arc<Vec<Arc<Kind>>>,
+}
+
+impl Table {
+    /// The row of a key that is in octets; `None` if it came too late for this table.
+    pub(crate) fn find(&self, key: &[u8]) -> Option<u32> {
+        self.find_hashed(key, self.hash(key))
+    }
+
+    pub(crate) fn find_hashed(&self, key: &[u8], KeyHash(hash): KeyHash) -> Option<u32> {
+        self.keys.find(hash, |id| self.key(id) == Some(key))
+    }
+
+    pub(crate) fn hash(&self, key: &[u8]) -> KeyHash {
+        KeyHash(self.hasher.hash_one(key))
+    }
+
+    /// Goes near to what is read to find some keys, as far as it is there, and gives their hashes.
+    ///
+    /// The table is far larger than what a processor keeps near. One key after the other, each of several places would be waited for
+    /// alone; place by place for all keys, they are waited for together.
+    pub(crate) fn approach<'k>(&self, keys: impl Iterator<Item = &'k [u8]>, hashes: &mut Vec<KeyHash>) {
+        hashes.clear();
+        hashes.extend(keys.map(|key| self.hash(key)));
+        for KeyHash(hash) in &*hashes {
+            self.keys.approach(*hash);
+        }
+        // What hashes alike is nearly always the key itself.
+        let mut texts = [None; super::registers::TOGETHER];
+        for (KeyHash(hash), text) in hashes.iter().zip(&mut texts) {
+            *text = self.keys.find(*hash, |_| true).and_then(|id| self.rows.text(id));
+        }
+        for text in texts.into_iter().flatten() {
+            std::hint::black_box(self.texts.key(text).and_then(<[u8]>::first));
+        }
+    }
+
+    /// The register in a row; `None` if it came, or names what came, too late for this table, or is being written.
+    pub(crate) fn stored(&self, id: u32) -> Option<Stored<'_>> {
+        let row = self.rows.read(id)?;
+        let is_known = |number: &u16| usize::from(*number) < self.servers.len();
+        let servers = row.holders().iter().chain([&row.owner, &row.to]).all(is_known);
+        let others = (row.kind as usize) < self.kinds.len() && self.texts.key(row.text).is_some();
+        (servers && others).then_some(Stored { table: self, row })
+    }
+
+    /// The address in a row, as spelled.
+    pub(crate) fn address(&self, id: u32) -> Option<Address> {
+        let spelling = self.texts.spelling(self.rows.text(id)?)?;
+        let spelling = std::str::from_utf8(spelling).ok();
+        let address = spelling.and_then(|spelling| spelling.parse().ok());
+        Some(address.expect("a row was made from an address"))
+    }
+
+    /// How many servers have numbers; none is taken away again.
+    pub(crate) fn server_count(&self) -> usize {
+        self.servers.len()
+    }
+
+    /// Whether both say that everything lies at the same places.
+    pub(crate) fn is(&self, other: &Table) -> bool {
+        self.rows.is(&other.rows)
+            && self.texts.is(&other.texts)
+            && self.keys.is(&other.keys)
+            && Arc::ptr_eq(&self.servers, &other.servers)
+            && Arc::ptr_eq(&self.kinds, &other.kinds)
+    }
+
+    /// The key of a row.
+    pub(crate) fn key(&self, id: u32) -> Option<&[u8]> {
+        self.texts.key(self.rows.text(id)?)
+    }
+}
+
+/// A register as it is in a table: only what a row says is copied to read it.
+pub(crate) struct Stored<'t> {
+    table: &'t Table,
+    row: Row,
+}
+
+impl<'t> Stored<'t> {
+    /// The address as spelled.
+    pub(crate) fn spelling(&self) -> &'t [u8] {
+        let spelling = self.table.texts.spelling(self.row.text);
+        spelling.expect("`Table::stored` looked")
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.row.epoch
+    }
+
+    pub(crate) fn tx(&self) -> &[u8; 16] {
+        &self.row.tx
+    }
+
+    pub(crate) fn owner(&self) -> &'t ServerName {
+        self.server(self.row.owner)
+    }
+
+    /// Numbers of the servers that hold it; see [`Stored::server`].
+    pub(crate) fn holders(&self) -> &[u16] {
+        self.row.holders()
+    }
+
+    /// The number of the destination, while it moves.
+    pub(crate) fn to(&self) -> Option<u16> {
+        (self.row.state == Mark::Moving).then_some(self.row.to)
+    }
+
+    pub(crate) fn is_live(&self) -> bool {
+        self.row.is_live()
+    }
+
+    /// Type, schema and level.
+    pub(crate) fn kind(&self) -> (&'t str, u32, u8) {
+        self.table.kinds[self.row.kind as usize].called()
+    }
+
+    /// The server of a number that the register names.
+    pub(crate) fn server(&self, number: u16) -> &'t ServerName {
+        &self.table.servers[usize::from(number)]
+    }
+
+    pub(crate) fn row(&self) -> &Row {
+        &self.row
+    }
+}
