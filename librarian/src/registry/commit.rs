@@ -7,8 +7,9 @@
 //! A reply, a refusal too, leaves only after the commit of its group: a refusal may rest on an earlier member. When a
 //! commit fails nothing of the group is published and nobody is told that it was refused, since it may be on disk.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use hickory_proto::op::ResponseCode;
 use tokio::sync::{mpsc, oneshot};
@@ -19,7 +20,7 @@ use super::entry::{Entry, is_register};
 use super::index::Index;
 use super::proposal::{self, Proposal, Refused};
 use super::storage::{Batch, Storage, StorageError, damaged};
-use super::{Shared, SubmitError, Waiting, kept};
+use super::{Shared, SubmitError, Waiting, checkpoint, kept};
 
 /// Old entries looked at in one commit, besides two for each new one: keeps the log below twice what counts.
 const CLEAN_STEP: usize = 64;
@@ -49,8 +50,28 @@ pub struct Writer {
     pub(super) group_max: usize,
     /// What was last read of the low end of the log.
     pub(super) low_end: Chunk,
-    /// Where the journals are written at the end.
-    pub(super) journal: Option<PathBuf>,
+    /// Where journals and a checkpoint are written at the end.
+    pub(super) beside: Option<Beside>,
+    /// The number of the next entry when the checkpoint that there is was written.
+    pub(super) checkpoint_seq: Option<u64>,
+    /// Whether a commit failed. It may be in the log all the same, and is not in memory.
+    pub(super) has_failed: bool,
+}
+
+/// Files beside the registry's own, which the next process may do without.
+#[derive(Clone, Debug)]
+pub(super) struct Beside {
+    pub(super) journal: PathBuf,
+    pub(super) checkpoint: PathBuf,
+}
+
+impl Beside {
+    pub(super) fn of(registry: &Path) -> Beside {
+        Beside {
+            journal: registry.with_extension("journal"),
+            checkpoint: registry.with_extension("checkpoint"),
+        }
+    }
 }
 
 impl Writer {
@@ -80,6 +101,7 @@ impl Writer {
         queue.close();
         if closing.is_some() {
             self.keep_journals();
+            self.keep_memory();
         }
         drop(self.storage);
         if let Some(done) = closing {
@@ -90,18 +112,39 @@ impl Writer {
 
     /// Writes down what changed lately, for the next process. Without it secondaries take whole zones.
     fn keep_journals(&self) {
-        let Some(path) = &self.journal else { return };
+        let Some(beside) = &self.beside else { return };
         let index = self.shared.index.read();
         let Some(journals) = index.journals() else { return };
         let of = kept::Of {
             incarnation: self.shared.incarnation,
             next_seq: self.next_seq,
         };
-        if let Err(error) = kept::write(path, of, journals) {
+        if let Err(error) = kept::write(&beside.journal, of, journals) {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "changes are not kept: secondaries take whole zones"
             );
+        }
+    }
+
+    /// Writes down what is in memory, for the next process. Without it that one reads the whole log.
+    pub(super) fn keep_memory(&self) {
+        let Some(beside) = &self.beside else { return };
+        if self.has_failed || self.checkpoint_seq == Some(self.next_seq) {
+            return;
+        }
+        let started = Instant::now();
+        let (path, incarnation) = (&beside.checkpoint, self.shared.incarnation);
+        let index = self.shared.index.read();
+        match checkpoint::write(path, incarnation, self.next_seq, &index, &*self.storage) {
+            Ok(()) => {
+                let write_ms = started.elapsed().as_millis();
+                tracing::info!(objects = index.registers.live(), write_ms, "checkpoint written");
+            }
+            Err(error) => tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "no checkpoint is written: the next start reads the whole log"
+            ),
         }
     }
 
@@ -154,6 +197,7 @@ impl Writer {
         if !batch.entries.is_empty()
             && let Err(error) = self.storage.commit(&batch)
         {
+            self.has_failed = true;
             return fail_all(replies, &error);
         }
         self.log_entries += batch.entries.len() as u64;

@@ -1,6 +1,7 @@
 //! The registry in memory: what answers are made of.
 
 use std::collections::BTreeMap;
+use std::io::{self, Read};
 use std::sync::Arc;
 
 use hickory_proto::rr::rdata::{NS, SOA};
@@ -74,6 +75,29 @@ impl Index {
             places: Arc::default(),
             journals: None,
         }
+    }
+
+    /// What a checkpoint says of registers, and nothing else yet; end with [`Index::finish_loading`].
+    pub(super) fn from_checkpoint(domain: &Domain, from: &mut impl Read) -> io::Result<Index> {
+        let mut index = Index::loading(domain, 0);
+        let glance = Arc::clone(&index.glance);
+        index.registers = Registers::from_saved(domain.clone(), glance, from)?;
+        Ok(index)
+    }
+
+    /// Where the log holds entries that count and are no registers.
+    pub(super) fn other_entries(&self) -> Vec<u64> {
+        let nodes = self.apex.seqs().chain(self.tree.seqs());
+        let servers = self.servers.values().map(|(_, seq)| *seq);
+        let plans = self.plans.values().map(|(_, seq)| *seq);
+        let all = nodes
+            .chain(servers)
+            .chain(plans)
+            .chain([self.serials.1, self.reconcile.1]);
+        // Zero is what was never written down.
+        let mut all: Vec<u64> = all.filter(|seq| *seq != 0).collect();
+        all.sort_unstable();
+        all
     }
 
     pub(crate) fn finish_loading(&mut self) {

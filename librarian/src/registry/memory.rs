@@ -48,7 +48,7 @@ impl MemoryLog {
     /// [`StorageError::Damaged`].
     pub fn restored(&self) -> Result<MemoryLog, StorageError> {
         let (mut copy, mut closed, mut next) = (self.copy(), Reconcile::default(), 1);
-        copy.load(&mut |chunk| {
+        copy.load(0, &mut |chunk| {
             chunk.each(|seq, octets| {
                 next = seq + 1;
                 if let Entry::Reconcile(last) = Entry::from_bytes(octets)? {
@@ -69,9 +69,9 @@ impl Storage for MemoryLog {
         Ok(self.0.lock().entries.len() as u64)
     }
 
-    fn load(&mut self, each: &mut EachChunk<'_>) -> Result<(), StorageError> {
+    fn load(&mut self, from: u64, each: &mut EachChunk<'_>) -> Result<(), StorageError> {
         let mut chunk = Chunk::default();
-        for (seq, octets) in &self.0.lock().entries {
+        for (seq, octets) in self.0.lock().entries.range(from..) {
             if chunk.push(*seq, octets) {
                 each(&std::mem::take(&mut chunk))?;
             }

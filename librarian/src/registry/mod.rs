@@ -12,11 +12,13 @@
 //! | `publish`, `journal` | a message becomes visible / what changed lately in zones that are transferred |
 //! | `kept` | that over a restart |
 //! | `storage`, `chunk`, `entry`, `bytes` | the log on disk |
+//! | `checkpoint` | memory on disk, so that a start need not read the whole log |
 //! | `wal` | small commits, durable before the database is |
 //!
 //! Nothing here knows sockets or keys; what an update may change is decided in `crate::update`.
 
 mod bytes;
+mod checkpoint;
 mod chunk;
 mod commit;
 pub(crate) mod draft;
@@ -39,7 +41,7 @@ mod view;
 mod wal;
 pub(crate) mod zone;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -49,8 +51,8 @@ use parking_lot::RwLock;
 use tokio::sync::{mpsc, oneshot};
 use zones::Domain;
 
-use commit::Envelope;
 pub use commit::Writer;
+use commit::{Beside, Envelope};
 pub(crate) use entry::{Entry, RecordZone, wire};
 pub use entry::{Plan, Reconcile, Serials};
 use glance::Glance;
@@ -154,8 +156,8 @@ impl Registry {
         let storage = RedbStorage::open(path, &domain.to_string())?;
         let incarnation = storage.incarnation;
         let source = storage.source();
-        let journal = path.with_extension("journal");
-        let registry = Registry::load(Box::new(storage), incarnation, domain, settings, Some(journal))?;
+        let beside = Some(Beside::of(path));
+        let registry = Registry::load(Box::new(storage), incarnation, domain, settings, beside)?;
         Ok(Registry { source, ..registry })
     }
 
@@ -180,9 +182,9 @@ impl Registry {
         incarnation: [u8; 16],
         domain: &Domain,
         settings: Settings,
-        journal: Option<PathBuf>,
+        beside: Option<Beside>,
     ) -> Result<Registry, StorageError> {
-        let (registry, writer, waiting) = Registry::prepare(storage, incarnation, domain, settings, journal)?;
+        let (registry, writer, waiting) = Registry::prepare(storage, incarnation, domain, settings, beside)?;
         std::thread::Builder::new()
             .name("registry".to_owned())
             .spawn(move || writer.run(waiting))
@@ -195,18 +197,26 @@ impl Registry {
         incarnation: [u8; 16],
         domain: &Domain,
         settings: Settings,
-        journal: Option<PathBuf>,
+        beside: Option<Beside>,
     ) -> Result<(Registry, Writer, mpsc::Receiver<Envelope>), StorageError> {
         let started = Instant::now();
-        let entries = storage.entries()?;
-        tracing::debug!(entries, "registry loads");
-        let mut index = Index::loading(domain, entries);
-        let (mut first_seq, mut next_seq, mut log_entries) = (None, 1, 0);
-        storage.load(&mut |chunk| {
-            for (seq, _) in chunk.iter() {
-                first_seq.get_or_insert(seq);
-                next_seq = seq + 1;
-                log_entries += 1;
+        let mut log_entries = storage.entries()?;
+        tracing::debug!(log_entries, "registry loads");
+        let checkpoint = beside
+            .as_ref()
+            .and_then(|beside| checkpoint::read(&beside.checkpoint, incarnation, domain, &*storage));
+        let checkpoint_seq = checkpoint.as_ref().map(|(_, seq)| *seq);
+        let (mut index, mut next_seq) = checkpoint.unwrap_or_else(|| (Index::loading(domain, log_entries), 1));
+        let mut first_seq = None;
+        storage.read_log(0, 1, &mut |seq, _| {
+            first_seq = Some(seq);
+            Ok(())
+        })?;
+        let mut entries_read = 0;
+        storage.load(next_seq, &mut |chunk| {
+            if let Some(last) = chunk.last() {
+                next_seq = last + 1;
+                entries_read += chunk.len();
             }
             index.load(chunk)
         })?;
@@ -221,13 +231,14 @@ impl Registry {
         }
         index.finish_loading();
         let of = kept::Of { incarnation, next_seq };
-        let journals = journal
+        let journals = beside
             .as_ref()
-            .and_then(|path| kept::read(path, of, settings.journal, &index));
+            .and_then(|beside| kept::read(&beside.journal, of, settings.journal, &index));
         index.set_journals(journals);
         tracing::info!(
             objects = index.registers.live(),
             log_entries,
+            entries_read,
             load_ms = started.elapsed().as_millis(),
             "registry loaded"
         );
@@ -247,7 +258,9 @@ impl Registry {
             log_entries,
             group_max: settings.group_max.max(1),
             low_end: chunk::Chunk::default(),
-            journal,
+            beside,
+            checkpoint_seq,
+            has_failed: false,
         };
         let registry = Registry {
             shared,

@@ -7,6 +7,8 @@
 //!
 //! Rows and the first way are read without a lock, too ([`super::table`]); the orders and all that is counted under it only.
 
+mod saved;
+
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
@@ -21,13 +23,16 @@ use super::entry::{RegisterFields, StateField};
 use super::glance::Glance;
 use super::key::{is_its_own_key, key_of};
 use super::ordered::Ordered;
-use super::sorting::{backward_word, by_words, forward_word};
+use super::sorting::{Direction, by_key};
 use super::table::{
     Called, Interned, KeyHash, KeyWriter, Kind, Mark, Row, RowWriter, Rows, Stored, Table, TextWriter, Texts,
 };
 
 /// Keys that are looked for together.
 pub(crate) const TOGETHER: usize = 32;
+/// Where more than one row in so many changed its place in the orders, these are made anew: sorting takes a fraction of what as many
+/// insertions do.
+const SORT_AGAIN: usize = 16;
 /// Longest name in wire form (RFC 1035 section 2.3.4).
 const NAME_OCTETS_MAX: usize = 255;
 
@@ -55,6 +60,8 @@ pub(crate) struct Registers {
     held: Vec<u64>,
     /// While loading the orders are not kept and nobody is told; [`Registers::finish_loading`] makes up for both.
     loading: bool,
+    /// While loading on top of a checkpoint, which has the orders: rows whose place in them changed.
+    disordered: Option<Vec<u32>>,
 }
 
 impl Registers {
@@ -86,6 +93,7 @@ impl Registers {
             owned: Vec::new(),
             held: Vec::new(),
             loading: true,
+            disordered: None,
         }
     }
 
@@ -98,11 +106,21 @@ impl Registers {
             .shrink(|id| hash_of(&table.rows, &table.texts, &table.hasher, id));
         self.look_around();
         self.glance.tell(Arc::clone(&self.table));
+        if let Some(rows) = self
+            .disordered
+            .take_if(|rows| rows.len() < self.rows.len() as usize / SORT_AGAIN)
+        {
+            for id in rows {
+                self.reorder(id);
+            }
+            return;
+        }
         let this = &*self;
         let live = || (0..this.row_count()).filter(|id| this.is_live(*id));
         let (forward, backward) = std::thread::scope(|scope| {
-            let backward = scope.spawn(|| by_words(live(), &|id, octet| backward_word(this.key_octets(id), octet)));
-            let forward = by_words(live(), &|id, octet| forward_word(this.key_octets(id), octet));
+            let key = |id| this.key_octets(id);
+            let backward = scope.spawn(move || by_key(live(), Direction::Backward, &key));
+            let forward = by_key(live(), Direction::Forward, &key);
             (forward, backward.join().expect("sorting does not panic"))
         });
         self.forward = Ordered::from_sorted(&forward);
@@ -111,19 +129,21 @@ impl Registers {
 
     /// Takes note of where everything is, after each change.
     fn look_around(&mut self) {
-        let now = Table {
+        let (rows, texts, keys) = (self.rows.rows(), self.texts.texts(), self.keys.keys());
+        let (servers, kinds) = (self.servers.list(), self.kinds.list());
+        if self.table.is(rows, texts, keys, servers, kinds) {
+            return;
+        }
+        self.table = Arc::new(Table {
             hasher: self.table.hasher.clone(),
-            rows: self.rows.rows().clone(),
-            texts: self.texts.texts().clone(),
-            keys: self.keys.keys().clone(),
-            servers: Arc::clone(self.servers.list()),
-            kinds: Arc::clone(self.kinds.list()),
-        };
-        if !now.is(&self.table) {
-            self.table = Arc::new(now);
-            if !self.loading {
-                self.glance.tell(Arc::clone(&self.table));
-            }
+            rows: rows.clone(),
+            texts: texts.clone(),
+            keys: keys.clone(),
+            servers: Arc::clone(servers),
+            kinds: Arc::clone(kinds),
+        });
+        if !self.loading {
+            self.glance.tell(Arc::clone(&self.table));
         }
     }
 
@@ -529,12 +549,22 @@ impl Registers {
             self.count_row(old, false);
         }
         self.count_row(&row, true);
-        if !self.loading && was_live != row.is_live() {
-            if was_live {
-                self.unorder(id);
-            } else {
-                self.order(id);
-            }
+        if was_live == row.is_live() {
+            return;
+        }
+        if !self.loading {
+            self.reorder(id);
+        } else if let Some(rows) = &mut self.disordered {
+            rows.push(id);
+        }
+    }
+
+    /// Puts a row that became live or is no more where it belongs, if it is not there yet.
+    fn reorder(&mut self, id: u32) {
+        if self.is_live(id) {
+            self.order(id);
+        } else {
+            self.unorder(id);
         }
     }
 

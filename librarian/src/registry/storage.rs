@@ -123,8 +123,8 @@ pub(crate) type EachChunk<'a> = dyn FnMut(&Chunk) -> Result<(), StorageError> + 
 pub(crate) trait Storage: Send {
     /// How many entries there are.
     fn entries(&self) -> Result<u64, StorageError>;
-    /// Hands over every entry in order.
-    fn load(&mut self, each: &mut EachChunk<'_>) -> Result<(), StorageError>;
+    /// Hands over every entry from the number `from` on, in order.
+    fn load(&mut self, from: u64, each: &mut EachChunk<'_>) -> Result<(), StorageError>;
     /// Writes a batch; it is durable when this returns.
     fn commit(&mut self, batch: &Batch) -> Result<(), StorageError>;
     /// Hands over the octets of at most `most` entries from the number `from` on.
@@ -347,7 +347,7 @@ impl Creation {
     pub(crate) fn opened(path: &Path, domain: &Domain) -> Result<Option<[u8; 16]>, StorageError> {
         let mut storage = RedbStorage::open(path, &domain.to_string())?;
         let mut open = true;
-        storage.load(&mut |chunk| {
+        storage.load(0, &mut |chunk| {
             chunk.each(|_, octets| {
                 if let Entry::Reconcile(reconcile) = Entry::from_bytes(octets)? {
                     open = reconcile.open;
@@ -405,14 +405,14 @@ impl Storage for RedbStorage {
         Ok(self.database.begin_read()?.open_table(LOG)?.len()?)
     }
 
-    fn load(&mut self, each: &mut EachChunk<'_>) -> Result<(), StorageError> {
+    fn load(&mut self, from: u64, each: &mut EachChunk<'_>) -> Result<(), StorageError> {
         let log = self.database.begin_read()?.open_table(LOG)?;
         let (chunks, waiting) = mpsc::sync_channel::<Chunk>(CHUNKS_AHEAD);
         // Pages are read and checked on one processor while entries are taken in on another.
         std::thread::scope(|scope| {
             let reading = scope.spawn(move || -> Result<(), StorageError> {
                 let mut chunk = Chunk::default();
-                for item in log.iter()? {
+                for item in log.range(from..)? {
                     let (seq, octets) = item?;
                     let is_full = chunk.push(seq.value(), octets.value());
                     // Nobody takes any more: an entry was not read.

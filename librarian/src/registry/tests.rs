@@ -1,5 +1,7 @@
 //! The registry as a whole: atomic, durable, grouped, compacted.
 
+mod checkpoint;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -280,7 +282,7 @@ fn log_entries(path: &Path) -> (usize, usize) {
     let mut storage = RedbStorage::open(path, &domain().to_string()).unwrap();
     let (mut all, mut index) = (chunk::Chunk::default(), Index::loading(&domain(), 0));
     storage
-        .load(&mut |chunk| {
+        .load(0, &mut |chunk| {
             index.load(chunk)?;
             for (seq, octets) in chunk.iter() {
                 all.push(seq, octets);
@@ -345,8 +347,8 @@ impl Storage for FailingStorage {
         self.inner.entries()
     }
 
-    fn load(&mut self, each: &mut storage::EachChunk<'_>) -> Result<(), StorageError> {
-        self.inner.load(each)
+    fn load(&mut self, from: u64, each: &mut storage::EachChunk<'_>) -> Result<(), StorageError> {
+        self.inner.load(from, each)
     }
 
     fn commit(&mut self, batch: &storage::Batch) -> Result<(), StorageError> {

@@ -94,6 +94,11 @@ impl Records {
         self.nodes.get(&NameKey::new(name)).map(|kept| kept.seq)
     }
 
+    /// Where the log holds all of it.
+    pub(crate) fn seqs(&self) -> impl Iterator<Item = u64> {
+        self.nodes.values().map(|kept| kept.seq)
+    }
+
     /// Whether a name below this one has records.
     pub(crate) fn any_below(&self, name: &Name) -> bool {
         let key = NameKey::new(name);

@@ -9,6 +9,7 @@
 //!  group (64 octets, what a processor fetches at once): 12 tags | passed | 12 rows
 //! ```
 
+use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -132,7 +133,7 @@ impl KeyWriter {
             0 => 0,
             _ => (middle + 3 * middle.isqrt()).div_ceil(FILL),
         };
-        let branch = || Arc::new(std::array::from_fn(|_| segment(groups)));
+        let branch = || Arc::new(std::array::from_fn(|_| empty(groups)));
         let branches = if groups == 0 {
             // An empty table is small.
             let branch = branch();
@@ -156,50 +157,75 @@ impl KeyWriter {
     /// Adds a row whose key is not there; `hash_of` gives the hash of a row that is.
     pub(crate) fn add(&mut self, hash: u64, row: u32, hash_of: impl Fn(u32) -> u64) {
         let place = Place::of(hash);
-        let count = self.counts[place.number()] as usize + 1;
+        let count = &mut self.counts[place.number()];
         let groups = self.keys.branches[place.branch][place.segment].len();
-        if count > groups * FILL {
-            self.resize(place, groups + groups / 4 + 1, hash_of);
+        if *count as usize >= groups * FILL {
+            let branches = Arc::make_mut(&mut self.keys.branches);
+            let segment = &mut Arc::make_mut(&mut branches[place.branch])[place.segment];
+            resize(segment, groups + groups / 4 + 1, hash_of);
         }
         put(&self.keys.branches[place.branch][place.segment], place, row);
-        self.counts[place.number()] += 1;
+        *count += 1;
+    }
+
+    /// Adds all these rows to a table that has none, several threads side by side.
+    pub(crate) fn add_all(&mut self, rows: u32, hash_of: impl Fn(u32) -> u64 + Sync) {
+        let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(FAN);
+        let share = FAN.div_ceil(threads);
+        let branches = Arc::make_mut(&mut self.keys.branches);
+        let shares = branches.chunks_mut(share).zip(self.counts.chunks_mut(share * FAN));
+        std::thread::scope(|scope| {
+            for (number, (branches, counts)) in shares.enumerate() {
+                let (first, hash_of) = (number * share, &hash_of);
+                scope.spawn(move || {
+                    for row in 0..rows {
+                        let place = Place::of(hash_of(row));
+                        let Some(at) = place.branch.checked_sub(first).filter(|at| *at < branches.len()) else {
+                            continue;
+                        };
+                        let count = &mut counts[at * FAN + place.segment];
+                        let segment = &mut Arc::make_mut(&mut branches[at])[place.segment];
+                        if *count as usize >= segment.len() * FILL {
+                            resize(segment, segment.len() + segment.len() / 4 + 1, hash_of);
+                        }
+                        put(segment, place, row);
+                        *count += 1;
+                    }
+                });
+            }
+        });
     }
 
     /// Gives back what much more room takes than is needed.
     pub(crate) fn shrink(&mut self, hash_of: impl Fn(u32) -> u64) {
-        for number in 0..FAN * FAN {
-            let place = Place {
-                branch: number / FAN,
-                segment: number % FAN,
-                tag: 0,
-                part: 0,
-            };
-            let needed = (self.counts[number] as usize).div_ceil(FILL);
-            let groups = self.keys.branches[place.branch][place.segment].len();
+        for (number, count) in self.counts.iter().enumerate() {
+            let (branch, segment) = (number / FAN, number % FAN);
+            let needed = (*count as usize).div_ceil(FILL);
+            let groups = self.keys.branches[branch][segment].len();
             if groups > needed + needed / 2 + 1 {
-                self.resize(place, needed + needed / 8, &hash_of);
+                let branches = Arc::make_mut(&mut self.keys.branches);
+                let segment = &mut Arc::make_mut(&mut branches[branch])[segment];
+                resize(segment, needed + needed / 8, &hash_of);
             }
         }
-    }
-
-    /// Makes a segment anew, with so many groups.
-    fn resize(&mut self, place: Place, groups: usize, hash_of: impl Fn(u32) -> u64) {
-        let new = segment(groups);
-        let branches = Arc::make_mut(&mut self.keys.branches);
-        let old = &mut Arc::make_mut(&mut branches[place.branch])[place.segment];
-        for group in old.iter() {
-            for (slot, row) in group.rows.iter().enumerate() {
-                if group.tags[slot / 4].load(Ordering::Relaxed).to_le_bytes()[slot % 4] != 0 {
-                    let row = row.load(Ordering::Relaxed);
-                    put(&new, Place::of(hash_of(row)), row);
-                }
-            }
-        }
-        *old = new;
     }
 }
 
-fn segment(groups: usize) -> Segment {
+/// Makes a segment anew, with so many groups.
+fn resize(segment: &mut Segment, groups: usize, hash_of: impl Fn(u32) -> u64) {
+    let new = empty(groups);
+    for group in segment.iter() {
+        for (slot, row) in group.rows.iter().enumerate() {
+            if group.tags[slot / 4].load(Ordering::Relaxed).to_le_bytes()[slot % 4] != 0 {
+                let row = row.load(Ordering::Relaxed);
+                put(&new, Place::of(hash_of(row)), row);
+            }
+        }
+    }
+    *segment = new;
+}
+
+fn empty(groups: usize) -> Segment {
     // SAFETY: a group is atomic words, of which zero is a value.
     unsafe { zeroed(groups) }
 }
@@ -289,7 +315,9 @@ mod tests {
             loaded.add(hash_of(row), row, hash_of);
         }
         loaded.shrink(hash_of);
-        for writer in [grown, loaded] {
+        let mut together = KeyWriter::with_room(rows as usize);
+        together.add_all(rows, hash_of);
+        for writer in [grown, loaded, together] {
             let segments = writer.keys().branches.iter().flat_map(|branch| branch.iter());
             let octets = segments.map(|segment| size_of_val(&**segment)).sum::<usize>();
             assert!(octets < 9 * rows as usize, "{octets} octets");

@@ -25,7 +25,7 @@ use zones::{Address, Level, ObjectType, ServerName};
 pub(crate) use interned::{Called, Interned};
 pub(crate) use keys::KeyWriter;
 use keys::Keys;
-pub(crate) use rows::{Mark, Row, RowWriter, Rows};
+pub(crate) use rows::{LIST_WORDS, Mark, Row, RowWriter, Rows, WORDS};
 pub(crate) use texts::{TextWriter, Texts};
 
 /// Hash of a key.
@@ -112,10 +112,14 @@ impl Table {
     /// The register in a row; `None` if it came, or names what came, too late for this table, or is being written.
     pub(crate) fn stored(&self, id: u32) -> Option<Stored<'_>> {
         let row = self.rows.read(id)?;
+        self.knows(&row).then_some(Stored { table: self, row })
+    }
+
+    /// Whether all is there that a row names.
+    pub(super) fn knows(&self, row: &Row) -> bool {
         let is_known = |number: &u16| usize::from(*number) < self.servers.len();
         let servers = row.holders().iter().chain([&row.owner, &row.to]).all(is_known);
-        let others = (row.kind as usize) < self.kinds.len() && self.texts.key(row.text).is_some();
-        (servers && others).then_some(Stored { table: self, row })
+        servers && (row.kind as usize) < self.kinds.len() && self.texts.key(row.text).is_some()
     }
 
     /// The address in a row, as spelled.
@@ -131,17 +135,24 @@ impl Table {
         self.servers.len()
     }
 
-    /// Whether both say that everything lies at the same places.
-    pub(crate) fn is(&self, other: &Table) -> bool {
-        self.rows.is(&other.rows)
-            && self.texts.is(&other.texts)
-            && self.keys.is(&other.keys)
-            && Arc::ptr_eq(&self.servers, &other.servers)
-            && Arc::ptr_eq(&self.kinds, &other.kinds)
+    /// Whether it says that everything lies where it does.
+    pub(super) fn is(
+        &self,
+        rows: &Rows,
+        texts: &Texts,
+        keys: &Keys,
+        servers: &Arc<Vec<Arc<ServerName>>>,
+        kinds: &Arc<Vec<Arc<Kind>>>,
+    ) -> bool {
+        self.rows.is(rows)
+            && self.texts.is(texts)
+            && self.keys.is(keys)
+            && Arc::ptr_eq(&self.servers, servers)
+            && Arc::ptr_eq(&self.kinds, kinds)
     }
 
     /// The key of a row.
-    pub(crate) fn key(&self, id: u32) -> Option<&[u8]> {
+    pub(super) fn key(&self, id: u32) -> Option<&[u8]> {
         self.texts.key(self.rows.text(id)?)
     }
 }

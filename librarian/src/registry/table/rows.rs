@@ -14,7 +14,7 @@ use super::zeroed::zeroed;
 /// Rows in one piece: growing never copies rows.
 const PIECE: usize = 16_384;
 /// Words of a row: tx, epoch, text, kind, three holders and the owner, the destination with count of holders and state.
-const WORDS: usize = 11;
+pub(crate) const WORDS: usize = 11;
 const EPOCH: usize = 4;
 const TEXT: usize = 6;
 const KIND: usize = 7;
@@ -25,7 +25,7 @@ const HOLDERS_INLINE: usize = 3;
 /// Lists in one piece.
 const LISTS: usize = 1024;
 /// Words of a list.
-const LIST_WORDS: usize = HOLDERS_MAX / 2;
+pub(crate) const LIST_WORDS: usize = HOLDERS_MAX / 2;
 /// Rows that are this many apart share a version.
 const VERSIONS: usize = 4096;
 /// How often a row that is being written is read again before the reader is sent away: the writer may have lost its processor.
@@ -66,6 +66,22 @@ impl Row {
 
     pub(crate) fn holders(&self) -> &[u16] {
         &self.holders[..usize::from(self.holder_count)]
+    }
+
+    /// The row in words, and its list if it has more holders than fit.
+    pub(crate) fn to_words(&self) -> ([u32; WORDS], Option<[u32; LIST_WORDS]>) {
+        let has_list = usize::from(self.holder_count) > HOLDERS_INLINE;
+        (words(self, None), has_list.then(|| list_words(self)))
+    }
+
+    /// The row that words say, and a list if it needs one; `None` if it has more holders than a register names.
+    pub(crate) fn from_words<E>(
+        words: [u32; WORDS],
+        list: impl FnOnce() -> Result<[u32; LIST_WORDS], E>,
+    ) -> Result<Option<Row>, E> {
+        let list = list_in(&words).map(|_| list()).transpose()?;
+        let row = row(&words, list);
+        Ok((usize::from(row.holder_count) <= HOLDERS_MAX).then_some(row))
     }
 }
 
@@ -182,8 +198,8 @@ impl RowWriter {
         }
         if let Some(list) = list {
             let to = rows.list(list).expect("all lists are there");
-            for (to, pair) in to.0.iter().zip(row.holders.chunks_exact(2)) {
-                to.store(pack(pair[0], pair[1]), Ordering::Relaxed);
+            for (to, word) in to.0.iter().zip(list_words(row)) {
+                to.store(word, Ordering::Relaxed);
             }
         }
         version.store(before.wrapping_add(2), Ordering::Release);
@@ -282,6 +298,10 @@ fn words(row: &Row, list: Option<u32>) -> [u32; WORDS] {
     let [low, high] = row.to.to_ne_bytes();
     words[REST] = u32::from_ne_bytes([low, high, row.holder_count, row.state.octet()]);
     words
+}
+
+fn list_words(row: &Row) -> [u32; LIST_WORDS] {
+    std::array::from_fn(|place| pack(row.holders[2 * place], row.holders[2 * place + 1]))
 }
 
 /// The row that words say, and a list if it has one.

@@ -64,6 +64,33 @@ impl TextWriter {
     pub(crate) fn texts(&self) -> &Texts {
         &self.texts
     }
+
+    /// What is written of each piece.
+    pub(crate) fn pieces(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+        let last = self.texts.pieces.len().wrapping_sub(1);
+        self.texts.pieces.iter().enumerate().map(move |(number, piece)| {
+            let filled = if number == last { self.filled } else { PIECE_OCTETS };
+            // SAFETY: an octet is a `u8`; nothing is written meanwhile, since that takes this writer alone.
+            unsafe { std::slice::from_raw_parts(piece[..filled].as_ptr().cast(), filled) }
+        })
+    }
+
+    /// Adds a piece that [`TextWriter::pieces`] gave; `false` if it is not one.
+    pub(crate) fn push_piece(&mut self, octets: &[u8]) -> bool {
+        let is_first = self.texts.pieces.is_empty();
+        if octets.len() > PIECE_OCTETS || !(is_first || self.filled == PIECE_OCTETS) {
+            return false;
+        }
+        // SAFETY: zero is an octet.
+        let piece = unsafe { zeroed::<Octet>(PIECE_OCTETS) };
+        for (to, octet) in piece.iter().zip(octets) {
+            // SAFETY: nobody knows of this piece yet.
+            unsafe { *to.0.get() = *octet };
+        }
+        Arc::make_mut(&mut self.texts.pieces).push(piece);
+        self.filled = octets.len();
+        true
+    }
 }
 
 impl Texts {
