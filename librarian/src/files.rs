@@ -7,7 +7,8 @@
 //! |-------------------------|-----------------------------------------------------------------|
 //! | `librarian.toml`        | settings                                                        |
 //! | `registry.redb`         | the registry; `.old-<time>` behind it: one before a restore     |
-//! | `registry.wal`          | its last small commits, while a librarian runs                   |
+//! | `registry.wal`          | its last small commits, while a librarian runs                  |
+//! | `registry.checkpoint`, `registry.journal` | its memory, and what changed lately, at the last stop in order |
 //! | `reconcile.json`, `reconcile-claimless.txt` | what the last reconcile found               |
 //! | `ca/ca.pem`, `ca/ca.key`| the pool's authority                                            |
 //! | `keys/<name>.key`       | TSIG keys of admin, servers and clients, as BIND key files      |
