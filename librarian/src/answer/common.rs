@@ -21,7 +21,7 @@ use super::wire::Wire;
 use super::{Asker, FORWARDS, HOLDS, Settings, WEIGHT_MAX, rotate};
 use crate::place::weight;
 use crate::registry::index::{EXPIRE_S, MINIMUM_S, REFRESH_S, RETRY_S};
-use crate::registry::table::{Stored, Table};
+use crate::registry::table::{KeyHash, Stored, Table};
 use crate::registry::{ADDRESSES_MAX, Registry, View};
 
 /// Class IN.
@@ -164,8 +164,8 @@ enum Place {
     Bare,
 }
 
-/// The key of an object, and the place of its name.
-struct Key {
+/// The key of the object that a common question is about, and the place of its name.
+pub(crate) struct Key {
     octets: [u8; NAME_MAX],
     length: usize,
     place: Place,
@@ -226,7 +226,8 @@ impl Key {
         self.length += 1;
     }
 
-    fn octets(&self) -> &[u8] {
+    /// The key alone.
+    pub(crate) fn octets(&self) -> &[u8] {
         &self.octets[..self.length]
     }
 }
@@ -259,16 +260,26 @@ pub(crate) struct Common<'a> {
 }
 
 impl Common<'_> {
-    /// Writes the answer to a common question over UDP; `None` if the general path is to answer, whatever was written. Who asks for
-    /// it holds no view.
-    pub(crate) fn answer(&self, octets: &[u8], asker: &Asker, seed: u64, out: &mut Vec<u8>) -> Option<Answered> {
+    /// The key of the object that a message over UDP asks for, if it is a common question.
+    pub(crate) fn key(&self, octets: &[u8]) -> Option<Key> {
+        Key::of(Asked::read(octets)?.name, self.names)
+    }
+
+    /// Writes the answer to a common question over UDP, whose object has this key; `None` if the general path is to answer, whatever
+    /// was written. Who asks for it holds no view.
+    pub(crate) fn answer(
+        &self,
+        (octets, key, hash): (&[u8], &Key, KeyHash),
+        asker: &Asker,
+        seed: u64,
+        out: &mut Vec<u8>,
+    ) -> Option<Answered> {
         let asked = Asked::read(octets)?;
         let glance = self.registry.glance();
         // A delegated prefix may hide any name.
         if glance.is_delegated() {
             return None;
         }
-        let key = Key::of(asked.name, self.names)?;
         if key.place == Place::Bare && !self.settings.serves.is_empty() {
             // It may lie in a part of another pool's tree.
             return None;
@@ -278,7 +289,7 @@ impl Common<'_> {
             Asker::Stranger => (self.settings.public.contains(&Prefix::Everything), false),
             Asker::Client(_) | Asker::Agent(_) | Asker::Admin => return None,
         };
-        let row = self.table.find(key.octets());
+        let row = self.table.find_hashed(key.octets(), hash);
         let stored = row.and_then(|row| self.table.stored(row)).filter(Stored::is_live);
         let visible = match &stored {
             Some(stored) => sees_all || self.is_public(stored),
@@ -291,7 +302,7 @@ impl Common<'_> {
         let mut answer = Answer::begin(self, &asked, out);
         match &stored {
             Some(stored) => answer.compose(stored, key.place, texts, seed),
-            None => answer.absent(&key)?,
+            None => answer.absent(key)?,
         }
         let counts = asked.kind != RecordType::TXT && answer.counts[0] > 0;
         Some(Answered {

@@ -154,8 +154,10 @@ fn common(
         names: &names,
         faces,
     };
+    let key = common.key(octets)?;
+    let hash = common.table.hash(key.octets());
     let mut out = vec![9; 40];
-    let answered = common.answer(octets, asker, seed, &mut out)?;
+    let answered = common.answer((octets, &key, hash), asker, seed, &mut out)?;
     Some((answered, out))
 }
 

@@ -127,6 +127,13 @@ impl Batch {
         sent
     }
 
+    /// What is in datagram number `place`.
+    pub(super) fn octets(&self, place: usize) -> &[u8] {
+        let octets = (self.headers[place].msg_len as usize).min(OCTETS_MAX);
+        let start = place * OCTETS_MAX;
+        &self.buffers[start..start + octets]
+    }
+
     /// Datagram number `place`, the room for its answer, and where it came from.
     pub(super) fn datagram(&mut self, place: usize) -> (&[u8], &mut Vec<u8>, IpAddr) {
         let octets = (self.headers[place].msg_len as usize).min(OCTETS_MAX);

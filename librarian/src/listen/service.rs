@@ -18,13 +18,14 @@ use super::batch::Batch;
 use super::counters::{Counters, Tally};
 use super::questions::{Questions, is_counted};
 use super::rate::{RateLimit, Rates};
-use crate::answer::common::{Common, Names};
+use crate::answer::common::{Common, Key, Names};
 use crate::answer::faces::Faces;
 use crate::answer::reply::{Room, Transport, encode, header};
 use crate::answer::{self, Asker, Network, Response, answer};
 use crate::guard::{self, Guard};
 use crate::keys::{Holder, KeyRing};
 use crate::reconcile::{Desk, Findings, Step};
+use crate::registry::table::KeyHash;
 use crate::registry::{By, Proposal, Proposed, Received, Refused, Registry, SubmitError, Waiting, Writer};
 use crate::transfer::{self, Transfer, Transfers};
 
@@ -85,9 +86,12 @@ pub struct Service {
 }
 
 /// What one who answers many questions keeps from batch to batch.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Batched {
     faces: Faces,
+    /// Of the datagrams of a batch, those that are common questions: which one, and the object's key.
+    keys: Vec<(usize, Key)>,
+    hashes: Vec<KeyHash>,
 }
 
 /// What is to be done with a message.
@@ -286,11 +290,15 @@ impl Service {
             names: &self.names,
             faces: &batched.faces,
         };
+        let (keys, hashes) = (&mut batched.keys, &mut batched.hashes);
+        keys.clear();
+        keys.extend((0..count).filter_map(|place| Some((place, common.key(batch.octets(place))?))));
+        table.approach(keys.iter().map(|(_, key)| key.octets()), hashes);
         let mut tally = Tally::default();
-        for place in 0..count {
-            let (octets, answer, from) = batch.datagram(place);
-            let seed = seed + place as u64;
-            match common.answer(octets, &self.unsigned(from), seed, answer) {
+        for ((place, key), hash) in keys.iter().zip(&*hashes) {
+            let (octets, answer, from) = batch.datagram(*place);
+            let seed = seed + *place as u64;
+            match common.answer((octets, key, *hash), &self.unsigned(from), seed, answer) {
                 Some(answered) => {
                     tally.count(answered.rcode);
                     if let Some(row) = answered.object.filter(|_| is_counted(seed)) {
@@ -322,8 +330,10 @@ impl Service {
             names: &self.names,
             faces: &faces,
         };
+        let key = common.key(octets)?;
+        let hash = common.table.hash(key.octets());
         let mut straight = Vec::new();
-        common.answer(octets, &asker, seed, &mut straight)?;
+        common.answer((octets, &key, hash), &asker, seed, &mut straight)?;
         let view = self.registry.view().at(now);
         let general = match Message::from_vec(octets) {
             Ok(request) => {

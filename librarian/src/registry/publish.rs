@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use hickory_proto::rr::{RData, RecordType};
+use zones::Register;
 
 use super::draft::Changes;
 use super::entry::{Entry, RecordZone};
 use super::index::Index;
 use super::journal::{Journal, JournalBounds, Key, Place, Places, Step, Value};
-use super::key::key_of;
+use super::registers::TOGETHER;
 use super::server::Server;
+use super::table::KeyHash;
 use super::zone::{NameKey, Node};
 
 /// What changed lately.
@@ -44,14 +46,33 @@ impl Index {
         let apex_before = self.apex_serial();
         let places_before = Arc::clone(self.places());
         let mut found = Found::default();
-        for (seq, entry) in entries {
-            if let Entry::Server(server) = &entry {
-                found.cut |= self.place(server);
+        let mut entries = entries.into_iter();
+        loop {
+            let some: Vec<(u64, Entry)> = entries.by_ref().take(TOGETHER).collect();
+            if some.is_empty() {
+                break;
             }
-            if self.journals().is_some() {
-                self.note(&entry, &mut found);
+            let mut keys = self.keys_of(&some);
+            for (seq, entry) in some {
+                if let Entry::Server(server) = &entry {
+                    found.cut |= self.place(server);
+                }
+                match entry {
+                    Entry::Register(register) => {
+                        let (key, hash) = keys.next().expect("each register has a key");
+                        if self.journals().is_some() {
+                            self.note_register(&register, &key, hash, &mut found);
+                        }
+                        self.registers.put_at(&register, &key, hash);
+                    }
+                    entry => {
+                        if self.journals().is_some() {
+                            self.note(&entry, &mut found);
+                        }
+                        self.apply(entry, seq);
+                    }
+                }
             }
-            self.apply(entry, seq);
         }
         for server in changes.soft {
             self.apply_soft(server);
@@ -84,18 +105,30 @@ impl Index {
         }
     }
 
-    /// Notes the old and new value of what an entry changes, before it does.
+    /// Keys of registers among some entries, in their order, with their hashes; and goes near to where these are.
+    fn keys_of(&self, entries: &[(u64, Entry)]) -> impl Iterator<Item = (String, KeyHash)> + use<> {
+        let registers = entries.iter().filter_map(|(_, entry)| match entry {
+            Entry::Register(register) => Some(self.registers.key_of(register)),
+            Entry::Node(..) | Entry::Server(_) | Entry::Plan(_) | Entry::Serials(_) | Entry::Reconcile(_) => None,
+        });
+        let keys: Vec<String> = registers.collect();
+        let hashes = self.registers.approach(keys.iter().map(String::as_str));
+        keys.into_iter().zip(hashes)
+    }
+
+    /// Notes the old and new value of a register that is about to change.
+    fn note_register(&self, register: &Register, key: &str, hash: KeyHash, found: &mut Found) {
+        let row = self.registers.find_hashed(key, hash);
+        let old = row.map(|id| Entry::Register(self.registers.register(id)).to_bytes().into());
+        // A new one gets the next row.
+        let row = row.unwrap_or_else(|| u32::try_from(self.registers.len()).expect("rows are numbered by u32"));
+        let new = Entry::Register(register.clone()).to_bytes().into();
+        found.names.push((Key::Row(row), old, Some(new)));
+    }
+
+    /// Notes the old and new value of what another entry changes, before it does.
     fn note(&self, entry: &Entry, found: &mut Found) {
-        let new: Value = Some(entry.to_bytes().into());
         match entry {
-            Entry::Register(register) => {
-                let key = key_of(&self.domain, &register.address);
-                let row = key.and_then(|key| self.registers.find(&key));
-                let old = row.map(|id| Entry::Register(self.registers.register(id)).to_bytes().into());
-                // A new one gets the next row.
-                let row = row.unwrap_or_else(|| u32::try_from(self.registers.len()).expect("rows are numbered by u32"));
-                found.names.push((Key::Row(row), old, new));
-            }
             Entry::Node(zone, node) => {
                 let value = |node: &Arc<Node>| -> Value {
                     let is_there = !node.sets.is_empty();
@@ -112,7 +145,7 @@ impl Index {
                     RecordZone::Tree => found.names.push(change),
                 }
             }
-            Entry::Server(_) | Entry::Plan(_) | Entry::Serials(_) | Entry::Reconcile(_) => {}
+            Entry::Register(_) | Entry::Server(_) | Entry::Plan(_) | Entry::Serials(_) | Entry::Reconcile(_) => {}
         }
     }
 

@@ -166,6 +166,11 @@ impl Registers {
         self.find_octets(key.as_bytes())
     }
 
+    /// The same by the key's hash, too.
+    pub(crate) fn find_hashed(&self, key: &str, hash: KeyHash) -> Option<u32> {
+        self.table.find_hashed(key.as_bytes(), hash)
+    }
+
     /// The row of a key that is in octets.
     pub(crate) fn find_octets(&self, key: &[u8]) -> Option<u32> {
         self.table.find(key)
@@ -431,7 +436,22 @@ impl Registers {
     ///
     /// If the address has no name in this pool: such a register is refused before.
     pub(crate) fn put(&mut self, register: &Register) {
-        let key = key_of(&self.domain, &register.address).expect("the address was checked when it was registered");
+        let key = self.key_of(register);
+        let hash = self.table.hash(key.as_bytes());
+        self.put_at(register, &key, hash);
+    }
+
+    /// The key of a register.
+    ///
+    /// # Panics
+    ///
+    /// As [`Registers::put`].
+    pub(crate) fn key_of(&self, register: &Register) -> String {
+        key_of(&self.domain, &register.address).expect("the address was checked when it was registered")
+    }
+
+    /// As [`Registers::put`], with the register's key and that one's hash.
+    pub(crate) fn put_at(&mut self, register: &Register, key: &str, hash: KeyHash) {
         let kind = Kind {
             kind: register.kind.clone(),
             schema: register.schema,
@@ -458,8 +478,7 @@ impl Registers {
             to,
             state,
         };
-        let hash = self.table.hash(key.as_bytes());
-        self.set((register.address.as_str(), &key, hash), row);
+        self.set((register.address.as_str(), key, hash), row);
     }
 
     /// Takes in a register as the log holds it. The same as to read it and to [`Registers::put`] it, for millions: nothing is

@@ -81,15 +81,18 @@ impl Table {
         self.find_hashed(key, self.hash(key))
     }
 
+    /// The same by the key's hash, too.
     pub(crate) fn find_hashed(&self, key: &[u8], KeyHash(hash): KeyHash) -> Option<u32> {
         self.keys.find(hash, |id| self.key(id) == Some(key))
     }
 
+    /// The hash of a key, as [`Table::approach`] gives it.
     pub(crate) fn hash(&self, key: &[u8]) -> KeyHash {
         KeyHash(self.hasher.hash_one(key))
     }
 
-    /// Goes near to what is read to find some keys, as far as it is there, and gives their hashes.
+    /// Goes near to what is read to find some keys, as far as it is there, and gives their hashes: of
+    /// [`TOGETHER`](super::registers::TOGETHER) at a time.
     ///
     /// The table is far larger than what a processor keeps near. One key after the other, each of several places would be waited for
     /// alone; place by place for all keys, they are waited for together.
