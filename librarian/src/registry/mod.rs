@@ -277,6 +277,16 @@ impl Registry {
         View::new(self.shared.index.read(), Instant::now(), self.shared.lease)
     }
 
+    /// Its registers as a checkpoint has them, for [`read_files`].
+    #[doc(hidden)]
+    #[must_use]
+    pub fn saved(&self) -> Vec<u8> {
+        let mut octets = Vec::new();
+        let saved = self.view().index().registers.save(&mut octets);
+        saved.expect("memory takes everything");
+        octets
+    }
+
     /// Holds the lock as publishing does.
     #[cfg(test)]
     pub(crate) fn publishing(&self) -> impl Drop + '_ {
@@ -372,6 +382,25 @@ impl Registry {
     #[must_use]
     pub fn incarnation(&self) -> [u8; 16] {
         self.shared.incarnation
+    }
+}
+
+/// Reads octets as what lies beside the registry, behind digests that fit: commits, and a checkpoint's registers. Whatever they are,
+/// they are refused or make whole registers. For fuzzing.
+#[doc(hidden)]
+pub fn read_files(octets: &[u8], domain: &Domain) {
+    wal::read_whole(octets);
+    let Ok(mut index) = Index::from_checkpoint(domain, &mut &*octets) else {
+        return;
+    };
+    index.finish_loading();
+    let registers = &index.registers;
+    for row in 0..u32::try_from(registers.len()).expect("rows are numbered by u32") {
+        let register = registers.register(row);
+        assert!(
+            register.check().is_ok() && registers.find(registers.key(row)).is_some(),
+            "{register:?}"
+        );
     }
 }
 

@@ -525,15 +525,7 @@ impl Registers {
             to,
             state,
         };
-        // As `Register::check`; its bounds on lengths follow from those of names and addresses.
-        let named = row.holders();
-        let twice = (1..named.len()).any(|place| named[..place].contains(&named[place]));
-        let fit = match state {
-            Mark::Stable => named.contains(&owner),
-            Mark::Moving => named.contains(&owner) && !named.contains(&to),
-            Mark::Deleted => named.is_empty(),
-        };
-        if twice || !fit || fields.epoch < Epoch::FIRST.0 || fields.level < 1 {
+        if !is_sound(&row, fields.level) {
             return Err(Damaged("a register contradicts itself"));
         }
         self.set((spelling, spelling, hash), row);
@@ -654,6 +646,18 @@ impl Registers {
 fn hash_of(rows: &Rows, texts: &Texts, hasher: &RandomState, id: u32) -> u64 {
     let key = rows.text(id).and_then(|text| texts.key(text));
     hasher.hash_one(key.expect("it is there"))
+}
+
+/// As [`Register::check`], whose bounds on lengths follow from those of names and addresses.
+fn is_sound(row: &Row, level: u8) -> bool {
+    let named = row.holders();
+    let twice = (1..named.len()).any(|place| named[..place].contains(&named[place]));
+    let fit = match row.state {
+        Mark::Stable => named.contains(&row.owner),
+        Mark::Moving => named.contains(&row.owner) && !named.contains(&row.to),
+        Mark::Deleted => named.is_empty(),
+    };
+    !twice && fit && row.epoch >= Epoch::FIRST.0 && level >= 1
 }
 
 fn count_of(holders: usize) -> u8 {

@@ -80,6 +80,22 @@ fn read_octets(mut octets: &[u8], incarnation: [u8; 16]) -> Vec<Batch> {
     batches
 }
 
+/// Reads octets as they are, and as the body of a record that is whole.
+pub(super) fn read_whole(octets: &[u8]) {
+    let (incarnation, round) = ([7; 16], [8; ROUND_OCTETS]);
+    read_octets(octets, incarnation);
+    let mut record = Writer::default();
+    record.u32(u32::try_from(octets.len()).unwrap_or(u32::MAX));
+    for head in [round, digest(incarnation, round, octets)] {
+        record.0.extend(head);
+    }
+    record.0.extend(octets);
+    for batch in read_octets(&record.0, incarnation) {
+        let octets_in: usize = batch.entries.iter().map(|(_, entry)| 12 + entry.len()).sum();
+        assert_eq!(8 + octets_in, octets.len(), "a record is read whole");
+    }
+}
+
 fn read_record(octets: &[u8], incarnation: [u8; 16]) -> Result<(Round, Batch, &[u8]), Damaged> {
     let mut from = Reader(octets);
     let length = from.u32()? as usize;

@@ -22,6 +22,8 @@ pub struct World {
     pub runtime: Runtime,
     /// Answers messages.
     pub service: Service,
+    /// Its registers as a checkpoint has them.
+    pub saved: Vec<u8>,
     _dir: tempfile::TempDir,
 }
 
@@ -51,6 +53,7 @@ pub static WORLD: LazyLock<World> = LazyLock::new(|| {
         ring.insert(Key { tsig, holder });
     }
     let networks = vec!["127.0.0.1".parse().expect("a network")];
+    let saved = registry.saved();
     let service = Service::new(
         registry,
         answer::Settings {
@@ -64,6 +67,7 @@ pub static WORLD: LazyLock<World> = LazyLock::new(|| {
     World {
         runtime,
         service,
+        saved,
         _dir: dir,
     }
 });

@@ -13,13 +13,14 @@
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
-use zones::{Domain, Level};
+use zones::{Domain, Level, Zone};
 
 use super::super::checkpoint::bad;
 use super::super::glance::Glance;
+use super::super::key::{is_its_own_key, key_of};
 use super::super::ordered::Ordered;
 use super::super::table::{KeyWriter, Kind, LIST_WORDS, Row, WORDS};
-use super::{Registers, hash_of};
+use super::{NAME_OCTETS_MAX, Registers, hash_of, is_sound};
 
 impl Registers {
     /// Writes all of it.
@@ -90,6 +91,9 @@ impl Registers {
             if !this.table.knows(&row) || this.rows.push(&row) != id {
                 return Err(bad("a row names what is not there"));
             }
+            if !is_sound(&row, this.kinds.get(row.kind).level.0) || !this.has_own_key(&row) {
+                return Err(bad("a register contradicts itself"));
+            }
             this.count_row(&row, true);
         }
         this.keys = KeyWriter::with_room(rows as usize);
@@ -110,6 +114,24 @@ impl Registers {
         }
         this.disordered = Some(Vec::new());
         Ok(this)
+    }
+
+    /// Whether the text of a row is an address with its key.
+    fn has_own_key(&self, row: &Row) -> bool {
+        let texts = &self.table.texts;
+        let (Some(spelling), Some(key)) = (texts.spelling(row.text), texts.key(row.text)) else {
+            return false;
+        };
+        let Ok(spelling) = std::str::from_utf8(spelling) else {
+            return false;
+        };
+        let fits = spelling.len() + 1 + self.domain.zone(Zone::Obj).len() <= NAME_OCTETS_MAX;
+        if fits && is_its_own_key(spelling) {
+            return spelling.as_bytes() == key;
+        }
+        let address = spelling.parse().ok();
+        let own = address.and_then(|address| key_of(&self.domain, &address));
+        own.is_some_and(|own| own.as_bytes() == key)
     }
 }
 

@@ -246,3 +246,31 @@ fn after_a_commit_that_failed_no_checkpoint_is_written() {
         }
     }
 }
+
+/// Registers of every kind as a checkpoint has them.
+static SAVED: std::sync::LazyLock<Vec<u8>> = std::sync::LazyLock::new(|| {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let pool = Pool::new().await;
+        work(&pool, 0..40, &mut Vec::new()).await;
+        pool.registry.saved()
+    })
+});
+
+proptest::proptest! {
+    #[test]
+    fn registers_that_were_changed_behind_their_digest_are_refused_or_whole(
+        changes in proptest::collection::vec((proptest::prelude::any::<proptest::sample::Index>(), 0_u8..), 0..4),
+        cut in proptest::option::weighted(0.2, proptest::prelude::any::<proptest::sample::Index>()),
+    ) {
+        let mut octets = SAVED.clone();
+        for (at, octet) in changes {
+            let at = at.index(octets.len());
+            octets[at] = octet;
+        }
+        if let Some(at) = cut {
+            octets.truncate(at.index(octets.len()));
+        }
+        read_files(&octets, &domain());
+    }
+}
