@@ -301,10 +301,9 @@ impl Service {
             match common.answer((octets, key, *hash), &self.unsigned(from), seed, answer) {
                 Some(answered) => {
                     tally.count(answered.rcode);
-                    if let Some(row) = answered.object.filter(|_| is_counted(seed)) {
-                        if let Some(address) = table.address(row) {
-                            self.questions.note(&address, now);
-                        }
+                    let counted = answered.object.filter(|_| is_counted(seed));
+                    if let Some(address) = counted.and_then(|row| table.address(row)) {
+                        self.questions.note(&address, now);
                     }
                 }
                 None => answer.clear(),

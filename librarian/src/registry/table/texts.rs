@@ -134,7 +134,7 @@ mod tests {
 
     fn text(number: usize) -> (String, String) {
         let spelling = format!("{}.{number}", "A".repeat(number % 200));
-        let key = if number % 3 == 0 {
+        let key = if number.is_multiple_of(3) {
             spelling.to_lowercase()
         } else {
             spelling.clone()
