@@ -36,7 +36,7 @@ pub(super) enum Direction {
     Backward,
 }
 
-/// Sorts rows so that their keys rise, which are read forward or backward. No two keys are equal.
+/// Sorts rows so that their keys rise, which are read forward or backward.
 pub(super) fn by_key<'k>(
     rows: impl Iterator<Item = u32>,
     direction: Direction,
@@ -51,8 +51,7 @@ fn sort_from<'k>(rows: &mut [u128], direction: Direction, key: &impl Fn(u32) -> 
     rows.sort_unstable();
     let symbols = |number: &u128| number >> u32::BITS;
     for alike in rows.chunk_by_mut(|one, other| symbols(one) == symbols(other)) {
-        // A key that ends among these symbols is alone with them.
-        if alike.len() > 1 {
+        if alike.len() > 1 && !ends(symbols(&alike[0])) {
             for one in alike.iter_mut() {
                 *one = number(row_of(*one), direction, key, from + TOGETHER);
             }
@@ -69,6 +68,11 @@ fn number<'k>(row: u32, direction: Direction, key: &impl Fn(u32) -> &'k [u8], fr
         Direction::Backward => pack(key[..key.len().saturating_sub(from)].iter().rev()),
     };
     symbols << u32::BITS | u128::from(row)
+}
+
+/// Whether a key ends among these symbols: its last one is no symbol.
+fn ends(symbols: u128) -> bool {
+    (symbols as u64 & ((1 << HALF_BITS) - 1)).is_multiple_of(RADIX)
 }
 
 fn pack<'k>(mut octets: impl Iterator<Item = &'k u8>) -> u128 {
@@ -105,11 +109,13 @@ mod tests {
     proptest! {
         #[test]
         fn rows_come_in_the_order_of_their_keys(
-            keys in proptest::collection::btree_set("[az.]{1,60}|[-.0-9_a-z]{1,20}", 0..200)
+            keys in proptest::collection::vec("[az.]{1,60}|[-.0-9_a-z]{1,20}|a{17,19}", 0..200)
         ) {
-            let keys: Vec<String> = keys.into_iter().collect();
+            let mut keys = keys;
+            keys.sort();
             let rows = || (0..keys.len()).rev().map(|row| u32::try_from(row).unwrap());
             let key = |row: u32| keys[row as usize].as_bytes();
+            // Those of one key in the order of their numbers.
             prop_assert!(by_key(rows(), Direction::Forward, &key).into_iter().eq(rows().rev()));
             let reversed = |row: u32| key(row).iter().rev().copied().collect::<Vec<u8>>();
             let expected: BTreeSet<(Vec<u8>, u32)> = rows().map(|row| (reversed(row), row)).collect();
