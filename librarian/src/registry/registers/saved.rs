@@ -61,14 +61,20 @@ impl Registers {
     pub(crate) fn from_saved(domain: Domain, glance: Arc<Glance>, from: &mut impl Read) -> io::Result<Registers> {
         let mut this = Registers::loading(domain, 0, glance);
         for _ in 0..number(from)? {
-            let server = text(from)?
-                .parse()
-                .map_err(|_| bad("a server's name breaks its grammar"))?;
+            let name = text(from)?;
+            if this.servers.find(&name).is_some() {
+                return Err(bad("a server has two numbers"));
+            }
+            let server = name.parse().map_err(|_| bad("a server's name breaks its grammar"))?;
             this.servers.add(server);
         }
         for _ in 0..number(from)? {
-            let kind = text(from)?.parse().map_err(|_| bad("a type breaks its grammar"))?;
+            let name = text(from)?;
             let (schema, [level]) = (number(from)?, octets(from)?);
+            if this.kinds.find((&name, schema, level)).is_some() {
+                return Err(bad("a type has two numbers"));
+            }
+            let kind = name.parse().map_err(|_| bad("a type breaks its grammar"))?;
             this.kinds.add(Kind {
                 kind,
                 schema,
