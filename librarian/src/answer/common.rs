@@ -1,12 +1,13 @@
 //! The common question, answered straight from the table into octets.
 //!
-//! No lock is taken for an object that is there; that a name is not is said under one. A plain query with one question for the SRV, TXT, A or AAAA records at an object's name, with one OPT record or none and
+//! No lock is taken for an object that is there; that a name is not there is said under one.
+//!
+//! A plain query with one question for the SRV, TXT, A or AAAA records at an object's name, with one OPT record or none and
 //! without a signature. Nothing is allocated and no message is taken apart; anything that is not just so is left to the general
 //! path ([`super::answer`], [`super::reply::encode`]), whose octets these answers equal for the same view, asker and seed: a
 //! test and a fuzz target compare them.
 
 use std::net::IpAddr;
-use std::time::Instant;
 
 use certs::Prefix;
 use hickory_proto::op::ResponseCode;
@@ -22,7 +23,7 @@ use super::{Asker, FORWARDS, HOLDS, Settings, WEIGHT_MAX, rotate};
 use crate::place::weight;
 use crate::registry::index::{EXPIRE_S, MINIMUM_S, REFRESH_S, RETRY_S};
 use crate::registry::table::{KeyHash, Stored, Table};
-use crate::registry::{ADDRESSES_MAX, Registry, View};
+use crate::registry::{ADDRESSES_MAX, Registry};
 
 /// Class IN.
 const IN: u16 = 1;
@@ -250,8 +251,6 @@ pub(crate) struct Answered {
 /// What an answer is made of besides the question.
 pub(crate) struct Common<'a> {
     pub(crate) registry: &'a Registry,
-    /// The moment that leases are judged at.
-    pub(crate) now: Instant,
     /// Where registers lie.
     pub(crate) table: &'a Table,
     pub(crate) settings: &'a Settings,
@@ -309,10 +308,6 @@ impl Common<'_> {
             rcode: answer.finish()?,
             object: row.filter(|_| counts),
         })
-    }
-
-    fn view(&self) -> View<'_> {
-        self.registry.view().at(self.now)
     }
 
     fn is_public(&self, stored: &Stored<'_>) -> bool {
@@ -439,7 +434,7 @@ impl<'a, 'o> Answer<'a, 'o> {
             _ => {}
         }
         if self.counts[0] == 0 {
-            self.no_records(place, &self.common.view());
+            self.no_records(place, self.common.registry.glance().serials());
         }
     }
 
@@ -447,7 +442,7 @@ impl<'a, 'o> Answer<'a, 'o> {
     /// that could not be read beside its writing.
     fn absent(&mut self, key: &Key) -> Option<()> {
         let Place::Below(zone) = key.place else { return None };
-        let view = self.common.view();
+        let view = self.common.registry.view();
         let registers = &view.index().registers;
         let found = registers.find_octets(key.octets());
         if found.is_some_and(|row| registers.is_live(row)) || view.index().tree.len() > 0 {
@@ -460,7 +455,8 @@ impl<'a, 'o> Answer<'a, 'o> {
         if !below {
             self.rcode = ResponseCode::NXDomain;
         }
-        self.no_records(key.place, &view);
+        let serials = view.serials();
+        self.no_records(key.place, [serials.obj, serials.tree]);
         Some(())
     }
 
@@ -528,10 +524,10 @@ impl<'a, 'o> Answer<'a, 'o> {
     }
 
     /// A negative answer: with the SOA record of its zone, but for a bare name, which lies in none.
-    fn no_records(&mut self, place: Place, view: &View<'_>) {
+    fn no_records(&mut self, place: Place, [obj, tree]: [u32; 2]) {
         let Place::Below(zone) = place else { return };
-        let (names, serials) = (self.common.names, view.serials());
-        let serial = if zone == Zone::Tree { serials.tree } else { serials.obj };
+        let names = self.common.names;
+        let serial = if zone == Zone::Tree { tree } else { obj };
         let ttl_s = MINIMUM_S.min(self.common.settings.ttl_s);
         self.wire.record(names.zone(zone), RecordType::SOA, ttl_s, |wire| {
             wire.name(&names.ns);

@@ -135,9 +135,9 @@ fn opt(octets_max: u16, flags: u8, options: &[u8]) -> Vec<u8> {
     octets
 }
 
-/// The answer to a common question at some moment; `None` where it is not common.
+/// The answer to a common question, by whoever knows servers so; `None` where it is not common.
 fn common(
-    (registry, now): (&Registry, Instant),
+    registry: &Registry,
     settings: &Settings,
     faces: &Faces,
     octets: &[u8],
@@ -148,7 +148,6 @@ fn common(
     let names = Names::new(&domain());
     let common = Common {
         registry,
-        now,
         table: table.as_deref().expect("the registry is loaded"),
         settings,
         names: &names,
@@ -171,7 +170,7 @@ fn both(
 ) -> (Option<Vec<u8>>, Vec<u8>) {
     let mut faces = Faces::default();
     faces.refresh(&registry.view().at(now), settings);
-    let answered = common((registry, now), settings, &faces, octets, asker, seed);
+    let answered = common(registry, settings, &faces, octets, asker, seed);
     let view = registry.view().at(now);
     let general = match Message::from_vec(octets) {
         Ok(request) => {
@@ -307,15 +306,15 @@ async fn object_that_is_there_is_answered_while_changes_are_published() {
     let (tell, told) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         for name in ["3.1.2.1.023.obj.~", "3.1.2.1.024.obj.~", "4.2.obj.~", "4.3.obj.~"] {
-            for kind in [RecordType::SRV, RecordType::TXT, RecordType::A] {
+            for kind in KINDS {
                 let octets = question(&name.replace('~', "hypernet.internal"), kind, &[], [0, 0]);
-                let answered = common((&registry, now), &settings, &faces, &octets, &Asker::Network, 1);
+                let answered = common(&registry, &settings, &faces, &octets, &Asker::Network, 1);
                 tell.send((name, kind, answered.is_some())).unwrap();
             }
         }
     });
     // Who waited for the lock would wait for this test.
-    for _ in 0..12 {
+    for _ in 0..4 * KINDS.len() {
         let (name, kind, answered) = told.recv_timeout(Duration::from_secs(60)).expect("it waits for nobody");
         assert!(answered, "{name} {kind}");
     }
@@ -330,7 +329,7 @@ async fn who_knows_servers_as_they_were_before_leaves_the_answer_to_others() {
     let mut faces = Faces::default();
     faces.refresh(&registry.view().at(now), &settings);
     let octets = question("3.1.2.1.023.obj.hypernet.internal", RecordType::SRV, &[], [0, 0]);
-    let ask = || common((registry, now), &settings, &faces, &octets, &Asker::Network, 1).is_some();
+    let ask = || common(registry, &settings, &faces, &octets, &Asker::Network, 1).is_some();
     assert!(ask());
     let lost = ServerChange::Lost {
         name: server("s2"),

@@ -284,7 +284,6 @@ impl Service {
         }
         let common = Common {
             registry: &self.registry,
-            now,
             table,
             settings: &self.answers,
             names: &self.names,
@@ -323,7 +322,6 @@ impl Service {
         let table = self.registry.glance().table();
         let common = Common {
             registry: &self.registry,
-            now,
             table: table.as_deref()?,
             settings: &self.answers,
             names: &self.names,

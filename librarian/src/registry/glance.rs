@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::{ArcSwapOption, Guard};
 
+use super::entry::Serials;
 use super::table::Table;
 
 /// What is read without the lock.
@@ -19,6 +20,8 @@ pub(crate) struct Glance {
     table: ArcSwapOption<Table>,
     servers_version: AtomicU64,
     is_delegated: AtomicBool,
+    /// Of `obj`, in the high half, and `tree`.
+    serials: AtomicU64,
 }
 
 impl Glance {
@@ -35,6 +38,17 @@ impl Glance {
     /// Whether some part of `tree` is delegated, so that any object may be hidden.
     pub(crate) fn is_delegated(&self) -> bool {
         self.is_delegated.load(Ordering::Acquire)
+    }
+
+    /// The serials of `obj` and `tree`.
+    pub(crate) fn serials(&self) -> [u32; 2] {
+        let both = self.serials.load(Ordering::Acquire);
+        [(both >> 32) as u32, both as u32]
+    }
+
+    pub(super) fn set_serials(&self, serials: Serials) {
+        let both = u64::from(serials.obj) << 32 | u64::from(serials.tree);
+        self.serials.store(both, Ordering::Release);
     }
 
     pub(super) fn tell(&self, table: Arc<Table>) {

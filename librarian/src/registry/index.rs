@@ -62,6 +62,7 @@ impl Index {
             pool: 1,
         };
         let glance = Arc::<Glance>::default();
+        glance.set_serials(first);
         Index {
             domain: domain.clone(),
             registers: Registers::loading(domain.clone(), entries, Arc::clone(&glance)),
@@ -162,7 +163,10 @@ impl Index {
             Entry::Plan(plan) => {
                 self.plans.insert(plan.number, (plan, seq));
             }
-            Entry::Serials(serials) => self.serials = (serials, seq),
+            Entry::Serials(serials) => {
+                self.serials.1 = seq;
+                self.set_serials(serials);
+            }
             Entry::Reconcile(reconcile) => self.reconcile = (reconcile, seq),
         }
     }
@@ -275,6 +279,7 @@ impl Index {
     /// Sets the serials that are told; where the log holds them does not change.
     pub(super) fn set_serials(&mut self, serials: Serials) {
         self.serials.0 = serials;
+        self.glance.set_serials(serials);
     }
 
     /// Where servers are, as transferred records tell it.

@@ -106,10 +106,8 @@ impl Registers {
             .shrink(|id| hash_of(&table.rows, &table.texts, &table.hasher, id));
         self.look_around();
         self.glance.tell(Arc::clone(&self.table));
-        if let Some(rows) = self
-            .disordered
-            .take_if(|rows| rows.len() < self.rows.len() as usize / SORT_AGAIN)
-        {
+        let disordered = self.disordered.take();
+        if let Some(rows) = disordered.filter(|rows| rows.len() <= self.len() / SORT_AGAIN) {
             for id in rows {
                 self.reorder(id);
             }
