@@ -303,7 +303,7 @@ async fn object_that_is_there_is_answered_while_changes_are_published() {
     let mut faces = Faces::default();
     faces.refresh(&registry.view().at(now), &settings);
     let publishing = pool.registry.publishing();
-    let (tell, told) = std::sync::mpsc::channel();
+    let (tell, told) = std::sync::mpsc::sync_channel(1);
     std::thread::spawn(move || {
         for name in ["3.1.2.1.023.obj.~", "3.1.2.1.024.obj.~", "4.2.obj.~", "4.3.obj.~"] {
             for kind in KINDS {

@@ -99,12 +99,12 @@ impl Registers {
 
     /// Makes the two orders, side by side, and tells where everything is.
     pub(crate) fn finish_loading(&mut self) {
-        self.loading = false;
         // A log may hold as many entries that do not count as those that do.
         let table = Arc::clone(&self.table);
         self.keys
             .shrink(|id| hash_of(&table.rows, &table.texts, &table.hasher, id));
         self.look_around();
+        self.loading = false;
         self.glance.tell(Arc::clone(&self.table));
         let disordered = self.disordered.take();
         if let Some(rows) = disordered.filter(|rows| rows.len() <= self.len() / SORT_AGAIN) {
@@ -484,10 +484,7 @@ impl Registers {
     /// `hash` is what [`Registers::approach`] gave.
     pub(crate) fn load(&mut self, fields: &RegisterFields<'_>, hash: KeyHash) -> Result<(), Damaged> {
         let spelling = fields.address;
-        let zone_octets = self.domain.zone(Zone::Obj).len();
-        let fits = spelling.len() + 1 + zone_octets <= NAME_OCTETS_MAX;
-        if !(fits && is_its_own_key(spelling)) {
-            // Parts in capitals or too long for DNS.
+        if !self.is_key(spelling) {
             let register = fields.to_register()?;
             key_of(&self.domain, &register.address).ok_or(Damaged("an address has no name in this pool"))?;
             self.put(&register);
@@ -528,6 +525,12 @@ impl Registers {
         }
         self.set((spelling, spelling, hash), row);
         Ok(())
+    }
+
+    /// Whether a text is an address that has a name in this pool and is its own key: no parts in capitals or too long for DNS.
+    fn is_key(&self, text: &str) -> bool {
+        let fits = text.len() + 1 + self.domain.zone(Zone::Obj).len() <= NAME_OCTETS_MAX;
+        fits && is_its_own_key(text)
     }
 
     /// Sets what is registered at an address, given with its key and that one's hash: a row, but for where its text lies.

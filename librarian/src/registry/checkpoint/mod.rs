@@ -127,7 +127,8 @@ fn attempt(path: &Path, incarnation: [u8; 16], domain: &Domain, log: &dyn Storag
     Ok((index, next_seq))
 }
 
-fn octets<const N: usize>(from: &mut impl Read) -> io::Result<[u8; N]> {
+/// So many octets.
+pub(super) fn octets<const N: usize>(from: &mut impl Read) -> io::Result<[u8; N]> {
     let mut octets = [0; N];
     from.read_exact(&mut octets)?;
     Ok(octets)

@@ -13,14 +13,14 @@
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
-use zones::{Domain, Level, Zone};
+use zones::{Domain, Level};
 
-use super::super::checkpoint::bad;
+use super::super::checkpoint::{bad, octets};
 use super::super::glance::Glance;
-use super::super::key::{is_its_own_key, key_of};
+use super::super::key::key_of;
 use super::super::ordered::Ordered;
 use super::super::table::{KeyWriter, Kind, LIST_WORDS, Row, WORDS};
-use super::{NAME_OCTETS_MAX, Registers, hash_of, is_sound};
+use super::{Registers, hash_of, is_sound};
 
 impl Registers {
     /// Writes all of it.
@@ -93,7 +93,7 @@ impl Registers {
         let rows = number(from)?;
         for id in 0..rows {
             let row = Row::from_words(words::<WORDS>(from)?, || words::<LIST_WORDS>(from))?;
-            let row = row.ok_or(bad("a row names too many holders"))?;
+            let row = row.ok_or(bad("a row is none"))?;
             if !this.table.knows(&row) || this.rows.push(&row) != id {
                 return Err(bad("a row names what is not there"));
             }
@@ -131,8 +131,7 @@ impl Registers {
         let Ok(spelling) = std::str::from_utf8(spelling) else {
             return false;
         };
-        let fits = spelling.len() + 1 + self.domain.zone(Zone::Obj).len() <= NAME_OCTETS_MAX;
-        if fits && is_its_own_key(spelling) {
+        if self.is_key(spelling) {
             return spelling.as_bytes() == key;
         }
         let address = spelling.parse().ok();
@@ -149,12 +148,6 @@ fn write_count(out: &mut impl Write, count: usize) -> io::Result<()> {
 fn write_text(out: &mut impl Write, text: &str) -> io::Result<()> {
     out.write_all(&[u8::try_from(text.len()).map_err(io::Error::other)?])?;
     out.write_all(text.as_bytes())
-}
-
-fn octets<const N: usize>(from: &mut impl Read) -> io::Result<[u8; N]> {
-    let mut octets = [0; N];
-    from.read_exact(&mut octets)?;
-    Ok(octets)
 }
 
 fn number(from: &mut impl Read) -> io::Result<u32> {

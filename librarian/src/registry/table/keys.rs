@@ -161,8 +161,7 @@ impl KeyWriter {
         let groups = self.keys.branches[place.branch][place.segment].len();
         if *count as usize >= groups * FILL {
             let branches = Arc::make_mut(&mut self.keys.branches);
-            let segment = &mut Arc::make_mut(&mut branches[place.branch])[place.segment];
-            resize(segment, groups + groups / 4 + 1, hash_of);
+            grow(&mut Arc::make_mut(&mut branches[place.branch])[place.segment], hash_of);
         }
         put(&self.keys.branches[place.branch][place.segment], place, row);
         *count += 1;
@@ -186,7 +185,7 @@ impl KeyWriter {
                         let count = &mut counts[at * FAN + place.segment];
                         let segment = &mut Arc::make_mut(&mut branches[at])[place.segment];
                         if *count as usize >= segment.len() * FILL {
-                            resize(segment, segment.len() + segment.len() / 4 + 1, hash_of);
+                            grow(segment, hash_of);
                         }
                         put(segment, place, row);
                         *count += 1;
@@ -209,6 +208,11 @@ impl KeyWriter {
             }
         }
     }
+}
+
+/// Makes room in a segment that is full.
+fn grow(segment: &mut Segment, hash_of: impl Fn(u32) -> u64) {
+    resize(segment, segment.len() + segment.len() / 4 + 1, hash_of);
 }
 
 /// Makes a segment anew, with so many groups.

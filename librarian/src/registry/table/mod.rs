@@ -22,6 +22,8 @@ use std::sync::Arc;
 
 use zones::{Address, Level, ObjectType, ServerName};
 
+use super::registers::TOGETHER;
+
 pub(crate) use interned::{Called, Interned};
 pub(crate) use keys::KeyWriter;
 use keys::Keys;
@@ -91,19 +93,19 @@ impl Table {
         KeyHash(self.hasher.hash_one(key))
     }
 
-    /// Goes near to what is read to find some keys, as far as it is there, and gives their hashes: of
-    /// [`TOGETHER`](super::registers::TOGETHER) at a time.
+    /// Goes near to what is read to find some keys, as far as it is there, and gives their hashes: of [`TOGETHER`] at a time.
     ///
     /// The table is far larger than what a processor keeps near. One key after the other, each of several places would be waited for
     /// alone; place by place for all keys, they are waited for together.
     pub(crate) fn approach<'k>(&self, keys: impl Iterator<Item = &'k [u8]>, hashes: &mut Vec<KeyHash>) {
         hashes.clear();
         hashes.extend(keys.map(|key| self.hash(key)));
+        debug_assert!(hashes.len() <= TOGETHER, "of more, the last would not be near");
         for KeyHash(hash) in &*hashes {
             self.keys.approach(*hash);
         }
         // What hashes alike is nearly always the key itself.
-        let mut texts = [None; super::registers::TOGETHER];
+        let mut texts = [None; TOGETHER];
         for (KeyHash(hash), text) in hashes.iter().zip(&mut texts) {
             *text = self.keys.find(*hash, |_| true).and_then(|id| self.rows.text(id));
         }

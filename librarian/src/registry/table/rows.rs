@@ -74,14 +74,15 @@ impl Row {
         (words(self, None), has_list.then(|| list_words(self)))
     }
 
-    /// The row that words say, and a list if it needs one; `None` if it has more holders than a register names.
+    /// The row that words say, and a list if it needs one; `None` if it has more holders than a register names, or no state.
     pub(crate) fn from_words<E>(
         words: [u32; WORDS],
         list: impl FnOnce() -> Result<[u32; LIST_WORDS], E>,
     ) -> Result<Option<Row>, E> {
         let list = list_in(&words).map(|_| list()).transpose()?;
-        let row = row(&words, list);
-        Ok((usize::from(row.holder_count) <= HOLDERS_MAX).then_some(row))
+        let [_, _, holder_count, state] = words[REST].to_le_bytes();
+        let is_one = usize::from(holder_count) <= HOLDERS_MAX && state <= Mark::Deleted.octet();
+        Ok(is_one.then(|| row(&words, list)))
     }
 }
 
@@ -90,7 +91,8 @@ impl Mark {
         match octet {
             0 => Mark::Stable,
             1 => Mark::Moving,
-            _ => Mark::Deleted,
+            2 => Mark::Deleted,
+            _ => unreachable!("only the octets of states are written, and read in one piece"),
         }
     }
 
@@ -252,7 +254,7 @@ impl Rows {
     /// The state of a row; `None` if it lies in a piece that came later.
     pub(crate) fn state(&self, id: u32) -> Option<Mark> {
         let rest = self.cell(id)?.0[REST].load(Ordering::Relaxed);
-        Some(Mark::of_octet(rest.to_ne_bytes()[3]))
+        Some(Mark::of_octet(rest.to_le_bytes()[3]))
     }
 
     /// Whether both are the same.
@@ -287,7 +289,7 @@ fn unpack(word: u32) -> [u16; 2] {
 fn words(row: &Row, list: Option<u32>) -> [u32; WORDS] {
     let mut words = [0; WORDS];
     for (word, octets) in words.iter_mut().zip(row.tx.as_chunks().0) {
-        *word = u32::from_ne_bytes(*octets);
+        *word = u32::from_le_bytes(*octets);
     }
     words[EPOCH] = row.epoch as u32;
     words[EPOCH + 1] = (row.epoch >> 32) as u32;
@@ -295,8 +297,8 @@ fn words(row: &Row, list: Option<u32>) -> [u32; WORDS] {
     words[KIND] = row.kind;
     words[HOLDERS] = list.unwrap_or_else(|| pack(row.holders[0], row.holders[1]));
     words[HOLDERS + 1] = pack(row.holders[2], row.owner);
-    let [low, high] = row.to.to_ne_bytes();
-    words[REST] = u32::from_ne_bytes([low, high, row.holder_count, row.state.octet()]);
+    let [low, high] = row.to.to_le_bytes();
+    words[REST] = u32::from_le_bytes([low, high, row.holder_count, row.state.octet()]);
     words
 }
 
@@ -308,7 +310,7 @@ fn list_words(row: &Row) -> [u32; LIST_WORDS] {
 fn row(words: &[u32; WORDS], list: Option<[u32; LIST_WORDS]>) -> Row {
     let mut tx = [0; 16];
     for (octets, word) in tx.as_chunks_mut().0.iter_mut().zip(words) {
-        *octets = word.to_ne_bytes();
+        *octets = word.to_le_bytes();
     }
     let [third, owner] = unpack(words[HOLDERS + 1]);
     let mut holders = [0; HOLDERS_MAX];
@@ -323,7 +325,7 @@ fn row(words: &[u32; WORDS], list: Option<[u32; LIST_WORDS]>) -> Row {
             holders[..HOLDERS_INLINE].copy_from_slice(&[first, second, third]);
         }
     }
-    let [low, high, holder_count, state] = words[REST].to_ne_bytes();
+    let [low, high, holder_count, state] = words[REST].to_le_bytes();
     Row {
         tx,
         epoch: u64::from(words[EPOCH]) | u64::from(words[EPOCH + 1]) << 32,
@@ -332,14 +334,14 @@ fn row(words: &[u32; WORDS], list: Option<[u32; LIST_WORDS]>) -> Row {
         holders,
         holder_count,
         owner,
-        to: u16::from_ne_bytes([low, high]),
+        to: u16::from_le_bytes([low, high]),
         state: Mark::of_octet(state),
     }
 }
 
 /// The list that a row has, whatever its words say while they are written.
 fn list_in(words: &[u32; WORDS]) -> Option<u32> {
-    let [_, _, holder_count, _] = words[REST].to_ne_bytes();
+    let [_, _, holder_count, _] = words[REST].to_le_bytes();
     (usize::from(holder_count) > HOLDERS_INLINE).then_some(words[HOLDERS])
 }
 
@@ -425,6 +427,18 @@ mod tests {
             writer.replace(number % 2, &telling(number as u16, holder_count));
         }
         reader.join().unwrap();
+    }
+
+    #[test]
+    fn words_of_no_state_or_too_many_holders_are_no_row() {
+        for (place, octet, is_row) in [(3, 2, true), (3, 3, false), (2, 14, true), (2, 15, false)] {
+            let (mut words, list) = telling(7, 5).to_words();
+            let mut rest = words[REST].to_le_bytes();
+            rest[place] = octet;
+            words[REST] = u32::from_le_bytes(rest);
+            let row = Row::from_words(words, || Ok::<_, ()>(list.unwrap()));
+            assert_eq!(row.unwrap().is_some(), is_row, "{octet} at {place}");
+        }
     }
 
     #[test]
