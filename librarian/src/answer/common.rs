@@ -1,6 +1,6 @@
 //! The common question, answered straight from the table into octets.
 //!
-//! No lock is taken for an object that is there; that a name is not there is said under one.
+//! No lock is taken, neither for an object that is there nor for a name at which there is none.
 //!
 //! A plain query with one question for the SRV, TXT, A or AAAA records at an object's name, with one OPT record or none and
 //! without a signature. Nothing is allocated and no message is taken apart; anything that is not just so is left to the general
@@ -289,7 +289,11 @@ impl Common<'_> {
             Asker::Client(_) | Asker::Agent(_) | Asker::Admin => return None,
         };
         let row = self.table.find_hashed(key.octets(), hash);
-        let stored = row.and_then(|row| self.table.stored(row)).filter(Stored::is_live);
+        let stored = match row {
+            // Without it, what is there could not be read beside its writing.
+            Some(row) => Some(self.table.stored(row)?).filter(Stored::is_live),
+            None => None,
+        };
         let visible = match &stored {
             Some(stored) => sees_all || self.is_public(stored),
             None => sees_all,
@@ -438,25 +442,18 @@ impl<'a, 'o> Answer<'a, 'o> {
         }
     }
 
-    /// Says that there is no object of this key; `None` if the general path is to answer: there is one by now, or always was one
-    /// that could not be read beside its writing.
+    /// Says that there is no object of this key; `None` if it cannot be told beside the writing whether any lies below.
     fn absent(&mut self, key: &Key) -> Option<()> {
         let Place::Below(zone) = key.place else { return None };
-        let view = self.common.registry.view();
-        let registers = &view.index().registers;
-        let found = registers.find_octets(key.octets());
-        if found.is_some_and(|row| registers.is_live(row)) || view.index().tree.len() > 0 {
-            return None;
-        }
+        let table = self.common.table;
         let below = match zone {
-            Zone::Obj => registers.any_ending(key.octets()),
-            Zone::Tree | Zone::Pool | Zone::Apex => registers.any_below(key.octets()),
+            Zone::Obj => table.any_ending(key.octets()),
+            Zone::Tree | Zone::Pool | Zone::Apex => table.any_below(key.octets()),
         };
-        if !below {
+        if !below? {
             self.rcode = ResponseCode::NXDomain;
         }
-        let serials = view.serials();
-        self.no_records(key.place, [serials.obj, serials.tree]);
+        self.no_records(key.place, self.common.registry.glance().serials());
         Some(())
     }
 

@@ -296,16 +296,27 @@ async fn lost_server_is_answered_alike() {
 }
 
 #[tokio::test]
-async fn object_that_is_there_is_answered_while_changes_are_published() {
+async fn names_with_an_object_or_without_are_answered_while_changes_are_published() {
     let pool = world().await;
     let settings = Settings::default();
     let (registry, now) = (pool.registry.clone(), Instant::now());
     let mut faces = Faces::default();
     faces.refresh(&registry.view().at(now), &settings);
+    // Objects, names between, and what is not there.
+    const ASKED: [&str; 8] = [
+        "3.1.2.1.023.obj.~",
+        "3.1.2.1.024.obj.~",
+        "4.2.obj.~",
+        "4.3.obj.~",
+        "1.023.obj.~",
+        "1.3.tree.~",
+        "absent.obj.~",
+        "absent.tree.~",
+    ];
     let publishing = pool.registry.publishing();
     let (tell, told) = std::sync::mpsc::sync_channel(1);
     std::thread::spawn(move || {
-        for name in ["3.1.2.1.023.obj.~", "3.1.2.1.024.obj.~", "4.2.obj.~", "4.3.obj.~"] {
+        for name in ASKED {
             for kind in KINDS {
                 let octets = question(&name.replace('~', "hypernet.internal"), kind, &[], [0, 0]);
                 let answered = common(&registry, &settings, &faces, &octets, &Asker::Network, 1);
@@ -314,7 +325,7 @@ async fn object_that_is_there_is_answered_while_changes_are_published() {
         }
     });
     // Who waited for the lock would wait for this test.
-    for _ in 0..4 * KINDS.len() {
+    for _ in 0..ASKED.len() * KINDS.len() {
         let (name, kind, answered) = told.recv_timeout(Duration::from_secs(60)).expect("it waits for nobody");
         assert!(answered, "{name} {kind}");
     }

@@ -1,9 +1,10 @@
 //! What common questions are answered from without waiting for anybody.
 //!
 //! A change is written under the lock ([`super::Registry::view`]); this is what of it may be read beside the writing. It is complete
-//! for an object that is found, whose register is read whole; whoever finds none, or not what the register names, looks under the
-//! lock. Servers are not here: who keeps what answers say of them asks whether they are still the same *after* the register was
-//! read, since a server is known before a register names it.
+//! for an object that is found, whose register is read whole, and for a name without one: what came there came after the table was
+//! taken, which is after the question came. Whoever does not find what a register names looks under the lock. Servers are not here:
+//! who keeps what answers say of them asks whether they are still the same *after* the register was read, since a server is known
+//! before a register names it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `registers`, `table` | registers in memory, compact; what of them is read without a lock |
 //! | `key` | what a name or an address is found by |
-//! | `ordered`, `sorting` | the orders of rows that tell what lies below a name |
+//! | `sorting` | how the orders of rows are made, which tell what lies below a name |
 //! | `zone` | ordinary records in memory |
 //! | `index`, `view`, `glance` | all of it together / how it is read / and without a lock |
 //! | `proposal`, `draft` | what can be changed / changes that are judged but not yet durable |
@@ -29,7 +29,6 @@ pub(crate) mod journal;
 mod kept;
 pub(crate) mod key;
 mod memory;
-mod ordered;
 pub(crate) mod proposal;
 pub(crate) mod publish;
 pub(crate) mod registers;

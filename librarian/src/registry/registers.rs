@@ -5,7 +5,7 @@
 //! ones, by the key from its first label on (what lies below a name in `tree`) and from its last label backwards (what
 //! lies below a name in `obj`). So whether anything lies below a name is a search, never a scan.
 //!
-//! Rows and the first way are read without a lock, too ([`super::table`]); the orders and all that is counted under it only.
+//! Rows and the ways to them are read without a lock, too ([`super::table`]); what is counted, under it only.
 
 mod saved;
 
@@ -22,10 +22,9 @@ use super::bytes::Damaged;
 use super::entry::{RegisterFields, StateField};
 use super::glance::Glance;
 use super::key::{is_its_own_key, key_of};
-use super::ordered::Ordered;
 use super::sorting::{Direction, by_key};
 use super::table::{
-    Called, Interned, KeyHash, KeyWriter, Kind, Mark, Row, RowWriter, Rows, Stored, Table, TextWriter, Texts,
+    Called, Interned, KeyHash, KeyWriter, Kind, Mark, OrderWriter, Row, RowWriter, Rows, Stored, Table, TextWriter, Texts, backward,
 };
 
 /// Keys that are looked for together.
@@ -49,9 +48,9 @@ pub(crate) struct Registers {
     /// Who is told of it.
     glance: Arc<Glance>,
     /// Live rows by key.
-    forward: Ordered,
+    forward: OrderWriter,
     /// Live rows by key, last octet first.
-    backward: Ordered,
+    backward: OrderWriter,
     /// Registers that name a server in any field, by the server's number.
     naming: Vec<u64>,
     /// Registers that a server owns, by the server's number.
@@ -69,12 +68,15 @@ impl Registers {
     pub(crate) fn loading(domain: Domain, most: u64, glance: Arc<Glance>) -> Registers {
         let (rows, texts) = (RowWriter::new(), TextWriter::default());
         let keys = KeyWriter::with_room(usize::try_from(most).unwrap_or(0));
+        let (forward, backward) = (OrderWriter::default(), OrderWriter::default());
         let (servers, kinds) = (Interned::default(), Interned::default());
         let table = Table {
             hasher: RandomState::new(),
             rows: rows.rows().clone(),
             texts: texts.texts().clone(),
             keys: keys.keys().clone(),
+            forward: forward.order().clone(),
+            backward: backward.order().clone(),
             servers: Arc::clone(servers.list()),
             kinds: Arc::clone(kinds.list()),
         };
@@ -87,8 +89,8 @@ impl Registers {
             kinds,
             table: Arc::new(table),
             glance,
-            forward: Ordered::default(),
-            backward: Ordered::default(),
+            forward,
+            backward,
             naming: Vec::new(),
             owned: Vec::new(),
             held: Vec::new(),
@@ -97,22 +99,25 @@ impl Registers {
         }
     }
 
-    /// Makes the two orders, side by side, and tells where everything is.
+    /// Makes the two orders and tells where everything is.
     pub(crate) fn finish_loading(&mut self) {
         // A log may hold as many entries that do not count as those that do.
         let table = Arc::clone(&self.table);
         self.keys
             .shrink(|id| hash_of(&table.rows, &table.texts, &table.hasher, id));
         self.look_around();
+        let disordered = self.disordered.take();
+        match disordered.filter(|rows| rows.len() <= self.len() / SORT_AGAIN) {
+            Some(rows) => rows.into_iter().for_each(|id| self.reorder(id)),
+            None => self.sort(),
+        }
+        self.look_around();
         self.loading = false;
         self.glance.tell(Arc::clone(&self.table));
-        let disordered = self.disordered.take();
-        if let Some(rows) = disordered.filter(|rows| rows.len() <= self.len() / SORT_AGAIN) {
-            for id in rows {
-                self.reorder(id);
-            }
-            return;
-        }
+    }
+
+    /// Makes the two orders, side by side.
+    fn sort(&mut self) {
         let this = &*self;
         let live = || (0..this.row_count()).filter(|id| this.is_live(*id));
         let (forward, backward) = std::thread::scope(|scope| {
@@ -121,15 +126,16 @@ impl Registers {
             let forward = by_key(live(), Direction::Forward, &key);
             (forward, backward.join().expect("sorting does not panic"))
         });
-        self.forward = Ordered::from_sorted(&forward);
-        self.backward = Ordered::from_sorted(&backward);
+        self.forward = OrderWriter::from_sorted(&forward);
+        self.backward = OrderWriter::from_sorted(&backward);
     }
 
     /// Takes note of where everything is, after each change.
     fn look_around(&mut self) {
         let (rows, texts, keys) = (self.rows.rows(), self.texts.texts(), self.keys.keys());
         let (servers, kinds) = (self.servers.list(), self.kinds.list());
-        if self.table.is(rows, texts, keys, servers, kinds) {
+        let (forward, backward) = (self.forward.order(), self.backward.order());
+        if self.table.is(rows, texts, keys, [forward, backward], servers, kinds) {
             return;
         }
         self.table = Arc::new(Table {
@@ -137,6 +143,8 @@ impl Registers {
             rows: rows.clone(),
             texts: texts.clone(),
             keys: keys.clone(),
+            forward: forward.clone(),
+            backward: backward.clone(),
             servers: Arc::clone(servers),
             kinds: Arc::clone(kinds),
         });
@@ -307,7 +315,8 @@ impl Registers {
             format!("{key}.")
         };
         let from = start.clone();
-        self.forward
+        let forward = self.forward.order();
+        forward
             .from(move |id| self.key_octets(id) < from.as_bytes())
             .take_while(move |id| self.key_octets(*id).starts_with(start.as_bytes()))
     }
@@ -315,7 +324,8 @@ impl Registers {
     /// Live rows from the first on whose key is not before `key`.
     pub(crate) fn from(&self, key: &str) -> impl Iterator<Item = u32> + '_ {
         let key = key.to_owned();
-        self.forward.from(move |id| self.key_octets(id) < key.as_bytes())
+        let forward = self.forward.order();
+        forward.from(move |id| self.key_octets(id) < key.as_bytes())
     }
 
     /// Live rows whose key is more labels followed by `key`; all live rows for an empty key.
@@ -326,47 +336,20 @@ impl Registers {
             format!(".{key}")
         };
         let from = end.clone();
-        self.backward
+        let reverse = self.backward.order();
+        reverse
             .from(move |id| backward(self.key_octets(id), from.as_bytes()) == Ordering::Less)
             .take_while(move |id| self.key_octets(*id).ends_with(end.as_bytes()))
     }
 
     /// Whether the key of a live row is `key` followed by more labels.
     pub(crate) fn any_below(&self, key: &[u8]) -> bool {
-        debug_assert!(!key.is_empty(), "everything lies below the apex");
-        let is_before = |id| {
-            let found = self.key_octets(id);
-            // '.' ends the key: what goes on otherwise sorts before or after all that lies below.
-            match found.strip_prefix(key) {
-                Some([]) => true,
-                Some([next, ..]) => *next < b'.',
-                None => found < key,
-            }
-        };
-        let first = self.forward.from(is_before).next();
-        first.is_some_and(|id| {
-            self.key_octets(id)
-                .strip_prefix(key)
-                .is_some_and(|rest| rest[0] == b'.')
-        })
+        self.table.any_below(key).expect("nobody writes meanwhile")
     }
 
     /// Whether the key of a live row is more labels followed by `key`.
     pub(crate) fn any_ending(&self, key: &[u8]) -> bool {
-        debug_assert!(!key.is_empty(), "everything lies below the apex");
-        let is_before = |id| {
-            let found = self.key_octets(id);
-            match found.strip_suffix(key) {
-                Some([]) => true,
-                Some([.., next]) => *next < b'.',
-                None => backward(found, key) == Ordering::Less,
-            }
-        };
-        let first = self.backward.from(is_before).next();
-        first.is_some_and(|id| {
-            let rest = self.key_octets(id).strip_suffix(key);
-            rest.is_some_and(|rest| rest.last() == Some(&b'.'))
-        })
+        self.table.any_ending(key).expect("nobody writes meanwhile")
     }
 
     /// How many registers name a server in any field.
@@ -561,13 +544,13 @@ impl Registers {
             self.count_row(old, false);
         }
         self.count_row(&row, true);
-        if was_live == row.is_live() {
-            return;
-        }
-        if !self.loading {
-            self.reorder(id);
-        } else if let Some(rows) = &mut self.disordered {
-            rows.push(id);
+        if was_live != row.is_live() {
+            if !self.loading {
+                self.reorder(id);
+            } else if let Some(rows) = &mut self.disordered {
+                rows.push(id);
+            }
+            self.look_around();
         }
     }
 
@@ -667,11 +650,6 @@ fn count_of(holders: usize) -> u8 {
 
 fn number_of_server(number: u32) -> u16 {
     u16::try_from(number).expect("a pool has fewer than 65536 servers")
-}
-
-/// Compares two keys from their last octet on.
-fn backward(a: &[u8], b: &[u8]) -> Ordering {
-    a.iter().rev().cmp(b.iter().rev())
 }
 
 #[cfg(test)]

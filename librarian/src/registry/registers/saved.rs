@@ -18,8 +18,7 @@ use zones::{Domain, Level};
 use super::super::checkpoint::{bad, octets};
 use super::super::glance::Glance;
 use super::super::key::key_of;
-use super::super::ordered::Ordered;
-use super::super::table::{KeyWriter, Kind, LIST_WORDS, Row, WORDS};
+use super::super::table::{KeyWriter, Kind, LIST_WORDS, OrderWriter, Row, WORDS};
 use super::{Registers, hash_of, is_sound};
 
 impl Registers {
@@ -50,7 +49,7 @@ impl Registers {
         }
         for order in [&self.forward, &self.backward] {
             write_count(out, order.len())?;
-            for row in order.from(|_| false) {
+            for row in order.order().from(|_| false) {
                 out.write_all(&row.to_le_bytes())?;
             }
         }
@@ -116,7 +115,7 @@ impl Registers {
             if sorted.len() != live || sorted.iter().any(|id| *id >= rows) {
                 return Err(bad("an order is not of these rows"));
             }
-            *order = Ordered::from_sorted(&sorted);
+            *order = OrderWriter::from_sorted(&sorted);
         }
         this.disordered = Some(Vec::new());
         Ok(this)

@@ -210,3 +210,48 @@ fn loaded_table_equals_one_filled_while_running() {
     assert_eq!(keys(&loaded, loaded.below("")), keys(&running, running.below("")));
     assert_eq!(keys(&loaded, loaded.ending("")), keys(&running, running.ending("")));
 }
+
+/// Whoever asks beside the writing is told what is true throughout, or is sent to the lock: while objects come, pieces of all that
+/// they need are added, and blocks of both orders are cut in two.
+#[test]
+fn what_lies_below_a_name_is_told_beside_the_writing_or_not_at_all() {
+    const OBJECTS: usize = 40_000;
+    let glance = Arc::<Glance>::default();
+    let mut table = Registers::loading(domain(), 0, Arc::clone(&glance));
+    for address in ["5000.m.5000", "away.gone"] {
+        table.put(&register(address, State::Stable, &["s2"]));
+    }
+    table.put(&register("away.gone", State::Deleted, &[]));
+    table.finish_loading();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            let (mut told, mut asked) = (0_u64, 0_u64);
+            while !over.load(std::sync::atomic::Ordering::Acquire) {
+                let now = glance.table();
+                let now = now.as_deref().expect("it is loaded");
+                for (found, is_there) in [
+                    (now.any_below(b"5000"), true),
+                    (now.any_below(b"5000.m"), true),
+                    (now.any_ending(b"m.5000"), true),
+                    (now.any_below(b"5000.n"), false),
+                    (now.any_ending(b"gone"), false),
+                    (now.any_below(b"away"), false),
+                ] {
+                    asked += 1;
+                    told += u64::from(found.is_some());
+                    assert!(found.is_none_or(|found| found == is_there));
+                }
+            }
+            (told, asked)
+        });
+        for number in 0..OBJECTS {
+            // Neighbours of what is asked for in both orders.
+            let address = format!("{}.m.{}", number * 7919 % 10_000, number % 9_973);
+            table.put(&register(&address, State::Stable, &["s2"]));
+        }
+        over.store(true, std::sync::atomic::Ordering::Release);
+        let (told, asked) = asking.join().expect("nothing untrue is told");
+        assert!(told > asked / 2, "{told} of {asked} told");
+    });
+}

@@ -5,18 +5,22 @@
 //! | `rows` | what registers say, 44 octets each |
 //! | `texts` | their addresses |
 //! | `keys` | which row a key has |
+//! | `order` | rows of objects that are there, sorted: what lies below a name |
 //! | `interned` | what millions of rows name: servers, types |
 //!
 //! A [`Table`] is what lies where, at one moment. Rows change in place, and rows, texts and keys are added, without its knowing; where
-//! room for them is made there is a new table, and what came there is not found in the old one. So whoever does not find an object
-//! in a table has to look under the lock (`super::Registry::view`).
+//! room for them is made there is a new table, and what came there is not found in the old one: it came after that was taken. What
+//! cannot be read beside the writing is `None`, and has to be read under the lock (`super::Registry::view`).
 
 mod interned;
 mod keys;
+mod order;
 mod rows;
 mod texts;
 mod zeroed;
 
+use std::cell::Cell;
+use std::cmp::Ordering;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
@@ -27,6 +31,8 @@ use super::registers::TOGETHER;
 pub(crate) use interned::{Called, Interned};
 pub(crate) use keys::KeyWriter;
 use keys::Keys;
+use order::Order;
+pub(crate) use order::OrderWriter;
 pub(crate) use rows::{LIST_WORDS, Mark, Row, RowWriter, Rows, WORDS};
 pub(crate) use texts::{TextWriter, Texts};
 
@@ -73,6 +79,10 @@ pub(crate) struct Table {
     pub(crate) rows: Rows,
     pub(crate) texts: Texts,
     pub(crate) keys: Keys,
+    /// Live rows by key.
+    pub(crate) forward: Order,
+    /// Live rows by key, last octet first.
+    pub(crate) backward: Order,
     pub(crate) servers: Arc<Vec<Arc<ServerName>>>,
     pub(crate) kinds: Arc<Vec<Arc<Kind>>>,
 }
@@ -127,6 +137,54 @@ impl Table {
         servers && (row.kind as usize) < self.kinds.len() && self.texts.key(row.text).is_some()
     }
 
+    /// Whether the key of a live row is `key` followed by more labels; `None` if it cannot be told beside the writing.
+    pub(crate) fn any_below(&self, key: &[u8]) -> Option<bool> {
+        debug_assert!(!key.is_empty(), "everything lies below the apex");
+        let is_before = |found: &[u8]| {
+            // '.' ends the key: what goes on otherwise sorts before or after all that lies below.
+            match found.strip_prefix(key) {
+                Some([]) => true,
+                Some([next, ..]) => *next < b'.',
+                None => found < key,
+            }
+        };
+        let lies_there = |found: &[u8]| {
+            found
+                .strip_prefix(key)
+                .is_some_and(|rest| rest.first() == Some(&b'.'))
+        };
+        self.any(&self.forward, is_before, lies_there)
+    }
+
+    /// Whether the key of a live row is more labels followed by `key`; `None` if it cannot be told beside the writing.
+    pub(crate) fn any_ending(&self, key: &[u8]) -> Option<bool> {
+        debug_assert!(!key.is_empty(), "everything lies below the apex");
+        let is_before = |found: &[u8]| match found.strip_suffix(key) {
+            Some([]) => true,
+            Some([.., next]) => *next < b'.',
+            None => backward(found, key) == Ordering::Less,
+        };
+        let lies_there = |found: &[u8]| found.strip_suffix(key).is_some_and(|rest| rest.last() == Some(&b'.'));
+        self.any(&self.backward, is_before, lies_there)
+    }
+
+    /// Whether `is_it` holds for the first key of an order that `is_before` does not hold for.
+    fn any(&self, order: &Order, is_before: impl Fn(&[u8]) -> bool, is_it: impl Fn(&[u8]) -> bool) -> Option<bool> {
+        let search = || {
+            let is_late = Cell::new(false);
+            let first = order.from(|id| {
+                let key = self.key(id);
+                is_late.set(is_late.get() || key.is_none());
+                key.is_some_and(&is_before)
+            });
+            let first = first.map(|id| self.key(id)).next();
+            // One that came too late for this table may lie there.
+            let found = first.map_or(Some(false), |key| key.map(&is_it));
+            found.filter(|_| !is_late.get())
+        };
+        order.search(search).flatten()
+    }
+
     /// The address in a row, as spelled.
     pub(crate) fn address(&self, id: u32) -> Option<Address> {
         let spelling = self.texts.spelling(self.rows.text(id)?)?;
@@ -146,12 +204,15 @@ impl Table {
         rows: &Rows,
         texts: &Texts,
         keys: &Keys,
+        [forward, backward]: [&Order; 2],
         servers: &Arc<Vec<Arc<ServerName>>>,
         kinds: &Arc<Vec<Arc<Kind>>>,
     ) -> bool {
         self.rows.is(rows)
             && self.texts.is(texts)
             && self.keys.is(keys)
+            && self.forward.is(forward)
+            && self.backward.is(backward)
             && Arc::ptr_eq(&self.servers, servers)
             && Arc::ptr_eq(&self.kinds, kinds)
     }
@@ -160,6 +221,11 @@ impl Table {
     pub(super) fn key(&self, id: u32) -> Option<&[u8]> {
         self.texts.key(self.rows.text(id)?)
     }
+}
+
+/// Compares two keys from their last octet on.
+pub(crate) fn backward(a: &[u8], b: &[u8]) -> Ordering {
+    a.iter().rev().cmp(b.iter().rev())
 }
 
 /// A register as it is in a table: only what a row says is copied to read it.
