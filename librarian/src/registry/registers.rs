@@ -24,7 +24,8 @@ use super::glance::Glance;
 use super::key::{is_its_own_key, key_of};
 use super::sorting::{Direction, by_key};
 use super::table::{
-    Called, Interned, KeyHash, KeyWriter, Kind, Mark, OrderWriter, Row, RowWriter, Rows, Stored, Table, TextWriter, Texts, backward,
+    Called, Interned, KeyHash, KeyWriter, Kind, Mark, OrderWriter, Row, RowWriter, Rows, Stored, Table, TextWriter,
+    Texts, backward,
 };
 
 /// Keys that are looked for together.

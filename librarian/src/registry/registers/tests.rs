@@ -255,3 +255,23 @@ fn what_lies_below_a_name_is_told_beside_the_writing_or_not_at_all() {
         assert!(told > asked / 2, "{told} of {asked} told");
     });
 }
+
+#[test]
+fn who_asks_in_a_table_that_a_row_came_too_late_for_is_sent_to_the_lock() {
+    let mut table = table(&[]);
+    for number in 0.. {
+        let before = Arc::clone(&table.table);
+        table.put(&register(&format!("{number}.x"), State::Stable, &["s2"]));
+        if number > 0 && !before.rows.is(&table.table.rows) {
+            let key = number.to_string();
+            assert!(before.forward.is(&table.table.forward), "the order alone would tell");
+            assert_eq!(before.any_below(key.as_bytes()), None);
+            assert_eq!(table.table.any_below(key.as_bytes()), Some(true));
+            for number in 0..number {
+                let found = before.any_below(number.to_string().as_bytes());
+                assert!(found != Some(false), "{number}");
+            }
+            return;
+        }
+    }
+}

@@ -19,7 +19,6 @@ mod rows;
 mod texts;
 mod zeroed;
 
-use std::cell::Cell;
 use std::cmp::Ordering;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -148,11 +147,7 @@ impl Table {
                 None => found < key,
             }
         };
-        let lies_there = |found: &[u8]| {
-            found
-                .strip_prefix(key)
-                .is_some_and(|rest| rest.first() == Some(&b'.'))
-        };
+        let lies_there = |found: &[u8]| found.strip_prefix(key).is_some_and(|rest| rest.first() == Some(&b'.'));
         self.any(&self.forward, is_before, lies_there)
     }
 
@@ -171,16 +166,10 @@ impl Table {
     /// Whether `is_it` holds for the first key of an order that `is_before` does not hold for.
     fn any(&self, order: &Order, is_before: impl Fn(&[u8]) -> bool, is_it: impl Fn(&[u8]) -> bool) -> Option<bool> {
         let search = || {
-            let is_late = Cell::new(false);
-            let first = order.from(|id| {
-                let key = self.key(id);
-                is_late.set(is_late.get() || key.is_none());
-                key.is_some_and(&is_before)
-            });
-            let first = first.map(|id| self.key(id)).next();
-            // One that came too late for this table may lie there.
-            let found = first.map_or(Some(false), |key| key.map(&is_it));
-            found.filter(|_| !is_late.get())
+            // A row that came too late for this table is before nothing, so that a search ends at it or at what it would end at
+            // anyway: it is where some row is not before, and the one in front of it is.
+            let first = order.from(|id| self.key(id).is_some_and(&is_before)).next();
+            first.map_or(Some(false), |id| self.key(id).map(&is_it))
         };
         order.search(search).flatten()
     }

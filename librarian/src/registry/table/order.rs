@@ -30,7 +30,10 @@ struct Block {
     numbers: [AtomicU32; BLOCK_MAX],
 }
 
-const _: () = assert!(size_of::<Block>() == 2048, "two orders of ten million rows are what memory is spent on");
+const _: () = assert!(
+    size_of::<Block>() == 2048,
+    "two orders of ten million rows are what memory is spent on"
+);
 
 /// The blocks, and which of them are in the list.
 struct Top {
@@ -402,6 +405,20 @@ mod tests {
         }
         assert_eq!(list.len(), 0);
         assert!(list.blocks < 30, "{} blocks", list.blocks);
+    }
+
+    #[test]
+    fn no_search_counts_in_a_list_that_another_one_took_the_place_of() {
+        let mut list = OrderWriter::default();
+        let old = list.order().clone();
+        let mut number = 0;
+        while old.is(list.order()) {
+            assert_eq!(old.search(|| number), Some(number));
+            list.insert(number, |listed| listed.cmp(&number));
+            number += 1;
+        }
+        assert_eq!(old.search(|| number), None);
+        assert_eq!(list.order().search(|| number), Some(number));
     }
 
     /// Numbers that are always there are found by whoever searches while others come and go between them.
