@@ -9,6 +9,7 @@ pub mod delegation;
 pub mod files;
 pub mod guard;
 pub mod handover;
+pub(crate) mod huge_pages;
 pub mod invite;
 pub mod join;
 pub mod keys;

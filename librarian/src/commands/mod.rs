@@ -30,7 +30,7 @@ use certs::{ClientName, Grant};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use zones::{Address, Domain, Role, ServerName};
 
-use crate::{config, daemon, logging};
+use crate::{config, daemon, huge_pages, logging};
 
 /// Keeps the register of a pool's objects, answers where each is, and decides what servers should do.
 #[derive(Debug, Parser)]
@@ -487,7 +487,11 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Init { domain, dns, https } => init::init(&dir, &domain, dns, https),
         Command::Run { take_over } => {
+            let huge_pages = huge_pages::prefer();
             logging::begin(log_format);
+            if let Err(error) = huge_pages {
+                tracing::warn!(%error, "memory is not in huge pages: answers are slower");
+            }
             // One provider of primitives in the process, whoever asks for it.
             let _ = rustls::crypto::ring::default_provider().install_default();
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
