@@ -194,13 +194,14 @@ impl Writer {
                 allowed.push((vec![(seq, entry)], Changes::default()));
             }
         }
-        if !batch.entries.is_empty()
-            && let Err(error) = self.storage.commit(&batch)
+        let new = batch.entries.len() as u64;
+        if new > 0
+            && let Err(error) = self.storage.commit(batch)
         {
             self.has_failed = true;
             return fail_all(replies, &error);
         }
-        self.log_entries += batch.entries.len() as u64;
+        self.log_entries += new;
         // Not before the commit: what a failed one would have dropped is still needed.
         let mut moved = Vec::new();
         if let Some(low_end) = cleaned {

@@ -79,11 +79,11 @@ impl Storage for MemoryLog {
         each(&chunk)
     }
 
-    fn commit(&mut self, batch: &Batch) -> Result<(), StorageError> {
+    fn commit(&mut self, batch: Batch) -> Result<(), StorageError> {
         let mut log = self.0.lock();
         let cut = log.cut;
         if cut != Some(Cut::Before) {
-            log.entries.extend(batch.entries.iter().cloned());
+            log.entries.extend(batch.entries);
             if let Some(below) = batch.forget_below {
                 log.entries = log.entries.split_off(&below);
             }

@@ -107,7 +107,7 @@ pub struct Registry {
     shared: Arc<Shared>,
     queue: mpsc::Sender<Envelope>,
     /// Of snapshots; gone when the file is let go of.
-    source: Weak<redb::Database>,
+    source: Weak<storage::Store>,
 }
 
 /// Proposals that wait for a writer run by hand.
@@ -221,7 +221,7 @@ impl Registry {
         })?;
         if index.apex.node(domain.apex()).is_none() {
             let apex = entry::Entry::Node(RecordZone::Apex, Arc::new(index::first_apex(domain, settings.ttl_s)));
-            storage.commit(&storage::Batch {
+            storage.commit(storage::Batch {
                 entries: vec![(next_seq, apex.to_bytes())],
                 forget_below: None,
             })?;

@@ -2,8 +2,8 @@
 //!
 //! A durable commit of redb writes pages in several places of a file that grows, and waits for all of it. A change of one
 //! register is a few hundred octets: appended to a file that has its full length from the beginning, it is durable after one
-//! write. So a small commit goes here first, then into the database without waiting for the disk; when this file is full, or
-//! a commit is large, the database's commit is the durable one, covers everything before it, and the file begins anew.
+//! write. So a small commit goes here, and is kept in memory; when this file is full, or a commit is large, the database takes in
+//! all of them and this one, durably, and the file begins anew.
 //!
 //! | field of a record | octets |
 //! |---|---|
