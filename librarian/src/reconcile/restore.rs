@@ -147,7 +147,7 @@ fn fill(
     let incarnation = Incarnation(creation.incarnation());
     let backup = match from {
         Some(file) => {
-            let head = backup::read(file, &mut |entry| creation.add(entry))?;
+            let head = backup::read(file, &mut |entry| creation.add(&entry))?;
             if head.domain != domain.to_string() {
                 return Err(RestoreError::Domain {
                     found: head.domain,

@@ -1,13 +1,14 @@
-//! Entries of the log by the hundred, on their way out of it.
+//! Entries of the log by the hundred, on their way into it or out of it.
 
-use super::bytes::Damaged;
+use super::bytes::{Damaged, Writer};
+use super::entry::Entry;
 use super::storage::{StorageError, damaged};
 
 /// Octets of entries that go together.
 const OCTETS: usize = 64 << 10;
 
 /// Some entries of the log, one after the other.
-#[derive(Default)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Chunk {
     octets: Vec<u8>,
     /// Numbers of entries, and where each ends.
@@ -15,14 +16,35 @@ pub(crate) struct Chunk {
 }
 
 impl Chunk {
+    /// One that has room for what goes together.
+    pub(super) fn with_room() -> Chunk {
+        Chunk {
+            octets: Vec::with_capacity(OCTETS + OCTETS / 8),
+            ends: Vec::new(),
+        }
+    }
+
     /// Adds an entry; whether the chunk is to be handed on before the next.
     pub(super) fn push(&mut self, seq: u64, octets: &[u8]) -> bool {
-        if self.octets.capacity() == 0 {
-            self.octets.reserve(OCTETS + OCTETS / 8);
-        }
         self.octets.extend_from_slice(octets);
         self.ends.push((seq, self.octets.len()));
         self.octets.len() >= OCTETS
+    }
+
+    /// Adds an entry that is written for it.
+    pub(super) fn push_entry(&mut self, seq: u64, entry: &Entry) {
+        let mut writer = Writer(std::mem::take(&mut self.octets));
+        entry.write(&mut writer);
+        self.octets = writer.0;
+        self.ends.push((seq, self.octets.len()));
+    }
+
+    /// Adds what another one holds.
+    pub(super) fn append(&mut self, later: &Chunk) {
+        let before = self.octets.len();
+        self.octets.extend_from_slice(&later.octets);
+        self.ends
+            .extend(later.ends.iter().map(|(seq, end)| (*seq, before + end)));
     }
 
     /// Takes all entries out.
@@ -36,6 +58,11 @@ impl Chunk {
         self.ends.len()
     }
 
+    /// Octets of all entries.
+    pub(super) fn octets(&self) -> usize {
+        self.octets.len()
+    }
+
     /// The number of the last one.
     pub(super) fn last(&self) -> Option<u64> {
         self.ends.last().map(|(seq, _)| *seq)
@@ -43,9 +70,18 @@ impl Chunk {
 
     /// The entries in their order: number and octets.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &[u8])> {
-        let starts = std::iter::once(0).chain(self.ends.iter().map(|(_, end)| *end));
-        let places = self.ends.iter().zip(starts);
-        places.map(|((seq, end), start)| (*seq, &self.octets[start..*end]))
+        self.from(0)
+    }
+
+    /// Those from a number on, if numbers rise.
+    pub(super) fn from(&self, seq: u64) -> impl Iterator<Item = (u64, &[u8])> {
+        let at = self.ends.partition_point(|(number, _)| *number < seq);
+        let mut start = at.checked_sub(1).map_or(0, |before| self.ends[before].1);
+        self.ends[at..].iter().map(move |(seq, end)| {
+            let octets = &self.octets[start..*end];
+            start = *end;
+            (*seq, octets)
+        })
     }
 
     /// Calls `each` for the entries in their order, until one cannot be read.
@@ -73,6 +109,20 @@ mod tests {
         let read: Vec<(u64, Vec<u8>)> = chunk.iter().map(|(seq, octets)| (seq, octets.to_vec())).collect();
         assert_eq!(read[..9], entries);
         assert_eq!((read[9].0, read[9].1.len()), (14, OCTETS));
+        let mut twice = Chunk::default();
+        twice.append(&chunk);
+        let serials = Entry::Serials(super::super::Serials {
+            obj: 1,
+            tree: 2,
+            pool: 3,
+        });
+        twice.push_entry(15, &serials);
+        twice.append(&chunk);
+        assert!(twice.iter().take(10).eq(chunk.iter()));
+        assert_eq!(twice.iter().nth(10), Some((15, &serials.to_bytes()[..])));
+        assert!(twice.iter().skip(11).eq(chunk.iter()));
+        assert_eq!(chunk.from(13).map(|(seq, _)| seq).collect::<Vec<_>>(), [13, 14]);
+        assert!(chunk.from(13).eq(chunk.iter().skip(8)));
         let refused = chunk.each(|seq, _| {
             if seq < 7 {
                 Ok(())

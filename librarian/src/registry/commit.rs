@@ -22,10 +22,9 @@ use super::proposal::{self, Proposal, Refused};
 use super::storage::{Batch, Storage, StorageError, damaged};
 use super::{Shared, SubmitError, Waiting, checkpoint, kept};
 
-/// Old entries looked at in one commit, besides two for each new one: keeps the log below twice what counts.
-const CLEAN_STEP: usize = 64;
-/// Entries that do not count before cleaning begins, besides as many as count.
-const CLEAN_SLACK: u64 = 4096;
+/// Entries that do not count before cleaning begins, besides as many as count. Two old entries for each of them are looked at in
+/// the commit that cleans: that keeps the log below twice what counts, and most commits have nothing to do with it.
+const CLEAN_SLACK: usize = 4096;
 /// Entries published under one hold of the lock, so that a large group does not hold answers up.
 const PUBLISH_STEP: usize = 256;
 
@@ -50,6 +49,8 @@ pub struct Writer {
     pub(super) group_max: usize,
     /// What was last read of the low end of the log.
     pub(super) low_end: Chunk,
+    /// The commit in the making.
+    pub(super) batch: Batch,
     /// Where journals and a checkpoint are written at the end.
     pub(super) beside: Option<Beside>,
     /// The number of the next entry when the checkpoint that there is was written.
@@ -165,7 +166,8 @@ impl Writer {
 
     fn commit(&mut self, group: Vec<(Box<Proposal>, Reply)>) {
         let shared = Arc::clone(&self.shared);
-        let mut batch = Batch::default();
+        let mut batch = std::mem::take(&mut self.batch);
+        batch.clear();
         let mut cleaned = None;
         let mut allowed: Vec<(Vec<(u64, Entry)>, Changes)> = Vec::new();
         let mut replies = Vec::with_capacity(group.len());
@@ -176,7 +178,7 @@ impl Writer {
             let new = changes.iter().map(|changes| changes.entries.len()).sum::<usize>();
             let serials = changes.iter().rev().find_map(|changes| changes.serials);
             if new > 0 {
-                match self.clean(&index, 2 * new + CLEAN_STEP, &mut batch) {
+                match self.clean(&index, 2 * (new + CLEAN_SLACK), &mut batch) {
                     Ok(low_end) => cleaned = low_end,
                     Err(error) => return fail_all(replies, &error),
                 }
@@ -196,11 +198,12 @@ impl Writer {
         }
         let new = batch.entries.len() as u64;
         if new > 0
-            && let Err(error) = self.storage.commit(batch)
+            && let Err(error) = self.storage.commit(&batch)
         {
             self.has_failed = true;
             return fail_all(replies, &error);
         }
+        self.batch = batch;
         self.log_entries += new;
         // Not before the commit: what a failed one would have dropped is still needed.
         let mut moved = Vec::new();
@@ -219,13 +222,13 @@ impl Writer {
     fn append(&mut self, batch: &mut Batch, entry: &Entry) -> u64 {
         let seq = self.next_seq;
         self.next_seq += 1;
-        batch.entries.push((seq, entry.to_bytes()));
+        batch.entries.push_entry(seq, entry);
         seq
     }
 
     /// Has the batch drop entries from the low end of the log and copy those that still count to its high end.
     fn clean(&mut self, index: &Index, most: usize, batch: &mut Batch) -> Result<Option<LowEnd>, StorageError> {
-        if self.log_entries <= 2 * index.entries() + CLEAN_SLACK {
+        if self.log_entries <= 2 * index.entries() + CLEAN_SLACK as u64 {
             return Ok(None);
         }
         let old = &mut self.low_end;
@@ -243,7 +246,7 @@ impl Writer {
                 let entry = Entry::from_bytes(octets).map_err(|reason| damaged(last, reason))?;
                 moved.push((self.next_seq, entry));
             }
-            batch.entries.push((self.next_seq, octets.to_vec()));
+            batch.entries.push(self.next_seq, octets);
             self.next_seq += 1;
         }
         Ok(Some(LowEnd {

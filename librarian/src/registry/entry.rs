@@ -91,10 +91,16 @@ impl Entry {
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         // Most are registers, most of these shorter.
         let mut out = Writer(Vec::with_capacity(160));
+        self.write(&mut out);
+        out.0
+    }
+
+    /// Writes the same behind what is there.
+    pub(super) fn write(&self, out: &mut Writer) {
         match self {
-            Entry::Register(register) => write_register(&mut out, register),
-            Entry::Node(zone, node) => write_node(&mut out, *zone, node),
-            Entry::Server(server) => write_server(&mut out, server),
+            Entry::Register(register) => write_register(out, register),
+            Entry::Node(zone, node) => write_node(out, *zone, node),
+            Entry::Server(server) => write_server(out, server),
             Entry::Plan(plan) => {
                 out.u8(4);
                 out.u64(plan.number);
@@ -115,7 +121,6 @@ impl Entry {
                 });
             }
         }
-        out.0
     }
 
     /// Reads the bytes of an entry.

@@ -79,11 +79,12 @@ impl Storage for MemoryLog {
         each(&chunk)
     }
 
-    fn commit(&mut self, batch: Batch) -> Result<(), StorageError> {
+    fn commit(&mut self, batch: &Batch) -> Result<(), StorageError> {
         let mut log = self.0.lock();
         let cut = log.cut;
         if cut != Some(Cut::Before) {
-            log.entries.extend(batch.entries);
+            let entries = batch.entries.iter();
+            log.entries.extend(entries.map(|(seq, octets)| (seq, octets.to_vec())));
             if let Some(below) = batch.forget_below {
                 log.entries = log.entries.split_off(&below);
             }

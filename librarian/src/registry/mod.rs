@@ -221,10 +221,9 @@ impl Registry {
         })?;
         if index.apex.node(domain.apex()).is_none() {
             let apex = entry::Entry::Node(RecordZone::Apex, Arc::new(index::first_apex(domain, settings.ttl_s)));
-            storage.commit(storage::Batch {
-                entries: vec![(next_seq, apex.to_bytes())],
-                forget_below: None,
-            })?;
+            let mut batch = storage::Batch::default();
+            batch.entries.push_entry(next_seq, &apex);
+            storage.commit(&batch)?;
             index.apply(apex, next_seq);
             (next_seq, log_entries) = (next_seq + 1, log_entries + 1);
         }
@@ -257,6 +256,7 @@ impl Registry {
             log_entries,
             group_max: settings.group_max.max(1),
             low_end: chunk::Chunk::default(),
+            batch: storage::Batch::default(),
             beside,
             checkpoint_seq,
             has_failed: false,

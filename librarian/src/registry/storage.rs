@@ -109,30 +109,34 @@ impl<E: Into<redb::Error>> From<E> for StorageError {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Batch {
     /// New entries under their numbers, rising, all above every number used before.
-    pub(crate) entries: Vec<(u64, Vec<u8>)>,
+    pub(crate) entries: Chunk,
     /// Entries below this number are dropped.
     pub(crate) forget_below: Option<u64>,
 }
 
 impl Batch {
     /// Takes in what comes after it.
-    fn append(&mut self, later: Batch) {
-        self.entries.extend(later.entries);
+    fn append(&mut self, later: &Batch) {
+        self.entries.append(&later.entries);
         self.forget_below = later.forget_below.or(self.forget_below);
     }
 
     /// The entries from a number on that are not dropped.
-    fn from(&self, from: u64) -> impl Iterator<Item = &(u64, Vec<u8>)> {
-        let from = from.max(self.forget_below.unwrap_or(0));
-        let at = self.entries.partition_point(|(number, _)| *number < from);
-        self.entries[at..].iter()
+    fn from(&self, from: u64) -> impl Iterator<Item = (u64, &[u8])> {
+        self.entries.from(from.max(self.forget_below.unwrap_or(0)))
+    }
+
+    /// Takes everything out.
+    pub(super) fn clear(&mut self) {
+        self.entries.clear();
+        self.forget_below = None;
     }
 
     /// Puts all of it into a database.
     fn write(&self, write: &WriteTransaction) -> Result<(), StorageError> {
         let mut log = write.open_table(LOG)?;
-        for (number, entry) in &self.entries {
-            log.insert(number, entry.as_slice())?;
+        for (number, entry) in self.entries.iter() {
+            log.insert(number, entry)?;
         }
         if let Some(below) = self.forget_below {
             log.retain_in(..below, |_, _| false)?;
@@ -154,7 +158,7 @@ pub(crate) trait Storage: Send {
     /// Hands over every entry from the number `from` on, in order.
     fn load(&mut self, from: u64, each: &mut EachChunk<'_>) -> Result<(), StorageError>;
     /// Writes a batch; it is durable when this returns.
-    fn commit(&mut self, batch: Batch) -> Result<(), StorageError>;
+    fn commit(&mut self, batch: &Batch) -> Result<(), StorageError>;
     /// Hands over the octets of at most `most` entries from the number `from` on.
     fn read_log(&self, from: u64, most: usize, each: &mut EachEntry<'_>) -> Result<(), StorageError>;
 }
@@ -174,7 +178,7 @@ impl Store {
         ahead.write(&write)?;
         with(&write)?;
         write.commit()?;
-        *ahead = Batch::default();
+        ahead.clear();
         Ok(())
     }
 
@@ -227,7 +231,7 @@ impl RedbStorage {
             let mut entries = 0;
             for commit in commits {
                 for (number, entry) in commit.entries.iter().filter(|(number, _)| *number > last) {
-                    log.insert(number, entry.as_slice())?;
+                    log.insert(number, entry)?;
                     entries += 1;
                 }
                 if let Some(below) = commit.forget_below {
@@ -437,19 +441,20 @@ impl Creation {
     }
 
     /// Adds an entry of a backup.
-    pub(crate) fn add(&mut self, octets: Vec<u8>) -> Result<(), StorageError> {
-        if let Ok(Entry::Reconcile(reconcile)) = Entry::from_bytes(&octets) {
+    pub(crate) fn add(&mut self, octets: &[u8]) -> Result<(), StorageError> {
+        if let Ok(Entry::Reconcile(reconcile)) = Entry::from_bytes(octets) {
             self.written_off = (*reconcile).clone();
             return Ok(());
         }
         self.push(octets)
     }
 
-    fn push(&mut self, octets: Vec<u8>) -> Result<(), StorageError> {
-        self.batch.entries.push((self.next_seq, octets));
+    fn push(&mut self, octets: &[u8]) -> Result<(), StorageError> {
+        self.batch.entries.push(self.next_seq, octets);
         self.next_seq += 1;
         if self.batch.entries.len() >= Creation::STEP {
-            self.storage.commit(std::mem::take(&mut self.batch))?;
+            self.storage.commit(&self.batch)?;
+            self.batch.clear();
         }
         Ok(())
     }
@@ -460,8 +465,8 @@ impl Creation {
             open: false,
             ..self.written_off.clone()
         };
-        self.push(Entry::Reconcile(Arc::new(closed)).to_bytes())?;
-        self.storage.commit(std::mem::take(&mut self.batch))
+        self.push(&Entry::Reconcile(Arc::new(closed)).to_bytes())?;
+        self.storage.commit(&self.batch)
     }
 }
 
@@ -483,12 +488,12 @@ impl Storage for RedbStorage {
         // Pages are read and checked on one processor while entries are taken in on another.
         std::thread::scope(|scope| {
             let reading = scope.spawn(move || -> Result<(), StorageError> {
-                let mut chunk = Chunk::default();
+                let mut chunk = Chunk::with_room();
                 for item in log.range(from..)? {
                     let (seq, octets) = item?;
                     let is_full = chunk.push(seq.value(), octets.value());
                     // Nobody takes any more: an entry was not read.
-                    if is_full && chunks.send(std::mem::take(&mut chunk)).is_err() {
+                    if is_full && chunks.send(std::mem::replace(&mut chunk, Chunk::with_room())).is_err() {
                         return Ok(());
                     }
                 }
@@ -503,14 +508,14 @@ impl Storage for RedbStorage {
         })?;
         let mut chunk = Chunk::default();
         for (seq, octets) in ahead.from(from) {
-            chunk.push(*seq, octets);
+            chunk.push(seq, octets);
         }
         each(&chunk)
     }
 
-    fn commit(&mut self, batch: Batch) -> Result<(), StorageError> {
+    fn commit(&mut self, batch: &Batch) -> Result<(), StorageError> {
         if let Some(wal) = &mut self.wal {
-            let is_durable = wal.append(&batch).map_err(|source| StorageError::Wal {
+            let is_durable = wal.append(batch).map_err(|source| StorageError::Wal {
                 path: wal.path().to_owned(),
                 source,
             })?;
@@ -536,7 +541,7 @@ impl Storage for RedbStorage {
             left -= 1;
         }
         for (seq, bytes) in ahead.from(from).take(left) {
-            each(*seq, bytes).map_err(|reason| damaged(*seq, reason))?;
+            each(seq, bytes).map_err(|reason| damaged(seq, reason))?;
         }
         Ok(())
     }
@@ -615,15 +620,15 @@ mod tests {
             for (sizes, dropped) in commits {
                 let mut batch = Batch::default();
                 for size in sizes {
-                    batch.entries.push((next, vec![next as u8; size]));
+                    batch.entries.push(next, &vec![next as u8; size]);
                     next += 1;
                 }
-                log.extend(batch.entries.iter().cloned());
+                log.extend(batch.entries.iter().map(|(number, octets)| (number, octets.to_vec())));
                 if let Some(below) = log.keys().nth(dropped as usize).copied().filter(|_| dropped > 0) {
                     batch.forget_below = Some(below);
                     log = log.split_off(&below);
                 }
-                storage.commit(batch).unwrap();
+                storage.commit(&batch).unwrap();
             }
             prop_assert_eq!(storage.entries().unwrap(), log.len() as u64);
             prop_assert_eq!(&loaded(&mut storage), &log);

@@ -351,7 +351,7 @@ impl Storage for FailingStorage {
         self.inner.load(from, each)
     }
 
-    fn commit(&mut self, batch: storage::Batch) -> Result<(), StorageError> {
+    fn commit(&mut self, batch: &storage::Batch) -> Result<(), StorageError> {
         if self.fails.load(std::sync::atomic::Ordering::Relaxed) {
             return Err(redb::Error::Io(std::io::Error::other("no space left")).into());
         }

@@ -91,8 +91,8 @@ pub(super) fn read_whole(octets: &[u8]) {
     }
     record.0.extend(octets);
     for batch in read_octets(&record.0, incarnation) {
-        let octets_in: usize = batch.entries.iter().map(|(_, entry)| 12 + entry.len()).sum();
-        assert_eq!(8 + octets_in, octets.len(), "a record is read whole");
+        let octets_in = body_octets(&batch);
+        assert_eq!(octets_in, octets.len(), "a record is read whole");
     }
 }
 
@@ -108,13 +108,18 @@ fn read_record(octets: &[u8], incarnation: [u8; 16]) -> Result<(Round, Batch, &[
     let mut from = Reader(body);
     let below = from.u64()?;
     let mut batch = Batch {
-        entries: Vec::new(),
         forget_below: (below > 0).then_some(below),
+        ..Batch::default()
     };
     while !from.is_empty() {
-        batch.entries.push((from.u64()?, from.long()?.to_vec()));
+        batch.entries.push(from.u64()?, from.long()?);
     }
     Ok((round, batch, rest))
+}
+
+/// Octets of a record behind its digest.
+fn body_octets(batch: &Batch) -> usize {
+    8 + 12 * batch.entries.len() + batch.entries.octets()
 }
 
 fn digest(incarnation: [u8; 16], round: Round, body: &[u8]) -> [u8; DIGEST_OCTETS] {
@@ -152,8 +157,7 @@ impl Wal {
         if self.is_broken {
             return Err(io::Error::other("an earlier write failed: restart the librarian"));
         }
-        let body: usize = batch.entries.iter().map(|(_, entry)| 12 + entry.len()).sum();
-        let octets = HEAD_OCTETS + 8 + body;
+        let octets = HEAD_OCTETS + body_octets(batch);
         if octets > RECORD_OCTETS_MAX || self.end + octets > FILE_OCTETS {
             return Ok(false);
         }
@@ -161,8 +165,8 @@ impl Wal {
         record.0.clear();
         record.0.resize(HEAD_OCTETS, 0);
         record.u64(batch.forget_below.unwrap_or(0));
-        for (number, entry) in &batch.entries {
-            record.u64(*number);
+        for (number, entry) in batch.entries.iter() {
+            record.u64(number);
             record.long(entry);
         }
         let (head, body) = record.0.split_at_mut(HEAD_OCTETS);
@@ -209,14 +213,14 @@ mod tests {
     const INCARNATION: [u8; 16] = [7; 16];
 
     fn batch(first: u64, sizes: &[usize]) -> Batch {
-        Batch {
-            entries: sizes
-                .iter()
-                .zip(first..)
-                .map(|(size, number)| (number, vec![number as u8; *size]))
-                .collect(),
+        let mut batch = Batch {
             forget_below: first.checked_sub(3).filter(|below| *below > 0),
+            ..Batch::default()
+        };
+        for (size, number) in sizes.iter().zip(first..) {
+            batch.entries.push(number, &vec![number as u8; *size]);
         }
+        batch
     }
 
     #[test]
