@@ -409,7 +409,9 @@ fn librarian_that_was_started_has_its_allocator_ask_for_huge_pages() -> Result<(
     let pool = open_pool();
     let pid = pool.librarian_process()?.pid();
     let environment = std::fs::read_to_string(format!("/proc/{pid}/environ"))?;
-    let tunables = environment.split('\0').find_map(|word| word.strip_prefix("GLIBC_TUNABLES="));
+    let tunables = environment
+        .split('\0')
+        .find_map(|word| word.strip_prefix("GLIBC_TUNABLES="));
     let is_set = tunables.is_some_and(|tunables| tunables.split(':').any(|one| one == "glibc.malloc.hugetlb=1"));
     ensure!(is_set, "{tunables:?}");
     Ok(())
