@@ -37,7 +37,6 @@ mod sorting;
 mod storage;
 pub(crate) mod table;
 mod view;
-mod wal;
 pub(crate) mod zone;
 
 use std::path::Path;
@@ -388,7 +387,7 @@ impl Registry {
 /// they are refused or make whole registers. For fuzzing.
 #[doc(hidden)]
 pub fn read_files(octets: &[u8], domain: &Domain) {
-    wal::read_whole(octets);
+    storage::wal::read_whole(octets);
     let Ok(mut index) = Index::from_checkpoint(domain, &mut &*octets) else {
         return;
     };

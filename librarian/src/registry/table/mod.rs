@@ -17,6 +17,7 @@ mod keys;
 mod order;
 mod rows;
 mod texts;
+mod version;
 mod zeroed;
 
 use std::cmp::Ordering;

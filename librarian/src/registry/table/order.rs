@@ -4,15 +4,15 @@
 //! one block's tail and a search is two binary searches; an entry costs four to eight octets.
 //!
 //! A search without a lock sees numbers on their way from one place to another, and whoever compares keys must bear with any of them.
-//! It counts only if the version of the list was the same, and even, before and after it (as with rows, see `rows`). Where room is
-//! made for more blocks there is a new list, and no search in the old one counts any more.
+//! It counts only if no change came between (see [`super::version`]). Where room is made for more blocks there is a new list, and
+//! no search in the old one counts any more.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::atomic::fence;
 
+use super::version::Version;
 use super::zeroed::zeroed;
 
 /// Most numbers in one block: 2 KiB to move at worst.
@@ -37,8 +37,8 @@ const _: () = assert!(
 
 /// The blocks, and which of them are in the list.
 struct Top {
-    /// Odd while something changes, and for ever when there is another one in its place.
-    version: AtomicU32,
+    /// Of the list and of all blocks.
+    version: Version,
     pieces: Vec<Arc<[Block]>>,
     /// Numbers of blocks in their order: as many as `count` says count, there is room for all.
     list: Box<[AtomicU32]>,
@@ -151,13 +151,7 @@ impl OrderWriter {
     /// Changes blocks or their list, so that no search meanwhile counts.
     fn change<T>(&mut self, change: impl FnOnce(&Top) -> T) -> T {
         let top = &self.order.top;
-        let before = top.version.load(Relaxed);
-        top.version.store(before.wrapping_add(1), Relaxed);
-        // Whoever reads anything that is written from here on finds the version changed.
-        fence(Release);
-        let changed = change(top);
-        top.version.store(before.wrapping_add(2), Release);
-        changed
+        top.version.change(|| change(top))
     }
 
     /// A block that is not in the list.
@@ -181,8 +175,7 @@ impl OrderWriter {
         }
         new.count.store(old.count.load(Relaxed), Relaxed);
         // What is in blocks changes, from now on, without its knowing.
-        old.version.store(old.version.load(Relaxed).wrapping_add(1), Relaxed);
-        fence(Release);
+        old.version.retire();
         self.order.top = Arc::new(new);
     }
 }
@@ -196,19 +189,7 @@ fn piece() -> Arc<[Block]> {
 impl Order {
     /// What a search comes to that no change came between; `None` if there are too many: take the lock.
     pub(crate) fn search<T>(&self, search: impl Fn() -> T) -> Option<T> {
-        for _ in 0..SEARCHES_MAX {
-            let before = self.top.version.load(Acquire);
-            if before.is_multiple_of(2) {
-                let found = search();
-                // The version is not read before what was read above.
-                fence(Acquire);
-                if self.top.version.load(Relaxed) == before {
-                    return Some(found);
-                }
-            }
-            std::hint::spin_loop();
-        }
-        None
+        self.top.version.read(SEARCHES_MAX, search)
     }
 
     /// The numbers from the first on that `before` does not hold for. `before` holds for a beginning of the list only.
@@ -233,7 +214,7 @@ impl Order {
 impl Top {
     fn of(pieces: Vec<Arc<[Block]>>) -> Top {
         Top {
-            version: AtomicU32::new(0),
+            version: Version::default(),
             list: (0..pieces.len() * PIECE).map(|_| AtomicU32::new(0)).collect(),
             pieces,
             count: AtomicU32::new(0),
@@ -428,15 +409,12 @@ mod tests {
         let lasting: Vec<u32> = (0..LASTING).step_by(10).collect();
         let mut list = OrderWriter::from_sorted(&lasting);
         let over = std::sync::atomic::AtomicBool::new(false);
-        let (sender, orders) = std::sync::mpsc::channel();
-        sender.send(list.order().clone()).expect("it is received");
+        let latest = parking_lot::Mutex::new(list.order().clone());
         std::thread::scope(|scope| {
-            let over = &over;
-            let searching = scope.spawn(move || {
-                let mut order = orders.recv().expect("one was sent");
+            let searching = scope.spawn(|| {
                 let (mut counted, mut next) = (0_u64, 0);
                 while !over.load(Acquire) || counted == 0 {
-                    order = orders.try_iter().last().unwrap_or(order);
+                    let order = latest.lock().clone();
                     let wanted = lasting[next % lasting.len()];
                     let found = order.search(|| order.from(|listed| listed < wanted).next());
                     if let Some(found) = found {
@@ -456,7 +434,7 @@ mod tests {
                         list.remove(|listed| listed.cmp(&number));
                     }
                     if !before.is(list.order()) {
-                        sender.send(list.order().clone()).expect("it is received");
+                        *latest.lock() = list.order().clone();
                     }
                 }
             }

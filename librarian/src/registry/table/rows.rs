@@ -1,14 +1,14 @@
 //! What registers say, in rows of 44 octets that one thread writes while others read.
 //!
-//! A row is read without a lock: a version is odd while its row is written, and whoever finds that it was, or that it became
-//! another one meanwhile, reads again (a "seqlock"). Rows share versions, so that these cost no memory. All of it is atomic words:
-//! what a torn reading holds is thrown away before anybody looks at it.
+//! A row is read without a lock, and again if it was written meanwhile (see [`super::version`]). Rows share versions, so that these
+//! cost no memory.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use zones::register::HOLDERS_MAX;
 
+use super::version::Version;
 use super::zeroed::zeroed;
 
 /// Rows in one piece: growing never copies rows.
@@ -116,7 +116,7 @@ struct List([AtomicU32; LIST_WORDS]);
 pub(crate) struct Rows {
     pieces: Arc<Vec<Arc<[Cell]>>>,
     lists: Arc<Vec<Arc<[List]>>>,
-    versions: Arc<[AtomicU32]>,
+    versions: Arc<[Version]>,
 }
 
 /// Rows as they are written: by one thread.
@@ -134,7 +134,7 @@ impl RowWriter {
         let rows = Rows {
             pieces: Arc::default(),
             lists: Arc::default(),
-            versions: (0..VERSIONS).map(|_| AtomicU32::new(0)).collect(),
+            versions: (0..VERSIONS).map(|_| Version::default()).collect(),
         };
         RowWriter {
             rows,
@@ -184,27 +184,23 @@ impl RowWriter {
         let rows = &self.rows;
         let words = words(row, list);
         let cell = rows.cell(id).expect("all pieces are there");
-        let version = rows.version(id);
-        let before = version.load(Ordering::Relaxed);
-        version.store(before.wrapping_add(1), Ordering::Relaxed);
-        // Whoever reads anything that is written from here on finds the version changed.
-        fence(Ordering::Release);
-        for (place, (to, word)) in cell.0.iter().zip(words).enumerate() {
-            // The place of a text is read alone, too: the text itself must be there by then.
-            let order = if place == TEXT {
-                Ordering::Release
-            } else {
-                Ordering::Relaxed
-            };
-            to.store(word, order);
-        }
-        if let Some(list) = list {
-            let to = rows.list(list).expect("all lists are there");
-            for (to, word) in to.0.iter().zip(list_words(row)) {
-                to.store(word, Ordering::Relaxed);
+        rows.version(id).change(|| {
+            for (place, (to, word)) in cell.0.iter().zip(words).enumerate() {
+                // The place of a text is read alone, too: the text itself must be there by then.
+                let order = if place == TEXT {
+                    Ordering::Release
+                } else {
+                    Ordering::Relaxed
+                };
+                to.store(word, order);
             }
-        }
-        version.store(before.wrapping_add(2), Ordering::Release);
+            if let Some(list) = list {
+                let to = rows.list(list).expect("all lists are there");
+                for (to, word) in to.0.iter().zip(list_words(row)) {
+                    to.store(word, Ordering::Relaxed);
+                }
+            }
+        });
         // Whoever reads the list for the row that had it finds that row's version changed.
         self.free_lists.extend(had.filter(|_| list.is_none()));
     }
@@ -227,23 +223,20 @@ impl RowWriter {
 impl Rows {
     /// A row; `None` if it lies in a piece that came later, or if it is written again and again or for long: take the lock.
     pub(crate) fn read(&self, id: u32) -> Option<Row> {
-        let (cell, version) = (self.cell(id)?, self.version(id));
-        for _ in 0..READINGS_MAX {
-            let before = version.load(Ordering::Acquire);
+        let cell = self.cell(id)?;
+        let (words, list) = self.version(id).read(READINGS_MAX, || {
             let words = std::array::from_fn(|place| cell.0[place].load(Ordering::Relaxed));
-            let list = list_in(&words);
-            let holders = list.map(|list| {
+            let list = list_in(&words).map(|list| {
                 let list = self.list(list)?;
                 Some(std::array::from_fn(|place| list.0[place].load(Ordering::Relaxed)))
             });
-            // Versions are not read before what was read above.
-            fence(Ordering::Acquire);
-            if before % 2 == 0 && version.load(Ordering::Relaxed) == before {
-                return Some(row(&words, holders.map_or(Some(None), |list| list.map(Some))?));
-            }
-            std::hint::spin_loop();
-        }
-        None
+            (words, list)
+        })?;
+        let list = match list {
+            Some(list) => Some(list?),
+            None => None,
+        };
+        Some(row(&words, list))
     }
 
     /// Where the text of a row lies; `None` if the row lies in a piece that came later.
@@ -272,7 +265,7 @@ impl Rows {
         Some(&piece[list as usize % LISTS])
     }
 
-    fn version(&self, id: u32) -> &AtomicU32 {
+    fn version(&self, id: u32) -> &Version {
         &self.versions[id as usize % VERSIONS]
     }
 }

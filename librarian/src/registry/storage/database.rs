@@ -1,167 +1,39 @@
-//! The registry's durable side: a log of entries under rising numbers, behind a narrow trait, kept by redb.
-//!
-//! redb writes rising keys 26 times faster than random ones, so things are not kept under their own keys: every change
-//! appends the whole new value, and the writer drops old entries from the low end while it copies the few that still
-//! count to the high end. The log is its own snapshot: there is never a long pause for compaction.
+//! The log in a database of redb, and the commits beside it.
 //!
 //! | table | key | value |
 //! |---|---|---|
 //! | `meta` | `format` | u32, big-endian: 1; 2 while there may be commits beside it |
 //! | `meta` | `domain` | the pool's domain as text |
 //! | `meta` | `incarnation` | 16 random octets |
-//! | `log` | u64, rising | an entry, see [`super::entry`] |
+//! | `log` | u64, rising | an entry, see [`crate::registry::entry`] |
 //!
-//! Commits are durable when they return: large ones by the database itself, small ones in the file beside it, see [`super::wal`].
-//! Those are kept in memory, too, until the database takes them in together, which costs it a fraction of what each alone would.
-//! Quick repair stays off: it costs every commit
-//! 12 to 53 % and saves 0.2 s of repair per million entries after a crash, where loading takes longer than that anyway.
+//! Quick repair stays off: it costs every commit 12 to 53 % and saves 0.2 s of repair per million entries after a crash, where
+//! loading takes longer than that anyway.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Weak, mpsc};
 
 use parking_lot::{Mutex, MutexGuard};
 use redb::{
     Database, DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction,
 };
-use zones::Domain;
 
-use super::bytes::Damaged;
-use super::chunk::Chunk;
-use super::entry::{Entry, Reconcile};
 use super::wal::{self, Wal};
+use super::{Batch, EachChunk, EachEntry, Storage, StorageError, damaged};
+use crate::registry::bytes::Damaged;
+use crate::registry::chunk::Chunk;
 
-const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
-const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
+pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+pub(super) const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
 /// Pages that redb keeps in memory.
 const CACHE_OCTETS: usize = 32 << 20;
 /// While the log is loaded: chunks that are read before they are taken in.
 const CHUNKS_AHEAD: usize = 16;
 /// Layout of the file when nothing lies beside it.
-const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 1;
 /// The same while a librarian has it open, or was killed: without the write-ahead log it may lack the last commits, so that a
 /// release that knows none must not open it.
 const FORMAT_WITH_WAL: u32 = 2;
-
-/// Why the registry could not be opened, read or written.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StorageError {
-    /// Another process holds the file; stop it first.
-    #[error("registry {path} is in use by another process: only one librarian may run on it")]
-    InUse {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The file cannot be opened.
-    #[error("open registry {path}")]
-    Open {
-        /// The file.
-        path: PathBuf,
-        /// What redb says.
-        source: Box<redb::DatabaseError>,
-    },
-    /// The file belongs to a pool of another name.
-    #[error("registry {path} belongs to the pool {found}, not to {expected}: correct the domain in the configuration")]
-    Domain {
-        /// The file.
-        path: PathBuf,
-        /// The domain in the file.
-        found: String,
-        /// The domain in the configuration.
-        expected: String,
-    },
-    /// The file is of a later release.
-    #[error("registry {path} has format {found}, this release knows {FORMAT}: run the release that wrote it")]
-    Format {
-        /// The file.
-        path: PathBuf,
-        /// The format in the file.
-        found: u32,
-    },
-    /// An entry cannot be read.
-    #[error("registry entry {seq} cannot be read ({reason}): restore the registry from a backup")]
-    Damaged {
-        /// Its number.
-        seq: u64,
-        /// What is wrong.
-        reason: String,
-    },
-    /// Reading or writing failed; the state on disk is the last acknowledged one, or a later one.
-    #[error("read or write the registry")]
-    Database(#[source] Box<redb::Error>),
-    /// Reading or writing the file of commits beside it failed; as [`StorageError::Database`].
-    #[error("read or write the registry's write-ahead log {path}")]
-    Wal {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-}
-
-impl<E: Into<redb::Error>> From<E> for StorageError {
-    fn from(source: E) -> Self {
-        StorageError::Database(Box::new(source.into()))
-    }
-}
-
-/// What one commit writes, all or nothing.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Batch {
-    /// New entries under their numbers, rising, all above every number used before.
-    pub(crate) entries: Chunk,
-    /// Entries below this number are dropped.
-    pub(crate) forget_below: Option<u64>,
-}
-
-impl Batch {
-    /// Takes in what comes after it.
-    fn append(&mut self, later: &Batch) {
-        self.entries.append(&later.entries);
-        self.forget_below = later.forget_below.or(self.forget_below);
-    }
-
-    /// The entries from a number on that are not dropped.
-    fn from(&self, from: u64) -> impl Iterator<Item = (u64, &[u8])> {
-        self.entries.from(from.max(self.forget_below.unwrap_or(0)))
-    }
-
-    /// Takes everything out.
-    pub(super) fn clear(&mut self) {
-        self.entries.clear();
-        self.forget_below = None;
-    }
-
-    /// Puts all of it into a database.
-    fn write(&self, write: &WriteTransaction) -> Result<(), StorageError> {
-        let mut log = write.open_table(LOG)?;
-        for (number, entry) in self.entries.iter() {
-            log.insert(number, entry)?;
-        }
-        if let Some(below) = self.forget_below {
-            log.retain_in(..below, |_, _| false)?;
-        }
-        Ok(())
-    }
-}
-
-/// Takes the number and the octets of an entry in.
-pub(crate) type EachEntry<'a> = dyn FnMut(u64, &[u8]) -> Result<(), Damaged> + 'a;
-
-/// Takes some entries in, those after the ones before.
-pub(crate) type EachChunk<'a> = dyn FnMut(&Chunk) -> Result<(), StorageError> + 'a;
-
-/// The durable side of the registry, so that another store can stand behind it later.
-pub(crate) trait Storage: Send {
-    /// How many entries there are.
-    fn entries(&self) -> Result<u64, StorageError>;
-    /// Hands over every entry from the number `from` on, in order.
-    fn load(&mut self, from: u64, each: &mut EachChunk<'_>) -> Result<(), StorageError>;
-    /// Writes a batch; it is durable when this returns.
-    fn commit(&mut self, batch: &Batch) -> Result<(), StorageError>;
-    /// Hands over the octets of at most `most` entries from the number `from` on.
-    fn read_log(&self, from: u64, most: usize, each: &mut EachEntry<'_>) -> Result<(), StorageError>;
-}
 
 /// A database, and the commits after its last one, which are durable beside it.
 pub(crate) struct Store {
@@ -175,7 +47,7 @@ impl Store {
         // Whoever takes a snapshot waits, and sees each commit once.
         let mut ahead = self.ahead.lock();
         let write = self.database.begin_write()?;
-        ahead.write(&write)?;
+        put(&ahead, &write)?;
         with(&write)?;
         write.commit()?;
         ahead.clear();
@@ -183,10 +55,22 @@ impl Store {
     }
 
     /// What the database holds at one moment, and what is beside it at the same.
-    fn read(&self) -> Result<(redb::ReadTransaction, MutexGuard<'_, Batch>), StorageError> {
+    pub(super) fn read(&self) -> Result<(redb::ReadTransaction, MutexGuard<'_, Batch>), StorageError> {
         let ahead = self.ahead.lock();
         Ok((self.database.begin_read()?, ahead))
     }
+}
+
+/// Puts all of a commit into the database.
+fn put(batch: &Batch, write: &WriteTransaction) -> Result<(), StorageError> {
+    let mut log = write.open_table(LOG)?;
+    for (number, entry) in batch.entries.iter() {
+        log.insert(number, entry)?;
+    }
+    if let Some(below) = batch.forget_below {
+        log.retain_in(..below, |_, _| false)?;
+    }
+    Ok(())
 }
 
 /// The log in a redb file.
@@ -194,7 +78,7 @@ pub(crate) struct RedbStorage {
     store: Arc<Store>,
     /// Random, made with the file.
     pub(crate) incarnation: [u8; 16],
-    /// Where small commits go first. None while a registry is being made: nobody waits for small ones then.
+    /// Where small commits go. None while a registry is being made: nobody waits for small ones then.
     wal: Option<Wal>,
     /// Whether the database says that there may be commits beside it.
     is_marked: bool,
@@ -268,7 +152,7 @@ impl RedbStorage {
     }
 
     /// Opens the database alone, or makes it.
-    fn make(path: &Path, domain: &str) -> Result<RedbStorage, StorageError> {
+    pub(super) fn make(path: &Path, domain: &str) -> Result<RedbStorage, StorageError> {
         // Answers come from memory and the log is written in order: redb's default of 1 GiB would only be memory lost.
         let mut builder = Database::builder();
         builder.set_cache_size(CACHE_OCTETS);
@@ -333,143 +217,6 @@ impl RedbStorage {
     }
 }
 
-/// The registry as it was durable at one moment; the writer goes on beside it.
-pub struct Snapshot {
-    read: redb::ReadTransaction,
-    /// After what is read from the database.
-    ahead: Batch,
-    incarnation: [u8; 16],
-    domain: String,
-    /// The file stays open as long as it is read.
-    _store: Arc<Store>,
-}
-
-impl Snapshot {
-    pub(super) fn take(source: &Weak<Store>) -> Result<Option<Snapshot>, StorageError> {
-        let Some(store) = source.upgrade() else {
-            return Ok(None);
-        };
-        let (read, ahead) = {
-            let (read, ahead) = store.read()?;
-            (read, ahead.clone())
-        };
-        let meta = read.open_table(META)?;
-        let value = |key: &str| Ok::<_, StorageError>(meta.get(key)?.map(|value| value.value().to_vec()));
-        let incarnation = value("incarnation")?.and_then(|octets| octets.try_into().ok());
-        let domain = value("domain")?.and_then(|octets| String::from_utf8(octets).ok());
-        let lacks = || damaged(0, Damaged("the file lacks a part of its head"));
-        Ok(Some(Snapshot {
-            incarnation: incarnation.ok_or_else(lacks)?,
-            domain: domain.ok_or_else(lacks)?,
-            read,
-            ahead,
-            _store: store,
-        }))
-    }
-
-    /// Of the registry.
-    pub(crate) fn incarnation(&self) -> [u8; 16] {
-        self.incarnation
-    }
-
-    /// Of the pool.
-    pub(crate) fn domain(&self) -> &str {
-        &self.domain
-    }
-
-    /// Hands over every entry in order, until told that it is enough.
-    pub(crate) fn read(&self, mut each: impl FnMut(&[u8]) -> bool) -> Result<(), StorageError> {
-        // What was dropped since is replaced by what follows.
-        for item in self.read.open_table(LOG)?.iter()? {
-            if !each(item?.1.value()) {
-                return Ok(());
-            }
-        }
-        self.ahead.from(0).all(|(_, octets)| each(octets));
-        Ok(())
-    }
-}
-
-/// Whether these octets are an entry that this release knows.
-pub(crate) fn check_entry(octets: &[u8]) -> Result<(), Damaged> {
-    Entry::from_bytes(octets).map(|_| ())
-}
-
-/// A registry in the making, of a new incarnation and to be reconciled.
-pub(crate) struct Creation {
-    storage: RedbStorage,
-    batch: Batch,
-    next_seq: u64,
-    written_off: Reconcile,
-}
-
-impl Creation {
-    /// Entries in one commit.
-    const STEP: usize = 16_384;
-
-    /// Whether a process holds the file.
-    pub(crate) fn is_in_use(path: &Path) -> bool {
-        path.exists() && matches!(Database::builder().open(path), Err(DatabaseError::DatabaseAlreadyOpen))
-    }
-
-    /// The incarnation of the registry in a file, if registers may change in it.
-    pub(crate) fn opened(path: &Path, domain: &Domain) -> Result<Option<[u8; 16]>, StorageError> {
-        let mut storage = RedbStorage::open(path, &domain.to_string())?;
-        let mut open = true;
-        storage.load(0, &mut |chunk| {
-            chunk.each(|_, octets| {
-                if let Entry::Reconcile(reconcile) = Entry::from_bytes(octets)? {
-                    open = reconcile.open;
-                }
-                Ok(())
-            })
-        })?;
-        Ok(open.then_some(storage.incarnation))
-    }
-
-    pub(crate) fn begin(path: &Path, domain: &str) -> Result<Creation, StorageError> {
-        Ok(Creation {
-            storage: RedbStorage::make(path, domain)?,
-            batch: Batch::default(),
-            next_seq: 1,
-            written_off: Reconcile::default(),
-        })
-    }
-
-    pub(crate) fn incarnation(&self) -> [u8; 16] {
-        self.storage.incarnation
-    }
-
-    /// Adds an entry of a backup.
-    pub(crate) fn add(&mut self, octets: &[u8]) -> Result<(), StorageError> {
-        if let Ok(Entry::Reconcile(reconcile)) = Entry::from_bytes(octets) {
-            self.written_off = (*reconcile).clone();
-            return Ok(());
-        }
-        self.push(octets)
-    }
-
-    fn push(&mut self, octets: &[u8]) -> Result<(), StorageError> {
-        self.batch.entries.push(self.next_seq, octets);
-        self.next_seq += 1;
-        if self.batch.entries.len() >= Creation::STEP {
-            self.storage.commit(&self.batch)?;
-            self.batch.clear();
-        }
-        Ok(())
-    }
-
-    /// Ends with the order to reconcile; all of it is durable on return.
-    pub(crate) fn finish(mut self) -> Result<(), StorageError> {
-        let closed = Reconcile {
-            open: false,
-            ..self.written_off.clone()
-        };
-        self.push(&Entry::Reconcile(Arc::new(closed)).to_bytes())?;
-        self.storage.commit(&self.batch)
-    }
-}
-
 impl Storage for RedbStorage {
     fn entries(&self) -> Result<u64, StorageError> {
         let (read, ahead) = self.store.read()?;
@@ -524,7 +271,7 @@ impl Storage for RedbStorage {
                 return Ok(());
             }
         }
-        self.store.take_in(|write| batch.write(write))?;
+        self.store.take_in(|write| put(batch, write))?;
         if let Some(wal) = &mut self.wal {
             wal.reset();
         }
@@ -561,19 +308,13 @@ impl Drop for RedbStorage {
     }
 }
 
-pub(super) fn damaged(seq: u64, reason: Damaged) -> StorageError {
-    StorageError::Damaged {
-        seq,
-        reason: reason.to_string(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
     use proptest::prelude::*;
 
+    use super::super::Snapshot;
     use super::*;
 
     type Entries = BTreeMap<u64, Vec<u8>>;

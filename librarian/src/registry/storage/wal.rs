@@ -26,9 +26,9 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::bytes::{Damaged, Reader, Writer};
-use super::storage::Batch;
+use super::Batch;
 use crate::files;
+use crate::registry::bytes::{Damaged, Reader, Writer};
 
 /// Length of the file.
 const FILE_OCTETS: usize = 1 << 20;
@@ -81,7 +81,7 @@ fn read_octets(mut octets: &[u8], incarnation: [u8; 16]) -> Vec<Batch> {
 }
 
 /// Reads octets as they are, and as the body of a record that is whole.
-pub(super) fn read_whole(octets: &[u8]) {
+pub(crate) fn read_whole(octets: &[u8]) {
     let (incarnation, round) = ([7; 16], [8; ROUND_OCTETS]);
     read_octets(octets, incarnation);
     let mut record = Writer::default();
