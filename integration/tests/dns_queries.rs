@@ -405,7 +405,7 @@ fn object_is_found_by_plain_getaddrinfo() -> Result<()> {
 
 /// An operator starts `librarian run`, and nothing else is needed: the process that was started is the one that answers.
 #[test]
-fn librarian_that_was_started_has_its_allocator_ask_for_huge_pages() -> Result<()> {
+fn librarian_that_was_started_asks_for_huge_pages_and_keeps_its_name() -> Result<()> {
     let pool = open_pool();
     let pid = pool.librarian_process()?.pid();
     let environment = std::fs::read_to_string(format!("/proc/{pid}/environ"))?;
@@ -414,5 +414,13 @@ fn librarian_that_was_started_has_its_allocator_ask_for_huge_pages() -> Result<(
         .find_map(|word| word.strip_prefix("GLIBC_TUNABLES="));
     let is_set = tunables.is_some_and(|tunables| tunables.split(':').any(|one| one == "glibc.malloc.hugetlb=1"));
     ensure!(is_set, "{tunables:?}");
+    // As what lists processes shows it: the first 15 octets of the program's name (`proc(5)`).
+    let program = std::fs::read_link(format!("/proc/{pid}/exe"))?;
+    let program = program.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let shown = std::fs::read_to_string(format!("/proc/{pid}/comm"))?;
+    ensure!(
+        !shown.trim().is_empty() && program.starts_with(shown.trim()),
+        "{shown:?} for {program:?}"
+    );
     Ok(())
 }

@@ -33,7 +33,8 @@ pub(crate) fn prefer() -> io::Result<()> {
         return Ok(());
     };
     let mut words = env::args_os();
-    let mut again = Command::new("/proc/self/exe");
+    // By its own path: what lists processes shows the last part of it.
+    let mut again = Command::new(env::current_exe()?);
     if let Some(name) = words.next() {
         again.arg0(name);
     }

@@ -565,19 +565,15 @@ impl Registers {
     }
 
     fn unorder(&mut self, id: u32) {
-        let mut forward = std::mem::take(&mut self.forward);
-        let mut reverse = std::mem::take(&mut self.backward);
-        forward.remove(|other| self.key_octets(other).cmp(self.key_octets(id)));
-        reverse.remove(|other| backward(self.key_octets(other), self.key_octets(id)));
-        (self.forward, self.backward) = (forward, reverse);
+        let key = |id| self.table.key(id).expect("it is there");
+        self.forward.remove(|other| key(other).cmp(key(id)));
+        self.backward.remove(|other| backward(key(other), key(id)));
     }
 
     fn order(&mut self, id: u32) {
-        let mut forward = std::mem::take(&mut self.forward);
-        let mut reverse = std::mem::take(&mut self.backward);
-        forward.insert(id, |other| self.key_octets(other).cmp(self.key_octets(id)));
-        reverse.insert(id, |other| backward(self.key_octets(other), self.key_octets(id)));
-        (self.forward, self.backward) = (forward, reverse);
+        let key = |id| self.table.key(id).expect("it is there");
+        self.forward.insert(id, |other| key(other).cmp(key(id)));
+        self.backward.insert(id, |other| backward(key(other), key(id)));
     }
 
     /// The number of a server.
