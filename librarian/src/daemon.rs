@@ -387,10 +387,7 @@ async fn parts(
     let mut answering = Parts::new();
     answering.spawn({
         let (service, stop, quiet) = (Arc::clone(&service), answers_stop.clone(), quiet.clone());
-        async move {
-            listen::serve(sockets, service, listen_settings, stop, quiet).await;
-            Ok(())
-        }
+        async move { Ok(listen::serve(sockets, service, listen_settings, stop, quiet).await?) }
     });
     let mut changing = Parts::new();
     changing.spawn({

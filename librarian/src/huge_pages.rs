@@ -38,7 +38,12 @@ pub(crate) fn prefer() -> io::Result<()> {
     if let Some(name) = words.next() {
         again.arg0(name);
     }
-    Err(again.args(words).env(TUNABLES, tunables).env(ANEW, "1").exec())
+    let error = again.args(words).env(TUNABLES, tunables).env(ANEW, "1").exec();
+    // Before it begins a program the standard library lets writing to whoever is gone end the process, as other programs expect;
+    // this one goes on.
+    // SAFETY: no handler is installed, and no other thread is there yet.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    Err(error)
 }
 
 /// Tunables with huge pages, unless they say something of these.

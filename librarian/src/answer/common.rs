@@ -22,7 +22,7 @@ use super::wire::Wire;
 use super::{Asker, FORWARDS, HOLDS, Settings, WEIGHT_MAX, rotate};
 use crate::place::weight;
 use crate::registry::index::{EXPIRE_S, MINIMUM_S, REFRESH_S, RETRY_S};
-use crate::registry::table::{KeyHash, Stored, Table};
+use crate::registry::table::{KeyHash, Rest, Stored, Table};
 use crate::registry::{ADDRESSES_MAX, Registry};
 
 /// Class IN.
@@ -252,6 +252,8 @@ pub(crate) struct Answered {
 pub(crate) struct Common<'a> {
     pub(crate) registry: &'a Registry,
     /// Where registers lie.
+    /// A moment before the table was taken, if no object came or went.
+    pub(crate) rest: Option<Rest>,
     pub(crate) table: &'a Table,
     pub(crate) settings: &'a Settings,
     pub(crate) names: &'a Names,
@@ -442,7 +444,7 @@ impl<'a, 'o> Answer<'a, 'o> {
         }
     }
 
-    /// Says that there is no object of this key; `None` if it cannot be told beside the writing whether any lies below.
+    /// Says that there is no object of this key; `None` if it cannot be told beside the writing.
     fn absent(&mut self, key: &Key) -> Option<()> {
         let Place::Below(zone) = key.place else { return None };
         let table = self.common.table;
@@ -453,7 +455,12 @@ impl<'a, 'o> Answer<'a, 'o> {
         if !below? {
             self.rcode = ResponseCode::NXDomain;
         }
-        self.no_records(key.place, self.common.registry.glance().serials());
+        let glance = self.common.registry.glance();
+        let serials = glance.serials();
+        if !glance.has_rested_since(self.common.rest?) {
+            return None;
+        }
+        self.no_records(key.place, serials);
         Some(())
     }
 

@@ -14,6 +14,7 @@ use super::faces::Faces;
 use super::reply::{Transport, encode};
 use super::*;
 
+use crate::registry::table::Rest;
 use crate::registry::{By, Proposal, Registry, ServerChange, WantsChange};
 use crate::testing::{Pool, domain, has, proposal, server};
 
@@ -144,10 +145,24 @@ fn common(
     asker: &Asker,
     seed: u64,
 ) -> Option<(Answered, Vec<u8>)> {
+    common_since(registry.glance().rest(), registry, settings, faces, octets, asker, seed)
+}
+
+/// As [`common`], by whoever began at this moment.
+fn common_since(
+    rest: Option<Rest>,
+    registry: &Registry,
+    settings: &Settings,
+    faces: &Faces,
+    octets: &[u8],
+    asker: &Asker,
+    seed: u64,
+) -> Option<(Answered, Vec<u8>)> {
     let table = registry.glance().table();
     let names = Names::new(&domain());
     let common = Common {
         registry,
+        rest,
         table: table.as_deref().expect("the registry is loaded"),
         settings,
         names: &names,
@@ -349,6 +364,48 @@ async fn who_knows_servers_as_they_were_before_leaves_the_answer_to_others() {
     };
     registry.submit(Proposal::Server(lost)).await.unwrap();
     assert!(!ask());
+}
+
+/// What a name without an object is told rests on several registers: no answer mixes those of before and after.
+#[tokio::test]
+async fn who_began_before_an_object_came_or_went_leaves_what_is_not_there_to_others() {
+    let pool = world().await;
+    let (registry, settings) = (&pool.registry, Settings::default());
+    let mut faces = Faces::default();
+    faces.refresh(&registry.view().at(Instant::now()), &settings);
+    let mut rest = registry.glance().rest();
+    let ask = |rest, name: &str| {
+        let octets = question(&name.replace('~', "hypernet.internal"), RecordType::SRV, &[], [0, 0]);
+        common_since(rest, registry, &settings, &faces, &octets, &Asker::Network, 1).is_some()
+    };
+    let told = |rest| {
+        for name in ["3.1.2.1.023.obj.~", "4.2.obj.~"] {
+            assert!(ask(rest, name), "{name}");
+        }
+        let absent = ["1.023.obj.~", "absent.obj.~", "2.1.3.tree.~"].map(|name| ask(rest, name));
+        assert_eq!(absent, [absent[0]; 3]);
+        absent[0]
+    };
+    assert!(told(rest));
+    let made = &pool.create("s1", &["77.66"]).await[0];
+    assert!(!told(rest), "one came");
+    rest = registry.glance().rest();
+    let moved = Register {
+        holders: vec![server("s1"), server("s3")],
+        tx: pool.tx(),
+        ..made.clone()
+    };
+    pool.change(Some(made), &moved).await.unwrap();
+    assert!(told(rest), "the same objects are there");
+    let deleted = Register {
+        epoch: moved.epoch.next(),
+        state: State::Deleted,
+        holders: Vec::new(),
+        tx: pool.tx(),
+        ..moved.clone()
+    };
+    pool.change(Some(&moved), &deleted).await.unwrap();
+    assert!(!told(rest), "one went");
 }
 
 #[tokio::test]

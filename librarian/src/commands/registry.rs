@@ -40,9 +40,12 @@ pub(super) fn save(dir: &Path, target: &Path, json: bool) -> anyhow::Result<()> 
             if !path.exists() {
                 bail!("there is no registry in {}", dir.display());
             }
+            let runtime = tokio::runtime::Builder::new_current_thread().build()?;
             let registry = Registry::open(&path, &config.domain, registry::Settings::default())?;
-            let head = backup::write(&file, &registry.snapshot()?)?;
-            Saved::of(file, &head)
+            let written = registry.snapshot().map(|snapshot| backup::write(&file, &snapshot));
+            // Left as it was found: stopped in order.
+            runtime.block_on(registry.close());
+            Saved::of(file, &written??)
         }
         Err(error) => return Err(error.into()),
     };

@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -186,15 +187,19 @@ fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
 ///
 /// `quiet` is cancelled when nothing more is taken from the sockets: what comes then waits for their next holder, if there is
 /// one.
+///
+/// # Errors
+///
+/// When a socket is not served, or not any more, although nobody stopped it.
 pub async fn serve(
     sockets: Sockets,
     service: Arc<Service>,
     settings: Settings,
     stop: CancellationToken,
     quiet: CancellationToken,
-) {
+) -> io::Result<()> {
     let tasks = TaskTracker::new();
-    let loops = TaskTracker::new();
+    let mut loops = JoinSet::new();
     let updates = Arc::new(tokio::sync::Semaphore::new(settings.udp_updates_max));
     let shared = udp::Shared {
         service: Arc::clone(&service),
@@ -207,11 +212,20 @@ pub async fn serve(
         loops.spawn(udp::run(socket, number, shared.clone()));
     }
     let connections = tcp::Connections::new(Arc::clone(&service), settings.clone(), tasks.clone(), stop.clone());
-    loops.spawn(tcp::run(sockets.tcp, connections, stop.clone()));
-    stop.cancelled().await;
-    loops.close();
+    loops.spawn({
+        let stop = stop.clone();
+        async move {
+            tcp::run(sockets.tcp, connections, stop).await;
+            Ok(())
+        }
+    });
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        Some(ended) = loops.join_next() => ended.map_err(io::Error::other)??,
+    }
     let ending = async {
-        loops.wait().await;
+        while loops.join_next().await.is_some() {}
         quiet.cancel();
         tasks.close();
         tasks.wait().await;
@@ -220,6 +234,7 @@ pub async fn serve(
         tracing::warn!(left = tasks.len(), "some requests were not answered before the end");
         quiet.cancel();
     }
+    Ok(())
 }
 
 #[cfg(test)]

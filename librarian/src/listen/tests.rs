@@ -641,7 +641,7 @@ async fn stopping_answers_what_was_taken() {
     send(&mut stream, &message).await;
     let first = receive(&mut stream).await;
     stop.cancel();
-    serving.await.unwrap();
+    serving.await.unwrap().unwrap();
     assert_eq!(
         Message::from_vec(&first).unwrap().metadata.response_code,
         ResponseCode::NoError
@@ -681,7 +681,7 @@ async fn connection_that_was_just_made_is_answered_its_first_question_when_the_l
     send(&mut stream, &octets).await;
     assert_eq!(Message::from_vec(&receive(&mut stream).await).unwrap().answers.len(), 1);
     assert_eq!(stream.read(&mut [0; 1]).await.unwrap_or(0), 0, "one is enough");
-    serving.await.unwrap();
+    serving.await.unwrap().unwrap();
 }
 
 #[tokio::test]

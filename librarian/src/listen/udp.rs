@@ -1,7 +1,7 @@
 //! DNS over UDP: a thread for each socket, datagrams by the batch.
 //!
-//! The common question is answered in place under one view of the registry for the whole batch; everything else takes the general
-//! path, and updates go to tasks of their own.
+//! The common question is answered in place, beside the writing of the registry; everything else takes the general path, and updates
+//! go to tasks of their own.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -35,41 +35,44 @@ pub(super) struct Shared {
 }
 
 /// Answers what comes to one socket until stopped; ends when nothing more is taken from it.
-pub(super) async fn run(socket: UdpSocket, number: usize, shared: Shared) {
-    let (wake, stop) = match eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map(Arc::new) {
-        Ok(wake) => (Arc::clone(&wake), shared.stop.clone()),
-        Err(error) => {
-            tracing::error!(%error, "make an event: this socket answers nothing");
-            return;
-        }
-    };
+///
+/// # Errors
+///
+/// When the socket is not answered any more although nobody stopped it: the system would still give it its share of questions.
+pub(super) async fn run(socket: UdpSocket, number: usize, shared: Shared) -> io::Result<()> {
+    let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+    let stop = shared.stop.clone();
     let (over, ended) = oneshot::channel();
     let runtime = Handle::current();
-    let spawned = {
+    let thread = std::thread::Builder::new().name(format!("dns-udp-{number}"));
+    thread.spawn({
         let wake = Arc::clone(&wake);
-        std::thread::Builder::new()
-            .name(format!("dns-udp-{number}"))
-            .spawn(move || {
-                Loop {
-                    socket: Arc::new(socket),
-                    shared,
-                    runtime,
-                }
-                .run(&wake);
-                // Whoever waits may have gone.
-                let _ = over.send(());
-            })
-    };
-    if let Err(error) = spawned {
-        tracing::error!(%error, "start a thread: this socket answers nothing");
-        return;
+        move || {
+            Loop {
+                socket: Arc::new(socket),
+                shared,
+                runtime,
+            }
+            .run(&wake);
+            // Whoever waits may have gone.
+            let _ = over.send(());
+        }
+    })?;
+    watch(ended, &stop, &wake).await
+}
+
+/// Waits for a thread to end, which is woken when it is to; an error if it ends before.
+async fn watch(mut ended: oneshot::Receiver<()>, stop: &CancellationToken, wake: &OwnedFd) -> io::Result<()> {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        // It panicked.
+        _ = &mut ended => return Err(io::Error::other("a thread that answers questions over UDP ended")),
     }
-    stop.cancelled().await;
-    if let Err(error) = rustix::io::write(&*wake, &1_u64.to_ne_bytes()) {
-        tracing::error!(%error, "stop a thread");
-    }
+    rustix::io::write(wake, &1_u64.to_ne_bytes())?;
     // An error says that it is gone already.
     let _ = ended.await;
+    Ok(())
 }
 
 struct Loop {
@@ -168,5 +171,39 @@ impl Loop {
             drop(permit);
         };
         self.shared.tasks.spawn_on(task, &self.runtime);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event() -> OwnedFd {
+        eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap()
+    }
+
+    #[tokio::test]
+    async fn thread_that_panics_is_an_error_and_one_that_is_stopped_is_none() {
+        let (over, ended) = oneshot::channel::<()>();
+        let panics = std::thread::spawn(move || {
+            let _over = over;
+            panic!("as asked for");
+        });
+        let result = watch(ended, &CancellationToken::new(), &event()).await;
+        assert!(result.is_err());
+        assert!(panics.join().is_err());
+
+        let (stop, wake) = (CancellationToken::new(), Arc::new(event()));
+        let (over, ended) = oneshot::channel();
+        let waits = std::thread::spawn({
+            let wake = Arc::clone(&wake);
+            move || {
+                poll(&mut [PollFd::new(&*wake, PollFlags::IN)], None).unwrap();
+                over.send(()).unwrap();
+            }
+        });
+        stop.cancel();
+        watch(ended, &stop, &wake).await.unwrap();
+        waits.join().unwrap();
     }
 }

@@ -1,10 +1,11 @@
 //! What common questions are answered from without waiting for anybody.
 //!
 //! A change is written under the lock ([`super::Registry::view`]); this is what of it may be read beside the writing. It is complete
-//! for an object that is found, whose register is read whole, and for a name without one: what came there came after the table was
-//! taken, which is after the question came. Whoever does not find what a register names looks under the lock. Servers are not here:
+//! for an object that is found, whose register is read whole. That there is none is told from several registers, which one message
+//! may change together, and from a table in which a new one is perhaps not found: it counts if no object came or went from before
+//! the table was taken until all was read. Whoever does not find what a register names looks under the lock. Servers are not here:
 //! who keeps what answers say of them asks whether they are still the same *after* the register was read, since a server is known
-//! before a register names it.
+//! before a register names it, and no message changes both.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use arc_swap::{ArcSwapOption, Guard};
 
 use super::entry::Serials;
-use super::table::Table;
+use super::table::{Rest, Table, Version};
 
 /// What is read without the lock.
 #[derive(Default)]
@@ -23,12 +24,34 @@ pub(crate) struct Glance {
     is_delegated: AtomicBool,
     /// Of `obj`, in the high half, and `tree`.
     serials: AtomicU64,
+    /// Of which objects there are: it changes from the first that a message makes or deletes until its end.
+    objects: Version,
 }
 
 impl Glance {
     /// Where registers lie now.
     pub(crate) fn table(&self) -> Guard<Option<Arc<Table>>> {
         self.table.load()
+    }
+
+    /// This moment, unless objects come or go.
+    pub(crate) fn rest(&self) -> Option<Rest> {
+        self.objects.rest()
+    }
+
+    /// Whether no object came or went since.
+    pub(crate) fn has_rested_since(&self, rest: Rest) -> bool {
+        self.objects.has_rested_since(rest)
+    }
+
+    /// Called before the first object comes or goes.
+    pub(super) fn objects_change(&self) {
+        self.objects.begin();
+    }
+
+    /// Called when a message is published as a whole.
+    pub(super) fn message_ends(&self) {
+        self.objects.end();
     }
 
     /// Another number after each change of a server, in what lasts or not.

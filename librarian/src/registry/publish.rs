@@ -80,6 +80,7 @@ impl Index {
         if let Some(serials) = changes.serials {
             self.set_serials(serials);
         }
+        self.glance().message_ends();
         let (after, apex_after) = (self.serials(), self.apex_serial());
         let places = Arc::clone(self.places());
         let Some(journals) = self.journals_mut() else { return };

@@ -521,6 +521,10 @@ impl Registers {
     fn set(&mut self, (spelling, key, hash): (&str, &str, KeyHash), row: Row) {
         let found = self.table.find_hashed(key.as_bytes(), hash);
         let old = found.map(|id| self.row(id));
+        let was_live = old.as_ref().is_some_and(Row::is_live);
+        if was_live != row.is_live() && !self.loading {
+            self.glance.objects_change();
+        }
         let text = match &old {
             Some(old) if self.table.texts.spelling(old.text) == Some(spelling.as_bytes()) => old.text,
             // New; or in another spelling, as only the log of a registry that was put back may tell.
@@ -540,7 +544,6 @@ impl Registers {
             }
         };
         self.look_around();
-        let was_live = old.as_ref().is_some_and(Row::is_live);
         if let Some(old) = &old {
             self.count_row(old, false);
         }

@@ -270,7 +270,9 @@ impl Bench<'_> {
         })?;
         let times = came.each_ref().map(|each| merged(each));
         self.report.figure(
-            &format!("p99 of answers while signed updates run, {outstanding} outstanding, us"),
+            &format!(
+                "p99 of answers while signed updates run as fast as each takes them, {outstanding} outstanding, us"
+            ),
             &theirs.name,
             percentile_us(&times[0], 99.0),
             percentile_us(&times[1], 99.0),

@@ -18,7 +18,7 @@ use redb::{
     Database, DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction,
 };
 
-use super::wal::{self, Wal};
+use super::wal::{self, Commits, Wal};
 use super::{Batch, EachChunk, EachEntry, Storage, StorageError, damaged};
 use crate::registry::bytes::Damaged;
 use crate::registry::chunk::Chunk;
@@ -54,6 +54,12 @@ impl Store {
         Ok(())
     }
 
+    /// The last number that the database has, 0 if it has none.
+    fn last(&self) -> Result<u64, StorageError> {
+        let log = self.database.begin_read()?.open_table(LOG)?;
+        Ok(log.last()?.map_or(0, |(number, _)| number.value()))
+    }
+
     /// What the database holds at one moment, and what is beside it at the same.
     pub(super) fn read(&self) -> Result<(redb::ReadTransaction, MutexGuard<'_, Batch>), StorageError> {
         let ahead = self.ahead.lock();
@@ -71,6 +77,12 @@ fn put(batch: &Batch, write: &WriteTransaction) -> Result<(), StorageError> {
         log.retain_in(..below, |_, _| false)?;
     }
     Ok(())
+}
+
+/// The layout that a database says it has; 0 if what it says is no number.
+fn format_of(meta: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<Option<u32>, StorageError> {
+    let format = meta.get("format")?;
+    Ok(format.map(|format| format.value().try_into().map_or(0, u32::from_be_bytes)))
 }
 
 /// The log in a redb file.
@@ -94,8 +106,8 @@ impl RedbStorage {
             source,
         };
         let commits = wal::read(&wal, storage.incarnation).map_err(failed)?;
-        storage.recover(&commits)?;
-        match Wal::begin(&wal, storage.incarnation) {
+        storage.recover(path, commits.as_ref())?;
+        match Wal::begin(&wal, storage.incarnation, storage.store.last()?) {
             Ok(wal) => storage.wal = Some(wal),
             // A full disk, say: names are answered all the same, and commits are the database's own.
             Err(error) => tracing::warn!(
@@ -107,13 +119,22 @@ impl RedbStorage {
     }
 
     /// Puts commits into the database that it does not have yet, and marks it as one with commits beside it.
-    fn recover(&mut self, commits: &[Batch]) -> Result<(), StorageError> {
+    fn recover(&mut self, path: &Path, commits: Option<&Commits>) -> Result<(), StorageError> {
         let write = self.store.database.begin_write()?;
-        {
+        if commits.is_none() && format_of(&write.open_table(META)?)? == Some(FORMAT_WITH_WAL) {
+            tracing::warn!(
+                registry = %path.display(),
+                "the librarian was killed, and the write-ahead log beside the registry is gone: its last changes are lost"
+            );
+        }
+        if let Some(commits) = commits {
             let mut log = write.open_table(LOG)?;
             let last = log.last()?.map_or(0, |(number, _)| number.value());
+            if last < commits.after {
+                return Err(StorageError::Older { path: path.to_owned() });
+            }
             let mut entries = 0;
-            for commit in commits {
+            for commit in &commits.batches {
                 for (number, entry) in commit.entries.iter().filter(|(number, _)| *number > last) {
                     log.insert(number, entry)?;
                     entries += 1;
@@ -168,7 +189,7 @@ impl RedbStorage {
             let mut meta = write.open_table(META)?;
             write.open_table(LOG)?;
             let found = |key: &str| Ok::<_, StorageError>(meta.get(key)?.map(|value| value.value().to_vec()));
-            match (found("format")?, found("domain")?, found("incarnation")?) {
+            match (format_of(&meta)?, found("domain")?, found("incarnation")?) {
                 (None, None, None) => {
                     let mut incarnation = [0; 16];
                     getrandom::fill(&mut incarnation).expect("the system gives random octets");
@@ -178,7 +199,6 @@ impl RedbStorage {
                     incarnation
                 }
                 (Some(format), Some(found), Some(incarnation)) => {
-                    let format = format.try_into().map_or(0, u32::from_be_bytes);
                     if format != FORMAT && format != FORMAT_WITH_WAL {
                         return Err(StorageError::Format {
                             path: path.to_owned(),
@@ -273,7 +293,7 @@ impl Storage for RedbStorage {
         }
         self.store.take_in(|write| put(batch, write))?;
         if let Some(wal) = &mut self.wal {
-            wal.reset();
+            wal.reset(self.store.last()?);
         }
         Ok(())
     }
@@ -340,6 +360,37 @@ mod tests {
         found
     }
 
+    /// Whoever puts back only one of two files that belong together is told so, and loses nothing.
+    #[test]
+    fn older_copy_is_not_given_what_follows_a_newer_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let [path, copy] = ["registry", "copy"].map(|name| dir.path().join(name).with_extension("redb"));
+        let commit = |number: u64, size: usize| {
+            let mut batch = Batch::default();
+            batch.entries.push(number, &vec![number as u8; size]);
+            batch
+        };
+        let open = |path: &Path| RedbStorage::open(path, "hypernet.internal.");
+        let mut storage = open(&path).unwrap();
+        storage.commit(&commit(1, 10)).unwrap();
+        drop(storage);
+        std::fs::copy(&path, &copy).unwrap();
+        let mut storage = open(&path).unwrap();
+        // The first is in the database, and what the second says is true after it only.
+        storage.commit(&commit(2, 100_000)).unwrap();
+        let mut dropping = commit(3, 10);
+        dropping.forget_below = Some(2);
+        storage.commit(&dropping).unwrap();
+        let wal = copy.with_extension("wal");
+        std::fs::copy(path.with_extension("wal"), &wal).unwrap();
+        let error = open(&copy).err().unwrap();
+        assert!(matches!(error, StorageError::Older { .. }), "{error}");
+        assert!(error.to_string().contains("copy.wal"), "{error}");
+        std::fs::rename(&wal, dir.path().join("away")).unwrap();
+        assert_eq!(loaded(&mut open(&copy).unwrap()), [(1, vec![1; 10])].into());
+        assert_eq!(loaded(&mut storage).into_keys().collect::<Vec<_>>(), [2, 3]);
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
 
@@ -383,7 +434,7 @@ mod tests {
                 all.push(octets.to_vec());
                 true
             }).unwrap();
-            prop_assert!(all.ends_with(&log.values().cloned().collect::<Vec<_>>()));
+            prop_assert_eq!(all, log.values().cloned().collect::<Vec<_>>());
             drop(snapshot);
             let crashed = dir.path().join("crashed.redb");
             for file in ["redb", "wal"] {

@@ -58,6 +58,16 @@ pub enum StorageError {
         /// The format in the file.
         found: u32,
     },
+    /// The file is older than what lies beside it.
+    #[error(
+        "registry {path} is older than the write-ahead log beside it ({}): put the newer registry back, or move that file away to go on \
+         from what this one holds",
+        .path.with_extension("wal").display()
+    )]
+    Older {
+        /// The file.
+        path: PathBuf,
+    },
     /// An entry cannot be read.
     #[error("registry entry {seq} cannot be read ({reason}): restore the registry from a backup")]
     Damaged {

@@ -2,8 +2,6 @@
 
 use std::sync::{Arc, Weak};
 
-use redb::ReadableTable;
-
 use super::database::{LOG, META, Store};
 use super::{Batch, StorageError, damaged};
 use crate::registry::bytes::Damaged;
@@ -54,8 +52,9 @@ impl Snapshot {
 
     /// Hands over every entry in order, until told that it is enough.
     pub(crate) fn read(&self, mut each: impl FnMut(&[u8]) -> bool) -> Result<(), StorageError> {
-        // What was dropped since is replaced by what follows.
-        for item in self.read.open_table(LOG)?.iter()? {
+        // What says that something is gone may have been dropped since, and what is gone with it: neither may be handed over alone.
+        let from = self.ahead.forget_below.unwrap_or(0);
+        for item in self.read.open_table(LOG)?.range(from..)? {
             if !each(item?.1.value()) {
                 return Ok(());
             }

@@ -8,14 +8,15 @@
 //! | field of a record | octets |
 //! |---|---|
 //! | length of what follows the digest | u32 |
-//! | round: random, the same in all records since the file began anew | 16 |
+//! | round, the same in all records since the file began anew: the database's last number then u64, 8 random octets | 16 |
 //! | first half of SHA-256 over incarnation, round and what follows | 16 |
 //! | entries below this number are dropped, 0 for none | u64 |
 //! | entries to the record's end: number u64, length u32, octets | |
 //!
 //! Numbers are big-endian. Records follow each other from the beginning; the first that is not whole, or of another round,
 //! ends them. Those of a round that the database covers are older than what it holds and change nothing. A registry that was
-//! put in this one's place has another incarnation, for which no record is whole.
+//! put in this one's place has another incarnation, for which no record is whole; an older copy of the same one has not come to the
+//! round's first number, and must not be given what follows it.
 //!
 //! The file is there while a librarian runs. One that stops in order leaves the database alone to be read.
 
@@ -40,6 +41,15 @@ const HEAD_OCTETS: usize = 4 + ROUND_OCTETS + DIGEST_OCTETS;
 
 type Round = [u8; ROUND_OCTETS];
 
+/// What a file holds.
+#[derive(Debug, Default, Eq, PartialEq)]
+pub(super) struct Commits {
+    /// The last number in the database when the file began anew; 0 if there are no commits.
+    pub(super) after: u64,
+    /// Oldest first.
+    pub(super) batches: Vec<Batch>,
+}
+
 /// The file, open for appending.
 #[derive(Debug)]
 pub(super) struct Wal {
@@ -55,29 +65,33 @@ pub(super) struct Wal {
     record: Writer,
 }
 
-/// The commits in a file, oldest first; none if there is no file, or it is of another registry.
-pub(super) fn read(path: &Path, incarnation: [u8; 16]) -> io::Result<Vec<Batch>> {
+/// The commits in a file, none if it is of another registry; `None` if there is no file.
+pub(super) fn read(path: &Path, incarnation: [u8; 16]) -> io::Result<Option<Commits>> {
     let octets = match std::fs::metadata(path) {
         Ok(found) if found.is_file() && found.len() <= FILE_OCTETS as u64 => std::fs::read(path)?,
         // Nothing of ours: no file that we made is longer.
-        Ok(_) => return Ok(Vec::new()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Ok(_) => return Ok(Some(Commits::default())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    Ok(read_octets(&octets, incarnation))
+    Ok(Some(read_octets(&octets, incarnation)))
 }
 
-fn read_octets(mut octets: &[u8], incarnation: [u8; 16]) -> Vec<Batch> {
-    let mut batches = Vec::new();
+fn read_octets(mut octets: &[u8], incarnation: [u8; 16]) -> Commits {
+    let mut commits = Commits::default();
     let mut of = None;
     while let Ok((round, batch, rest)) = read_record(octets, incarnation) {
         if *of.get_or_insert(round) != round {
             break;
         }
-        batches.push(batch);
+        let [after, _] = round.as_chunks().0 else {
+            unreachable!("a round has 16 octets")
+        };
+        commits.after = u64::from_be_bytes(*after);
+        commits.batches.push(batch);
         octets = rest;
     }
-    batches
+    commits
 }
 
 /// Reads octets as they are, and as the body of a record that is whole.
@@ -90,7 +104,7 @@ pub(crate) fn read_whole(octets: &[u8]) {
         record.0.extend(head);
     }
     record.0.extend(octets);
-    for batch in read_octets(&record.0, incarnation) {
+    for batch in read_octets(&record.0, incarnation).batches {
         let octets_in = body_octets(&batch);
         assert_eq!(octets_in, octets.len(), "a record is read whole");
     }
@@ -132,8 +146,8 @@ fn digest(incarnation: [u8; 16], round: Round, body: &[u8]) -> [u8; DIGEST_OCTET
 }
 
 impl Wal {
-    /// Makes the file anew, in its full length; what it held must be in the database.
-    pub(super) fn begin(path: &Path, incarnation: [u8; 16]) -> io::Result<Wal> {
+    /// Makes the file anew, in its full length; what it held must be in the database, whose last number is `after`.
+    pub(super) fn begin(path: &Path, incarnation: [u8; 16], after: u64) -> io::Result<Wal> {
         let mut options = OpenOptions::new();
         let file = options.write(true).create(true).truncate(true).open(path)?;
         // Written, not only reserved: to reserve leaves the disk's map to be changed at each write.
@@ -145,7 +159,7 @@ impl Wal {
             file,
             path: path.to_owned(),
             incarnation,
-            round: new_round(),
+            round: new_round(after),
             end: 0,
             is_broken: false,
             record: Writer::default(),
@@ -184,12 +198,10 @@ impl Wal {
         Ok(true)
     }
 
-    /// Begins anew: what was appended is durable in the database.
-    pub(super) fn reset(&mut self) {
-        if self.end > 0 {
-            self.round = new_round();
-            self.end = 0;
-        }
+    /// Begins anew: what was appended is durable in the database, whose last number is `after`.
+    pub(super) fn reset(&mut self, after: u64) {
+        self.round = new_round(after);
+        self.end = 0;
     }
 
     /// Where it lies.
@@ -198,9 +210,11 @@ impl Wal {
     }
 }
 
-fn new_round() -> Round {
+fn new_round(after: u64) -> Round {
     let mut round = [0; ROUND_OCTETS];
-    getrandom::fill(&mut round).expect("the system gives random octets");
+    let (number, random) = round.split_at_mut(size_of_val(&after));
+    number.copy_from_slice(&after.to_be_bytes());
+    getrandom::fill(random).expect("the system gives random octets");
     round
 }
 
@@ -223,36 +237,46 @@ mod tests {
         batch
     }
 
+    fn commits(after: u64, batches: &[Batch]) -> Commits {
+        Commits {
+            after,
+            batches: batches.to_vec(),
+        }
+    }
+
     #[test]
     fn what_was_appended_is_read_and_nothing_of_an_earlier_round() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("wal");
-        let mut wal = Wal::begin(&path, INCARNATION).unwrap();
+        assert_eq!(read(&path, INCARNATION).unwrap(), None);
+        let mut wal = Wal::begin(&path, INCARNATION, 0).unwrap();
         let first = [batch(1, &[10, 0, 300]), batch(4, &[5]), batch(5, &[5])];
         for one in &first {
             assert!(wal.append(one).unwrap());
         }
-        assert_eq!(read(&path, INCARNATION).unwrap(), first);
-        assert_eq!(read(&path, [8; 16]).unwrap(), [], "of another registry");
-        wal.reset();
+        let held = |incarnation| read(&path, incarnation).unwrap().unwrap();
+        assert_eq!(held(INCARNATION), commits(0, &first));
+        assert_eq!(held([8; 16]), Commits::default(), "of another registry");
+        wal.reset(5);
         // As long as the first of before: the ones behind it are whole, and of another round.
         let second = batch(6, &[10, 0, 300]);
         assert!(wal.append(&second).unwrap());
-        assert_eq!(read(&path, INCARNATION).unwrap(), [second]);
+        assert_eq!(held(INCARNATION), commits(5, &[second]));
     }
 
     #[test]
     fn full_file_and_large_commits_take_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let mut wal = Wal::begin(&dir.path().join("wal"), INCARNATION).unwrap();
+        let mut wal = Wal::begin(&dir.path().join("wal"), INCARNATION, 0).unwrap();
         assert!(!wal.append(&batch(1, &[RECORD_OCTETS_MAX])).unwrap());
         let mut number = 1;
         while wal.append(&batch(number, &[60_000])).unwrap() {
             number += 1;
         }
         assert_eq!(number as usize - 1, FILE_OCTETS / 60_100);
-        assert_eq!(read(wal.path(), INCARNATION).unwrap().len(), number as usize - 1);
-        wal.reset();
+        let held = read(wal.path(), INCARNATION).unwrap().unwrap();
+        assert_eq!(held.batches.len(), number as usize - 1);
+        wal.reset(number - 1);
         assert!(wal.append(&batch(number, &[60_000])).unwrap());
     }
 
@@ -266,7 +290,7 @@ mod tests {
         ) {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("wal");
-            let mut wal = Wal::begin(&path, INCARNATION).unwrap();
+            let mut wal = Wal::begin(&path, INCARNATION, 0).unwrap();
             let batches: Vec<Batch> = sizes.iter().zip(1..).map(|(size, number)| batch(number, &[*size])).collect();
             let mut ends = vec![0];
             for one in &batches {
@@ -277,12 +301,12 @@ mod tests {
             let at = at.index(wal.end);
             octets[at] ^= with;
             let whole = ends.iter().filter(|end| **end <= at).count() - 1;
-            prop_assert_eq!(&read_octets(&octets, INCARNATION)[..], &batches[..whole]);
+            prop_assert_eq!(&read_octets(&octets, INCARNATION).batches[..], &batches[..whole]);
         }
 
         #[test]
         fn any_octets_are_no_commits(octets in proptest::collection::vec(any::<u8>(), 0..300)) {
-            prop_assert!(read_octets(&octets, INCARNATION).is_empty());
+            prop_assert!(read_octets(&octets, INCARNATION).batches.is_empty());
         }
     }
 }

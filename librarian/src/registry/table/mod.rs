@@ -10,7 +10,8 @@
 //!
 //! A [`Table`] is what lies where, at one moment. Rows change in place, and rows, texts and keys are added, without its knowing; where
 //! room for them is made there is a new table, and what came there is not found in the old one: it came after that was taken. What
-//! cannot be read beside the writing is `None`, and has to be read under the lock (`super::Registry::view`).
+//! cannot be read beside the writing is `None`, and has to be read under the lock (`super::Registry::view`). One row is read whole; what
+//! is told from several holds if no object came or went meanwhile (`super::glance`).
 
 mod interned;
 mod keys;
@@ -35,6 +36,7 @@ use order::Order;
 pub(crate) use order::OrderWriter;
 pub(crate) use rows::{LIST_WORDS, Mark, Row, RowWriter, Rows, WORDS};
 pub(crate) use texts::{TextWriter, Texts};
+pub(crate) use version::{Rest, Version};
 
 /// Hash of a key.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -137,7 +139,8 @@ impl Table {
         servers && (row.kind as usize) < self.kinds.len() && self.texts.key(row.text).is_some()
     }
 
-    /// Whether the key of a live row is `key` followed by more labels; `None` if it cannot be told beside the writing.
+    /// Whether the key of a live row is `key` followed by more labels; `None` if a row came too late for this table. Beside the writing
+    /// it counts only if no object came or went meanwhile.
     pub(crate) fn any_below(&self, key: &[u8]) -> Option<bool> {
         debug_assert!(!key.is_empty(), "everything lies below the apex");
         let is_before = |found: &[u8]| {
@@ -152,7 +155,7 @@ impl Table {
         self.any(&self.forward, is_before, lies_there)
     }
 
-    /// Whether the key of a live row is more labels followed by `key`; `None` if it cannot be told beside the writing.
+    /// Whether the key of a live row is more labels followed by `key`; as [`Table::any_below`].
     pub(crate) fn any_ending(&self, key: &[u8]) -> Option<bool> {
         debug_assert!(!key.is_empty(), "everything lies below the apex");
         let is_before = |found: &[u8]| match found.strip_suffix(key) {
@@ -166,13 +169,9 @@ impl Table {
 
     /// Whether `is_it` holds for the first key of an order that `is_before` does not hold for.
     fn any(&self, order: &Order, is_before: impl Fn(&[u8]) -> bool, is_it: impl Fn(&[u8]) -> bool) -> Option<bool> {
-        let search = || {
-            // A row that came too late for this table is before nothing, so that a search ends at it or at what it would end at
-            // anyway: it is where some row is not before, and the one in front of it is.
-            let first = order.from(|id| self.key(id).is_some_and(&is_before)).next();
-            first.map_or(Some(false), |id| self.key(id).map(&is_it))
-        };
-        order.search(search).flatten()
+        // A row that came too late for this table is before nothing: a search beside the writing ends somewhere.
+        let first = order.from(|id| self.key(id).is_some_and(&is_before)).next();
+        first.map_or(Some(false), |id| self.key(id).map(&is_it))
     }
 
     /// The address in a row, as spelled.

@@ -4,15 +4,14 @@
 //! one block's tail and a search is two binary searches; an entry costs four to eight octets.
 //!
 //! A search without a lock sees numbers on their way from one place to another, and whoever compares keys must bear with any of them.
-//! It counts only if no change came between (see [`super::version`]). Where room is made for more blocks there is a new list, and
-//! no search in the old one counts any more.
+//! What it comes to counts only if no change came between, which whoever searches has to know (`super::super::glance`). Where room is
+//! made for more blocks there is a new list; the old one is of no use any more.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
-use super::version::Version;
 use super::zeroed::zeroed;
 
 /// Most numbers in one block: 2 KiB to move at worst.
@@ -21,8 +20,6 @@ const BLOCK_MAX: usize = 511;
 const BLOCK_NEW: usize = BLOCK_MAX * 15 / 16;
 /// Blocks in one piece.
 const PIECE: usize = 64;
-/// How often a search is begun again before the reader is sent away: the writer may have lost its processor.
-const SEARCHES_MAX: usize = 20;
 
 /// Numbers that lie together.
 struct Block {
@@ -37,8 +34,6 @@ const _: () = assert!(
 
 /// The blocks, and which of them are in the list.
 struct Top {
-    /// Of the list and of all blocks.
-    version: Version,
     pieces: Vec<Arc<[Block]>>,
     /// Numbers of blocks in their order: as many as `count` says count, there is room for all.
     list: Box<[AtomicU32]>,
@@ -99,10 +94,9 @@ impl OrderWriter {
     pub(crate) fn insert(&mut self, number: u32, compare: impl Fn(u32) -> Ordering) {
         let Some(at) = self.block_of(&compare) else {
             let first = self.new_block();
-            self.change(|top| {
-                top.block(first).fill([number]);
-                top.insert(0, first);
-            });
+            let top = &self.order.top;
+            top.block(first).fill([number]);
+            top.insert(0, first);
             self.len = 1;
             return;
         };
@@ -110,21 +104,20 @@ impl OrderWriter {
         let Err(place) = block.place(&compare) else { return };
         self.len += 1;
         if block.len() < BLOCK_MAX {
-            self.change(|top| top.block_at(at).insert(place, number));
+            block.insert(place, number);
             return;
         }
         let after = self.new_block();
-        self.change(|top| {
-            let (block, tail) = (top.block_at(at), top.block(after));
-            let kept = BLOCK_MAX / 2;
-            tail.fill(block.numbers().skip(kept));
-            block.cut(kept);
-            top.insert(at + 1, after);
-            match place.checked_sub(kept) {
-                Some(place) => tail.insert(place, number),
-                None => block.insert(place, number),
-            }
-        });
+        let top = &self.order.top;
+        let (block, tail) = (top.block_at(at), top.block(after));
+        let kept = BLOCK_MAX / 2;
+        tail.fill(block.numbers().skip(kept));
+        block.cut(kept);
+        top.insert(at + 1, after);
+        match place.checked_sub(kept) {
+            Some(place) => tail.insert(place, number),
+            None => block.insert(place, number),
+        }
     }
 
     /// Takes a number out; `compare` says how a listed one sorts against it.
@@ -132,13 +125,11 @@ impl OrderWriter {
         let Some(at) = self.block_of(&compare) else { return };
         let block = self.order.top.block_at(at);
         let Ok(place) = block.place(&compare) else { return };
-        let is_last = block.len() == 1;
         self.len -= 1;
-        let emptied = self.change(|top| {
-            top.block_at(at).remove(place);
-            is_last.then(|| top.remove(at))
-        });
-        self.free.extend(emptied);
+        block.remove(place);
+        if block.len() == 0 {
+            self.free.push(self.order.top.remove(at));
+        }
     }
 
     /// The place of the block that holds a number, or that it belongs into; `None` if there is no block at all.
@@ -146,12 +137,6 @@ impl OrderWriter {
         let top = &self.order.top;
         let at = top.partition_point(|last| compare(last) == Ordering::Less);
         top.count().checked_sub(1).map(|last| at.min(last))
-    }
-
-    /// Changes blocks or their list, so that no search meanwhile counts.
-    fn change<T>(&mut self, change: impl FnOnce(&Top) -> T) -> T {
-        let top = &self.order.top;
-        top.version.change(|| change(top))
     }
 
     /// A block that is not in the list.
@@ -174,8 +159,6 @@ impl OrderWriter {
             to.store(block.load(Relaxed), Relaxed);
         }
         new.count.store(old.count.load(Relaxed), Relaxed);
-        // What is in blocks changes, from now on, without its knowing.
-        old.version.retire();
         self.order.top = Arc::new(new);
     }
 }
@@ -187,11 +170,6 @@ fn piece() -> Arc<[Block]> {
 }
 
 impl Order {
-    /// What a search comes to that no change came between; `None` if there are too many: take the lock.
-    pub(crate) fn search<T>(&self, search: impl Fn() -> T) -> Option<T> {
-        self.top.version.read(SEARCHES_MAX, search)
-    }
-
     /// The numbers from the first on that `before` does not hold for. `before` holds for a beginning of the list only.
     pub(crate) fn from(&self, before: impl Fn(u32) -> bool) -> impl Iterator<Item = u32> + '_ {
         let top = &self.top;
@@ -214,7 +192,6 @@ impl Order {
 impl Top {
     fn of(pieces: Vec<Arc<[Block]>>) -> Top {
         Top {
-            version: Version::default(),
             list: (0..pieces.len() * PIECE).map(|_| AtomicU32::new(0)).collect(),
             pieces,
             count: AtomicU32::new(0),
@@ -386,60 +363,5 @@ mod tests {
         }
         assert_eq!(list.len(), 0);
         assert!(list.blocks < 30, "{} blocks", list.blocks);
-    }
-
-    #[test]
-    fn no_search_counts_in_a_list_that_another_one_took_the_place_of() {
-        let mut list = OrderWriter::default();
-        let old = list.order().clone();
-        let mut number = 0;
-        while old.is(list.order()) {
-            assert_eq!(old.search(|| number), Some(number));
-            list.insert(number, |listed| listed.cmp(&number));
-            number += 1;
-        }
-        assert_eq!(old.search(|| number), None);
-        assert_eq!(list.order().search(|| number), Some(number));
-    }
-
-    /// Numbers that are always there are found by whoever searches while others come and go between them.
-    #[test]
-    fn search_that_counts_finds_what_is_there_whatever_changes_meanwhile() {
-        const LASTING: u32 = 20_000;
-        let lasting: Vec<u32> = (0..LASTING).step_by(10).collect();
-        let mut list = OrderWriter::from_sorted(&lasting);
-        let over = std::sync::atomic::AtomicBool::new(false);
-        let latest = parking_lot::Mutex::new(list.order().clone());
-        std::thread::scope(|scope| {
-            let searching = scope.spawn(|| {
-                let (mut counted, mut next) = (0_u64, 0);
-                while !over.load(Acquire) || counted == 0 {
-                    let order = latest.lock().clone();
-                    let wanted = lasting[next % lasting.len()];
-                    let found = order.search(|| order.from(|listed| listed < wanted).next());
-                    if let Some(found) = found {
-                        assert_eq!(found, Some(wanted));
-                        counted += 1;
-                    }
-                    next += 7;
-                }
-                counted
-            });
-            for round in 0..4 {
-                for number in (0..LASTING).filter(|number| number % 10 != 0) {
-                    let before = list.order().clone();
-                    if round % 2 == 0 {
-                        list.insert(number, |listed| listed.cmp(&number));
-                    } else {
-                        list.remove(|listed| listed.cmp(&number));
-                    }
-                    if !before.is(list.order()) {
-                        *latest.lock() = list.order().clone();
-                    }
-                }
-            }
-            over.store(true, Release);
-            assert!(searching.join().expect("no search was wrong") > 0);
-        });
     }
 }

@@ -119,10 +119,11 @@ impl Texts {
         Some((lengths[0].into(), lengths[1].into()))
     }
 
-    /// Octets of one text. Who asks was given `at` and stays within what its lengths say.
+    /// Octets of one text. Who asks was given `at` and stays within what its lengths say; a file that says something else of a row
+    /// gets other octets, or `None`.
     fn octets(&self, at: u32, range: std::ops::Range<usize>) -> Option<&[u8]> {
         let piece = self.pieces.get((at >> PIECE_BITS) as usize)?;
-        let octets = &piece[at as usize % PIECE_OCTETS..][range];
+        let octets = piece.get(at as usize % PIECE_OCTETS..)?.get(range)?;
         // SAFETY: an octet is a `u8`; these were written before their place was given away and are never written again.
         Some(unsafe { std::slice::from_raw_parts(octets.as_ptr().cast(), octets.len()) })
     }
@@ -173,5 +174,15 @@ mod tests {
         assert_eq!(before.key(first), Some(&b"1.a"[..]));
         assert_eq!((before.spelling(last), before.key(last)), (None, None));
         assert!(!before.is(writer.texts()));
+    }
+
+    #[test]
+    fn places_that_were_never_given_have_no_text() {
+        let mut writer = TextWriter::default();
+        writer.push(b"1.A", b"1.a");
+        let last = (1 << PIECE_BITS) - 1;
+        for at in [last - 1, last, last + 1, u32::MAX] {
+            assert_eq!(writer.texts().key(at).filter(|key| !key.is_empty()), None, "{at}");
+        }
     }
 }
