@@ -10,7 +10,8 @@ use anyhow::{Context, Result, ensure};
 use dns::{Client, closed_pool, name, open_pool};
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
-use integration::harness::{Captured, Pool, Unbound, delv, dig, kdig, nsupdate, run, until};
+use integration::harness::{Captured, Pool, Process, Unbound, delv, dig, kdig, nsupdate, run, until};
+use rustix::process::Signal;
 use zones::query::{build_question, read_answer};
 
 /// The three names of an object.
@@ -423,4 +424,27 @@ fn librarian_that_was_started_asks_for_huge_pages_and_keeps_its_name() -> Result
         "{shown:?} for {program:?}"
     );
     Ok(())
+}
+
+/// It is slower, says so, and goes on; whoever closes a connection too early does not end it.
+#[test]
+fn librarian_that_cannot_be_begun_anew_runs_and_ignores_closed_connections() -> Result<()> {
+    /// Longest string of a program's environment, its end included (`execve(2)`, with pages of 4 KiB).
+    const STRING_OCTETS_MAX: usize = 32 * 4096;
+    let mut pool = open_pool();
+    pool.stop_librarian()?;
+    let mut command = pool.librarian_command(&["run"]);
+    // What would be added is too much.
+    command.env(
+        "GLIBC_TUNABLES",
+        "x".repeat(STRING_OCTETS_MAX - "GLIBC_TUNABLES=\0".len()),
+    );
+    let log = pool.dir().join("logs/librarian.log");
+    let librarian = Process::start("librarian", command, &log)?;
+    ensure!(std::fs::read_to_string(&log)?.contains("memory is not in huge pages"));
+    let status = std::fs::read_to_string(format!("/proc/{}/status", librarian.pid()))?;
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = u64::from_str_radix(ignored.context("signals that are ignored")?.trim(), 16)?;
+    ensure!(ignored & 1 << (Signal::PIPE.as_raw() - 1) != 0, "{ignored:x}");
+    librarian.stop()
 }

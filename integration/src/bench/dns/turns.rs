@@ -1,7 +1,7 @@
 //! Two servers that are measured in turn.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
@@ -20,7 +20,14 @@ pub(super) struct Target {
     pub(super) pid: u32,
 }
 
-/// Calls `run` for each of two targets in turn, `rounds` times; what came of each.
+/// Processor time is looked at so often, to see whether a server rests.
+const LOOK: Duration = Duration::from_millis(200);
+/// Most of it that a resting server takes meanwhile, in seconds: two ticks of the kernel's count.
+const REST_SECONDS: f64 = 0.021;
+/// Longest wait for one that goes on working.
+const REST_WAIT: Duration = Duration::from_secs(20);
+
+/// Calls `run` for each of two targets in turn, `rounds` times, while the other one rests; what came of each.
 ///
 /// # Errors
 ///
@@ -32,11 +39,28 @@ pub(super) fn in_turn<T>(
 ) -> Result<[Vec<T>; 2]> {
     let mut came = [Vec::new(), Vec::new()];
     for _ in 0..rounds {
-        for (target, came) in targets.into_iter().zip(&mut came) {
+        for ((target, other), came) in targets.into_iter().zip(targets.into_iter().rev()).zip(&mut came) {
+            rested(other)?;
             came.push(run(target).map_err(|error| error.context(target.name.clone()))?);
         }
     }
     Ok(came)
+}
+
+/// Waits for a server to be done with what it was given: both run on one processor, and some work on after their last answer.
+fn rested(target: &Target) -> Result<()> {
+    let begun = Instant::now();
+    let mut before = family_cpu_seconds(target.pid)?;
+    while begun.elapsed() < REST_WAIT {
+        std::thread::sleep(LOOK);
+        let now = family_cpu_seconds(target.pid)?;
+        if now - before < REST_SECONDS {
+            return Ok(());
+        }
+        before = now;
+    }
+    println!("  {:<14} works on, which disturbs what comes now", target.name);
+    Ok(())
 }
 
 /// Of values measured in turn, those of the round whose ratio is the middle one: what disturbs this machine for longer than a
