@@ -431,7 +431,7 @@ fn librarian_that_was_started_asks_for_huge_pages_and_keeps_its_name() -> Result
 fn librarian_that_cannot_be_begun_anew_runs_and_ignores_closed_connections() -> Result<()> {
     /// Longest string of a program's environment, its end included (`execve(2)`, with pages of 4 KiB).
     const STRING_OCTETS_MAX: usize = 32 * 4096;
-    let mut pool = open_pool();
+    let mut pool = Pool::builder(env!("CARGO_BIN_EXE_demo")).servers(0).free(0).start()?;
     pool.stop_librarian()?;
     let mut command = pool.librarian_command(&["run"]);
     // What would be added is too much.

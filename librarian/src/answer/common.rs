@@ -251,9 +251,9 @@ pub(crate) struct Answered {
 /// What an answer is made of besides the question.
 pub(crate) struct Common<'a> {
     pub(crate) registry: &'a Registry,
-    /// Where registers lie.
     /// A moment before the table was taken, if no object came or went.
     pub(crate) rest: Option<Rest>,
+    /// Where registers lie.
     pub(crate) table: &'a Table,
     pub(crate) settings: &'a Settings,
     pub(crate) names: &'a Names,
