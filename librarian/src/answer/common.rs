@@ -22,7 +22,7 @@ use super::wire::Wire;
 use super::{Asker, FORWARDS, HOLDS, Settings, WEIGHT_MAX, rotate};
 use crate::place::weight;
 use crate::registry::index::{EXPIRE_S, MINIMUM_S, REFRESH_S, RETRY_S};
-use crate::registry::table::{KeyHash, Rest, Stored, Table};
+use crate::registry::table::{KeyHash, Stored, Table};
 use crate::registry::{ADDRESSES_MAX, Registry};
 
 /// Class IN.
@@ -251,8 +251,6 @@ pub(crate) struct Answered {
 /// What an answer is made of besides the question.
 pub(crate) struct Common<'a> {
     pub(crate) registry: &'a Registry,
-    /// A moment before the table was taken, if no object came or went.
-    pub(crate) rest: Option<Rest>,
     /// Where registers lie.
     pub(crate) table: &'a Table,
     pub(crate) settings: &'a Settings,
@@ -307,7 +305,7 @@ impl Common<'_> {
         let mut answer = Answer::begin(self, &asked, out);
         match &stored {
             Some(stored) => answer.compose(stored, key.place, texts, seed),
-            None => answer.absent(key)?,
+            None => answer.absent(key, hash)?,
         }
         let counts = asked.kind != RecordType::TXT && answer.counts[0] > 0;
         Some(Answered {
@@ -445,20 +443,23 @@ impl<'a, 'o> Answer<'a, 'o> {
     }
 
     /// Says that there is no object of this key; `None` if it cannot be told beside the writing.
-    fn absent(&mut self, key: &Key) -> Option<()> {
+    fn absent(&mut self, key: &Key, hash: KeyHash) -> Option<()> {
         let Place::Below(zone) = key.place else { return None };
-        let table = self.common.table;
-        let below = match zone {
-            Zone::Obj => table.any_ending(key.octets()),
-            Zone::Tree | Zone::Pool | Zone::Apex => table.any_below(key.octets()),
-        };
-        if !below? {
-            self.rcode = ResponseCode::NXDomain;
-        }
         let glance = self.common.registry.glance();
-        let serials = glance.serials();
-        if !glance.has_rested_since(self.common.rest?) {
-            return None;
+        let (below, serials) = glance.read(|table| {
+            // It may have come since it was not found.
+            let row = table.find_hashed(key.octets(), hash);
+            if row.is_some_and(|row| table.stored(row).is_none_or(|stored| stored.is_live())) {
+                return None;
+            }
+            let below = match zone {
+                Zone::Obj => table.any_ending(key.octets()),
+                Zone::Tree | Zone::Pool | Zone::Apex => table.any_below(key.octets()),
+            };
+            Some((below?, glance.serials()))
+        })?;
+        if !below {
+            self.rcode = ResponseCode::NXDomain;
         }
         self.no_records(key.place, serials);
         Some(())

@@ -277,7 +277,6 @@ impl Service {
         let now = self.clock.now().instant;
         let seed = self.seed.fetch_add(count as u64, Ordering::Relaxed);
         let glance = self.registry.glance();
-        let rest = glance.rest();
         let table = glance.table();
         let Some(table) = table.as_deref() else { return };
         if !batched.faces.fit((glance.servers_version(), table.server_count()), now) {
@@ -285,7 +284,6 @@ impl Service {
         }
         let common = Common {
             registry: &self.registry,
-            rest,
             table,
             settings: &self.answers,
             names: &self.names,
@@ -321,11 +319,9 @@ impl Service {
         let (now, asker) = (self.clock.now().instant, self.unsigned(from));
         let mut faces = Faces::default();
         faces.refresh(&self.registry.view().at(now), &self.answers);
-        let rest = self.registry.glance().rest();
         let table = self.registry.glance().table();
         let common = Common {
             registry: &self.registry,
-            rest,
             table: table.as_deref()?,
             settings: &self.answers,
             names: &self.names,

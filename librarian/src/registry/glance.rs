@@ -2,8 +2,8 @@
 //!
 //! A change is written under the lock ([`super::Registry::view`]); this is what of it may be read beside the writing. It is complete
 //! for an object that is found, whose register is read whole. That there is none is told from several registers, which one message
-//! may change together, and from a table in which a new one is perhaps not found: it counts if no object came or went from before
-//! the table was taken until all was read. Whoever does not find what a register names looks under the lock. Servers are not here:
+//! may change together: it counts if no object came or went while they were read. Whoever is not told, or does not find what a
+//! register names, looks under the lock. Servers are not here:
 //! who keeps what answers say of them asks whether they are still the same *after* the register was read, since a server is known
 //! before a register names it, and no message changes both.
 
@@ -13,7 +13,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use arc_swap::{ArcSwapOption, Guard};
 
 use super::entry::Serials;
-use super::table::{Rest, Table, Version};
+use super::table::{Table, Version};
+
+/// How often it is read again which objects there are before the reader is sent away: the writer may be amid a long message.
+const READINGS_MAX: usize = 20;
 
 /// What is read without the lock.
 #[derive(Default)]
@@ -34,23 +37,24 @@ impl Glance {
         self.table.load()
     }
 
-    /// This moment, unless objects come or go.
-    pub(crate) fn rest(&self) -> Option<Rest> {
-        self.objects.rest()
+    /// What a reading comes to during which no object came or went; `None` while they do, and where `read` cannot tell.
+    ///
+    /// `read` may be called several times.
+    pub(crate) fn read<T>(&self, read: impl Fn(&Table) -> Option<T>) -> Option<T> {
+        let found = self.objects.read(READINGS_MAX, || {
+            // Taken within: what came before is found in it.
+            read(self.table.load().as_deref()?)
+        });
+        found.flatten()
     }
 
-    /// Whether no object came or went since.
-    pub(crate) fn has_rested_since(&self, rest: Rest) -> bool {
-        self.objects.has_rested_since(rest)
-    }
-
-    /// Called before the first object comes or goes.
-    pub(super) fn objects_change(&self) {
+    /// Called before the first object of a message comes or goes.
+    pub(crate) fn objects_change(&self) {
         self.objects.begin();
     }
 
     /// Called when a message is published as a whole.
-    pub(super) fn message_ends(&self) {
+    pub(crate) fn message_ends(&self) {
         self.objects.end();
     }
 

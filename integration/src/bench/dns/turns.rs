@@ -39,7 +39,8 @@ pub(super) fn in_turn<T>(
 ) -> Result<[Vec<T>; 2]> {
     let mut came = [Vec::new(), Vec::new()];
     for _ in 0..rounds {
-        for ((target, other), came) in targets.into_iter().zip(targets.into_iter().rev()).zip(&mut came) {
+        for (at, came) in came.iter_mut().enumerate() {
+            let (target, other) = (targets[at], targets[1 - at]);
             rested(other)?;
             came.push(run(target).map_err(|error| error.context(target.name.clone()))?);
         }

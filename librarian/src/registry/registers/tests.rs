@@ -211,11 +211,13 @@ fn loaded_table_equals_one_filled_while_running() {
     assert_eq!(keys(&loaded, loaded.ending("")), keys(&running, running.ending("")));
 }
 
-/// Whoever asks beside the writing is told what is true throughout, or is sent to the lock: while objects come, pieces of all that
-/// they need are added, and blocks of both orders are cut in two.
+/// Whoever asks beside the writing is told what is true throughout, or is sent to the lock, and is told whenever nothing comes or
+/// goes: while objects come, pieces of all that they need are added.
 #[test]
 fn what_lies_below_a_name_is_told_beside_the_writing_or_not_at_all() {
     const OBJECTS: usize = 40_000;
+    const QUESTIONS: u64 = 6;
+    let rounds = std::sync::atomic::AtomicU64::new(0);
     let glance = Arc::<Glance>::default();
     let mut table = Registers::loading(domain(), 0, Arc::clone(&glance));
     for address in ["5000.m.5000", "away.gone"] {
@@ -226,35 +228,46 @@ fn what_lies_below_a_name_is_told_beside_the_writing_or_not_at_all() {
     let over = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         let asking = scope.spawn(|| {
-            let mut told = 0_u64;
-            while !over.load(std::sync::atomic::Ordering::Acquire) || told == 0 {
-                let Some(rest) = glance.rest() else { continue };
-                let now = glance.table();
-                let now = now.as_deref().expect("it is loaded");
-                let found = [
-                    (now.any_below(b"5000"), true),
-                    (now.any_below(b"5000.m"), true),
-                    (now.any_ending(b"m.5000"), true),
-                    (now.any_below(b"5000.n"), false),
-                    (now.any_ending(b"gone"), false),
-                    (now.any_below(b"away"), false),
-                ];
-                if glance.has_rested_since(rest) {
-                    told += 1;
-                    for (found, is_there) in found {
-                        assert_eq!(found, Some(is_there));
+            let mut told = 0;
+            while !over.load(std::sync::atomic::Ordering::Acquire) {
+                for (found, is_there) in [
+                    (glance.read(|now| now.any_below(b"5000")), true),
+                    (glance.read(|now| now.any_below(b"5000.m")), true),
+                    (glance.read(|now| now.any_ending(b"m.5000")), true),
+                    (glance.read(|now| now.any_below(b"5000.n")), false),
+                    (glance.read(|now| now.any_ending(b"gone")), false),
+                    (glance.read(|now| now.any_below(b"away")), false),
+                ] {
+                    told += u64::from(found.is_some());
+                    assert!(found.is_none_or(|found| found == is_there));
+                }
+                rounds.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+            }
+            told
+        });
+        let mut rests = 0;
+        // All of them come, then all but what is asked for go: blocks of both orders are cut in two, and emptied.
+        for (state, holders) in [(State::Stable, &["s2"][..]), (State::Deleted, &[])] {
+            for number in 0..OBJECTS {
+                // Neighbours of what is asked for in both orders.
+                let address = format!("{}.m.{}", number * 7919 % 10_000, number % 9_973);
+                if address != "5000.m.5000" {
+                    table.put(&register(&address, state.clone(), holders));
+                    glance.message_ends();
+                }
+                if number % 100 == 0 {
+                    // One round that began after the message, from its first question to its last.
+                    let begun = rounds.load(std::sync::atomic::Ordering::Acquire);
+                    while rounds.load(std::sync::atomic::Ordering::Acquire) < begun + 2 && !asking.is_finished() {
+                        std::thread::yield_now();
                     }
+                    rests += 1;
                 }
             }
-        });
-        for number in 0..OBJECTS {
-            // Neighbours of what is asked for in both orders.
-            let address = format!("{}.m.{}", number * 7919 % 10_000, number % 9_973);
-            table.put(&register(&address, State::Stable, &["s2"]));
-            glance.message_ends();
         }
         over.store(true, std::sync::atomic::Ordering::Release);
-        asking.join().expect("nothing untrue is told");
+        let told = asking.join().expect("nothing untrue is told");
+        assert!(told >= QUESTIONS * rests, "{told} told in {rests} rests");
     });
 }
 
@@ -270,13 +283,9 @@ fn what_is_told_beside_the_writing_holds_before_or_after_a_message() {
         let asking = scope.spawn(|| {
             let mut told = 0_u64;
             while !over.load(std::sync::atomic::Ordering::Acquire) || told == 0 {
-                let Some(rest) = glance.rest() else { continue };
-                let now = glance.table();
-                let found = now.as_deref().expect("it is loaded").any_ending(b"a");
-                if glance.has_rested_since(rest) {
-                    assert_eq!(found, Some(true));
-                    told += 1;
-                }
+                let found = glance.read(|now| now.any_ending(b"a"));
+                assert!(found.is_none_or(|found| found));
+                told += u64::from(found.is_some());
             }
         });
         for number in 0..20_000 {
@@ -301,6 +310,10 @@ fn who_asks_in_a_table_that_a_row_came_too_late_for_is_sent_to_the_lock() {
             assert!(before.forward.is(&table.table.forward), "the order alone would tell");
             assert_eq!(before.any_below(key.as_bytes()), None);
             assert_eq!(table.table.any_below(key.as_bytes()), Some(true));
+            for number in 0..number {
+                let found = before.any_below(number.to_string().as_bytes());
+                assert!(found != Some(false), "{number}");
+            }
             return;
         }
     }

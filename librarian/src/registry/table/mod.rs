@@ -36,7 +36,7 @@ use order::Order;
 pub(crate) use order::OrderWriter;
 pub(crate) use rows::{LIST_WORDS, Mark, Row, RowWriter, Rows, WORDS};
 pub(crate) use texts::{TextWriter, Texts};
-pub(crate) use version::{Rest, Version};
+pub(crate) use version::Version;
 
 /// Hash of a key.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -169,7 +169,8 @@ impl Table {
 
     /// Whether `is_it` holds for the first key of an order that `is_before` does not hold for.
     fn any(&self, order: &Order, is_before: impl Fn(&[u8]) -> bool, is_it: impl Fn(&[u8]) -> bool) -> Option<bool> {
-        // A row that came too late for this table is before nothing: a search beside the writing ends somewhere.
+        // A row that came too late for this table is before nothing, so that a search ends at it or at what it would end at
+        // anyway: it is where some row is not before, and the one in front of it is.
         let first = order.from(|id| self.key(id).is_some_and(&is_before)).next();
         first.map_or(Some(false), |id| self.key(id).map(&is_it))
     }

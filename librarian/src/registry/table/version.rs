@@ -7,10 +7,6 @@ use std::sync::atomic::{AtomicU32, fence};
 #[derive(Default)]
 pub(crate) struct Version(AtomicU32);
 
-/// A moment at which nothing was being changed.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Rest(u32);
-
 impl Version {
     /// Changes the words so that no reading meanwhile counts. One thread at a time may do this.
     pub(crate) fn change<T>(&self, change: impl FnOnce() -> T) -> T {
@@ -41,30 +37,20 @@ impl Version {
     /// What a reading comes to that no change came between; `None` after so many that do not count.
     ///
     /// `read` sees words of different times together, and must bear with any of them.
-    pub(super) fn read<T>(&self, most: usize, read: impl Fn() -> T) -> Option<T> {
+    pub(crate) fn read<T>(&self, most: usize, read: impl Fn() -> T) -> Option<T> {
         for _ in 0..most {
-            if let Some(rest) = self.rest() {
+            let before = self.0.load(Acquire);
+            if before.is_multiple_of(2) {
                 let found = read();
-                if self.has_rested_since(rest) {
+                // The version is not read before what was read above.
+                fence(Acquire);
+                if self.0.load(Relaxed) == before {
                     return Some(found);
                 }
             }
             std::hint::spin_loop();
         }
         None
-    }
-
-    /// This moment, unless something is being changed.
-    pub(crate) fn rest(&self) -> Option<Rest> {
-        let version = self.0.load(Acquire);
-        version.is_multiple_of(2).then_some(Rest(version))
-    }
-
-    /// Whether no change came since: whatever was read meanwhile was there at once.
-    pub(crate) fn has_rested_since(&self, rest: Rest) -> bool {
-        // The version is not read before what was read until now.
-        fence(Acquire);
-        self.0.load(Relaxed) == rest.0
     }
 }
 
